@@ -1,0 +1,28 @@
+"""What every command in launch/ shares: the --config/override arguments and the exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from timerxl.config import InputError
+
+EXIT_OK, EXIT_BAD_INPUT = 0, 2
+
+
+def recipe_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with ``--config NAME|path`` and any number of dotted ``key=value`` overrides."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", required=True, help="a recipe's name, or the path of a YAML")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides")
+    return parser
+
+
+def run_command(command: Callable[[], int | None]) -> int:
+    """Run ``command``; bad input becomes its message on stderr and exit code 2, no traceback."""
+    try:
+        return command() or EXIT_OK
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_BAD_INPUT

@@ -1,0 +1,87 @@
+"""Configuration of Timer-XL (Liu et al. 2024, "Timer-XL: Long-Context Transformers for Unified
+Time Series Forecasting"), with the fields that the classifier built on it needs."""
+
+from __future__ import annotations
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class TimerXLConfig(PreTrainedConfig):
+    """What a Timer-XL model is made of.
+
+    Args:
+        patch_length: time steps per patch; one patch of one variable is one token.
+        context_length: time steps the model was trained on. Any multiple of ``patch_length`` is
+            accepted in ``forward``.
+        num_variables: number of variables C. Needed (and then fixed) with ``pooling="last"`` or
+            ``variable_embedding``; otherwise only a record of the training data.
+        hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, hidden_act:
+            as in any transformer; ``hidden_act`` is ``relu`` or ``gelu``.
+        hidden_dropout, attention_dropout: probabilities, active in training only.
+        rope_theta: base of the rotary embedding on the first half of every head's channels.
+        covariate: only the last variable looks at the others (all of their past and future);
+            every other variable sees its own past alone.
+        instance_norm: standardise every window and variable by its own mean and deviation.
+        pooling: ``mean`` averages patches and variables as OpenLTM's classifier does; ``last``
+            gives the classifier the last patch of every variable, side by side.
+        variable_embedding: add one learned, zero-initialised vector per variable to its tokens.
+        num_static_real_features: width S of the optional input ``static_real_features`` [B, S].
+        classifier_hidden_size: width of the classifier's hidden layer.
+        loss_name: ``cross_entropy``, ``weighted_cross_entropy`` or ``focal``.
+        loss_alpha: weight of class 1 (rain); class 0 weighs ``1 - loss_alpha``.
+        loss_gamma: focusing exponent of the focal loss (Lin et al. 2017).
+    """
+
+    model_type = "timer_xl"
+    keys_to_ignore_at_inference = ["hidden_states"]
+
+    patch_length: int = 96
+    context_length: int = 1440
+    num_variables: int | None = None
+    hidden_size: int = 1024
+    intermediate_size: int = 2048
+    num_hidden_layers: int = 8
+    num_attention_heads: int = 8
+    hidden_act: str = "relu"
+    hidden_dropout: float | int = 0.1
+    attention_dropout: float | int = 0.1
+    rope_theta: float | int = 10000.0
+    layer_norm_eps: float = 1e-5
+    covariate: bool = False
+    instance_norm: bool = False
+    pooling: str = "mean"
+    variable_embedding: bool = False
+    num_static_real_features: int = 0
+    classifier_hidden_size: int = 128
+    loss_name: str = "cross_entropy"
+    loss_alpha: float | int = 0.5
+    loss_gamma: float | int = 2.0
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        head_size, odd = divmod(self.hidden_size, self.num_attention_heads)
+        if odd or head_size % 4:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} over num_attention_heads "
+                f"{self.num_attention_heads} must be a multiple of 4: rotary pairs take the first "
+                "half of every head."
+            )
+        if self.hidden_act not in ("relu", "gelu"):
+            raise ValueError(f"hidden_act is {self.hidden_act!r}; expected 'relu' or 'gelu'.")
+        if self.pooling not in ("mean", "last"):
+            raise ValueError(f"pooling is {self.pooling!r}; expected 'mean' or 'last'.")
+        if self.needs_fixed_variables and self.num_variables is None:
+            raise ValueError(
+                "pooling='last' and variable_embedding=True tell variables apart by their place: "
+                "set num_variables to the number of variables in the data."
+            )
+
+    @property
+    def needs_fixed_variables(self) -> bool:
+        """True where the number of variables C is part of the model's shape."""
+        return self.variable_embedding or self.pooling == "last"
+
+
+__all__ = ["TimerXLConfig"]

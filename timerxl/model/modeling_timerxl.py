@@ -1,0 +1,400 @@
+"""Timer-XL for Hugging Face transformers: backbone, next-patch forecaster, classifier.
+
+Shape legend: B batch, T time steps, C variables, P patch length, N = T/P patches, L = C*N tokens
+(variable-major), H heads, D hidden size, S static features, K labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput
+
+from .attention_timerxl import (
+    TokenLayout,
+    eager_attention_forward,
+    timer_attention,
+    token_layout,
+)
+from .configuration_timerxl import TimerXLConfig
+from .losses_timerxl import classification_loss
+
+
+@dataclass
+class TimerXLModelOutput(ModelOutput):
+    """last_hidden_state [B, L, D], or [B, C, D] where only the last patches were asked for."""
+
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class TimerXLClassificationOutput(ModelOutput):
+    """loss scalar (fp32), logits [B, K]."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class TimerXLPredictionOutput(ModelOutput):
+    """loss scalar (fp32), prediction_outputs [B, T, C]: patch n holds the forecast of n + 1."""
+
+    loss: Tensor | None = None
+    prediction_outputs: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class TimerXLAttention(nn.Module):
+    """Multi-head attention over all tokens of all variables."""
+
+    def __init__(self, config: TimerXLConfig):
+        super().__init__()
+        self.config = config
+        size = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.q_proj = nn.Linear(size, size)
+        self.k_proj = nn.Linear(size, size)
+        self.v_proj = nn.Linear(size, size)
+        self.o_proj = nn.Linear(size, size)
+        self.variable_bias = nn.Embedding(2, self.num_heads)
+
+    def forward(
+        self, asking: Tensor, hidden_states: Tensor, batch_size: int, layout: TokenLayout
+    ) -> Tensor:
+        """asking [B*Q, D] attends to hidden_states [B*L, D]; returns [B*Q, D]."""
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+
+        def by_head(states: Tensor) -> Tensor:  # [B*L, D] -> [B, L, H, d]
+            return states.view(batch_size, -1, self.num_heads, states.shape[-1] // self.num_heads)
+
+        out = timer_attention(
+            self,
+            by_head(self.q_proj(asking)),
+            by_head(self.k_proj(hidden_states)),
+            by_head(self.v_proj(hidden_states)),
+            self.variable_bias.weight,
+            layout,
+            attend,
+            self.config.attention_dropout,
+        )
+        return self.o_proj(out.flatten(2).flatten(0, 1))
+
+
+class TimerXLLayer(GradientCheckpointingLayer):
+    """Post-norm block: attention, then feed-forward, each added and normalised."""
+
+    def __init__(self, config: TimerXLConfig):
+        super().__init__()
+        self.self_attn = TimerXLAttention(config)
+        self.linear1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.linear2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = config.hidden_dropout
+        self.hidden_act = config.hidden_act
+
+    def _drop(self, states: Tensor) -> Tensor:
+        return F.dropout(states, self.dropout, self.training)
+
+    def forward(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor:
+        """[B, L, D] -> [B, Q, D], Q the tokens that ``layout`` lets ask."""
+        batch_size = hidden_states.shape[0]
+        states = layout.per_variable_tail(hidden_states, dim=1).flatten(0, 1)
+        # Rows stay flat and sums and relu are made in place: nothing reads a linear layer's own
+        # output in backward, and a view would cost autograd a copy for every in-place step.
+        attended = self.self_attn(states, hidden_states.flatten(0, 1), batch_size, layout)
+        states = self.norm1(self._drop(attended).add_(states))
+        inner = self.linear1(states)
+        inner = inner.relu_() if self.hidden_act == "relu" else F.gelu(inner)
+        # OpenLTM drops after the activation and after the second projection.
+        fed = self._drop(self.linear2(self._drop(inner)))
+        return self.norm2(fed.add_(states)).unflatten(0, (batch_size, -1))
+
+
+class TimerXLPreTrainedModel(PreTrainedModel):
+    config_class = TimerXLConfig
+    base_model_prefix = "timer_xl"
+    main_input_name = "past_values"
+    input_modalities = ("time",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["TimerXLLayer"]
+    # The loss is normalised by the caller's loss_normalizer, not by Trainer's token count.
+    accepts_loss_kwargs = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """torch's own defaults, as OpenLTM trains from; the variable embedding starts at zero."""
+        if isinstance(module, nn.Linear):
+            bound = module.in_features**-0.5
+            init.uniform_(module.weight, -bound, bound)
+            init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, TimerXLAttention):
+            init.normal_(module.variable_bias.weight)
+        elif isinstance(module, TimerXLModel) and module.variable_embedding is not None:
+            init.zeros_(module.variable_embedding.weight)
+
+    def flops_per_sample(
+        self,
+        sequence_length: int | None = None,
+        num_variables: int | None = None,
+        training: bool = True,
+    ) -> int:
+        """Floating-point operations of one sample, attention and skipped work included.
+
+        Two per multiply-add of every matrix product that runs; element-wise work is left out.
+        A training step costs three forward passes, four for layers under gradient checkpointing
+        (Kaplan et al. 2020, section 2.1, with the attention products counted in full).
+        """
+        config = self.config
+        patches = (sequence_length or config.context_length) // config.patch_length
+        variables = num_variables or config.num_variables
+        if variables is None:
+            raise ValueError("pass num_variables: the configuration does not fix it.")
+        tokens, size = variables * patches, config.hidden_size
+        total, in_layers = self._head_flops(variables, patches), 0
+        for index in range(config.num_hidden_layers):
+            asking = variables if self._skips_to_last(index) else tokens
+            in_layers += 4 * tokens * size**2 + 4 * asking * size**2  # k, v; q, output
+            in_layers += 4 * asking * tokens * size  # scores and weighted values
+            in_layers += 4 * asking * size * config.intermediate_size
+        total += 2 * tokens * config.patch_length * size + in_layers
+        if not training:
+            return total
+        return 3 * total + (in_layers if self.is_activation_checkpointing else 0)
+
+    def _head_flops(self, variables: int, patches: int) -> int:
+        return 0
+
+    def _skips_to_last(self, layer: int) -> bool:
+        return False
+
+
+class TimerXLModel(TimerXLPreTrainedModel):
+    """Backbone: patches of every variable to hidden states."""
+
+    def __init__(self, config: TimerXLConfig):
+        super().__init__(config)
+        self.embedding = nn.Linear(config.patch_length, config.hidden_size)
+        self.variable_embedding = None
+        if config.variable_embedding:
+            self.variable_embedding = nn.Embedding(config.num_variables, config.hidden_size)
+        self.layers = nn.ModuleList(TimerXLLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self._layouts: dict[Any, TokenLayout] = {}
+        self.post_init()
+
+    def _layout(self, num_variables: int, num_patches: int, device: torch.device) -> TokenLayout:
+        key = (num_variables, num_patches, device)
+        if key not in self._layouts:
+            config = self.config
+            # One shape at a time: the mask of a long context is megabytes.
+            self._layouts = {
+                key: token_layout(
+                    num_variables,
+                    num_patches,
+                    config.hidden_size // config.num_attention_heads,
+                    covariate=config.covariate,
+                    rope_theta=config.rope_theta,
+                    device=device,
+                )
+            }
+        return self._layouts[key]
+
+    def _check(self, past_values: Tensor) -> None:
+        config = self.config
+        if past_values.ndim != 3:
+            raise ValueError(f"past_values has shape {list(past_values.shape)}; expected [B, T, C].")
+        steps, variables = past_values.shape[1:]
+        if steps == 0 or steps % config.patch_length:
+            raise ValueError(
+                f"past_values has {steps} time steps; expected a multiple of patch_length "
+                f"{config.patch_length}: give {steps // config.patch_length * config.patch_length} "
+                f"or {(steps // config.patch_length + 1) * config.patch_length}."
+            )
+        if config.needs_fixed_variables and variables != config.num_variables:
+            raise ValueError(
+                f"past_values has {variables} variables; this model was built for num_variables="
+                f"{config.num_variables}. Give those, in the order of training, or build a model "
+                f"with num_variables={variables}."
+            )
+
+    def forward(
+        self,
+        past_values: Tensor,
+        output_hidden_states: bool | None = None,
+        last_patch_only: bool = False,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> TimerXLModelOutput | tuple[Any, ...]:
+        """past_values [B, T, C]; T a multiple of ``patch_length``.
+
+        With ``last_patch_only`` the last layer computes the last patch of every variable alone
+        (exactly: no other output is read) and the result is [B, C, D]. Raises ValueError where
+        T or C does not fit.
+        """
+        self._check(past_values)
+        variables = past_values.shape[2]
+        patches = past_values.shape[1] // self.config.patch_length
+        tokens = past_values.transpose(1, 2).unflatten(2, (patches, -1))  # [B, C, N, P]
+        hidden = self.embedding(tokens.to(self.embedding.weight.dtype))
+        if self.variable_embedding is not None:
+            hidden = hidden + self.variable_embedding.weight[:, None, :].to(hidden.dtype)
+        hidden = hidden.flatten(1, 2)  # [B, L, D]
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        collected = [hidden] if output_hidden_states else None
+        layout = self._layout(variables, patches, past_values.device)
+        for index, layer in enumerate(self.layers):
+            if last_patch_only and index == len(self.layers) - 1:
+                layout = layout.last_patches()
+            hidden = layer(hidden, layout)
+            if collected is not None:
+                collected.append(hidden)
+        hidden = self.norm(hidden)
+        output = TimerXLModelOutput(hidden, tuple(collected) if collected is not None else None)
+        return output.to_tuple() if return_dict is False else output
+
+
+class TimerXLForPrediction(TimerXLPreTrainedModel):
+    """OpenLTM's forecaster: every patch predicts the next one of its variable."""
+
+    def __init__(self, config: TimerXLConfig):
+        super().__init__(config)
+        self.timer_xl = TimerXLModel(config)
+        self.head = nn.Linear(config.hidden_size, config.patch_length)
+        self.post_init()
+
+    def _head_flops(self, variables: int, patches: int) -> int:
+        return 2 * variables * patches * self.config.hidden_size * self.config.patch_length
+
+    def forward(
+        self,
+        past_values: Tensor,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> TimerXLPredictionOutput | tuple[Any, ...]:
+        """past_values [B, T, C], labels [B, T, C] (the series one patch later; mean squared error)."""
+        values = past_values
+        if self.config.instance_norm and past_values.ndim == 3:
+            mean = past_values.mean(1, keepdim=True)
+            scale = (past_values.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+            values = (past_values - mean) / scale
+        outputs = self.timer_xl(values, output_hidden_states=output_hidden_states)
+        steps, variables = past_values.shape[1:]
+        patches = self.head(outputs.last_hidden_state)  # [B, L, P]
+        forecast = patches.reshape(len(patches), variables, steps).transpose(1, 2)
+        if self.config.instance_norm:
+            forecast = forecast * scale + mean
+        loss = None
+        if labels is not None:
+            loss = F.mse_loss(forecast.float(), labels.float())
+        output = TimerXLPredictionOutput(loss, forecast, outputs.hidden_states)
+        return output.to_tuple() if return_dict is False else output
+
+
+class TimerXLForClassification(TimerXLPreTrainedModel):
+    """Classifier on the backbone; see ``pooling`` in :class:`TimerXLConfig`."""
+
+    def __init__(self, config: TimerXLConfig):
+        super().__init__(config)
+        self.timer_xl = TimerXLModel(config)
+        pooled = config.hidden_size * (config.num_variables or 1)
+        self.head = None
+        if config.pooling == "mean":
+            pooled = config.patch_length
+            self.head = nn.Linear(config.hidden_size, pooled)
+        width = config.classifier_hidden_size
+        self.classifier_norm = nn.LayerNorm(pooled, eps=config.layer_norm_eps)
+        self.classifier_dense = nn.Linear(pooled + config.num_static_real_features, width)
+        self.classifier_out = nn.Linear(width, config.num_labels)
+        self.post_init()
+
+    def _head_flops(self, variables: int, patches: int) -> int:
+        products = sum(m.weight.numel() for m in (self.classifier_dense, self.classifier_out))
+        return 2 * (products + (self.head.weight.numel() if self.head is not None else 0))
+
+    def _skips_to_last(self, layer: int) -> bool:
+        return self.config.pooling == "last" and layer == self.config.num_hidden_layers - 1
+
+    def _pool(self, past_values: Tensor, output_hidden_states: bool | None) -> tuple[Tensor, Any]:
+        if self.config.instance_norm and past_values.ndim == 3:
+            mean = past_values.mean(1, keepdim=True)
+            variance = past_values.var(1, keepdim=True, unbiased=False)
+            past_values = (past_values - mean) / (variance + 1e-6).sqrt().clamp(min=1e-5)
+        last = self.config.pooling == "last"
+        outputs = self.timer_xl(
+            past_values, output_hidden_states=output_hidden_states, last_patch_only=last
+        )
+        if self.head is None:
+            return outputs.last_hidden_state.flatten(1), outputs.hidden_states
+        # The head is linear, so the mean over tokens may come first: the same at 1/L of the cost.
+        return self.head(outputs.last_hidden_state.mean(1)), outputs.hidden_states
+
+    def _join_static(self, pooled: Tensor, static: Tensor | None) -> Tensor:
+        expected = self.config.num_static_real_features
+        found = 0 if static is None else static.shape[-1]
+        if found != expected:
+            raise ValueError(
+                f"static_real_features has {found} columns; this model was built for "
+                f"num_static_real_features={expected}."
+            )
+        return pooled if static is None else torch.cat([pooled, static.to(pooled.dtype)], dim=-1)
+
+    def forward(
+        self,
+        past_values: Tensor,
+        labels: Tensor | None = None,
+        static_real_features: Tensor | None = None,
+        loss_normalizer: Tensor | float | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> TimerXLClassificationOutput | tuple[Any, ...]:
+        """past_values [B, T, C], labels [B] (-100: not counted), static_real_features [B, S].
+
+        ``loss_normalizer``: the sum of sample weights over the global batch (see
+        ``losses_timerxl.sample_weights``); by default this batch's own.
+        """
+        pooled, hidden_states = self._pool(past_values, output_hidden_states)
+        features = self._join_static(self.classifier_norm(pooled), static_real_features)
+        inner = F.gelu(self.classifier_dense(features))
+        inner = F.dropout(inner, self.config.hidden_dropout, self.training)
+        logits = self.classifier_out(inner)
+        loss = None
+        if labels is not None:
+            loss = classification_loss(
+                logits,
+                labels,
+                name=self.config.loss_name,
+                alpha=self.config.loss_alpha,
+                gamma=self.config.loss_gamma,
+                normalizer=loss_normalizer,
+            )
+        output = TimerXLClassificationOutput(loss, logits, hidden_states)
+        return output.to_tuple() if return_dict is False else output
+
+
+__all__ = [
+    "TimerXLForClassification",
+    "TimerXLForPrediction",
+    "TimerXLModel",
+    "TimerXLPreTrainedModel",
+]
