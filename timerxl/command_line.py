@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from timerxl.config import InputError
 
-EXIT_OK, EXIT_BAD_INPUT = 0, 2
+EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
 
 
 def recipe_parser(description: str) -> argparse.ArgumentParser:

@@ -1,0 +1,58 @@
+"""Train a Timer-XL rain classifier: python launch/train.py --config quickstart [key=value ...].
+
+Also under a launcher: accelerate launch launch/train.py --config transfer. Exit code 0 when the
+run is done, 1 when training failed, 2 on bad input; status.json in the run folder holds the code
+and the reason where a launcher hides it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from timerxl.command_line import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, recipe_parser, run_command
+from timerxl.config import InputError, RunConfig, load_recipe
+
+
+def quiet_libraries() -> None:
+    """Libraries talk less: their notes would bury ours. Errors still come through."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DS_ACCELERATOR_LOG_LEVEL", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+
+def run(config: RunConfig) -> int:
+    """Train and leave the outcome in status.json."""
+    from timerxl.training.loop import TrainingFailed
+    from timerxl.training.run import train
+    from timerxl.training.tracking import write_status
+
+    output_dir = Path(config.output_dir)
+    is_main = os.environ.get("RANK", "0") == "0"
+    try:
+        train(config)
+    except InputError as error:
+        if is_main and not output_dir.is_file():
+            write_status(output_dir, EXIT_BAD_INPUT, str(error))
+        raise
+    except TrainingFailed as error:
+        if is_main:
+            write_status(output_dir, EXIT_FAILED, str(error))
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_FAILED
+    if is_main:
+        write_status(output_dir, EXIT_OK, "finished")
+    return EXIT_OK
+
+
+def main() -> int:
+    quiet_libraries()
+    arguments = recipe_parser(__doc__ or "").parse_args()
+    return run_command(lambda: run(load_recipe(arguments.config, arguments.overrides)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

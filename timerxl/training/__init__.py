@@ -1,0 +1,1 @@
+"""Everything that happens between a recipe and a trained, scored model."""

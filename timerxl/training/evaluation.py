@@ -1,0 +1,107 @@
+"""Score a split: every window exactly once, whatever the number of processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch.utils.data import DataLoader
+
+from timerxl.data.windows import WeatherWindows
+from timerxl.metrics.forecast_skill import ForecastSkill
+from timerxl.model.losses_timerxl import classification_loss
+from timerxl.training.batches import evaluation_share, reassemble
+
+BATCH_KEYS = ("past_values", "labels", "static_real_features")
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """Forecasts of a split's windows; ``positions`` [n] into the split, ascending."""
+
+    split: str
+    positions: np.ndarray
+    logits: np.ndarray  # [n, K] float32
+    label: np.ndarray  # [n] int64
+
+    @property
+    def probability(self) -> np.ndarray:
+        """[n] float64 P(rain), the softmax's second column."""
+        logits = self.logits.astype(np.float64)
+        return 1.0 / (1.0 + np.exp(logits[:, 0] - logits[:, 1]))
+
+
+def loader(
+    windows: WeatherWindows, split: str, batches: list[list[int]], num_workers: int, pin: bool
+) -> DataLoader[Any]:
+    """A DataLoader that asks the split's dataset for whole batches of positions."""
+    return DataLoader(
+        windows.splits[split],  # type: ignore[arg-type]
+        sampler=batches,  # one "sample" is a list of positions: datasets stacks them at once
+        batch_size=None,
+        num_workers=num_workers,
+        pin_memory=pin,
+    )
+
+
+def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """The model's inputs of a batch on ``device``."""
+    return {
+        key: batch[key].to(device, non_blocking=True) for key in BATCH_KEYS if key in batch
+    }
+
+
+@torch.no_grad()
+def forecast(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    windows: WeatherWindows,
+    split: str,
+    positions: np.ndarray,
+    batch_size: int,
+    num_workers: int = 0,
+) -> Forecasts:
+    """Logits of the windows at ``positions`` of ``split``, the same on every rank."""
+    world, rank = accelerator.num_processes, accelerator.process_index
+    mine = positions[evaluation_share(len(positions), world, rank)]
+    batches = [mine[i : i + batch_size].tolist() for i in range(0, len(mine), batch_size)]
+    model.eval()
+    logits = []
+    pin = accelerator.device.type == "cuda"
+    for batch in loader(windows, split, batches, num_workers, pin):
+        inputs = to_device(batch, accelerator.device)
+        inputs.pop("labels")
+        logits.append(model(**inputs).logits.float())
+    gathered = accelerator.gather(torch.cat(logits)).cpu().numpy()
+    return Forecasts(
+        split,
+        positions,
+        reassemble(gathered, len(positions), world),
+        windows.labels_of(split)[positions],
+    )
+
+
+def mean_loss(forecasts: Forecasts, name: str, alpha: float, gamma: float) -> float:
+    """The training loss over a whole split."""
+    logits, labels = torch.from_numpy(forecasts.logits), torch.from_numpy(forecasts.label)
+    return float(classification_loss(logits, labels, name=name, alpha=alpha, gamma=gamma))
+
+
+def skill(probability: np.ndarray, label: np.ndarray, threshold: float = 0.5) -> dict[str, float]:
+    """Scores of the project's own ``evaluate`` metric."""
+    scores = ForecastSkill().compute(
+        predictions=probability, references=label, threshold=threshold
+    )
+    assert scores is not None
+    return {key: float(value) for key, value in scores.items()}
+
+
+def agree(accelerator: Accelerator, value: Any) -> Any:
+    """The main process's ``value`` on every rank: one rank alone must never decide to stop."""
+    shared = [value]
+    broadcast_object_list(shared)
+    return shared[0]

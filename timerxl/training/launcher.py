@@ -1,0 +1,156 @@
+"""Build the one Accelerator of a run from what the launcher chose and what the recipe asks."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    DeepSpeedPlugin,
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+)
+
+from timerxl.config import InputError, RunConfig
+from timerxl.training.precision import (
+    Decision,
+    DeviceFacts,
+    choose_precision,
+    choose_zero_stage,
+    device_facts,
+)
+
+DS_CONFIGS = Path(__file__).resolve().parent.parent.parent / "ds_configs"
+_ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+@dataclass(frozen=True)
+class LauncherChoice:
+    """What the launcher's environment decided; None where it left the choice to the recipe."""
+
+    precision: str | None
+    zero_stage: int | None
+
+
+def read_launcher(environment: dict[str, str]) -> LauncherChoice:
+    """Read accelerate's environment variables: a DeepSpeed config, a mixed precision, or none."""
+    mixed = environment.get("ACCELERATE_MIXED_PRECISION", "no")
+    precision = None if mixed in ("", "no") else mixed
+    if environment.get("ACCELERATE_USE_DEEPSPEED", "false").lower() not in ("true", "1"):
+        return LauncherChoice(precision, None)
+    path = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if path == "none":
+        stage = int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
+        return LauncherChoice(precision, stage)
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"the launcher's DeepSpeed config {path} can't be read: {error}") from error
+    for name in ("bf16", "fp16"):
+        if config.get(name, {}).get("enabled") is True:
+            precision = name
+    return LauncherChoice(precision or "fp32", int(config["zero_optimization"]["stage"]))
+
+
+def decide(
+    config: RunConfig, device: DeviceFacts, launcher: LauncherChoice
+) -> tuple[Decision, Decision]:
+    """(precision, ZeRO stage) of the run."""
+    return (
+        choose_precision(config.train.precision, device, launcher.precision),
+        choose_zero_stage(config.train.zero_stage, device, launcher.zero_stage),
+    )
+
+
+def _stand_alone_environment() -> None:
+    """DeepSpeed wants a process group even for one process that no launcher gave one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    defaults = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in (defaults | {"MASTER_PORT": port}).items():
+        os.environ.setdefault(name, value)
+
+
+def _use_threads(world_size: int) -> None:
+    """torchrun sets OMP_NUM_THREADS=1; give every process of this machine its share of cores."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+
+
+def build_accelerator(config: RunConfig, log: Callable[[str], None]) -> Accelerator:
+    """Accelerator with the chosen precision and ZeRO stage.
+
+    Raises InputError where the process group is not what the launcher started: training would
+    otherwise run as several independent "main" processes.
+    """
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    device = device_facts()
+    precision, zero = decide(config, device, read_launcher(dict(os.environ)))
+    arguments: dict[str, Any] = {"kwargs_handlers": [DistributedDataParallelKwargs()]}
+    if not device.has_gpu:
+        _use_threads(expected)
+    grouped = expected > 1 or zero.value == "2"
+    if grouped and not device.has_gpu:
+        # Without this, CPU processes under DeepSpeed each believe to be alone.
+        timeout = timedelta(minutes=30)
+        arguments["kwargs_handlers"].append(InitProcessGroupKwargs(backend="gloo", timeout=timeout))
+    launched_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    if zero.value == "2" and not launched_deepspeed:
+        _stand_alone_environment()
+        path = DS_CONFIGS / f"zero2_{precision.value}.json"
+        arguments["deepspeed_plugin"] = DeepSpeedPlugin(hf_ds_config=str(path))
+    elif not launched_deepspeed:
+        arguments["mixed_precision"] = _ACCELERATE_NAMES[precision.value]
+    accelerator = Accelerator(
+        gradient_accumulation_steps=config.train.accumulation_steps,
+        log_with=list(config.train.trackers) or None,
+        project_dir=config.output_dir,
+        step_scheduler_with_optimizer=False,
+        **arguments,
+    )
+    if accelerator.num_processes != expected:
+        raise InputError(
+            f"the launcher started {expected} processes but accelerate sees "
+            f"{accelerator.num_processes}; on CPUs use accelerate_configs/zero2_cpu.yaml, or "
+            "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N launch/train.py ..."
+        )
+    if accelerator.is_main_process:
+        log(f"precision {precision.value}: {precision.reason}.")
+        for decision in (precision, zero):
+            if decision.skipped:
+                log(f"note: {decision.skipped}")
+        log(
+            f"{accelerator.num_processes} process(es) on {device.name}, "
+            f"{accelerator.distributed_type.value}, ZeRO stage {zero.value}."
+        )
+    return accelerator
+
+
+def fill_deepspeed(accelerator: Accelerator, config: RunConfig) -> None:
+    """Put the recipe's counts where the DeepSpeed config says auto; no-op without DeepSpeed."""
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        return
+    settings = accelerator.state.deepspeed_plugin.deepspeed_config
+    counts = {
+        "train_micro_batch_size_per_gpu": config.train.batch_size,
+        "gradient_accumulation_steps": config.train.accumulation_steps,
+        "gradient_clipping": config.optim.max_grad_norm,
+    }
+    for key, value in counts.items():
+        found = settings.get(key, "auto")
+        if found not in ("auto", value) and not (key == "gradient_accumulation_steps" and found == 1):
+            raise InputError(
+                f"{key} is {found} in the DeepSpeed config and {value} in the recipe; "
+                "write auto in the DeepSpeed config."
+            )
+        settings[key] = value

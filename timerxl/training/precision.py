@@ -1,0 +1,80 @@
+"""Which number format and which ZeRO stage a run gets, and why: decisions without side effects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What the decisions need to know of the device."""
+
+    has_gpu: bool
+    native_bf16: bool
+    name: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A value and the sentence that explains it; ``skipped`` names a setting not followed."""
+
+    value: str
+    reason: str
+    skipped: str | None = None
+
+
+def device_facts() -> DeviceFacts:
+    """Ask the device at hand; emulated bf16 (T4, V100) does not count as bf16."""
+    if not torch.cuda.is_available():
+        return DeviceFacts(False, False, "CPU")
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return DeviceFacts(True, native, torch.cuda.get_device_name())
+
+
+def choose_precision(requested: str, device: DeviceFacts, launcher: str | None) -> Decision:
+    """``requested``: auto, bf16, fp16 or fp32; ``launcher``: what the launcher chose, or None.
+
+    auto is bf16 on GPUs that have it natively, fp16 on other GPUs, fp32 on a CPU (where bf16
+    products are far slower than fp32 without AMX or AVX512-BF16 kernels).
+    """
+    if launcher is not None:
+        skipped = None
+        if requested not in ("auto", launcher):
+            skipped = f"train.precision={requested} is not followed: the launcher chose {launcher}."
+        return Decision(launcher, "chosen by the launcher", skipped)
+    if not device.has_gpu:
+        if requested == "fp16":
+            return Decision("fp32", "no GPU", "train.precision=fp16 needs a GPU; fp32 instead.")
+        if requested == "bf16":
+            return Decision("bf16", "asked for; on a CPU bf16 is slow, fp32 is faster")
+        return Decision("fp32", "on a CPU fp32 is fastest")
+    if requested in ("auto", "bf16") and not device.native_bf16:
+        skipped = None
+        if requested == "bf16":
+            skipped = (
+                f"train.precision=bf16 becomes fp16: {device.name} has no bf16 of its own "
+                "(emulation is slow)."
+            )
+        return Decision("fp16", f"{device.name} has no native bf16", skipped)
+    if requested == "auto":
+        return Decision("bf16", f"{device.name} has native bf16")
+    return Decision(requested, "asked for")
+
+
+def choose_zero_stage(requested: int, device: DeviceFacts, launcher: int | None) -> Decision:
+    """``launcher``: the ZeRO stage of the launcher's DeepSpeed config, or None without one."""
+    if launcher is not None:
+        skipped = None
+        if requested != launcher:
+            skipped = f"train.zero_stage={requested} is not followed: the launcher chose {launcher}."
+        return Decision(str(launcher), "chosen by the launcher", skipped)
+    if requested and not device.has_gpu:
+        return Decision(
+            "0",
+            "no GPU",
+            f"train.zero_stage={requested} is for GPUs; to run it on CPU processes: "
+            "accelerate launch --config_file accelerate_configs/zero2_cpu.yaml ...",
+        )
+    return Decision(str(requested), "asked for")
