@@ -45,19 +45,22 @@ def _check_output(output: Path, reverse: bool) -> None:
 
 def _write_whole(output: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a path beside ``output``, then rename it: never a half-written output."""
+    from safetensors import SafetensorError
+
     output = output.absolute()
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
         partial.replace(output)
-    except OSError as error:
+    # A full disk is an OSError of Python's, a RuntimeError of torch.save's, or safetensors' own.
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise InputError(f"--output {output} can't be written: {error}") from error
     finally:
         if partial.is_dir():
             shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
+        elif partial.exists():
+            partial.unlink()
 
 
 def convert(arguments: argparse.Namespace) -> None:

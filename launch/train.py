@@ -11,7 +11,9 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# The repository, not this folder, is on the path: a file here could hide an installed library.
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
 from timerxl.command_line import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, recipe_parser, run_command
 from timerxl.config import InputError, RunConfig, load_recipe
@@ -20,8 +22,8 @@ from timerxl.config import InputError, RunConfig, load_recipe
 def quiet_libraries() -> None:
     """Libraries talk less: their notes would bury ours. Errors still come through."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DS_ACCELERATOR_LOG_LEVEL", "error")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def run(config: RunConfig) -> int:

@@ -271,9 +271,7 @@ def validate(config: RunConfig) -> None:
     """Raise InputError for a value that no run could use, naming the key."""
     for key, allowed in _CHOICES.items():
         if (value := _value(config, key)) not in allowed:
-            raise InputError(
-                f"{key} is {value!r}; expected one of {', '.join(map(str, allowed))}."
-            )
+            raise InputError(f"{key} is {value!r}; expected one of {', '.join(map(str, allowed))}.")
     for key in _POSITIVE:
         if (value := _value(config, key)) is not None and not 0 < value < float("inf"):
             raise InputError(f"{key} is {value}; expected a number above 0.")

@@ -3,6 +3,8 @@ Time Series Forecasting"), with the fields that the classifier built on it needs
 
 from __future__ import annotations
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -59,7 +61,7 @@ class TimerXLConfig(PreTrainedConfig):
     loss_alpha: float | int = 0.5
     loss_gamma: float | int = 2.0
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         head_size, odd = divmod(self.hidden_size, self.num_attention_heads)
         if odd or head_size % 4:

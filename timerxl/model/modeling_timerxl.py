@@ -6,7 +6,6 @@ Shape legend: B batch, T time steps, C variables, P patch length, N = T/P patche
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,120 +13,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput
 
-from .attention_timerxl import (
-    TokenLayout,
-    eager_attention_forward,
-    timer_attention,
-    token_layout,
-)
+from .attention_timerxl import TokenLayout, token_layout
 from .configuration_timerxl import TimerXLConfig
+from .flops_timerxl import flops_per_sample
+from .layers_timerxl import TimerXLAttention, TimerXLLayer
 from .losses_timerxl import classification_loss
-
-
-@dataclass
-class TimerXLModelOutput(ModelOutput):
-    """last_hidden_state [B, L, D], or [B, C, D] where only the last patches were asked for."""
-
-    last_hidden_state: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-
-
-@dataclass
-class TimerXLClassificationOutput(ModelOutput):
-    """loss scalar (fp32), logits [B, K]."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-
-
-@dataclass
-class TimerXLPredictionOutput(ModelOutput):
-    """loss scalar (fp32), prediction_outputs [B, T, C]: patch n holds the forecast of n + 1."""
-
-    loss: Tensor | None = None
-    prediction_outputs: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-
-
-class TimerXLAttention(nn.Module):
-    """Multi-head attention over all tokens of all variables."""
-
-    def __init__(self, config: TimerXLConfig):
-        super().__init__()
-        self.config = config
-        size = config.hidden_size
-        self.num_heads = config.num_attention_heads
-        self.q_proj = nn.Linear(size, size)
-        self.k_proj = nn.Linear(size, size)
-        self.v_proj = nn.Linear(size, size)
-        self.o_proj = nn.Linear(size, size)
-        self.variable_bias = nn.Embedding(2, self.num_heads)
-
-    def forward(
-        self, asking: Tensor, hidden_states: Tensor, batch_size: int, layout: TokenLayout
-    ) -> Tensor:
-        """asking [B*Q, D] attends to hidden_states [B*L, D]; returns [B*Q, D]."""
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-
-        def by_head(states: Tensor) -> Tensor:  # [B*L, D] -> [B, L, H, d]
-            return states.view(batch_size, -1, self.num_heads, states.shape[-1] // self.num_heads)
-
-        out = timer_attention(
-            self,
-            by_head(self.q_proj(asking)),
-            by_head(self.k_proj(hidden_states)),
-            by_head(self.v_proj(hidden_states)),
-            self.variable_bias.weight,
-            layout,
-            attend,
-            self.config.attention_dropout,
-        )
-        return self.o_proj(out.flatten(2).flatten(0, 1))
-
-
-class TimerXLLayer(GradientCheckpointingLayer):
-    """Post-norm block: attention, then feed-forward, each added and normalised."""
-
-    def __init__(self, config: TimerXLConfig):
-        super().__init__()
-        self.self_attn = TimerXLAttention(config)
-        self.linear1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.linear2 = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = config.hidden_dropout
-        self.hidden_act = config.hidden_act
-
-    def _drop(self, states: Tensor) -> Tensor:
-        return F.dropout(states, self.dropout, self.training)
-
-    def forward(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor:
-        """[B, L, D] -> [B, Q, D], Q the tokens that ``layout`` lets ask."""
-        batch_size = hidden_states.shape[0]
-        states = layout.per_variable_tail(hidden_states, dim=1).flatten(0, 1)
-        # Rows stay flat and sums and relu are made in place: nothing reads a linear layer's own
-        # output in backward, and a view would cost autograd a copy for every in-place step.
-        attended = self.self_attn(states, hidden_states.flatten(0, 1), batch_size, layout)
-        states = self.norm1(self._drop(attended).add_(states))
-        inner = self.linear1(states)
-        inner = inner.relu_() if self.hidden_act == "relu" else F.gelu(inner)
-        # OpenLTM drops after the activation and after the second projection.
-        fed = self._drop(self.linear2(self._drop(inner)))
-        return self.norm2(fed.add_(states)).unflatten(0, (batch_size, -1))
+from .outputs_timerxl import (
+    TimerXLClassificationOutput,
+    TimerXLModelOutput,
+    TimerXLPredictionOutput,
+)
 
 
 class TimerXLPreTrainedModel(PreTrainedModel):
     config_class = TimerXLConfig
+    config: TimerXLConfig
     base_model_prefix = "timer_xl"
     main_input_name = "past_values"
-    input_modalities = ("time",)
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["TimerXLLayer"]
@@ -155,34 +58,15 @@ class TimerXLPreTrainedModel(PreTrainedModel):
         num_variables: int | None = None,
         training: bool = True,
     ) -> int:
-        """Floating-point operations of one sample, attention and skipped work included.
-
-        Two per multiply-add of every matrix product that runs; element-wise work is left out.
-        A training step costs three forward passes, four for layers under gradient checkpointing
-        (Kaplan et al. 2020, section 2.1, with the attention products counted in full).
-        """
-        config = self.config
-        patches = (sequence_length or config.context_length) // config.patch_length
-        variables = num_variables or config.num_variables
-        if variables is None:
-            raise ValueError("pass num_variables: the configuration does not fix it.")
-        tokens, size = variables * patches, config.hidden_size
-        total, in_layers = self._head_flops(variables, patches), 0
-        for index in range(config.num_hidden_layers):
-            asking = variables if self._skips_to_last(index) else tokens
-            in_layers += 4 * tokens * size**2 + 4 * asking * size**2  # k, v; q, output
-            in_layers += 4 * asking * tokens * size  # scores and weighted values
-            in_layers += 4 * asking * size * config.intermediate_size
-        total += 2 * tokens * config.patch_length * size + in_layers
-        if not training:
-            return total
-        return 3 * total + (in_layers if self.is_activation_checkpointing else 0)
-
-    def _head_flops(self, variables: int, patches: int) -> int:
-        return 0
-
-    def _skips_to_last(self, layer: int) -> bool:
-        return False
+        """Floating-point operations of one sample; see :func:`flops_timerxl.flops_per_sample`."""
+        return flops_per_sample(
+            self.config,
+            head=type(self).__name__,
+            sequence_length=sequence_length,
+            num_variables=num_variables,
+            training=training,
+            checkpointing=self.is_activation_checkpointing,
+        )
 
 
 class TimerXLModel(TimerXLPreTrainedModel):
@@ -193,7 +77,8 @@ class TimerXLModel(TimerXLPreTrainedModel):
         self.embedding = nn.Linear(config.patch_length, config.hidden_size)
         self.variable_embedding = None
         if config.variable_embedding:
-            self.variable_embedding = nn.Embedding(config.num_variables, config.hidden_size)
+            variables = config.num_variables or 0  # the configuration has checked it
+            self.variable_embedding = nn.Embedding(variables, config.hidden_size)
         self.layers = nn.ModuleList(TimerXLLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self._layouts: dict[Any, TokenLayout] = {}
@@ -219,7 +104,8 @@ class TimerXLModel(TimerXLPreTrainedModel):
     def _check(self, past_values: Tensor) -> None:
         config = self.config
         if past_values.ndim != 3:
-            raise ValueError(f"past_values has shape {list(past_values.shape)}; expected [B, T, C].")
+            shape = list(past_values.shape)
+            raise ValueError(f"past_values has shape {shape}; expected [B, T, C].")
         steps, variables = past_values.shape[1:]
         if steps == 0 or steps % config.patch_length:
             raise ValueError(
@@ -280,9 +166,6 @@ class TimerXLForPrediction(TimerXLPreTrainedModel):
         self.head = nn.Linear(config.hidden_size, config.patch_length)
         self.post_init()
 
-    def _head_flops(self, variables: int, patches: int) -> int:
-        return 2 * variables * patches * self.config.hidden_size * self.config.patch_length
-
     def forward(
         self,
         past_values: Tensor,
@@ -291,7 +174,7 @@ class TimerXLForPrediction(TimerXLPreTrainedModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> TimerXLPredictionOutput | tuple[Any, ...]:
-        """past_values [B, T, C], labels [B, T, C] (the series one patch later; mean squared error)."""
+        """past_values [B, T, C], labels [B, T, C]: the series one patch later (squared error)."""
         values = past_values
         if self.config.instance_norm and past_values.ndim == 3:
             mean = past_values.mean(1, keepdim=True)
@@ -321,18 +204,12 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
         if config.pooling == "mean":
             pooled = config.patch_length
             self.head = nn.Linear(config.hidden_size, pooled)
+        num_labels: int = config.num_labels  # type: ignore[assignment]
         width = config.classifier_hidden_size
         self.classifier_norm = nn.LayerNorm(pooled, eps=config.layer_norm_eps)
         self.classifier_dense = nn.Linear(pooled + config.num_static_real_features, width)
-        self.classifier_out = nn.Linear(width, config.num_labels)
+        self.classifier_out = nn.Linear(width, num_labels)
         self.post_init()
-
-    def _head_flops(self, variables: int, patches: int) -> int:
-        products = sum(m.weight.numel() for m in (self.classifier_dense, self.classifier_out))
-        return 2 * (products + (self.head.weight.numel() if self.head is not None else 0))
-
-    def _skips_to_last(self, layer: int) -> bool:
-        return self.config.pooling == "last" and layer == self.config.num_hidden_layers - 1
 
     def _pool(self, past_values: Tensor, output_hidden_states: bool | None) -> tuple[Tensor, Any]:
         if self.config.instance_norm and past_values.ndim == 3:

@@ -40,7 +40,7 @@ def loader(
 ) -> DataLoader[Any]:
     """A DataLoader that asks the split's dataset for whole batches of positions."""
     return DataLoader(
-        windows.splits[split],  # type: ignore[arg-type]
+        windows.splits[split],
         sampler=batches,  # one "sample" is a list of positions: datasets stacks them at once
         batch_size=None,
         num_workers=num_workers,
@@ -50,9 +50,7 @@ def loader(
 
 def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
     """The model's inputs of a batch on ``device``."""
-    return {
-        key: batch[key].to(device, non_blocking=True) for key in BATCH_KEYS if key in batch
-    }
+    return {key: batch[key].to(device, non_blocking=True) for key in BATCH_KEYS if key in batch}
 
 
 @torch.no_grad()
@@ -93,9 +91,7 @@ def mean_loss(forecasts: Forecasts, name: str, alpha: float, gamma: float) -> fl
 
 def skill(probability: np.ndarray, label: np.ndarray, threshold: float = 0.5) -> dict[str, float]:
     """Scores of the project's own ``evaluate`` metric."""
-    scores = ForecastSkill().compute(
-        predictions=probability, references=label, threshold=threshold
-    )
+    scores = ForecastSkill().compute(predictions=probability, references=label, threshold=threshold)
     assert scores is not None
     return {key: float(value) for key, value in scores.items()}
 

@@ -101,9 +101,7 @@ def score_baselines(
     for name, of_split in probabilities.items():
         threshold = 0.5
         if name not in ("always_rain", "persistence"):
-            threshold = choose_threshold(
-                EvalConfig(), of_split["validation"], label["validation"]
-            )
+            threshold = choose_threshold(EvalConfig(), of_split["validation"], label["validation"])
         validation[name] = skill(of_split["validation"], label["validation"], threshold)
         test[name] = skill(of_split["test"], label["test"], threshold)
     return validation, test

@@ -54,7 +54,8 @@ def read_launcher(environment: dict[str, str]) -> LauncherChoice:
     try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"the launcher's DeepSpeed config {path} can't be read: {error}") from error
+        message = f"the launcher's DeepSpeed config {path} can't be read: {error}"
+        raise InputError(message) from error
     for name in ("bf16", "fp16"):
         if config.get(name, {}).get("enabled") is True:
             precision = name
@@ -81,6 +82,14 @@ def _stand_alone_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+def _compile_nothing() -> None:
+    """DeepSpeed builds a shared-memory all-reduce with the C++ compiler at its first start on a
+    CPU: minutes, and a compiler, for two rehearsing processes. gloo does the same without it."""
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
 def _use_threads(world_size: int) -> None:
     """torchrun sets OMP_NUM_THREADS=1; give every process of this machine its share of cores."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
@@ -105,6 +114,8 @@ def build_accelerator(config: RunConfig, log: Callable[[str], None]) -> Accelera
         timeout = timedelta(minutes=30)
         arguments["kwargs_handlers"].append(InitProcessGroupKwargs(backend="gloo", timeout=timeout))
     launched_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    if not device.has_gpu and (launched_deepspeed or zero.value == "2"):
+        _compile_nothing()
     if zero.value == "2" and not launched_deepspeed:
         _stand_alone_environment()
         path = DS_CONFIGS / f"zero2_{precision.value}.json"
@@ -147,8 +158,9 @@ def fill_deepspeed(accelerator: Accelerator, config: RunConfig) -> None:
         "gradient_clipping": config.optim.max_grad_norm,
     }
     for key, value in counts.items():
-        found = settings.get(key, "auto")
-        if found not in ("auto", value) and not (key == "gradient_accumulation_steps" and found == 1):
+        # accelerate fills accumulation in with 1 where nothing is said.
+        unset = {"auto", value} | ({1} if key == "gradient_accumulation_steps" else set())
+        if (found := settings.get(key, "auto")) not in unset:
             raise InputError(
                 f"{key} is {found} in the DeepSpeed config and {value} in the recipe; "
                 "write auto in the DeepSpeed config."

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from tqdm import tqdm
 
 from timerxl.config import RunConfig
@@ -176,7 +175,9 @@ class Trainer:
             f"{name} {scores[name]:.3f}"
             for name in ("loss", "roc_auc", "mcc", "macro_f1", "f1", "predicted_rain_share")
         )
-        bar.write(f"epoch {epoch:g} step {progress.step}: validation {shown}", file=sys.stdout)
+        if self.accelerator.is_main_process:
+            line = f"epoch {epoch:.3g}, step {progress.step}: validation {shown}"
+            bar.write(line, file=sys.stdout)
         return scores
 
     def _is_best(self, scores: dict[str, float]) -> bool:
@@ -209,8 +210,3 @@ class Trainer:
             values = {"loss": loss, "lr": lr, "grad_norm": grad_norm, "samples_per_s": rate}
             self.log.write("train", step=step, **values)
             self.accelerator.log({f"train/{k}": v for k, v in values.items()}, step)
-
-
-def is_deepspeed(accelerator: Accelerator) -> bool:
-    """True where DeepSpeed's engine wraps the model."""
-    return bool(accelerator.distributed_type == DistributedType.DEEPSPEED)

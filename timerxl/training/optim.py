@@ -36,7 +36,7 @@ def parameter_groups(
     A parameter d layers below the head has the rate ``lr * layer_lr_decay ** d``. Parameters
     named in ``backbone`` carry ``is_backbone``, so that the schedule can hold them still.
     """
-    num_layers = int(getattr(model.config, "num_hidden_layers", 0))  # type: ignore[arg-type]
+    num_layers = int(getattr(model.config, "num_hidden_layers", 0))
     groups: dict[tuple[int, bool, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         depth, decays = _depth(name, num_layers), _decays(name, parameter)

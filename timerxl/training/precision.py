@@ -68,7 +68,7 @@ def choose_zero_stage(requested: int, device: DeviceFacts, launcher: int | None)
     if launcher is not None:
         skipped = None
         if requested != launcher:
-            skipped = f"train.zero_stage={requested} is not followed: the launcher chose {launcher}."
+            skipped = f"train.zero_stage={requested} is not followed: the launcher chose {launcher}"
         return Decision(str(launcher), "chosen by the launcher", skipped)
     if requested and not device.has_gpu:
         return Decision(

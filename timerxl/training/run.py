@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         write_text(output_dir / "config.yaml", to_yaml(config))
         write_status(output_dir, 1, "running")
     accelerator.wait_for_everyone()
-    _start_trackers(accelerator)
+    accelerator.init_trackers("tensorboard")
     metrics = MetricsLog(output_dir / "metrics.jsonl", accelerator.is_main_process)
 
     if config.train.gradient_checkpointing:
@@ -223,13 +224,7 @@ def peak_memory_gib() -> float:
 
 
 def _is_main() -> bool:
-    import os
-
     return int(os.environ.get("RANK", "0")) == 0
-
-
-def _start_trackers(accelerator: Accelerator) -> None:
-    accelerator.init_trackers("tensorboard")
 
 
 def _work_line(

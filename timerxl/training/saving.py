@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from transformers.utils import logging as transformers_logging
 
 from timerxl.config import InputError
 from timerxl.training.tracking import write_json
 
 PREPROCESSING = "preprocessing.json"
+transformers_logging.disable_progress_bar()  # it would cut through the run's own
 
 
 def prepare_output_dir(output_dir: Path) -> str | None:

@@ -1,0 +1,60 @@
+# Everything runs in .venv. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# The first Python that runs and is 3.11 or 3.12: a version manager's stub may exist and not run.
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
+PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
+	$$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done || true)
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --retries 10 --timeout 120 -c constraints.txt
+THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
+PYTEST_ARGS ?=
+
+.PHONY: help install quickstart test lint format clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+install: .venv/.installed ## the tested versions of everything, in .venv
+
+# The stamp is written last: an install that was cut off is taken up again by the next `make`.
+.venv/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: found no Python 3.11 or 3.12; install one," \
+		"or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 2; }
+	@$(PYTHON) -c '$(SUPPORTED)' || { echo "error: $(PYTHON) is not Python 3.11 or 3.12:" \
+		"name one that is, with PYTHON=/path/to/python" >&2; exit 2; }
+	@$(BIN)/python -c '$(SUPPORTED)' 2>/dev/null && $(BIN)/python -m pip --version >/dev/null 2>&1 \
+		|| $(PYTHON) -m venv --clear .venv
+# torch alone comes first: where another build of it is at hand, nothing else may choose.
+	@for try in 1 2 3; do \
+		$(PIP_INSTALL) "$$(grep -m 1 '^torch==' constraints.txt)" \
+			&& $(PIP_INSTALL) -e '.[dev]' && break; \
+		echo "install: try $$try of 3 failed" >&2; \
+		test $$try -lt 3 || exit 1; \
+		sleep 5; \
+	done
+	@touch $@
+
+# The topology is named so that no default of accelerate's, or of this account's, gets a say; its
+# default number of threads is one.
+quickstart: .venv/.installed ## train, evaluate and report a small model on synthetic weather
+	$(BIN)/accelerate launch --config_file accelerate_configs/single_gpu.yaml \
+		--num_cpu_threads_per_process $(THREADS) launch/train.py --config quickstart
+
+lint: .venv/.installed ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy timerxl launch
+
+test: lint ## lint, then all tests; PYTEST_ARGS="-n 2" uses two cores
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+format: .venv/.installed ## let ruff sort imports and format
+	$(BIN)/ruff check --select I --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv and caches; runs/ stays
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Weather series: reading, labels, splits and windows."""

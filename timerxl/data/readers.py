@@ -1,0 +1,291 @@
+"""Tables (Parquet, CSV) to a :class:`WeatherSeries`; everything dubious is refused at the door."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from timerxl.config import DataConfig, InputError
+from timerxl.data.fill import fill_forward
+from timerxl.data.schema import WeatherSeries
+from timerxl.data.synthetic import synthetic_series
+
+# Names under which tables carry what is to be predicted: as a feature they would give it away.
+_LABEL_LIKE = re.compile(r"(target|label)_?.*|rain_?24h|rain_?tomorrow", re.IGNORECASE)
+# More than any measured fall; above it the column is in another unit or holds fill values.
+_MOST_MM_PER_STEP = 10_000.0
+# ERA5's packing leaves noise of this size below zero; anything lower is a code for "missing".
+_NEGATIVE_NOISE_MM = 0.01
+
+
+def load_series(config: DataConfig) -> WeatherSeries:
+    """The series of ``data.path``, or the synthetic one where the path is null."""
+    return synthetic_series(config.synthetic) if config.path is None else read_table(config)
+
+
+def read_table(config: DataConfig) -> WeatherSeries:
+    """Read a Parquet or CSV table of one regular series per region.
+
+    Rows may interleave regions; inside a region time ascends. Short holes in the features are
+    filled forward (:func:`fill_forward`); ``precipitation_mm`` never is, a label must be measured.
+    Raises InputError naming the column, the region and the first offending time.
+    """
+    if config.path is None:
+        raise InputError("data.path is null; expected the path of a Parquet or CSV table.")
+    path = Path(config.path)
+    table = _open(path)
+    for key in ("timestamp_column", "region_column", "label_column"):
+        name = getattr(config, key)
+        if name is not None and name not in table.columns:
+            raise _missing_column(path, table, key, name)
+    if config.label_column is None and config.precipitation_column not in table.columns:
+        raise _missing_column(path, table, "precipitation_column", config.precipitation_column)
+
+    region_index, regions = _regions(table[config.region_column], config.region_column)
+    order = np.argsort(region_index, kind="stable")
+    table, region_index = table.iloc[order], region_index[order]
+    timestamps = _timestamps(table[config.timestamp_column], config.timestamp_column)
+    step_hours = _step_hours(timestamps, region_index, regions)
+    where = _Where(regions, region_index, timestamps)
+
+    features, skipped = _choose_features(table, config)
+    notes = [f"column {name} skipped: {reason}." for name, reason in skipped.items()]
+    values = np.stack([where.numbers(table, name) for name in features], axis=1)
+    precipitation: np.ndarray | None = None
+    if config.precipitation_column in table.columns:
+        precipitation, note = _precipitation_mm(table, config, where)
+        notes += note
+        if config.precipitation_column in features:
+            values[:, features.index(config.precipitation_column)] = precipitation
+    else:
+        notes.append(f"no column {config.precipitation_column}: labels from {config.label_column}.")
+    values, counts = fill_forward(
+        values, region_index, timestamps, config.max_fill_hours, step_hours
+    )
+    left = np.isnan(values).sum(axis=0)
+    if counts.any() or left.any():
+        notes.append(
+            f"{counts.sum()} missing values filled forward (holes of at most "
+            f"{config.max_fill_hours:g} h); {left.sum()} in longer holes are left, and no window "
+            "runs over them."
+        )
+    source: dict[str, Any] = {
+        "path": str(config.path),
+        "sha256": _sha256(path),
+        "synthetic": False,
+        "rows": len(table),
+        "first": str(timestamps.min()),
+        "last": str(timestamps.max()),
+        "skipped_columns": skipped,
+        "filled_values": dict(zip(features, counts.tolist(), strict=True)),
+        "missing_values_left": dict(zip(features, left.tolist(), strict=True)),
+    }
+    return WeatherSeries(
+        feature_names=features,
+        regions=regions,
+        values=values.astype(np.float32),
+        region_index=region_index,
+        timestamps=timestamps,
+        precipitation_mm=precipitation,
+        ready_label=_ready_label(table, config, where),
+        true_probability=None,
+        step_hours=step_hours,
+        precipitation_feature=(
+            config.precipitation_column if config.precipitation_column in features else None
+        ),
+        is_synthetic=False,
+        source=source,
+        notes=notes,
+    )
+
+
+class _Where:
+    """Reads a column as float64 numbers and says at which row the first bad one stands."""
+
+    def __init__(
+        self, regions: list[str], region_index: np.ndarray, timestamps: np.ndarray
+    ) -> None:
+        self.regions, self.region_index, self.timestamps = regions, region_index, timestamps
+
+    def row(self, bad: np.ndarray) -> str:
+        """The first bad row in words."""
+        row = int(np.flatnonzero(bad)[0])
+        return f"region {self.regions[self.region_index[row]]}, {self.timestamps[row]}"
+
+    def numbers(self, table: pd.DataFrame, name: str) -> np.ndarray:
+        """[R] float64, NaN where missing; refuses text, infinite numbers and empty columns."""
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            raise InputError(
+                f"column {name} is {table[name].dtype}, not numeric; convert it or leave it out."
+            )
+        numbers = table[name].to_numpy(dtype=np.float64, na_value=np.nan)
+        if np.isnan(numbers).all():
+            raise InputError(f"column {name} is missing in every row; leave it out or fix it.")
+        if (bad := np.abs(numbers) > np.finfo(np.float32).max).any():
+            raise InputError(
+                f"column {name} holds an infinite (or beyond float32) number, first at "
+                f"{self.row(bad)}; replace it by an empty value if it is missing."
+            )
+        return numbers
+
+
+def _open(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise InputError(f"data.path {path} is no file; give the path of a Parquet or CSV table.")
+    suffix = path.suffix.lower()
+    if suffix not in (".parquet", ".csv"):
+        raise InputError(f"data.path {path} ends in {suffix!r}; expected .parquet or .csv.")
+    try:
+        table = pd.read_parquet(path) if suffix == ".parquet" else pd.read_csv(path)
+    # Each parser raises its own family (pyarrow's, pandas', codecs'); ArrowInvalid is a ValueError.
+    except (ValueError, OSError, UnicodeDecodeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"data.path {path} can't be read as a {suffix} table: {reason}") from error
+    if any(name is not None for name in table.index.names):
+        table = table.reset_index()
+    if table.empty:
+        raise InputError(f"data.path {path} holds no rows.")
+    if not table.columns.is_unique:
+        twice = sorted({str(name) for name in table.columns[table.columns.duplicated()]})
+        raise InputError(f"data.path {path} has columns of one name: {', '.join(twice)}.")
+    return table
+
+
+def _missing_column(path: Path, table: pd.DataFrame, key: str, name: str) -> InputError:
+    present = ", ".join(map(str, table.columns[:30]))
+    hint = ""
+    if key == "precipitation_column":
+        hint = " (or data.label_column for a ready label)"
+    return InputError(f"{path} has no column {name}; set data.{key}{hint} to one of: {present}.")
+
+
+def _regions(column: pd.Series, name: str) -> tuple[np.ndarray, list[str]]:
+    codes, names = pd.factorize(column)
+    if (codes < 0).any():
+        row = int(np.flatnonzero(codes < 0)[0])
+        raise InputError(f"column {name} is missing in row {row}; every row needs its region.")
+    return codes.astype(np.int64), [str(region) for region in names]
+
+
+def _timestamps(column: pd.Series, name: str) -> np.ndarray:
+    if pd.api.types.is_numeric_dtype(column):
+        raise InputError(
+            f"column {name} holds numbers ({column.iloc[0]}); expected times such as "
+            "2020-01-31 06:00, since a number doesn't tell its unit."
+        )
+    # Only ISO: a guessed day-month order would shuffle the series without a word.
+    times = pd.to_datetime(column, utc=True, format="ISO8601", errors="coerce").dt.tz_localize(None)
+    if times.isna().any():
+        bad = column[times.isna()].iloc[0]
+        raise InputError(
+            f"column {name} holds {bad!r}, which is no ISO time such as 2020-01-31 06:00."
+        )
+    stamps = times.to_numpy()
+    seconds = stamps.astype("datetime64[s]")
+    if (off := seconds != stamps).any():
+        raise InputError(f"column {name} holds {stamps[off][0]}; expected whole seconds.")
+    return seconds
+
+
+def _step_hours(timestamps: np.ndarray, region_index: np.ndarray, regions: list[str]) -> float:
+    """The most common difference; refuses unsorted, duplicate and irregular times."""
+    steps: dict[str, int] = {}
+    for index, name in enumerate(regions):
+        times = timestamps[region_index == index].astype(np.int64)
+        differences = np.diff(times)
+        if (bad := differences <= 0).any():
+            at = np.datetime64(int(times[1:][bad][0]), "s")
+            what = "twice" if (differences[bad][0] == 0) else "after a later time"
+            raise InputError(
+                f"region {name} holds {at} {what}; sort each region by time, each time once."
+            )
+        if not differences.size:
+            continue
+        lengths, counts = np.unique(differences, return_counts=True)
+        steps[name] = step = int(lengths[np.argmax(counts)])
+        if (bad := differences % step != 0).any():
+            at = np.datetime64(int(times[1:][bad][0]), "s")
+            raise InputError(
+                f"region {name}: {at} comes {differences[bad][0] / 3600:g} h after the row before, "
+                f"no multiple of the step of {step / 3600:g} h; resample to a regular step."
+            )
+    if not steps:
+        raise InputError("no region has two rows; expected a series in time.")
+    if len(set(steps.values())) > 1:
+        found = ", ".join(f"{name} {step / 3600:g} h" for name, step in list(steps.items())[:6])
+        raise InputError(f"regions differ in their step ({found}); resample them to one step.")
+    return next(iter(steps.values())) / 3600
+
+
+def _choose_features(table: pd.DataFrame, config: DataConfig) -> tuple[list[str], dict[str, str]]:
+    """Names of the features in column order (or as listed), and why other columns are skipped."""
+    apart = {config.timestamp_column, config.region_column}
+    skipped: dict[str, str] = {}
+    numeric: list[str] = []
+    for name in map(str, table.columns):
+        if name == config.label_column:
+            skipped[name] = "it is the label"
+        elif _LABEL_LIKE.fullmatch(name):
+            skipped[name] = "its name says label (data.label_column makes it one)"
+        elif name not in apart and not pd.api.types.is_numeric_dtype(table[name]):
+            skipped[name] = f"not numeric ({table[name].dtype})"
+        elif name not in apart:
+            numeric.append(name)
+    if config.features is None:
+        if not numeric:
+            raise InputError(f"{config.path} has no numeric column to take as a feature.")
+        return numeric, skipped
+    if not config.features or len(set(config.features)) < len(config.features):
+        raise InputError(f"data.features is {config.features}; expected names, each once.")
+    for name in config.features:
+        if name not in numeric:
+            reason = skipped.get(name, "it's the time or the region" if name in apart else "")
+            present = f"expected names among: {', '.join(numeric[:30])}"
+            raise InputError(
+                f"data.features lists {name}, but {reason or 'the table has no such column'}; "
+                f"{present}."
+            )
+    unlisted = [name for name in numeric if name not in config.features]
+    return list(config.features), skipped | dict.fromkeys(unlisted, "not listed in data.features")
+
+
+def _precipitation_mm(
+    table: pd.DataFrame, config: DataConfig, where: _Where
+) -> tuple[np.ndarray, list[str]]:
+    name = config.precipitation_column
+    rain = where.numbers(table, name)
+    if table[name].dtype in (np.float32, np.float16):
+        # 0.1 stored in 4 bytes reads 0.10000000149: take the decimal that was stored instead.
+        distinct, index = np.unique(table[name].to_numpy(), return_inverse=True)
+        rain = distinct.astype(str).astype(np.float64)[index]
+    rain = np.round(rain * (1000.0 if config.precipitation_unit == "m" else 1.0), 6)
+    if (bad := (rain < -_NEGATIVE_NOISE_MM) | (rain > _MOST_MM_PER_STEP)).any():
+        raise InputError(
+            f"column {name} holds {rain[bad][0]:g} mm in a step ({where.row(bad)}); expected 0 to "
+            f"{_MOST_MM_PER_STEP:g}: check data.precipitation_unit, leave missing values empty."
+        )
+    negative = int((rain < 0).sum())
+    notes = [f"{negative} values of {name} just below zero set to 0."] if negative else []
+    return np.where(rain < 0, 0.0, rain), notes
+
+
+def _ready_label(table: pd.DataFrame, config: DataConfig, where: _Where) -> np.ndarray | None:
+    if config.label_column is None:
+        return None
+    label = where.numbers(table, config.label_column)
+    if (bad := ~(np.isnan(label) | (label == 0) | (label == 1))).any():
+        raise InputError(
+            f"column {config.label_column} holds {label[bad][0]:g} ({where.row(bad)}); "
+            "expected 0, 1 or an empty value."
+        )
+    return label
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,128 @@
+"""The one shape in which every series of weather reaches windows, splits and labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from timerxl.config import InputError
+
+
+@dataclass(frozen=True)
+class WeatherSeries:
+    """One regular series of several regions: rows sorted region after region, then by time.
+
+    Arrays with one entry per row (R rows, C features, G regions):
+
+    - ``values`` [R, C] float32: features in physical units, NaN where missing; precipitation in mm.
+    - ``region_index`` [R] int64: index into ``regions``.
+    - ``timestamps`` [R] datetime64[s]: the END of the step, in UTC where a zone was given.
+    - ``precipitation_mm`` [R] float64: rain of the step as measured, NaN where missing; None if
+      the table only holds a ready label.
+    - ``ready_label`` [R] float64: 0, 1 or NaN, from ``data.label_column``; None if there is none.
+    - ``true_probability`` [R] float64: P(label = 1 | state at t), known for synthetic series only.
+
+    ``precipitation_feature`` names the feature that is the precipitation column (for log1p),
+    ``source`` is the provenance (JSON-able) and ``notes`` are sentences to log.
+
+    Raises InputError where shapes, dtypes or the order of the rows contradict the above.
+    """
+
+    feature_names: list[str]
+    regions: list[str]
+    values: np.ndarray
+    region_index: np.ndarray
+    timestamps: np.ndarray
+    precipitation_mm: np.ndarray | None
+    ready_label: np.ndarray | None
+    true_probability: np.ndarray | None
+    step_hours: float
+    precipitation_feature: str | None
+    is_synthetic: bool
+    source: dict[str, Any]
+    notes: list[str]
+
+    def __post_init__(self) -> None:
+        self._check_shapes()
+        self._check_rows()
+
+    @property
+    def step(self) -> np.timedelta64:
+        """The step as a whole number of seconds."""
+        return np.timedelta64(round(self.step_hours * 3600), "s")
+
+    def segment_starts(self) -> np.ndarray:
+        """[R] bool: True where a row does not follow the row above by one step in its region."""
+        starts = np.ones(len(self.region_index), dtype=bool)
+        starts[1:] = (np.diff(self.region_index) != 0) | (np.diff(self.timestamps) != self.step)
+        return starts
+
+    def segment_first_rows(self) -> np.ndarray:
+        """[R] int64: first row of the unbroken stretch (one region, no gap) each row is in."""
+        rows = np.arange(len(self.region_index))
+        return np.maximum.accumulate(np.where(self.segment_starts(), rows, 0))
+
+    def _check_shapes(self) -> None:
+        rows = len(self.region_index)
+        if rows == 0 or not self.feature_names or not self.regions:
+            raise InputError(
+                f"the series holds {rows} rows, {len(self.feature_names)} features and "
+                f"{len(self.regions)} regions; expected at least one of each."
+            )
+        for kind, names in (("feature", self.feature_names), ("region", self.regions)):
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise InputError(f"{kind} names must differ; found twice: {', '.join(repeated)}.")
+        expected: dict[str, tuple[tuple[int, ...], str]] = {
+            "values": ((rows, len(self.feature_names)), "float32"),
+            "region_index": ((rows,), "int64"),
+            "timestamps": ((rows,), "datetime64[s]"),
+            "precipitation_mm": ((rows,), "float64"),
+            "ready_label": ((rows,), "float64"),
+            "true_probability": ((rows,), "float64"),
+        }
+        for name, (shape, dtype) in expected.items():
+            array = getattr(self, name)
+            if array is None and name in ("precipitation_mm", "ready_label", "true_probability"):
+                continue
+            if array.shape != shape or str(array.dtype) != dtype:
+                raise InputError(
+                    f"{name} has shape {array.shape} and type {array.dtype}; "
+                    f"expected {shape} and {dtype}."
+                )
+
+    def _check_rows(self) -> None:
+        if not 0 < self.step_hours < float("inf"):
+            raise InputError(f"step_hours is {self.step_hours}; expected a number above 0.")
+        if self.precipitation_mm is None and self.ready_label is None:
+            raise InputError("the series has neither precipitation nor a ready label.")
+        if self.precipitation_feature not in (None, *self.feature_names):
+            raise InputError(
+                f"precipitation_feature {self.precipitation_feature!r} is no feature; "
+                f"expected one of {', '.join(self.feature_names)}."
+            )
+        regions = np.unique(self.region_index)
+        if regions[0] < 0 or regions[-1] >= len(self.regions):
+            raise InputError(
+                f"region_index runs from {regions[0]} to {regions[-1]}; "
+                f"expected 0 to {len(self.regions) - 1}."
+            )
+        turn = np.diff(self.region_index)
+        if (turn < 0).any():
+            raise InputError("rows must be sorted region after region (region_index ascending).")
+        if np.isnat(self.timestamps).any():
+            raise InputError("timestamps hold missing times (NaT); every row needs its time.")
+        backwards = np.flatnonzero((turn == 0) & (np.diff(self.timestamps) <= np.timedelta64(0)))
+        if backwards.size:
+            row = int(backwards[0]) + 1
+            region = self.regions[int(self.region_index[row])]
+            raise InputError(
+                f"time does not ascend in region {region} at {self.timestamps[row]}; "
+                "sort the rows by time and keep each time once."
+            )
+        if np.isinf(self.values).any():
+            raise InputError("values hold infinite numbers; expected finite numbers or NaN.")
+        labels = self.ready_label
+        if labels is not None and not (np.isnan(labels) | (labels == 0) | (labels == 1)).all():
+            raise InputError("ready_label holds values other than 0, 1 and missing.")

@@ -1,0 +1,217 @@
+"""Which rows issue a window, and which of them train, validate and test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from timerxl.config import DataConfig, InputError
+from timerxl.data.schema import WeatherSeries
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Issue rows per split, the rows that may set the scaling, and how the cut was made."""
+
+    rows: dict[str, np.ndarray]
+    scaling_rows: np.ndarray
+    method: dict[str, Any]
+    notes: list[str]
+
+
+def _cut(count: int, fraction: float) -> int:
+    # 0.29 * 100 is 28.999999999999996 in binary; the cut means 29.
+    return int(count * fraction + 1e-6)
+
+
+def _on_stride(series: WeatherSeries, config: DataConfig) -> np.ndarray:
+    """[R] bool: times that are multiples of the stride, counted from 1970 for every region."""
+    if config.window_stride_hours is None:
+        return np.ones(len(series.timestamps), dtype=bool)
+    stride = round(config.window_stride_hours * 3600)
+    if stride < 1:
+        raise InputError(
+            f"data.window_stride_hours is {config.window_stride_hours:g}; take one second or more."
+        )
+    chosen = series.timestamps.astype(np.int64) % stride == 0
+    if not chosen.any():
+        raise InputError(
+            f"no row falls on data.window_stride_hours {config.window_stride_hours:g} (times that "
+            f"are multiples of it since 1970, UTC); the first row is at {series.timestamps[0]}, "
+            f"the step {series.step_hours:g} h. Take a shorter stride or null."
+        )
+    return chosen
+
+
+def complete_rows(series: WeatherSeries, context_length: int) -> np.ndarray:
+    """[R] bool: rows that end a full context, in one region, without gap or missing value.
+
+    Raises InputError where no region has ``context_length`` rows in a row.
+    """
+    rows = np.arange(len(series.region_index))
+    first = series.segment_first_rows()
+    longest = np.zeros(len(series.regions), dtype=np.int64)
+    np.maximum.at(longest, series.region_index, rows - first + 1)
+    if longest.max() < context_length:
+        found = ", ".join(
+            f"{name} {count}" for name, count in list(zip(series.regions, longest, strict=True))[:8]
+        )
+        raise InputError(
+            f"model.context_length {context_length} needs {context_length} rows in a row in one "
+            f"region; the longest unbroken stretches are: {found}. Shorten the context or bring "
+            "more data."
+        )
+    missing = np.isnan(series.values).any(axis=1)
+    last_missing = np.maximum.accumulate(np.where(missing, rows, -1))
+    return rows - np.maximum(first, last_missing + 1) + 1 >= context_length
+
+
+def split_by_time(
+    series: WeatherSeries, label: np.ndarray, config: DataConfig, context_length: int
+) -> Split:
+    """Cut at two times common to all regions, with an embargo of one horizon before each.
+
+    With the boundaries b1, b2 taken from the sorted distinct issue times t of all regions and the
+    horizon h: train t + h <= b1, validation b1 <= t and t + h <= b2, test b2 <= t. So no label of a
+    split reaches into the times of the next one. Scaling may use the rows up to the last training
+    issue time. Raises InputError where a split would hold no window.
+    """
+    complete, on_stride = complete_rows(series, context_length), _on_stride(series, config)
+    labelled = ~np.isnan(label) & on_stride
+    rows = np.flatnonzero(complete & labelled)
+    if not rows.size:
+        raise InputError(
+            f"no window: of {int(on_stride.sum())} rows (on the stride) "
+            f"{int((complete & on_stride).sum())} end a full context without missing values, "
+            f"{int(labelled.sum())} have a label, none both. Shorten the context, raise "
+            "data.max_fill_hours or list fewer data.features."
+        )
+    times = series.timestamps[rows]
+    distinct = np.unique(times)
+    cuts = [
+        min(_cut(len(distinct), fraction), len(distinct) - 1)
+        for fraction in (config.train_fraction, config.train_fraction + config.validation_fraction)
+    ]
+    b1, b2 = distinct[cuts]
+    horizon = np.timedelta64(round(config.label_horizon_hours * 3600), "s")
+    chosen = {
+        "train": rows[times + horizon <= b1],
+        "validation": rows[(times >= b1) & (times + horizon <= b2)],
+        "test": rows[times >= b2],
+    }
+    for name in SPLITS:
+        if not chosen[name].size:
+            raise InputError(
+                f"the {name} split holds no window: {len(rows)} windows at {len(distinct)} times "
+                f"{distinct[0]} to {distinct[-1]}, cut at {b1} and {b2} with an embargo of "
+                f"{config.label_horizon_hours:g} h. Bring more data, shorten the context or change "
+                "data.train_fraction / data.validation_fraction."
+            )
+    method = {
+        "method": "time",
+        "validation_from": str(b1),
+        "test_from": str(b2),
+        "embargo_hours": config.label_horizon_hours,
+        "window_stride_hours": config.window_stride_hours,
+    }
+    used = sum(len(chosen[name]) for name in SPLITS)
+    notes = [
+        f"{used} windows of {int(labelled.sum())} labelled rows: {int(labelled.sum()) - len(rows)} "
+        f"have no full context (start of a region, gap, missing value), {len(rows) - used} stand "
+        "in the embargo between two splits."
+    ]
+    last_training_time = series.timestamps[chosen["train"]].max()
+    scaling_rows = np.flatnonzero(series.timestamps <= last_training_time)
+    return Split(chosen, scaling_rows, method, notes + _missing_regions(series, chosen))
+
+
+def split_by_rows(
+    series: WeatherSeries, label: np.ndarray, config: DataConfig, context_length: int
+) -> Split:
+    """The naive cut of the stacked table, region after region, to compare with published numbers.
+
+    Of R rows the first int(train_fraction R) train, the next int(validation_fraction R) validate,
+    the rest test; training issues from row ``context_length`` on, the others from each of their
+    rows. Contexts run over borders of regions, gaps and splits. Notes say what is wrong with it.
+    """
+    total = len(series.region_index)
+    train_end = _cut(total, config.train_fraction)
+    validation_end = train_end + _cut(total, config.validation_fraction)
+    if train_end <= context_length:
+        raise InputError(
+            f"data.split=rows cuts {train_end} of {total} rows for training; model.context_length "
+            f"{context_length} needs more. Shorten the context or bring more data."
+        )
+    rows = np.arange(total)
+    missing = np.concatenate([[0], np.cumsum(np.isnan(series.values).any(axis=1))])
+    start = np.maximum(rows - context_length + 1, 0)
+    usable = (missing[rows + 1] == missing[start]) & ~np.isnan(label)
+    on_stride = _on_stride(series, config)
+    bounds = {
+        "train": (context_length, train_end),
+        "validation": (train_end, validation_end),
+        "test": (validation_end, total),
+    }
+    chosen, dropped = {}, 0
+    for name, (low, high) in bounds.items():
+        window_rows = rows[low:high][on_stride[low:high]]
+        chosen[name] = window_rows[usable[window_rows]]
+        dropped += len(window_rows) - len(chosen[name])
+        if not chosen[name].size:
+            raise InputError(
+                f"the {name} split holds no window: rows {low} to {high} of {total}, "
+                f"{len(window_rows)} on the stride, none complete with a label."
+            )
+    method = {
+        "method": "rows",
+        "num_rows": {"train": train_end, "validation": validation_end - train_end}
+        | {"test": total - validation_end},
+        "window_stride_hours": config.window_stride_hours,
+    }
+    issued = np.concatenate([chosen[name] for name in SPLITS])
+    across = series.region_index[issued] != series.region_index[issued - context_length + 1]
+    trained = {series.regions[i] for i in np.unique(series.region_index[:train_end])}
+    unseen = [name for name in series.regions if name not in trained]
+    warning = (
+        f"data.split=rows cuts a table stacked region after region, so the splits are regions, not "
+        f"times: {int(across.sum())} of {len(issued)} windows run across two regions, and training "
+        f"never sees {', '.join(unseen) or 'only part of the last region'}; its test score says "
+        "little about the future. Use data.split=time."
+    )
+    notes = [warning]
+    if dropped:
+        notes.append(f"{dropped} windows of data.split=rows left out: a value or label is missing.")
+    return Split(chosen, np.arange(train_end), method, notes)
+
+
+def make_split(
+    series: WeatherSeries, label: np.ndarray, config: DataConfig, context_length: int
+) -> Split:
+    """The split that ``data.split`` asks for; one class only among training labels is refused."""
+    cut = split_by_rows if config.split == "rows" else split_by_time
+    split = cut(series, label, config, context_length)
+    training = label[split.rows["train"]]
+    if training.min() == training.max():
+        raise InputError(
+            f"all {len(training)} training labels are {int(training[0])}: nothing to learn. Check "
+            f"data.rain_threshold_mm ({config.rain_threshold_mm:g}), data.precipitation_unit "
+            f"({config.precipitation_unit}) or data.label_column."
+        )
+    for name in SPLITS[1:]:
+        if len(set(label[split.rows[name]])) == 1:
+            split.notes.append(f"all {name} labels are equal: its ROC-AUC and MCC say nothing.")
+    return split
+
+
+def _missing_regions(series: WeatherSeries, rows: dict[str, np.ndarray]) -> list[str]:
+    notes = []
+    for name in SPLITS:
+        present = set(np.unique(series.region_index[rows[name]]).tolist())
+        absent = [region for i, region in enumerate(series.regions) if i not in present]
+        if absent:
+            notes.append(f"no {name} window in: {', '.join(absent)} (too short, gaps or no label).")
+    return notes

@@ -1,0 +1,220 @@
+"""Windows of past values over one shared tensor: batches, datasets, seeded samples.
+
+Shapes: R rows of the series, C features, S static features, T context length, B windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from timerxl.config import DataConfig
+from timerxl.data.labels import check_leaks, label_and_persistence
+from timerxl.data.scaling import fit_scaling, scale, static_features
+from timerxl.data.schema import WeatherSeries
+from timerxl.data.splits import SPLITS, Split, make_split
+
+_DAY = np.timedelta64(1, "D")
+
+
+class WindowTransform:
+    """Rows to tensors; each batch is one copy out of the shared tensor, no window is stored."""
+
+    def __init__(
+        self,
+        values: torch.Tensor,
+        static: torch.Tensor | None,
+        label: torch.Tensor,
+        context_length: int,
+    ) -> None:
+        self.values, self.static, self.label = values, static, label
+        self.context_length = context_length
+
+    def __call__(self, examples: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
+        """``examples["row"]``: B issue rows; each window ends with its row."""
+        return self.windows(torch.as_tensor(examples["row"], dtype=torch.int64))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> WindowTransform:
+        # datasets deep-copies a dataset's format with the dataset; the series must stay one.
+        return self
+
+    def windows(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``past_values`` [B, T, C], ``labels`` [B], ``row`` [B], ``static_real_features`` [B, S].
+
+        The last is absent without static features.
+        """
+        # A strided view [R - T + 1, T, C] of the series; index_select copies whole windows.
+        view = self.values.unfold(0, self.context_length, 1).transpose(1, 2)
+        batch = {
+            "past_values": view.index_select(0, rows - (self.context_length - 1)),
+            "labels": self.label.index_select(0, rows),
+            "row": rows,
+        }
+        if self.static is not None:
+            batch["static_real_features"] = self.static.index_select(0, rows)
+        return batch
+
+
+@dataclass
+class WeatherWindows:
+    """Windows of one series, scaled by its training rows and cut into splits.
+
+    ``values`` [R, C] and ``static`` [R, S] are float32 in shared memory; ``label`` and
+    ``rained_before`` [R] are 0, 1 or NaN for the rain after and before each row. ``splits`` holds
+    one dataset each with the columns row, region, issue_time and label; asked for a list of
+    positions it gives the tensors of :meth:`batch`.
+    """
+
+    series: WeatherSeries
+    values: torch.Tensor
+    static: torch.Tensor | None
+    static_feature_names: list[str]
+    label: np.ndarray
+    rained_before: np.ndarray
+    context_length: int
+    context_days: float
+    splits: dict[str, datasets.Dataset]
+    scaling: dict[str, list[Any]]
+    notes: list[str]
+    rows: dict[str, np.ndarray]
+    definition: dict[str, Any]
+    transform: WindowTransform
+
+    def issue_rows(self, split: str) -> np.ndarray:
+        """[N] int64: row of the series at which each window of the split is issued."""
+        return self.rows[split]
+
+    def labels_of(self, split: str) -> np.ndarray:
+        """[N] int64: 0 or 1 for each window of the split."""
+        return self.label[self.rows[split]].astype(np.int64)
+
+    def batch(
+        self, split: str, positions: Sequence[int] | np.ndarray | torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Stacked tensors of the windows at these positions of the split (see WindowTransform)."""
+        chosen = self.rows[split][np.asarray(positions, dtype=np.int64)]
+        return self.transform.windows(torch.from_numpy(chosen))
+
+    def sample_windows(self, split: str, max_windows: int | None, seed: int) -> np.ndarray:
+        """Ascending positions into the split, at most ``max_windows``, even over regions and time.
+
+        Windows stand in order of (region, time); one is drawn from each of ``max_windows`` equal
+        stretches. Drawn, not taken at a fixed distance, which could hit one hour of the day only.
+        """
+        count = len(self.rows[split])
+        if max_windows is None or max_windows >= count:
+            return np.arange(count)
+        edges = np.arange(max_windows + 1) * count // max_windows
+        drawn = np.random.default_rng(seed).random(max_windows)
+        return edges[:-1] + (drawn * np.diff(edges)).astype(np.int64)
+
+    def class_shares(self) -> list[dict[str, Any]]:
+        """Windows and share of rain per split and region (None where there is no window)."""
+        shares: list[dict[str, Any]] = []
+        for split in SPLITS:
+            regions, label = self.series.region_index[self.rows[split]], self.labels_of(split)
+            for index, name in enumerate(self.series.regions):
+                of_region = label[regions == index]
+                share = float(of_region.mean()) if of_region.size else None
+                shares.append(
+                    {"split": split, "region": name, "n": len(of_region), "rain_share": share}
+                )
+        return shares
+
+    def preprocessing(self) -> dict[str, Any]:
+        """All that turns a raw series into this model's input, ready for JSON."""
+        return {
+            "feature_names": list(self.series.feature_names),
+            "scaling": self.scaling,
+            "step_hours": self.series.step_hours,
+            "context_length": self.context_length,
+            "context_days": self.context_days,
+            "precipitation_feature": self.series.precipitation_feature,
+            **self.definition,
+            "static_feature_names": list(self.static_feature_names),
+            "regions": list(self.series.regions),
+            "is_synthetic": self.series.is_synthetic,
+            "source": self.series.source,
+        }
+
+
+def build_windows(series: WeatherSeries, config: DataConfig, context_length: int) -> WeatherWindows:
+    """Labels, splits, scaling and windows of a series.
+
+    Raises InputError where the series is too short, a split or a class is empty, the horizon is no
+    multiple of the step, or a feature tells the label.
+    """
+    label, rained_before = label_and_persistence(series, config)
+    split = make_split(series, label, config, context_length)
+    notes = list(series.notes) + split.notes
+    notes += check_leaks(series, split.rows["train"], label)
+    scaling, scaling_notes = fit_scaling(series, split.scaling_rows, config.log1p_precipitation)
+    values = torch.from_numpy(scale(series.values, series.feature_names, scaling)).share_memory_()
+    static: torch.Tensor | None = None
+    static_names: list[str] = []
+    if config.static_features:
+        array, static_names = static_features(
+            series.timestamps, series.region_index, series.regions
+        )
+        static = torch.from_numpy(array).share_memory_()
+    known = torch.from_numpy(np.nan_to_num(label, nan=-1).astype(np.int64)).share_memory_()
+    transform = WindowTransform(values, static, known, context_length)
+    return WeatherWindows(
+        series=series,
+        values=values,
+        static=static,
+        static_feature_names=static_names,
+        label=label,
+        rained_before=rained_before,
+        context_length=context_length,
+        context_days=_context_days(series, split, context_length),
+        splits={name: _dataset(series, split.rows[name], label, transform) for name in SPLITS},
+        scaling=scaling,
+        notes=notes + scaling_notes,
+        rows=split.rows,
+        definition={"label": _label_definition(series, config), "split": split.method},
+        transform=transform,
+    )
+
+
+def _label_definition(series: WeatherSeries, config: DataConfig) -> dict[str, Any]:
+    ready = series.ready_label is not None
+    return {
+        "horizon_hours": config.label_horizon_hours,
+        "threshold_mm": config.rain_threshold_mm,
+        "label_column": config.label_column,
+        "made_from": "ready label" if ready else config.precipitation_column,
+    }
+
+
+def _context_days(series: WeatherSeries, split: Split, context_length: int) -> float:
+    """Read off the time stamps, not off the row count: steps need not be hours."""
+    rows = np.concatenate([split.rows[name] for name in SPLITS])
+    start = rows - context_length + 1
+    inside = series.region_index[rows] == series.region_index[start]
+    if not inside.any():
+        return context_length * series.step_hours / 24
+    spans = (series.timestamps[rows] - series.timestamps[start])[inside]
+    return float(np.median(spans / _DAY) + series.step_hours / 24)
+
+
+def _dataset(
+    series: WeatherSeries, rows: np.ndarray, label: np.ndarray, transform: WindowTransform
+) -> datasets.Dataset:
+    types = {"row": "int64", "region": "int64", "issue_time": "timestamp[s]", "label": "int64"}
+    columns = {
+        "row": rows,
+        "region": series.region_index[rows],
+        "issue_time": series.timestamps[rows],
+        "label": label[rows].astype(np.int64),
+    }
+    features = datasets.Features({name: datasets.Value(kind) for name, kind in types.items()})
+    # The transform needs the row only: decoding times for every batch would cost more than it.
+    return datasets.Dataset.from_dict(columns, features=features).with_transform(
+        transform, columns=["row"]
+    )
