@@ -63,6 +63,9 @@ class TimerXLConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        for name in ("patch_length", "hidden_size", "num_hidden_layers", "num_attention_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more.")
         head_size, odd = divmod(self.hidden_size, self.num_attention_heads)
         if odd or head_size % 4:
             raise ValueError(

@@ -49,6 +49,10 @@ class TimerXLAttention(nn.Module):
         return self.o_proj(out.flatten(2).flatten(0, 1))
 
 
+class VariableEmbedding(nn.Embedding):
+    """One vector per variable; a class of its own, so that it can start at zero."""
+
+
 class TimerXLLayer(GradientCheckpointingLayer):
     """Post-norm block: attention, then feed-forward, each added and normalised."""
 

@@ -48,7 +48,8 @@ def classification_loss(
         # 1 - p_t from the other class's probability: exact where p_t rounds to one.
         other = 1 - labels.clamp(min=0)
         miss = torch.softmax(logits, dim=-1).gather(1, other[:, None])[:, 0]
-        losses = losses * miss**gamma
+        # Clamped for gamma below one, whose derivative at zero is infinite.
+        losses = losses * miss.clamp(min=torch.finfo(miss.dtype).tiny) ** gamma
     if normalizer is None:
         normalizer = sample_weights(labels, name, alpha).sum().clamp(min=1e-12)
     return losses.sum() / normalizer

@@ -17,7 +17,7 @@ from transformers import initialization as init
 from .attention_timerxl import TokenLayout, token_layout
 from .configuration_timerxl import TimerXLConfig
 from .flops_timerxl import flops_per_sample
-from .layers_timerxl import TimerXLAttention, TimerXLLayer
+from .layers_timerxl import TimerXLLayer, VariableEmbedding
 from .losses_timerxl import classification_loss
 from .outputs_timerxl import (
     TimerXLClassificationOutput,
@@ -47,10 +47,10 @@ class TimerXLPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, TimerXLAttention):
-            init.normal_(module.variable_bias.weight)
-        elif isinstance(module, TimerXLModel) and module.variable_embedding is not None:
-            init.zeros_(module.variable_embedding.weight)
+        elif isinstance(module, VariableEmbedding):
+            init.zeros_(module.weight)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight)
 
     def flops_per_sample(
         self,
@@ -78,7 +78,7 @@ class TimerXLModel(TimerXLPreTrainedModel):
         self.variable_embedding = None
         if config.variable_embedding:
             variables = config.num_variables or 0  # the configuration has checked it
-            self.variable_embedding = nn.Embedding(variables, config.hidden_size)
+            self.variable_embedding = VariableEmbedding(variables, config.hidden_size)
         self.layers = nn.ModuleList(TimerXLLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self._layouts: dict[Any, TokenLayout] = {}
@@ -89,8 +89,9 @@ class TimerXLModel(TimerXLPreTrainedModel):
         if key not in self._layouts:
             config = self.config
             # One shape at a time: the mask of a long context is megabytes.
-            self._layouts = {
-                key: token_layout(
+            # Made outside inference mode, whose tensors a later training step could not keep.
+            with torch.inference_mode(False):
+                layout = token_layout(
                     num_variables,
                     num_patches,
                     config.hidden_size // config.num_attention_heads,
@@ -98,7 +99,7 @@ class TimerXLModel(TimerXLPreTrainedModel):
                     rope_theta=config.rope_theta,
                     device=device,
                 )
-            }
+            self._layouts = {key: layout}
         return self._layouts[key]
 
     def _check(self, past_values: Tensor) -> None:

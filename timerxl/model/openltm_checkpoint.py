@@ -60,11 +60,17 @@ def key_table(layers: int, classifier: bool) -> dict[str, tuple[str, str]]:
     }
 
 
+def printable(text: str) -> str:
+    """Names come from strangers' files: control characters must not reach a terminal or a log."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def raise_for(source: object, problems: list[str]) -> None:
     """ValueError naming the source and up to ten problems, if there are any."""
     if problems:
         more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise ValueError(f"{source} does not fit: {'; '.join(problems[:10])}{more}.")
+        shown = printable("; ".join(problems[:10]))
+        raise ValueError(f"{source} does not fit: {shown}{more}.")
 
 
 def _load(path: Path) -> Any:
@@ -84,7 +90,7 @@ def _reason(error: Exception) -> str:
     """The reader's own words in one line, without torch's advice to switch weights_only off."""
     lines = [line.strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line and "weights_only" not in line]
-    return (kept[0] if kept else type(error).__name__).split(". ")[0][:200]
+    return printable((kept[0] if kept else type(error).__name__).split(". ")[0][:200])
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
