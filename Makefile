@@ -11,6 +11,7 @@ BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --retries 10 --timeout 120 -c constraints.txt
 THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTEST_ARGS ?=
+QUICKSTART_ARGS ?=
 
 .PHONY: help install quickstart test lint format clean
 
@@ -41,7 +42,7 @@ install: .venv/.installed ## the tested versions of everything, in .venv
 # default number of threads is one.
 quickstart: .venv/.installed ## train, evaluate and report a small model on synthetic weather
 	$(BIN)/accelerate launch --config_file accelerate_configs/single_gpu.yaml \
-		--num_cpu_threads_per_process $(THREADS) launch/train.py --config quickstart
+		--num_cpu_threads_per_process $(THREADS) launch/train.py --config quickstart $(QUICKSTART_ARGS)
 
 lint: .venv/.installed ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,0 +1,89 @@
+"""Every command of the README: run as it stands with a small bound, or, where it needs GPUs or the
+reader's data, parsed down to its recipe, overrides and files."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from timerxl.config import load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.compile(r"(?:<!-- needs: (?P<needs>gpu|data) -->\n)?```bash\n(?P<body>.*?)```", re.S)
+# Bounds put behind a command that is run, so that the suite stays short.
+SMALL = ["train.max_steps=2", "eval.max_windows=40", "train.batch_size=4"]
+
+
+def commands(marked: bool) -> list[str]:
+    """The lines of the bash blocks that are, or are not, marked with what they need."""
+    found = []
+    for block in BLOCKS.finditer(README):
+        lines = [line.split("  #")[0].strip() for line in block["body"].splitlines()]
+        if bool(block["needs"]) == marked:
+            found += [line for line in lines if line and not line.startswith("#")]
+    return found
+
+
+def test_the_readme_has_commands_of_both_kinds() -> None:
+    assert "make quickstart" in " ".join(commands(marked=False))
+    assert "make test" in " ".join(commands(marked=False))
+    assert len(commands(marked=True)) >= 4
+    assert README.count("```bash") == len(list(BLOCKS.finditer(README)))
+
+
+@pytest.mark.parametrize("command", commands(marked=True))
+def test_a_command_that_needs_more_is_parsed(command: str) -> None:
+    words = shlex.split(command)
+    scripts = [word for word in words if word.startswith("launch/")]
+    assert scripts, command
+    assert (ROOT / scripts[0]).is_file()
+    if "--config_file" in words:
+        assert (ROOT / words[words.index("--config_file") + 1]).is_file()
+    if "--config" in words:
+        recipe = words[words.index("--config") + 1]
+        load_recipe(recipe, [w for w in words if "=" in w and not w.startswith("-")])
+    if scripts[0] == "launch/convert.py":
+        helped = subprocess.run(
+            [sys.executable, scripts[0], "--help"],
+            cwd=ROOT, capture_output=True, text=True, timeout=120, check=True,
+        )  # fmt: skip
+        for option in (word for word in words if word.startswith("--")):
+            assert option in helped.stdout
+
+
+def run(words: list[str], tmp_path: Path) -> None:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert "Model: " in done.stdout, done.stdout[-2000:]
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("command", [c for c in commands(marked=False) if "launch/" in c])
+def test_a_training_command_runs(command: str, tmp_path: Path) -> None:
+    words = [w for w in shlex.split(command) if not w.startswith("output_dir=")]
+    run([*words, *SMALL, f"output_dir={tmp_path / 'run'}"], tmp_path)
+
+
+@pytest.mark.skipif(not (ROOT / ".venv" / ".installed").exists(), reason="make has no .venv here")
+def test_make_quickstart_runs(tmp_path: Path) -> None:
+    bounds = " ".join([*SMALL, f"output_dir={tmp_path / 'run'}"])
+    run(["make", "quickstart", f"QUICKSTART_ARGS={bounds}"], tmp_path)
+
+
+def test_make_test_is_what_it_says() -> None:
+    planned = subprocess.run(
+        ["make", "--dry-run", "test"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+    ).stdout  # fmt: skip
+    for tool in ("ruff check", "ruff format --check", "mypy timerxl launch", "pytest"):
+        assert tool in planned
