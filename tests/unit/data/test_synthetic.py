@@ -11,14 +11,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from timerxl.config import InputError, SyntheticConfig
-from timerxl.data.synthetic import (
-    FEATURE_NAMES,
+from timerxl.data.synthetic import FEATURE_NAMES, synthetic_series, synthetic_table
+from timerxl.data.synthetic_climate import (
     REGIONS,
     SENSITIVITY,
     dry_probability,
     simulate_hidden,
-    synthetic_series,
-    synthetic_table,
 )
 
 CONFIGS = {
