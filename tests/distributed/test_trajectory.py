@@ -22,11 +22,6 @@ TINY = (
 SCRIPT = ["launch/train.py", "--config", "quickstart", *TINY]
 ZERO2_CPU = "accelerate_configs/zero2_cpu.yaml"
 ACCELERATE = [str(BIN / "accelerate"), "launch", "--config_file", ZERO2_CPU]
-    str(BIN / "accelerate"),
-    "launch",
-    "--config_file",
-    "accelerate_configs/zero2_cpu.yaml",
-]
 LAUNCHERS = {
     "one process": [sys.executable],
     "two processes": [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2"],
