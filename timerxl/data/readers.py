@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,14 @@ _NEGATIVE_NOISE_MM = 0.01
 
 def load_series(config: DataConfig) -> WeatherSeries:
     """The series of ``data.path``, or the synthetic one where the path is null."""
-    return synthetic_series(config.synthetic) if config.path is None else read_table(config)
+    if config.path is not None:
+        return read_table(config)
+    series = synthetic_series(config.synthetic)
+    if (config.label_horizon_hours, config.rain_threshold_mm) == (24.0, 0.1):
+        return series
+    # Its ready label and true probability are of 0.1 mm in 24 h, not of this event.
+    note = "the best possible score is known for 0.1 mm in 24 h only; none is given for this label."
+    return replace(series, ready_label=None, true_probability=None, notes=[*series.notes, note])
 
 
 def read_table(config: DataConfig) -> WeatherSeries:
