@@ -17,11 +17,16 @@ LEAK_MIN_PER_CLASS = 10
 
 def horizon_steps(series: WeatherSeries, horizon_hours: float) -> int:
     """The horizon in steps; InputError where it is no positive multiple of the step."""
-    horizon, step = round(horizon_hours * 3600), round(series.step_hours * 3600)
+    return whole_steps(horizon_hours, series.step_hours)
+
+
+def whole_steps(horizon_hours: float, step_hours: float) -> int:
+    """The same for a step of ``step_hours``."""
+    horizon, step = round(horizon_hours * 3600), round(step_hours * 3600)
     if horizon < step or horizon % step:
         raise InputError(
             f"data.label_horizon_hours is {horizon_hours:g}; expected a multiple of the series' "
-            f"step of {series.step_hours:g} hours."
+            f"step of {step_hours:g} hours."
         )
     return horizon // step
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,11 @@ import numpy as np
 import pandas as pd
 
 from timerxl.config import DataConfig, InputError
+from timerxl.data.features import choose_features
 from timerxl.data.fill import fill_forward
 from timerxl.data.schema import WeatherSeries
-from timerxl.data.synthetic import synthetic_series
+from timerxl.data.synthetic_event import load_synthetic
 
-# Names under which tables carry what is to be predicted: as a feature they would give it away.
-_LABEL_LIKE = re.compile(r"(target|label)_?.*|rain_?24h|rain_?tomorrow", re.IGNORECASE)
 # More than any measured fall; above it the column is in another unit or holds fill values.
 _MOST_MM_PER_STEP = 10_000.0
 # ERA5's packing leaves noise of this size below zero; anything lower is a code for "missing".
@@ -26,14 +23,7 @@ _NEGATIVE_NOISE_MM = 0.01
 
 def load_series(config: DataConfig) -> WeatherSeries:
     """The series of ``data.path``, or the synthetic one where the path is null."""
-    if config.path is not None:
-        return read_table(config)
-    series = synthetic_series(config.synthetic)
-    if (config.label_horizon_hours, config.rain_threshold_mm) == (24.0, 0.1):
-        return series
-    # Its ready label and true probability are of 0.1 mm in 24 h, not of this event.
-    note = "the best possible score is known for 0.1 mm in 24 h only; none is given for this label."
-    return replace(series, ready_label=None, true_probability=None, notes=[*series.notes, note])
+    return load_synthetic(config) if config.path is None else read_table(config)
 
 
 def read_table(config: DataConfig) -> WeatherSeries:
@@ -61,7 +51,7 @@ def read_table(config: DataConfig) -> WeatherSeries:
     step_hours = _step_hours(timestamps, region_index, regions)
     where = _Where(regions, region_index, timestamps)
 
-    features, skipped = _choose_features(table, config)
+    features, skipped = choose_features(table, config)
     notes = [f"column {name} skipped: {reason}." for name, reason in skipped.items()]
     values = np.stack([where.numbers(table, name) for name in features], axis=1)
     precipitation: np.ndarray | None = None
@@ -228,38 +218,6 @@ def _step_hours(timestamps: np.ndarray, region_index: np.ndarray, regions: list[
         found = ", ".join(f"{name} {step / 3600:g} h" for name, step in list(steps.items())[:6])
         raise InputError(f"regions differ in their step ({found}); resample them to one step.")
     return next(iter(steps.values())) / 3600
-
-
-def _choose_features(table: pd.DataFrame, config: DataConfig) -> tuple[list[str], dict[str, str]]:
-    """Names of the features in column order (or as listed), and why other columns are skipped."""
-    apart = {config.timestamp_column, config.region_column}
-    skipped: dict[str, str] = {}
-    numeric: list[str] = []
-    for name in map(str, table.columns):
-        if name == config.label_column:
-            skipped[name] = "it is the label"
-        elif _LABEL_LIKE.fullmatch(name):
-            skipped[name] = "its name says label (data.label_column makes it one)"
-        elif name not in apart and not pd.api.types.is_numeric_dtype(table[name]):
-            skipped[name] = f"not numeric ({table[name].dtype})"
-        elif name not in apart:
-            numeric.append(name)
-    if config.features is None:
-        if not numeric:
-            raise InputError(f"{config.path} has no numeric column to take as a feature.")
-        return numeric, skipped
-    if not config.features or len(set(config.features)) < len(config.features):
-        raise InputError(f"data.features is {config.features}; expected names, each once.")
-    for name in config.features:
-        if name not in numeric:
-            reason = skipped.get(name, "it's the time or the region" if name in apart else "")
-            present = f"expected names among: {', '.join(numeric[:30])}"
-            raise InputError(
-                f"data.features lists {name}, but {reason or 'the table has no such column'}; "
-                f"{present}."
-            )
-    unlisted = [name for name in numeric if name not in config.features]
-    return list(config.features), skipped | dict.fromkeys(unlisted, "not listed in data.features")
 
 
 def _precipitation_mm(

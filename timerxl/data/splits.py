@@ -170,6 +170,10 @@ def split_by_rows(
         "method": "rows",
         "num_rows": {"train": train_end, "validation": validation_end - train_end}
         | {"test": total - validation_end},
+        "validation_from": str(series.timestamps[train_end]),
+        "validation_from_region": series.regions[series.region_index[train_end]],
+        "test_from": str(series.timestamps[validation_end]),
+        "test_from_region": series.regions[series.region_index[validation_end]],
         "window_stride_hours": config.window_stride_hours,
     }
     issued = np.concatenate([chosen[name] for name in SPLITS])

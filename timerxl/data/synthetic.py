@@ -23,6 +23,7 @@ from timerxl.config import SyntheticConfig
 from timerxl.data.schema import WeatherSeries
 from timerxl.data.synthetic_climate import (
     CLIMATE,
+    HORIZON_HOURS,
     RAIN_THRESHOLD_MM,
     REGIONS,
     Floats,
@@ -47,6 +48,7 @@ _SIGNALS = {
     "v10": (0.6, 6.0, 9.0),
 }
 _NOISE = 0.65
+PRECIPITATION, TRUTH = "tp", "true_probability"
 
 # fmt: off
 FEATURE_NAMES = [
@@ -134,22 +136,24 @@ def _observe(hidden: HiddenWeather, config: SyntheticConfig) -> dict[str, Floats
     return {name: np.broadcast_to(features[name], shape) for name in FEATURE_NAMES}
 
 
-def synthetic_table(config: SyntheticConfig) -> pd.DataFrame:
+def synthetic_table(config: SyntheticConfig, horizon_hours: float = HORIZON_HOURS) -> pd.DataFrame:
     """Columns timestamp (UTC), region, 27 features, rain_24h, true_probability; region by region.
 
     ERA5 names and units: tp [m] over the step that ends at the stamp, t2m and d2m [K], sp and msl
     [Pa], u10, v10 and wind_speed [m/s], tcwv [kg/m2], cape [J/kg], relative_humidity [%]. The rows
     end 24 hours before the span does. ``rain_24h`` is 1 where tp over (t, t + 24 h] reaches
-    0.1 mm; ``true_probability`` is P(rain_24h = 1 | state at t). Raises InputError for a step that
-    does not divide 24 or a span below two days.
+    0.1 mm; ``true_probability`` is P(rain_24h = 1 | state at t). Another ``horizon_hours`` changes
+    these two (``rain_48h`` and so on), not the weather. Raises InputError for a step that does not
+    divide 24, a horizon that is no multiple of it, or a span below two days.
     """
-    hidden = simulate_hidden(config)
+    hidden = simulate_hidden(config, horizon_hours)
     features = _observe(hidden, config)
     ahead = hidden.horizon_steps
-    rows = slice(hidden.first_row, len(hidden.timestamps) - ahead)
-    wet = hidden.precipitation_mm[hidden.first_row + 1 :] >= RAIN_THRESHOLD_MM
+    rows = slice(hidden.first_row, hidden.end_row)
+    last = hidden.end_row + ahead
+    wet = hidden.precipitation_mm[hidden.first_row + 1 : last] >= RAIN_THRESHOLD_MM
     label = np.any(np.lib.stride_tricks.sliding_window_view(wet, ahead, axis=0), axis=-1)
-    count = len(wet) - ahead + 1
+    count = hidden.end_row - hidden.first_row
     tables = []
     for region, name in enumerate(REGIONS):
         columns: dict[str, Any] = {
@@ -157,9 +161,9 @@ def synthetic_table(config: SyntheticConfig) -> pd.DataFrame:
             "region": np.full(count, name),
         }
         columns |= {key: values[rows, region] for key, values in features.items()}
-        columns["rain_24h"] = label[:, region].astype(np.int64)
-        columns["true_probability"] = 1 - dry_probability(
-            hidden.drive[hidden.first_row :, region],
+        columns[f"rain_{horizon_hours:g}h"] = label[:, region].astype(np.int64)
+        columns[TRUTH] = 1 - dry_probability(
+            hidden.drive[hidden.first_row : last, region],
             hidden.state[rows, region],
             hidden.decay,
             ahead,
@@ -168,23 +172,30 @@ def synthetic_table(config: SyntheticConfig) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def synthetic_series(config: SyntheticConfig) -> WeatherSeries:
-    """The table as a :class:`WeatherSeries`; tp in mm, as the reader makes it from metres."""
-    table = synthetic_table(config)
-    precipitation_mm = np.round(table["tp"].to_numpy() * 1000, 6)
+def synthetic_series(
+    config: SyntheticConfig, horizon_hours: float = HORIZON_HOURS
+) -> WeatherSeries:
+    """The table as a :class:`WeatherSeries`; tp in mm, as the reader makes it from metres.
+
+    ``true_probability`` is of ``horizon_hours``; there is a ready label for 24 hours alone.
+    """
+    table = synthetic_table(config, horizon_hours)
+    own = horizon_hours == HORIZON_HOURS
+    precipitation_mm = np.round(table[PRECIPITATION].to_numpy() * 1000, 6)
+    timestamps = table["timestamp"].to_numpy(dtype="datetime64[s]")
     values = table[FEATURE_NAMES].to_numpy(dtype=np.float32, copy=True)
-    values[:, FEATURE_NAMES.index("tp")] = precipitation_mm
+    values[:, FEATURE_NAMES.index(PRECIPITATION)] = precipitation_mm
     return WeatherSeries(
         feature_names=list(FEATURE_NAMES),
         regions=list(REGIONS),
         values=values,
         region_index=np.repeat(np.arange(len(REGIONS)), len(table) // len(REGIONS)),
-        timestamps=table["timestamp"].to_numpy(dtype="datetime64[s]"),
+        timestamps=timestamps,
         precipitation_mm=precipitation_mm,
-        ready_label=table["rain_24h"].to_numpy(dtype=np.float64),
-        true_probability=table["true_probability"].to_numpy(),
+        ready_label=table["rain_24h"].to_numpy(dtype=np.float64) if own else None,
+        true_probability=table[TRUTH].to_numpy(),
         step_hours=float(config.step_hours),
-        precipitation_feature="tp",
+        precipitation_feature=PRECIPITATION,
         is_synthetic=True,
         source={
             "synthetic": True,
@@ -193,8 +204,8 @@ def synthetic_series(config: SyntheticConfig) -> WeatherSeries:
             "start": config.start,
             "end": config.end,
             "rows": len(table),
-            "first": str(table["timestamp"].iloc[0]),
-            "last": str(table["timestamp"].iloc[-1]),
+            "first": str(timestamps[0]),
+            "last": str(timestamps[-1]),
         },
         notes=[
             f"The series is synthetic (seed {config.seed}): five invented Peruvian climates, "

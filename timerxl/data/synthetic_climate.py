@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from timerxl.config import InputError, SyntheticConfig
+from timerxl.data.labels import whole_steps
 
 Floats = NDArray[np.float64]
 
-HORIZON_HOURS = 24
+HORIZON_HOURS = 24.0
 SENSITIVITY = 1.8
 MEMORY_HOURS = 48.0
 REGION_CORRELATION = 0.35
@@ -50,7 +51,7 @@ CLIMATE: dict[str, Floats] = {
 
 @dataclass(frozen=True)
 class HiddenWeather:
-    """What drives the rain, T steps of G regions: warm-up, the table's rows, one day more."""
+    """What drives the rain, T steps of G regions: warm-up, the table's rows, a horizon more."""
 
     timestamps: NDArray[np.datetime64]  # [T] end of the step, UTC
     oni: Floats  # [T] ENSO-like index, K
@@ -58,7 +59,8 @@ class HiddenWeather:
     state: Floats  # [T, G] z, standard normal
     precipitation_mm: Floats  # [T, G] multiples of 0.01 mm, exactly 0 or at least 0.1
     decay: float  # correlation of z over one step
-    first_row: int  # the table's rows are first_row .. T - horizon_steps
+    first_row: int  # the table's rows are first_row .. end_row - 1
+    end_row: int
     horizon_steps: int
 
 
@@ -127,12 +129,18 @@ def autoregress(noise: Floats, decay: float) -> Floats:
     return accumulate(noise * scale, decay)
 
 
-def simulate_hidden(config: SyntheticConfig) -> HiddenWeather:
-    """Draw state and rain. Same config, same bits; raises InputError on an impossible span."""
+def simulate_hidden(config: SyntheticConfig, horizon_hours: float = HORIZON_HOURS) -> HiddenWeather:
+    """Draw state and rain. Same config, same bits; raises InputError on an impossible span.
+
+    A horizon above 24 hours runs on past the span: the weather inside it is the same for all.
+    """
     step, of = config.step_hours, CLIMATE
     first, last = _span(config)
+    ahead, day_steps = whole_steps(horizon_hours, step), 24 // step
+    beyond = max(ahead - day_steps, 0)
     start = first - np.timedelta64(WARM_UP_HOURS, "h")
-    timestamps = np.arange(start, last + np.timedelta64(1, "s"), np.timedelta64(step, "h"))
+    end = last + np.timedelta64(beyond * step, "h")
+    timestamps = np.arange(start, end + np.timedelta64(1, "s"), np.timedelta64(step, "h"))
     streams = [np.random.default_rng([config.seed, purpose]) for purpose in range(4)]
     oni = _enso(timestamps, streams[0])
 
@@ -160,7 +168,8 @@ def simulate_hidden(config: SyntheticConfig) -> HiddenWeather:
         precipitation_mm=np.where(wet, np.round(amount * 100) / 100, 0.0),
         decay=decay,
         first_row=WARM_UP_HOURS // step,
-        horizon_steps=HORIZON_HOURS // step,
+        end_row=len(timestamps) - beyond - day_steps,
+        horizon_steps=ahead,
     )
 
 

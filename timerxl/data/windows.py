@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from timerxl.config import DataConfig
-from timerxl.data.labels import check_leaks, label_and_persistence
+from timerxl.data.labels import check_leaks, horizon_steps, label_and_persistence
 from timerxl.data.scaling import fit_scaling, scale, static_features
 from timerxl.data.schema import WeatherSeries
 from timerxl.data.splits import SPLITS, Split, make_split
+from timerxl.data.synthetic import PRECIPITATION
 
 _DAY = np.timedelta64(1, "D")
 
@@ -183,12 +184,32 @@ def build_windows(series: WeatherSeries, config: DataConfig, context_length: int
 
 
 def _label_definition(series: WeatherSeries, config: DataConfig) -> dict[str, Any]:
+    """What a 1 means, for programs and in one sentence.
+
+    A table's ready label has no ``threshold_mm``: what its maker called rain isn't known here.
+    """
+    hours, threshold = config.label_horizon_hours, config.rain_threshold_mm
     ready = series.ready_label is not None
+    if ready and not series.is_synthetic:
+        return {
+            "horizon_hours": hours,
+            "threshold_mm": None,
+            "column": config.label_column,
+            "text": f"The table's own column {config.label_column}: 1 is rain in the {hours:g} "
+            "hours after the time of issue, 0 is none.",
+        }
+    column = PRECIPITATION if series.is_synthetic else config.precipitation_column
+    when = f"in the {hours:g} hours after the time of issue t, that is in (t, t + {hours:g} h]"
+    if config.split == "rows" and not ready:
+        when = (
+            f"over the next {horizon_steps(series, hours)} rows of the stacked table, whatever "
+            "their region and time"
+        )
     return {
-        "horizon_hours": config.label_horizon_hours,
-        "threshold_mm": config.rain_threshold_mm,
-        "label_column": config.label_column,
-        "made_from": "ready label" if ready else config.precipitation_column,
+        "horizon_hours": hours,
+        "threshold_mm": threshold,
+        "column": column,
+        "text": f"1 if {column} adds up to {threshold:g} mm or more {when}, else 0.",
     }
 
 

@@ -150,18 +150,18 @@ def test_last_labels_use_the_hidden_last_day() -> None:
     assert last.tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("step", [12, 1])
-def test_true_probability_agrees_with_simulation(step: int) -> None:
+@pytest.mark.parametrize(("step", "horizon"), [(12, 24), (1, 24), (12, 48), (6, 6)])
+def test_true_probability_agrees_with_simulation(step: int, horizon: int) -> None:
     """Naive forward runs from a fixed state: z by its own recursion, rain by its own draws."""
     config = SyntheticConfig(step_hours=step, **SHORT)
-    hidden, table = simulate_hidden(config), synthetic_table(config)
+    hidden, table = simulate_hidden(config, horizon), synthetic_table(config, horizon)
     rng = np.random.default_rng(99)
     members, decay = 100_000, np.exp(-step / 48.0)
     for region, row in ((0, 3), (1, 17), (2, 30), (3, 21), (4, 8)):
         t = hidden.first_row + row
         z = np.full(members, hidden.state[t, region])
         dry = np.ones(members, dtype=bool)
-        for k in range(1, 24 // step + 1):
+        for k in range(1, horizon // step + 1):
             wet_share = 1 - np.exp(-np.exp(hidden.drive[t + k, region] + SENSITIVITY * z))
             dry &= rng.random(members) >= wet_share
             z = decay * z + np.sqrt(1 - decay**2) * rng.standard_normal(members)

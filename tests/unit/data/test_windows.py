@@ -238,8 +238,9 @@ def test_preprocessing_survives_json_and_rebuilds_the_input(windows: WeatherWind
     assert saved["label"] == {
         "horizon_hours": 24.0,
         "threshold_mm": 0.1,
-        "label_column": None,
-        "made_from": "precipitation",
+        "column": "precipitation",
+        "text": "1 if precipitation adds up to 0.1 mm or more in the 24 hours after the time of "
+        "issue t, that is in (t, t + 24 h], else 0.",
     }
     assert saved["split"]["method"] == "time"
     assert saved["split"]["test_from"] > saved["split"]["validation_from"]

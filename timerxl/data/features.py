@@ -1,0 +1,68 @@
+"""Which columns are features: never the label, never anything named like one."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+
+from timerxl.config import DataConfig, InputError
+
+# Names under which tables carry what is to be predicted: as a feature they would give it away.
+_LABEL_LIKE = re.compile(r"(target|label)_?.*|rain_?24h|rain_?tomorrow", re.IGNORECASE)
+
+
+def label_like(name: str) -> bool:
+    """Whether a column's name says that it holds what is to be predicted."""
+    return _LABEL_LIKE.fullmatch(name) is not None
+
+
+def choose_features(table: pd.DataFrame, config: DataConfig) -> tuple[list[str], dict[str, str]]:
+    """Names of the features in column order (or as listed), and why other columns are skipped.
+
+    Raises InputError where no numeric column is left or ``data.features`` lists what is none.
+    """
+    apart = {config.timestamp_column, config.region_column}
+    skipped: dict[str, str] = {}
+    numeric: list[str] = []
+    for name in map(str, table.columns):
+        if name == config.label_column:
+            skipped[name] = "it is the label"
+        elif label_like(name):
+            skipped[name] = "its name says label (data.label_column makes it one)"
+        elif name not in apart and not pd.api.types.is_numeric_dtype(table[name]):
+            skipped[name] = f"not numeric ({table[name].dtype})"
+        elif name not in apart:
+            numeric.append(name)
+    if config.features is None:
+        if not numeric:
+            raise InputError(f"{config.path} has no numeric column to take as a feature.")
+        return numeric, skipped
+    reasons = skipped | dict.fromkeys(apart, "it's the time or the region")
+    return listed_features(
+        config.features, numeric, reasons, "the table has no such column", skipped
+    )
+
+
+def listed_features(
+    listed: list[str],
+    available: list[str],
+    reasons: dict[str, str],
+    unknown: str,
+    skipped: dict[str, str],
+) -> tuple[list[str], dict[str, str]]:
+    """The listed names as they stand, and ``skipped`` with the available ones that they leave out.
+
+    ``reasons`` says why a column can be no feature, ``unknown`` what to say of any other name.
+    Raises InputError for an empty list, a repeated name, or one that is not ``available``.
+    """
+    if not listed or len(set(listed)) < len(listed):
+        raise InputError(f"data.features is {listed}; expected names, each once.")
+    for name in listed:
+        if name not in available:
+            raise InputError(
+                f"data.features lists {name}, but {reasons.get(name, unknown)}; "
+                f"expected names among: {', '.join(available[:30])}."
+            )
+    left = [name for name in available if name not in listed]
+    return list(listed), skipped | dict.fromkeys(left, "not listed in data.features")
