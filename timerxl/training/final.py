@@ -25,7 +25,7 @@ Scores = dict[str, dict[str, float]]
 TITLES = {
     "model": "Timer-XL",
     "always_rain": "always rain",
-    "persistence": "persistence (rained in the last 24 h)",
+    "persistence": "persistence (rained before)",
     "climatology": "P(rain | region, month, rained before)",
     "gradient_boosting": "gradient-boosted trees on lagged values",
     "bayes": "best possible (Bayes; synthetic data only)",

@@ -207,7 +207,13 @@ def _print_results(
     )
     if (recovered := gap_recovered(test)) is not None:
         caption += f" Of the ROC-AUC gap from climatology to Bayes, {recovered:.0%} is recovered."
-    print_table(final_table(test, f"Rain within 24 h, {config.recipe}, {kind}", caption))
+    print_table(
+        final_table(
+            test,
+            f"Rain within {config.data.label_horizon_hours:g} h, {config.recipe}, {kind}",
+            caption,
+        )
+    )
     print(
         f"{cost['steps']} steps in {cost['train_seconds']:.0f} s "
         f"({cost['samples_per_s']:.1f} samples/s), {cost['seconds']:.0f} s in all, "
