@@ -15,7 +15,14 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
-from timerxl.command_line import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, recipe_parser, run_command
+from timerxl.command_line import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    EXIT_OK,
+    is_main_rank,
+    recipe_parser,
+    run_command,
+)
 from timerxl.config import InputError, RunConfig, load_recipe
 
 
@@ -33,7 +40,7 @@ def run(config: RunConfig) -> int:
     from timerxl.training.tracking import write_status
 
     output_dir = Path(config.output_dir)
-    is_main = os.environ.get("RANK", "0") == "0"
+    is_main = is_main_rank()
     try:
         train(config)
     except InputError as error:

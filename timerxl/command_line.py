@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
 from timerxl.config import InputError
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
+
+
+def is_main_rank() -> bool:
+    """True in the process that speaks and writes for the group, also before the group is there."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def recipe_parser(description: str) -> argparse.ArgumentParser:

@@ -23,7 +23,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 @dataclass
 class TokenLayout:
-    """What all layers and samples share for one (C, N): made once per forward shape, not kept.
+    """What all layers and samples share for one (C, N): the backbone keeps the last one made.
 
     visible: bool [Q, L]; key_variable: int64 [L]; rotation: complex [L, 1, d/4].
     """
@@ -38,6 +38,11 @@ class TokenLayout:
     @property
     def query_variable(self) -> Tensor:
         return self.per_variable_tail(self.key_variable)
+
+    @property
+    def same_variable(self) -> Tensor:
+        """bool [Q, L]: query and key belong to one variable."""
+        return self.query_variable[:, None] == self.key_variable
 
     @property
     def query_rotation(self) -> Tensor:
@@ -134,7 +139,7 @@ def fold_bias(
     the query carries it at its variable's place of C extra channels, the key carries a one there.
     Channels are filled up to a multiple of 8, which the fused GPU kernels ask for.
     """
-    batch, heads, queries, head_size = query.shape
+    batch, heads, _, head_size = query.shape
     extra = -(-(head_size + layout.num_variables) // 8) * 8 - head_size
     difference = (bias[1] - bias[0]).to(query.dtype)
     hot_query = F.one_hot(layout.query_variable, extra).to(query.dtype)
@@ -195,9 +200,8 @@ class FusedCPUAttention(torch.autograd.Function):
 
 def _biased_mask(bias: Tensor, layout: TokenLayout, scaling: float, dtype: torch.dtype) -> Tensor:
     """[1, H, Q, L]: scaled bias where the key is visible, -inf elsewhere."""
-    same = layout.query_variable[:, None] == layout.key_variable
     scaled = (bias * scaling).to(dtype)
-    mask = torch.where(same, scaled[1][:, None, None], scaled[0][:, None, None])
+    mask = torch.where(layout.same_variable, scaled[1][:, None, None], scaled[0][:, None, None])
     return mask.masked_fill_(~layout.visible, float("-inf"))[None]
 
 
@@ -252,7 +256,7 @@ def timer_attention(
         "dropout": dropout,
     }
     if attend is eager_attention_forward:
-        same = (layout.query_variable[:, None] == layout.key_variable).to(query.dtype)
+        same = layout.same_variable.to(query.dtype)
         position_bias = bias[0][:, None, None] * (1 - same) + bias[1][:, None, None] * same
         arguments["position_bias"] = position_bias.to(query.dtype)
         return attend(module, query, key, value, **arguments)[0]

@@ -92,10 +92,9 @@ def build_model(
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long the run is: optimizer steps in all, per epoch, and with a frozen backbone."""
+    """How long the run is: optimizer steps in all, and with a frozen backbone."""
 
     total_steps: int
-    steps_per_epoch: int
     freeze_steps: int
 
 
@@ -108,7 +107,7 @@ def plan_steps(config: RunConfig, steps_per_epoch: int) -> Schedule:
             "model.freeze_backbone_epochs without model.pretrained would freeze random weights; "
             "give model.pretrained=PATH or set model.freeze_backbone_epochs=0."
         )
-    return Schedule(total, steps_per_epoch, freeze)
+    return Schedule(total, freeze)
 
 
 def class_share_lines(windows: WeatherWindows) -> list[str]:

@@ -7,7 +7,6 @@ twice follow one trajectory, the short last batch of an epoch included.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,12 +67,6 @@ class BatchPlan:
             mine = samples[start : start + self.batch_size].tolist()
             batches.append(MicroBatch(mine or [int(samples[0])], len(mine)))
         return batches
-
-    def epoch(self, epoch: int, first_step: int, last_step: int) -> Iterator[list[MicroBatch]]:
-        """This rank's micro-batches of steps ``first_step`` up to (not with) ``last_step``."""
-        order = self.order(epoch)
-        for index in range(first_step, last_step):
-            yield self.micro_batches(self.global_step(order, index))
 
 
 def evaluation_share(num_samples: int, world_size: int, rank: int) -> np.ndarray:

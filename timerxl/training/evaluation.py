@@ -61,7 +61,6 @@ def forecast(
     split: str,
     positions: np.ndarray,
     batch_size: int,
-    num_workers: int = 0,
 ) -> Forecasts:
     """Logits of the windows at ``positions`` of ``split``, the same on every rank."""
     world, rank = accelerator.num_processes, accelerator.process_index
@@ -70,7 +69,7 @@ def forecast(
     model.eval()
     logits = []
     pin = accelerator.device.type == "cuda"
-    for batch in loader(windows, split, batches, num_workers, pin):
+    for batch in loader(windows, split, batches, 0, pin):
         inputs = to_device(batch, accelerator.device)
         inputs.pop("labels")
         logits.append(model(**inputs).logits.float())

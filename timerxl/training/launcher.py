@@ -15,7 +15,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import (
     DeepSpeedPlugin,
-    DistributedDataParallelKwargs,
     DistributedType,
     InitProcessGroupKwargs,
 )
@@ -104,16 +103,18 @@ def build_accelerator(config: RunConfig, log: Callable[[str], None]) -> Accelera
     """
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     device = device_facts()
-    precision, zero = decide(config, device, read_launcher(dict(os.environ)))
-    arguments: dict[str, Any] = {"kwargs_handlers": [DistributedDataParallelKwargs()]}
+    launcher = read_launcher(dict(os.environ))
+    precision, zero = decide(config, device, launcher)
+    launched_deepspeed = launcher.zero_stage is not None
+    arguments: dict[str, Any] = {}
     if not device.has_gpu:
         _use_threads(expected)
     grouped = expected > 1 or zero.value == "2"
     if grouped and not device.has_gpu:
         # Without this, CPU processes under DeepSpeed each believe to be alone.
         timeout = timedelta(minutes=30)
-        arguments["kwargs_handlers"].append(InitProcessGroupKwargs(backend="gloo", timeout=timeout))
-    launched_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+        group = InitProcessGroupKwargs(backend="gloo", timeout=timeout)
+        arguments["kwargs_handlers"] = [group]
     if not device.has_gpu and (launched_deepspeed or zero.value == "2"):
         _compile_nothing()
     if zero.value == "2" and not launched_deepspeed:

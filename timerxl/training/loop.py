@@ -37,7 +37,6 @@ class Progress:
     train_seconds: float = 0.0
     loading_seconds: float = 0.0
     samples_seen: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -96,7 +95,8 @@ class Trainer:
         while step < self.total_steps:
             count = min(self.plan.steps_per_epoch, self.total_steps - step)
             order = self.plan.order(epoch)
-            micro = list(self.plan.epoch(epoch, 0, count))
+            samples = [self.plan.global_step(order, index) for index in range(count)]
+            micro = [self.plan.micro_batches(globally) for globally in samples]
             batches = iter(
                 loader(
                     self.windows,
@@ -106,8 +106,7 @@ class Trainer:
                     pin,
                 )
             )
-            for index, group in enumerate(micro):
-                globally = torch.from_numpy(self.plan.global_step(order, index))
+            for globally, group in zip(samples, micro, strict=True):
                 normalizer = sample_weights(labels[globally], loss.name, self.alpha).sum().item()
                 yield group, batches, normalizer, len(globally)
             step, epoch = step + count, epoch + 1
@@ -161,14 +160,13 @@ class Trainer:
         forecasts = forecast(
             self.accelerator, self.model, self.windows, "validation", positions, size
         )
-        loss = mean_loss(forecasts, config.loss.name, self.alpha, config.loss.gamma)
         scores: dict[str, float] = {}
         if self.accelerator.is_main_process:
+            loss = mean_loss(forecasts, config.loss.name, self.alpha, config.loss.gamma)
             scores = {"loss": loss} | skill(forecasts.probability, forecasts.label)
         scores = agree(self.accelerator, scores)
         epoch = progress.step / self.plan.steps_per_epoch
         record = {"step": progress.step, "epoch": epoch, "num_windows": len(positions)} | scores
-        progress.history.append(record)
         self.log.write("validation", **record, seconds=time.perf_counter() - started)
         self.accelerator.log({f"validation/{k}": v for k, v in scores.items()}, progress.step)
         shown = " ".join(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import time
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from timerxl.command_line import is_main_rank
 from timerxl.config import RunConfig, to_yaml
 from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
@@ -58,7 +58,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     """
     started = time.perf_counter()
     output_dir = Path(config.output_dir)
-    log = Log(active=_is_main())
+    log = Log(active=is_main_rank())
     log(f"recipe {config.recipe} -> {output_dir}")
     windows = load_windows(config, log)
     alpha, notes = resolve_alpha(config, windows.labels_of("train"))
@@ -95,6 +95,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     log(_work_line(config, settings, plan, steps.total_steps, model))
     prepared_model, prepared_optimizer = accelerator.prepare(model, optimizer)
     use_seed(config.seed, rank=accelerator.process_index)
+    extras = windows.preprocessing() | {"loss": {"name": config.loss.name, "alpha": alpha}}
     trainer = Trainer(
         config=config,
         accelerator=accelerator,
@@ -105,7 +106,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         plan=plan,
         total_steps=steps.total_steps,
         alpha=alpha,
-        model_extras=windows.preprocessing() | {"loss": {"name": config.loss.name, "alpha": alpha}},
+        model_extras=extras,
         log=metrics,
     )
     try:
@@ -122,7 +123,9 @@ def train(config: RunConfig) -> dict[str, Any]:
             "is_synthetic": windows.series.is_synthetic,
         }
         log(f"stopped: {progress.stop_reason}; best model from step {progress.best_step}.")
-        found = _score_best(config, accelerator, prepared_model, windows, cost, started, log)
+        found = _score_best(
+            config, accelerator, prepared_model, windows, extras, cost, started, log
+        )
         metrics.write("results", **found)
     finally:
         metrics.close()
@@ -153,6 +156,7 @@ def _score_best(
     accelerator: Accelerator,
     model: torch.nn.Module,
     windows: WeatherWindows,
+    extras: dict[str, Any],
     cost: dict[str, Any],
     started: float,
     log: Log,
@@ -176,9 +180,8 @@ def _score_best(
     cost |= {"seconds": time.perf_counter() - started, "peak_memory_gib": peak_memory_gib()}
     sampled = {"max_windows": config.eval.max_windows, "eval_seed": config.seed}
     found = results(final, threshold, validation, test, sampled, cost)
-    extras = windows.preprocessing() | {
+    extras = extras | {
         "decision_threshold": threshold,
-        "loss": {"name": config.loss.name},
         "best_step": cost["best_step"],
         "scores": {"validation": validation["model"], "test": test["model"]},
     }
@@ -227,10 +230,6 @@ def peak_memory_gib() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def _is_main() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _work_line(
