@@ -232,6 +232,20 @@ def to_yaml(config: RunConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
+# The keys of metrics.scores, which this module must not import; a test compares them. The share
+# of rain forecast is none of them: "always rain" would be the best model.
+VALIDATION_METRICS = (
+    "loss",
+    "f1",
+    "macro_f1",
+    "precision",
+    "recall",
+    "accuracy",
+    "balanced_accuracy",
+    "mcc",
+    "roc_auc",
+    "brier",
+)
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "data.precipitation_unit": ("mm", "m"),
     "data.split": ("time", "rows"),
@@ -242,6 +256,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "train.precision": ("auto", "bf16", "fp16", "fp32"),
     "train.zero_stage": (0, 2),
     "model.num_labels": (2,),
+    "train.metric_for_best_model": VALIDATION_METRICS,
 }
 _POSITIVE = (
     "data.synthetic.step_hours data.label_horizon_hours model.patch_length model.context_length "
