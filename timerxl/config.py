@@ -16,11 +16,11 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from timerxl.config_checks import VALIDATION_METRICS, InputError, validate
+
+__all__ = ["VALIDATION_METRICS", "InputError", "RunConfig", "load_recipe", "to_yaml", "validate"]
+
 RECIPES = Path(__file__).resolve().parent.parent / "launch" / "recipes"
-
-
-class InputError(ValueError):
-    """The user's input is wrong. The message says what was found, expected, and what to do."""
 
 
 # omegaconf reads the annotations at run time and knows Optional/Union, hence no "X | None" here.
@@ -230,90 +230,3 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> RunConfig:
 def to_yaml(config: RunConfig) -> str:
     """The resolved configuration as YAML, as it is written to the run folder."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
-
-
-# The keys of metrics.scores, which this module must not import; a test compares them. The share
-# of rain forecast is none of them: "always rain" would be the best model.
-VALIDATION_METRICS = (
-    "loss",
-    "f1",
-    "macro_f1",
-    "precision",
-    "recall",
-    "accuracy",
-    "balanced_accuracy",
-    "mcc",
-    "roc_auc",
-    "brier",
-)
-_CHOICES: dict[str, tuple[Any, ...]] = {
-    "data.precipitation_unit": ("mm", "m"),
-    "data.split": ("time", "rows"),
-    "model.hidden_act": ("relu", "gelu"),
-    "model.pooling": ("mean", "last"),
-    "model.attn_implementation": ("sdpa", "eager"),
-    "loss.name": ("cross_entropy", "weighted_cross_entropy", "focal"),
-    "train.precision": ("auto", "bf16", "fp16", "fp32"),
-    "train.zero_stage": (0, 2),
-    "model.num_labels": (2,),
-    "train.metric_for_best_model": VALIDATION_METRICS,
-}
-_POSITIVE = (
-    "data.synthetic.step_hours data.label_horizon_hours model.patch_length model.context_length "
-    "model.hidden_size model.intermediate_size model.num_hidden_layers model.num_attention_heads "
-    "model.rope_theta optim.lr optim.max_grad_norm train.epochs train.max_steps train.batch_size "
-    "train.accumulation_steps train.patience train.log_every_steps eval.batch_size "
-    "eval.max_windows data.window_stride_hours model.num_variables optim.layer_lr_decay"
-).split()
-_NOT_NEGATIVE = (
-    "data.max_fill_hours model.freeze_backbone_epochs loss.gamma optim.weight_decay "
-    "train.num_workers model.num_static_real_features data.rain_threshold_mm seed"
-).split()
-_SHARES = (
-    "model.hidden_dropout model.attention_dropout data.train_fraction data.validation_fraction "
-    "optim.warmup_ratio optim.adam_beta1 optim.adam_beta2 loss.alpha eval.threshold"
-).split()
-
-
-def _value(config: RunConfig, key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def validate(config: RunConfig) -> None:
-    """Raise InputError for a value that no run could use, naming the key."""
-    for key, allowed in _CHOICES.items():
-        if (value := _value(config, key)) not in allowed:
-            raise InputError(f"{key} is {value!r}; expected one of {', '.join(map(str, allowed))}.")
-    for key in _POSITIVE:
-        if (value := _value(config, key)) is not None and not 0 < value < float("inf"):
-            raise InputError(f"{key} is {value}; expected a number above 0.")
-    for key in _NOT_NEGATIVE:
-        if (value := _value(config, key)) is not None and not 0 <= value < float("inf"):
-            raise InputError(f"{key} is {value}; expected 0 or more.")
-    for key in _SHARES:
-        value = _value(config, key)
-        if value == "auto" and key in ("loss.alpha", "eval.threshold"):
-            continue
-        if isinstance(value, str) or not 0 <= value < 1:
-            raise InputError(f"{key} is {value!r}; expected a number from 0 up to (not with) 1.")
-    if config.data.train_fraction + config.data.validation_fraction >= 1:
-        raise InputError(
-            "data.train_fraction + data.validation_fraction must stay below 1: "
-            "the rest is the test split."
-        )
-    model = config.model
-    if model.context_length % model.patch_length:
-        raise InputError(
-            f"model.context_length {model.context_length} is no multiple of model.patch_length "
-            f"{model.patch_length}; take {model.context_length // model.patch_length or 1} patches "
-            f"= {(model.context_length // model.patch_length or 1) * model.patch_length} steps."
-        )
-    head, odd = divmod(model.hidden_size, model.num_attention_heads)
-    if odd or head % 4:
-        raise InputError(
-            f"model.hidden_size {model.hidden_size} over model.num_attention_heads "
-            f"{model.num_attention_heads} must be a multiple of 4 (rotary pairs on half a head)."
-        )

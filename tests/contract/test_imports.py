@@ -14,7 +14,8 @@ REPO = Path(__file__).resolve().parents[2]
 # hub, planner, forecaster, ...) stands between launch/ and these, and may import all but launch/.
 PARTS: dict[str, set[str]] = {
     "timerxl": {"timerxl.model"},
-    "timerxl.config": set(),
+    "timerxl.config_checks": set(),
+    "timerxl.config": {"timerxl.config_checks"},
     "timerxl.command_line": {"timerxl.config"},
     "timerxl.model": set(),
     "timerxl.data": {"timerxl.config"},
