@@ -38,7 +38,11 @@ class SyntheticConfig:
 
 @dataclass
 class DataConfig:
-    """Where the series comes from and how it becomes windows, labels and splits."""
+    """Where the series comes from and how it becomes windows, labels and splits.
+
+    ``train_stride_hours`` null takes training windows as often as all others. A shorter one shows
+    the network more of the same training period; validation and test stay as they are.
+    """
 
     path: Optional[str] = None
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
@@ -51,6 +55,7 @@ class DataConfig:
     label_horizon_hours: float = 24.0
     rain_threshold_mm: float = 0.1
     window_stride_hours: Optional[float] = None
+    train_stride_hours: Optional[float] = None
     max_fill_hours: float = 6.0
     log1p_precipitation: bool = True
     static_features: bool = False

@@ -28,23 +28,30 @@ def _cut(count: int, fraction: float) -> int:
     return int(count * fraction + 1e-6)
 
 
-def _on_stride(series: WeatherSeries, config: DataConfig) -> np.ndarray:
+def _on_stride(series: WeatherSeries, config: DataConfig, key: str) -> np.ndarray:
     """[R] bool: times that are multiples of the stride, counted from 1970 for every region."""
-    if config.window_stride_hours is None:
+    hours = getattr(config, key)
+    if hours is None:
         return np.ones(len(series.timestamps), dtype=bool)
-    stride = round(config.window_stride_hours * 3600)
+    stride = round(hours * 3600)
     if stride < 1:
-        raise InputError(
-            f"data.window_stride_hours is {config.window_stride_hours:g}; take one second or more."
-        )
+        raise InputError(f"data.{key} is {hours:g}; take one second or more.")
     chosen = series.timestamps.astype(np.int64) % stride == 0
     if not chosen.any():
         raise InputError(
-            f"no row falls on data.window_stride_hours {config.window_stride_hours:g} (times that "
+            f"no row falls on data.{key} {hours:g} (times that "
             f"are multiples of it since 1970, UTC); the first row is at {series.timestamps[0]}, "
             f"the step {series.step_hours:g} h. Take a shorter stride or null."
         )
     return chosen
+
+
+def _strides(series: WeatherSeries, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """[R] bool each: rows on the stride of validation and test, and on that of training."""
+    on_stride = _on_stride(series, config, "window_stride_hours")
+    if config.train_stride_hours is None:
+        return on_stride, on_stride
+    return on_stride, _on_stride(series, config, "train_stride_hours")
 
 
 def complete_rows(series: WeatherSeries, context_length: int) -> np.ndarray:
@@ -80,7 +87,8 @@ def split_by_time(
     split reaches into the times of the next one. Scaling may use the rows up to the last training
     issue time. Raises InputError where a split would hold no window.
     """
-    complete, on_stride = complete_rows(series, context_length), _on_stride(series, config)
+    complete = complete_rows(series, context_length)
+    on_stride, train_on_stride = _strides(series, config)
     labelled = ~np.isnan(label) & on_stride
     rows = np.flatnonzero(complete & labelled)
     if not rows.size:
@@ -98,8 +106,9 @@ def split_by_time(
     ]
     b1, b2 = distinct[cuts]
     horizon = np.timedelta64(round(config.label_horizon_hours * 3600), "s")
+    training = np.flatnonzero(complete & ~np.isnan(label) & train_on_stride)
     chosen = {
-        "train": rows[times + horizon <= b1],
+        "train": training[series.timestamps[training] + horizon <= b1],
         "validation": rows[(times >= b1) & (times + horizon <= b2)],
         "test": rows[times >= b2],
     }
@@ -117,13 +126,20 @@ def split_by_time(
         "test_from": str(b2),
         "embargo_hours": config.label_horizon_hours,
         "window_stride_hours": config.window_stride_hours,
+        "train_stride_hours": config.train_stride_hours or config.window_stride_hours,
     }
-    used = sum(len(chosen[name]) for name in SPLITS)
+    used = int(((times + horizon <= b1) | (times >= b1) & (times + horizon <= b2)).sum())
+    used += len(chosen["test"])
     notes = [
         f"{used} windows of {int(labelled.sum())} labelled rows: {int(labelled.sum()) - len(rows)} "
         f"have no full context (start of a region, gap, missing value), {len(rows) - used} stand "
         "in the embargo between two splits."
     ]
+    if config.train_stride_hours is not None:
+        notes.append(
+            f"training takes a window every {config.train_stride_hours:g} h: "
+            f"{len(chosen['train'])}; they overlap, and hold less than as many independent ones."
+        )
     last_training_time = series.timestamps[chosen["train"]].max()
     scaling_rows = np.flatnonzero(series.timestamps <= last_training_time)
     return Split(chosen, scaling_rows, method, notes + _missing_regions(series, chosen))
@@ -150,7 +166,7 @@ def split_by_rows(
     missing = np.concatenate([[0], np.cumsum(np.isnan(series.values).any(axis=1))])
     start = np.maximum(rows - context_length + 1, 0)
     usable = (missing[rows + 1] == missing[start]) & ~np.isnan(label)
-    on_stride = _on_stride(series, config)
+    on_stride, train_on_stride = _strides(series, config)
     bounds = {
         "train": (context_length, train_end),
         "validation": (train_end, validation_end),
@@ -158,7 +174,8 @@ def split_by_rows(
     }
     chosen, dropped = {}, 0
     for name, (low, high) in bounds.items():
-        window_rows = rows[low:high][on_stride[low:high]]
+        stride = train_on_stride if name == "train" else on_stride
+        window_rows = rows[low:high][stride[low:high]]
         chosen[name] = window_rows[usable[window_rows]]
         dropped += len(window_rows) - len(chosen[name])
         if not chosen[name].size:
@@ -175,6 +192,7 @@ def split_by_rows(
         "test_from": str(series.timestamps[validation_end]),
         "test_from_region": series.regions[series.region_index[validation_end]],
         "window_stride_hours": config.window_stride_hours,
+        "train_stride_hours": config.train_stride_hours or config.window_stride_hours,
     }
     issued = np.concatenate([chosen[name] for name in SPLITS])
     across = series.region_index[issued] != series.region_index[issued - context_length + 1]

@@ -55,7 +55,7 @@ def naive_time_split(
     series: WeatherSeries, label: np.ndarray, config: DataConfig, context: int
 ) -> dict[str, list[int]]:
     hour, region = hours_of(series), series.region_index.tolist()
-    rows = []
+    complete = []
     for row in range(len(hour)):
         window = range(row - context + 1, row + 1)
         if window.start < 0 or np.isnan(label[row]):
@@ -66,15 +66,16 @@ def naive_time_split(
             continue
         if any(np.isnan(series.values[i]).any() for i in window):
             continue
-        if config.window_stride_hours and hour[row] % config.window_stride_hours:
-            continue
-        rows.append(row)
+        complete.append(row)
+    stride = config.window_stride_hours or 1
+    rows = [row for row in complete if hour[row] % stride == 0]
+    trained = [row for row in complete if hour[row] % (config.train_stride_hours or stride) == 0]
     times = sorted({hour[row] for row in rows})
     b1 = times[int(len(times) * config.train_fraction)]
     b2 = times[int(len(times) * (config.train_fraction + config.validation_fraction))]
     h = config.label_horizon_hours
     return {
-        "train": [row for row in rows if hour[row] + h <= b1],
+        "train": [row for row in trained if hour[row] + h <= b1],
         "validation": [row for row in rows if b1 <= hour[row] and hour[row] + h <= b2],
         "test": [row for row in rows if hour[row] >= b2],
     }
@@ -96,15 +97,22 @@ def ragged_hours(draw: st.DrawFn) -> list[list[int]]:
     ragged_hours(),
     st.integers(0, 10_000),
     st.sampled_from([None, 2.0, 3.0]),
+    st.sampled_from([None, 1.0, 2.0]),
     st.integers(1, 5),
     st.sampled_from([1.0, 2.0, 4.0]),
 )
 def test_time_split_equals_a_naive_loop(
-    hours: list[list[int]], seed: int, stride: float | None, context: int, horizon: float
+    hours: list[list[int]],
+    seed: int,
+    stride: float | None,
+    train_stride: float | None,
+    context: int,
+    horizon: float,
 ) -> None:
     series = make_series(hours, seed, missing=0.005)
     config = DataConfig(
         window_stride_hours=stride,
+        train_stride_hours=train_stride,
         label_horizon_hours=horizon,
         train_fraction=0.5,
         validation_fraction=0.25,
