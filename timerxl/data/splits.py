@@ -78,14 +78,19 @@ def complete_rows(series: WeatherSeries, context_length: int) -> np.ndarray:
 
 
 def split_by_time(
-    series: WeatherSeries, label: np.ndarray, config: DataConfig, context_length: int
+    series: WeatherSeries,
+    label: np.ndarray,
+    config: DataConfig,
+    context_length: int,
+    boundaries: tuple[np.datetime64, np.datetime64] | None = None,
 ) -> Split:
     """Cut at two times common to all regions, with an embargo of one horizon before each.
 
     With the boundaries b1, b2 taken from the sorted distinct issue times t of all regions and the
     horizon h: train t + h <= b1, validation b1 <= t and t + h <= b2, test b2 <= t. So no label of a
-    split reaches into the times of the next one. Scaling may use the rows up to the last training
-    issue time. Raises InputError where a split would hold no window.
+    split reaches into the times of the next one. ``boundaries`` gives (b1, b2) instead. Scaling may
+    use the rows up to the last training issue time. Raises InputError where a split would hold no
+    window.
     """
     complete = complete_rows(series, context_length)
     on_stride, train_on_stride = _strides(series, config)
@@ -104,7 +109,7 @@ def split_by_time(
         min(_cut(len(distinct), fraction), len(distinct) - 1)
         for fraction in (config.train_fraction, config.train_fraction + config.validation_fraction)
     ]
-    b1, b2 = distinct[cuts]
+    b1, b2 = distinct[cuts] if boundaries is None else boundaries
     horizon = np.timedelta64(round(config.label_horizon_hours * 3600), "s")
     training = np.flatnonzero(complete & ~np.isnan(label) & train_on_stride)
     chosen = {
@@ -211,11 +216,20 @@ def split_by_rows(
 
 
 def make_split(
-    series: WeatherSeries, label: np.ndarray, config: DataConfig, context_length: int
+    series: WeatherSeries,
+    label: np.ndarray,
+    config: DataConfig,
+    context_length: int,
+    boundaries: tuple[np.datetime64, np.datetime64] | None = None,
 ) -> Split:
-    """The split that ``data.split`` asks for; one class only among training labels is refused."""
-    cut = split_by_rows if config.split == "rows" else split_by_time
-    split = cut(series, label, config, context_length)
+    """The split that ``data.split`` asks for; one class only among training labels is refused.
+
+    ``boundaries``: see :func:`split_by_time`; a cut by rows has none.
+    """
+    if config.split == "rows":
+        split = split_by_rows(series, label, config, context_length)
+    else:
+        split = split_by_time(series, label, config, context_length, boundaries)
     training = label[split.rows["train"]]
     if training.min() == training.max():
         raise InputError(

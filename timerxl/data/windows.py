@@ -6,7 +6,7 @@ Shapes: R rows of the series, C features, S static features, T context length, B
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import datasets
@@ -15,6 +15,7 @@ import torch
 
 from timerxl.config import DataConfig
 from timerxl.data.labels import check_leaks, horizon_steps, label_and_persistence
+from timerxl.data.preprocessing import Preprocessing
 from timerxl.data.scaling import fit_scaling, scale, static_features
 from timerxl.data.schema import WeatherSeries
 from timerxl.data.splits import SPLITS, Split, make_split
@@ -144,27 +145,44 @@ class WeatherWindows:
         }
 
 
-def build_windows(series: WeatherSeries, config: DataConfig, context_length: int) -> WeatherWindows:
+def build_windows(
+    series: WeatherSeries,
+    config: DataConfig,
+    context_length: int,
+    saved: Preprocessing | None = None,
+) -> WeatherWindows:
     """Labels, splits, scaling and windows of a series.
+
+    With the ``saved`` preprocessing of a model its scaling, its cuts in time and its regions are
+    used: nothing is fitted to this series.
 
     Raises InputError where the series is too short, a split or a class is empty, the horizon is no
     multiple of the step, or a feature tells the label.
     """
+    if saved is not None:
+        saved.check(series)
     label, rained_before = label_and_persistence(series, config)
-    split = make_split(series, label, config, context_length)
+    boundaries = None if saved is None else saved.boundaries
+    split = make_split(series, label, config, context_length, boundaries)
     notes = list(series.notes) + split.notes
     notes += check_leaks(series, split.rows["train"], label)
-    scaling, scaling_notes = fit_scaling(series, split.scaling_rows, config.log1p_precipitation)
+    if saved is None:
+        scaling, new = fit_scaling(series, split.scaling_rows, config.log1p_precipitation)
+        notes += new
+    else:
+        scaling = saved.content["scaling"]
     values = torch.from_numpy(scale(series.values, series.feature_names, scaling)).share_memory_()
     static: torch.Tensor | None = None
     static_names: list[str] = []
     if config.static_features:
+        regions = series.regions if saved is None else saved.regions
+        known = np.array([regions.index(name) for name in series.regions])
         array, static_names = static_features(
-            series.timestamps, series.region_index, series.regions
+            series.timestamps, known[series.region_index], regions
         )
         static = torch.from_numpy(array).share_memory_()
-    known = torch.from_numpy(np.nan_to_num(label, nan=-1).astype(np.int64)).share_memory_()
-    transform = WindowTransform(values, static, known, context_length)
+    targets = torch.from_numpy(np.nan_to_num(label, nan=-1).astype(np.int64)).share_memory_()
+    transform = WindowTransform(values, static, targets, context_length)
     return WeatherWindows(
         series=series,
         values=values,
@@ -176,9 +194,13 @@ def build_windows(series: WeatherSeries, config: DataConfig, context_length: int
         context_days=_context_days(series, split, context_length),
         splits={name: _dataset(series, split.rows[name], label, transform) for name in SPLITS},
         scaling=scaling,
-        notes=notes + scaling_notes,
+        notes=notes,
         rows=split.rows,
-        definition={"label": _label_definition(series, config), "split": split.method},
+        definition={
+            "label": _label_definition(series, config),
+            "split": split.method,
+            "data": asdict(config),
+        },
         transform=transform,
     )
 
