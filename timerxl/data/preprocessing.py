@@ -29,7 +29,7 @@ class Preprocessing:
 
     @classmethod
     def load(cls, folder: Path) -> Preprocessing:
-        """Read ``folder/preprocessing.json``; raises InputError where it's missing or incomplete."""
+        """Read ``folder/preprocessing.json``; raises InputError where that fails."""
         path = folder / PREPROCESSING
         if not path.is_file():
             raise InputError(
