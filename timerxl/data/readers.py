@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from timerxl.config import DataConfig, InputError
 from timerxl.data.features import choose_features
 from timerxl.data.fill import fill_forward
 from timerxl.data.schema import WeatherSeries
+from timerxl.data.series_file import read_prepared, sha256_of
 from timerxl.data.synthetic_event import load_synthetic
 
 # More than any measured fall; above it the column is in another unit or holds fill values.
@@ -31,12 +31,13 @@ def read_table(config: DataConfig) -> WeatherSeries:
 
     Rows may interleave regions; inside a region time ascends. Short holes in the features are
     filled forward (:func:`fill_forward`); ``precipitation_mm`` never is, a label must be measured.
+    What launch/prepare_data.py wrote beside the table becomes ``source["prepared"]``.
     Raises InputError naming the column, the region and the first offending time.
     """
     if config.path is None:
         raise InputError("data.path is null; expected the path of a Parquet or CSV table.")
     path = Path(config.path)
-    table = _open(path)
+    table = open_table(path)
     for key in ("timestamp_column", "region_column", "label_column"):
         name = getattr(config, key)
         if name is not None and name not in table.columns:
@@ -72,9 +73,12 @@ def read_table(config: DataConfig) -> WeatherSeries:
             f"{config.max_fill_hours:g} h); {left.sum()} in longer holes are left, and no window "
             "runs over them."
         )
+    sha256 = sha256_of(path)
+    prepared, said = read_prepared(path, sha256, config)
+    notes += said
     source: dict[str, Any] = {
         "path": str(config.path),
-        "sha256": _sha256(path),
+        "sha256": sha256,
         "synthetic": False,
         "rows": len(table),
         "first": str(timestamps.min()),
@@ -83,6 +87,10 @@ def read_table(config: DataConfig) -> WeatherSeries:
         "filled_values": dict(zip(features, counts.tolist(), strict=True)),
         "missing_values_left": dict(zip(features, left.tolist(), strict=True)),
     }
+    is_synthetic = False
+    if prepared is not None:
+        is_synthetic = prepared["is_synthetic"]
+        source |= {"prepared": prepared, "synthetic": is_synthetic}
     return WeatherSeries(
         feature_names=features,
         regions=regions,
@@ -96,7 +104,7 @@ def read_table(config: DataConfig) -> WeatherSeries:
         precipitation_feature=(
             config.precipitation_column if config.precipitation_column in features else None
         ),
-        is_synthetic=False,
+        is_synthetic=is_synthetic,
         source=source,
         notes=notes,
     )
@@ -132,7 +140,8 @@ class _Where:
         return numbers
 
 
-def _open(path: Path) -> pd.DataFrame:
+def open_table(path: Path) -> pd.DataFrame:
+    """A Parquet or CSV file as a frame; InputError where it's neither, empty or ambiguous."""
     if not path.is_file():
         raise InputError(f"data.path {path} is no file; give the path of a Parquet or CSV table.")
     suffix = path.suffix.lower()
@@ -250,8 +259,3 @@ def _ready_label(table: pd.DataFrame, config: DataConfig, where: _Where) -> np.n
             "expected 0, 1 or an empty value."
         )
     return label
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,144 @@
+"""Bring weather into one series: ERA5 NetCDF files (or ZIPs of them), or tables.
+
+    python launch/prepare_data.py ERA5.nc [MORE.nc ...] --output data/peru
+    python launch/prepare_data.py table.csv --output data/mine --precipitation-unit m
+    python launch/prepare_data.py --audit data/peru/series.parquet [--config NAME] [key=value ...]
+
+Writes series.parquet and series.json into --output, both or neither. Exit code 2 on bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+# The repository, not this folder, is on the path: a file here could hide an installed library.
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
+
+from timerxl.command_line import run_command
+from timerxl.config import InputError
+
+TABLES = (".csv", ".parquet")
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("inputs", nargs="*", metavar="INPUT", help="files; with --audit key=value overrides")
+    add("--output", type=Path, help="folder for series.parquet and series.json, or the audit's")
+    add("--regions", type=Path, help="boxes and points (default: launch/regions/peru.yaml)")
+    add("--step-hours", type=int, help="default: the coarsest step of the files")
+    add("--features", nargs="+", help="columns to keep besides tp (default: all)")
+    add("--derived", nargs="+", default=["default"], help="groups or names, default, or none")
+    add("--allow-sparse-accumulation", action="store_true", help="take 2 of 24 hours as they are")
+    add(
+        "--max-gap-fill",
+        type=float,
+        default=0.0,
+        metavar="HOURS",
+        dest="max_gap_fill_hours",
+        help="carry forward (default: none)",
+    )
+    add("--timestamp-column", default="timestamp", help="of a table")
+    add("--region-column", default="region", help="of a table")
+    add("--precipitation-column", help="of a table (default: precipitation, then tp)")
+    add("--precipitation-unit", choices=["mm", "m"], help="of a table (default: mm)")
+    add("--overwrite", action="store_true", help="replace a series that stands in --output")
+    add("--audit", type=Path, metavar="SERIES", help="check a series instead of making one")
+    add("--config", help="with --audit: a recipe's name or path")
+    add("--json", action="store_true", help="with --audit: print JSON")
+    parsed = parser.parse_intermixed_args(arguments)
+    if parsed.audit is None and (not parsed.inputs or parsed.output is None):
+        parser.error("give INPUT files and --output, or --audit SERIES")
+    return parsed
+
+
+def audit(arguments: argparse.Namespace) -> int:
+    """Check a prepared series."""
+    if wrong := [word for word in arguments.inputs if "=" not in word]:
+        raise InputError(f"{wrong[0]!r} is not of the form key=value; --audit takes one series.")
+    from timerxl.data.audit import audit_command
+
+    told = arguments
+    return audit_command(told.audit, told.config, told.inputs, told.json, told.output)
+
+
+def prepare(arguments: argparse.Namespace) -> int:
+    """Read, average, sum, derive and write; print what a reader of the series must know."""
+    if arguments.config or arguments.json:
+        raise InputError("--config and --json belong to --audit.")
+    if arguments.max_gap_fill_hours < 0:
+        raise InputError(
+            f"--max-gap-fill is {arguments.max_gap_fill_hours:g}; expected 0 or more hours."
+        )
+    # Imported late: a wrong argument is refused before the slow imports begin.
+    from tqdm import tqdm
+
+    from timerxl.data.prepare import PrepareOptions, prepare_era5
+    from timerxl.data.prepare_tables import TableOptions, prepare_tables
+
+    inputs = [Path(name) for name in arguments.inputs]
+    tables = [path for path in inputs if path.suffix.lower() in TABLES]
+    if tables and len(tables) < len(inputs):
+        raise InputError("tables and NetCDF files can't become one series; prepare them apart.")
+    settings = vars(arguments)
+    if not tables:
+        settings["regions"] = arguments.regions or HERE / "regions" / "peru.yaml"
+    options = PrepareOptions(**{f.name: settings[f.name] for f in fields(PrepareOptions)})
+    columns = TableOptions(**{f.name: settings[f.name] for f in fields(TableOptions)})
+    with tqdm(unit=" parts", disable=None, file=sys.stderr) as bar:  # on a terminal only
+
+        def tick(label: str) -> None:
+            bar.set_postfix_str(label, refresh=False)
+            bar.update()
+
+        if tables:
+            content, notes = prepare_tables(inputs, options, columns, tick)
+        else:
+            content, notes = prepare_era5(inputs, options, tick)
+    for note in notes:
+        print(f"note: {note}")
+    report(content, arguments.output)
+    return 0
+
+
+def report(content: dict[str, Any], output: Path) -> None:
+    """The series in a few lines, and how to train on it."""
+    rain = content["precipitation"]
+    kind = "SYNTHETIC " if content["is_synthetic"] else ""
+    print(
+        f"{kind}series: {content['rows']:,} rows, {len(content['regions'])} regions, "
+        f"{len(content['columns'])} columns, step {content['step_hours']:g} h, "
+        f"{content['first']} to {content['last']}."
+    )
+    if rain["is_sparse"]:
+        print(f"SPARSE: {rain['hours_present_per_day']} of 24 hours of tp; labels miss rain.")
+    print(f"train with: data.path={output / 'series.parquet'} data.precipitation_column=tp")
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # unwinds, so that the temporary folder goes
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parsed = _parse(arguments)
+    if parsed.audit is not None:
+        return run_command(lambda: audit(parsed))
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return run_command(lambda: prepare(parsed))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

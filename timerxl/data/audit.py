@@ -1,0 +1,263 @@
+"""The audit of a series: what is wrong with it, before a run spends days on it.
+
+It reads a table as training would, cuts it as the recipe says, and reports. Whatever stops the
+windows is reported as a fault, beside everything else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from timerxl.config import InputError, RunConfig, load_recipe
+from timerxl.data.audit_columns import check_columns, check_missing, check_series
+from timerxl.data.audit_findings import Audit, Subject
+from timerxl.data.audit_future import check_future
+from timerxl.data.audit_labels import check_class_shares, check_thresholds
+from timerxl.data.audit_page import audit_page
+from timerxl.data.audit_rain import check_accumulation, check_ready_labels
+from timerxl.data.audit_regions import check_regions
+from timerxl.data.audit_sample_size import check_sample_size
+from timerxl.data.audit_splits import check_context, check_split_by_rows, check_windows
+from timerxl.data.audit_text import audit_text
+from timerxl.data.features import label_like
+from timerxl.data.labels import check_leaks, label_and_persistence
+from timerxl.data.readers import open_table, read_table
+from timerxl.data.schema import WeatherSeries
+from timerxl.data.splits import make_split, split_by_rows, split_by_time
+
+if TYPE_CHECKING:  # windows.py imports torch, which an audit has no use for
+    from timerxl.data.windows import WeatherWindows
+
+DEFAULT_RECIPE = "transfer"
+_TABLE, _DESCRIPTION = "series.parquet", "series.json"
+_RAIN_COLUMNS = ("tp", "total_precipitation", "precipitation")
+_METRES_BELOW = 1.0  # no step holds a metre of rain, and every wet series holds a step above 1 mm
+_CHECKS = (
+    check_series,
+    check_windows,
+    check_split_by_rows,
+    check_context,
+    check_accumulation,
+    check_ready_labels,
+    check_future,
+    check_regions,
+    check_class_shares,
+    check_columns,
+    check_missing,
+    check_sample_size,
+    check_thresholds,
+)
+
+
+def audit_subject(subject: Subject) -> Audit:
+    """Make every check."""
+    audit = Audit()
+    for check in _CHECKS:
+        check(subject, audit)
+    return audit
+
+
+def audit_windows(windows: WeatherWindows, config: RunConfig) -> Audit:
+    """The audit of windows that are built already, cheap enough for the start of training.
+
+    Ready label columns that the recipe does not name are not looked at: the table is not read
+    again. Raises InputError where series.json beside the table can't be read.
+    """
+    path = config.data.path
+    return audit_subject(
+        Subject(
+            series=windows.series,
+            data=config.data,
+            context_length=windows.context_length,
+            context_reason=f"recipe {config.recipe}",
+            label=windows.label,
+            rained_before=windows.rained_before,
+            rows=windows.rows,
+            split_method=windows.definition["split"],
+            description=None if path is None else read_description(Path(path)),
+        )
+    )
+
+
+def audit_command(
+    series: Path,
+    config_name: str | None,
+    overrides: list[str],
+    as_json: bool,
+    output: Path | None,
+) -> int:
+    """Audit the table ``series`` (or the folder of series.parquet) and print what was found.
+
+    Without ``config_name`` the context and the cut of the recipe "transfer" are used. ``as_json``
+    prints one JSON object instead of text; ``output`` is a folder for audit.json, audit.txt and
+    audit.html. Returns 0, also with findings. Raises InputError for a table, recipe or folder that
+    can't be used.
+    """
+    subject, notes = read_subject(series, config_name, overrides)
+    audit = audit_subject(subject)
+    for note in notes:
+        audit.find("note", "columns_assumed", note, "", "Override it on the command line.")
+    text = audit_text(audit)
+    content = json.dumps(audit.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if output is not None:
+        files = {"audit.json": content, "audit.txt": text, "audit.html": audit_page(audit)}
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            for name, body in files.items():
+                _write(output / name, body)
+        except OSError as error:
+            raise InputError(f"--output {output} can't be written: {error}") from error
+    print(content if as_json else text, end="")
+    if output is not None and not as_json:
+        print(f"\nwritten: {', '.join(files)} in {output}")
+    return 0
+
+
+def read_subject(
+    path: Path, config_name: str | None, overrides: list[str]
+) -> tuple[Subject, list[str]]:
+    """The table as training would read it, and sentences on what had to be assumed for it."""
+    if path.is_dir():
+        path = path / _TABLE
+    if any(override.startswith("data.path=") for override in overrides):
+        raise InputError("the audit's series is data.path already; leave data.path= out.")
+    config = load_recipe(config_name or DEFAULT_RECIPE, overrides)
+    config.data.path = str(path)
+    reason = f"recipe {config.recipe}"
+    if config_name is None:
+        reason += " (the default; --config names another)"
+    table, description = open_table(path), read_description(path)
+    notes = _assume_columns(config, table, description, overrides)
+    found = read_table(config.data)
+    if description is not None and description.get("is_synthetic"):
+        found = replace(found, is_synthetic=True)
+    subject = Subject(
+        series=found,
+        data=config.data,
+        context_length=config.model.context_length,
+        context_reason=reason,
+        label_columns=_label_columns(table, config),
+        description=description,
+    )
+    cut_windows(subject)
+    if description is not None and description.get("sha256") not in (None, found.source["sha256"]):
+        notes.append("series.json describes another series.parquet: their sha256 differ.")
+    return subject, notes
+
+
+def cut_windows(subject: Subject) -> None:
+    """Fill in labels and issue rows; what training would refuse becomes a refusal, not an error."""
+    series, data, steps = subject.series, subject.data, subject.context_length
+    try:
+        subject.label, subject.rained_before = label_and_persistence(series, data)
+    except InputError as error:
+        subject.refusals.append(str(error))
+        return
+    try:
+        split = make_split(series, subject.label, data, steps)
+    except InputError as error:
+        subject.refusals.append(str(error))
+        cut = split_by_rows if data.split == "rows" else split_by_time
+        try:  # of one class only, the windows are there all the same
+            split = cut(series, subject.label, data, steps)
+        except InputError:
+            return
+    subject.rows, subject.split_method = split.rows, split.method
+    try:
+        check_leaks(series, split.rows["train"], subject.label)
+    except InputError as error:
+        subject.refusals.append(str(error))
+
+
+def read_description(table: Path) -> dict[str, Any] | None:
+    """series.json beside ``table``, None where there is none; InputError where it's unreadable."""
+    path = table.with_name(_DESCRIPTION)
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read as JSON: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("precipitation", {}), dict):
+        raise InputError(f"{path} holds no mapping, or no mapping under precipitation.")
+    return content
+
+
+def _assume_columns(
+    config: RunConfig,
+    table: pd.DataFrame,
+    description: dict[str, Any] | None,
+    overrides: list[str],
+) -> list[str]:
+    """Take the columns that are there where the recipe's are not and nobody named any."""
+    data, given = config.data, {override.partition("=")[0] for override in overrides}
+    if data.precipitation_column in table.columns or "data.precipitation_column" in given:
+        return []
+    said = (description or {}).get("precipitation", {})
+    names = [said.get("column"), *_RAIN_COLUMNS]
+    name = next((name for name in names if name in table.columns), None)
+    if name is None:
+        ready = [] if data.label_column else sorted(_label_columns(table, config, ordered=False))
+        if not ready:
+            return []
+        data.label_column = ready[0]
+        return [f"no precipitation column; {ready[0]} is taken as data.label_column."]
+    note = f"data.precipitation_column={name}, since there is no {data.precipitation_column}"
+    data.precipitation_column = name
+    if "data.precipitation_unit" not in given:
+        if said.get("column") == name and said.get("unit") in ("mm", "m"):
+            data.precipitation_unit = said["unit"]
+            note += f"; data.precipitation_unit={data.precipitation_unit} by series.json"
+        elif pd.api.types.is_numeric_dtype(table[name]):
+            most = float(table[name].max())
+            data.precipitation_unit = "m" if most < _METRES_BELOW else "mm"
+            note += f"; data.precipitation_unit={data.precipitation_unit}, since its largest "
+            note += f"value is {most:.3g}"
+    return [note + "."]
+
+
+def _label_columns(
+    table: pd.DataFrame, config: RunConfig, ordered: bool = True
+) -> dict[str, np.ndarray]:
+    """Columns of 0 and 1 that are named like a label, [R] in the rows' order of the series."""
+    found: dict[str, np.ndarray] = {}
+    order = np.arange(len(table))
+    if ordered:
+        order = np.argsort(pd.factorize(table[config.data.region_column])[0], kind="stable")
+    for name in map(str, table.columns):
+        if not label_like(name) or not pd.api.types.is_numeric_dtype(table[name]):
+            continue
+        column = table[name].to_numpy(dtype=np.float64, na_value=np.nan)
+        if (np.isnan(column) | (column == 0) | (column == 1)).all():
+            found[name] = column[order]
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    """All of ``text`` or nothing: to a temporary file beside ``path``, then rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+__all__ = [
+    "Audit",
+    "Subject",
+    "WeatherSeries",
+    "audit_command",
+    "audit_subject",
+    "audit_windows",
+    "cut_windows",
+    "read_description",
+    "read_subject",
+]

@@ -1,0 +1,210 @@
+"""Regions as boxes or points on a grid of latitude and longitude, and their area means.
+
+Shapes: T times, Y latitudes, X longitudes, G regions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from timerxl.config import InputError
+
+_EPSILON = 1e-6  # degrees, about 0.1 m: coordinates are stored as rounded binary numbers
+_BOX, _POINT = ("north", "south", "west", "east"), ("latitude", "longitude")
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box (edges included) or a point, in degrees; longitudes in either convention."""
+
+    name: str
+    north: float
+    south: float
+    west: float
+    east: float
+    is_point: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """As it stands in series.json."""
+        if self.is_point:
+            return {"point": {"latitude": self.north, "longitude": self.west}}
+        return {"box": {key: getattr(self, key) for key in _BOX}}
+
+
+def load_regions(path: Path) -> list[Region]:
+    """Read ``regions: {name: {north, south, west, east} or {latitude, longitude}}``.
+
+    A box whose west is greater than its east crosses the date line (or, with longitudes from 0 to
+    360, the meridian of Greenwich). Raises InputError naming the file and the region.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"--regions {path} can't be read as YAML: {error}") from error
+    found = content.get("regions") if isinstance(content, dict) else None
+    if not isinstance(found, dict) or not found:
+        raise InputError(f"--regions {path} holds no mapping 'regions' of names to boxes.")
+    return [_region(path, str(name), value) for name, value in found.items()]
+
+
+def _region(path: Path, name: str, value: Any) -> Region:
+    keys = set(value) if isinstance(value, dict) else set()
+    if keys not in (set(_BOX), set(_POINT)):
+        raise InputError(
+            f"--regions {path}: region {name} has the keys {sorted(map(str, keys)) or value!r}; "
+            f"expected {', '.join(_BOX)}, or {' and '.join(_POINT)} for a point."
+        )
+    for key, number in value.items():
+        limit = 90 if key in ("north", "south", "latitude") else 360
+        good = isinstance(number, (int, float)) and not isinstance(number, bool)
+        if not good or not -limit <= number <= limit or not math.isfinite(number):
+            raise InputError(
+                f"--regions {path}: region {name} has {key} {number!r}; expected degrees between "
+                f"{-limit} and {limit}."
+            )
+    if keys == set(_POINT):
+        latitude, longitude = float(value["latitude"]), float(value["longitude"])
+        return Region(name, latitude, latitude, longitude, longitude, is_point=True)
+    if value["south"] > value["north"]:
+        raise InputError(
+            f"--regions {path}: region {name} has south {value['south']} above north "
+            f"{value['north']}; exchange them."
+        )
+    north, south, west, east = (float(value[key]) for key in _BOX)
+    return Region(name, north, south, west, east)
+
+
+@dataclass(frozen=True)
+class GridMeans:
+    """The cells of each region on one grid: what to cut from a field, and the weights in it.
+
+    ``rows`` and ``columns`` cut latitude and longitude to the cells that any region needs;
+    ``weights`` [G, y, x] are cos(latitude) in a region's cells and 0 elsewhere; ``cells`` [G].
+    """
+
+    rows: slice
+    columns: slice
+    weights: np.ndarray
+    cells: list[int]
+
+    def means(self, field: np.ndarray) -> np.ndarray:
+        """[t, y, x] (already cut) to area means [G, t] float64; NaN cells leave the weights.
+
+        mean = sum(w x) / sum(w) over the cells with a value, w = cos(latitude): on a regular grid
+        the area of a cell is proportional to it. NaN where no cell has a value.
+        """
+        flat = field.reshape(len(field), -1)
+        total = np.empty((len(self.weights), len(flat)))
+        for region, weights in enumerate(self.weights):
+            used = np.flatnonzero(weights)
+            own = flat[:, used].astype(np.float64)
+            weight = weights.ravel()[used]
+            known = ~np.isnan(own)
+            if known.all():
+                total[region] = own @ (weight / weight.sum())
+                continue
+            share = known @ weight
+            # A cell that enters or leaves (the edge of the sea) changes the weights of its time.
+            with np.errstate(invalid="ignore"):
+                total[region] = (np.where(known, own, 0.0) @ weight) / share
+        return total
+
+
+def grid_means(
+    regions: list[Region], latitude: np.ndarray, longitude: np.ndarray, label: str
+) -> GridMeans:
+    """Find the cells of every region on the grid of the file called ``label``.
+
+    A cell belongs to a box when its centre lies in it; a point takes the nearest cell, at most one
+    grid step away. Raises InputError where a box holds no cell or reaches beyond the file, or a
+    point is too far, naming the region and the file's extent.
+    """
+    grid = _Grid(latitude, longitude, label)
+    masks = [grid.nearest(region) if region.is_point else grid.inside(region) for region in regions]
+    chosen = np.logical_or.reduce(masks)
+    rows, columns = _hull(chosen.any(axis=1)), _hull(chosen.any(axis=0))
+    weights = np.cos(np.deg2rad(latitude))[:, None] * np.array(masks, dtype=np.float64)
+    return GridMeans(rows, columns, weights[:, rows, columns], [int(mask.sum()) for mask in masks])
+
+
+def _hull(used: np.ndarray) -> slice:
+    places = np.flatnonzero(used)
+    return slice(int(places[0]), int(places[-1]) + 1)
+
+
+class _Grid:
+    """Longitudes are compared as distances eastwards, so both conventions mean the same."""
+
+    def __init__(self, latitude: np.ndarray, longitude: np.ndarray, label: str) -> None:
+        self.latitude, self.longitude, self.label = latitude, longitude, label
+        self.dlat, self.dlon = _spacing(latitude), _spacing(longitude)
+        around = np.sort(np.unique(np.round(longitude % 360, 6)))
+        gaps = np.diff(np.append(around, around[0] + 360))
+        # The file starts east of its largest hole; a file around the globe has none.
+        self.first = float(around[(int(np.argmax(gaps)) + 1) % len(around)])
+        self.span = 360 - float(gaps.max())
+        self.is_global = bool(gaps.max() <= self.dlon + _EPSILON) and len(around) > 1
+
+    @property
+    def extent(self) -> str:
+        west = self.first if self.first <= 180 else self.first - 360
+        return (
+            f"{self.label} covers latitude {self.latitude.min():g} to {self.latitude.max():g} and "
+            f"longitude {west:g} to {west + self.span:g} "
+            f"({len(self.latitude)} x {len(self.longitude)} cells of {self.dlat:g} x "
+            f"{self.dlon:g} degrees)"
+        )
+
+    def inside(self, box: Region) -> np.ndarray:
+        width = min(box.east - box.west, 360) if box.east >= box.west else box.east - box.west
+        width = width if width >= 0 else width % 360
+        east_of_west = (self.longitude - box.west + _EPSILON) % 360 - _EPSILON
+        columns = east_of_west <= width + _EPSILON
+        rows = self.latitude <= box.north + _EPSILON
+        rows &= self.latitude >= box.south - _EPSILON
+        mask = rows[:, None] & columns[None, :]
+        beyond = self._beyond(box, width)
+        if beyond or not mask.any():
+            reason = f"reaches beyond the file in the {beyond}" if beyond else "holds no cell"
+            edges = ", ".join(f"{key} {getattr(box, key):g}" for key in _BOX)
+            raise InputError(f"region {box.name} ({edges}) {reason}: {self.extent}.")
+        return mask
+
+    def _beyond(self, box: Region, width: float) -> str:
+        """The side on which a cell of the box would lie outside the file; "" if there is none."""
+        if box.north >= self.latitude.max() + self.dlat - _EPSILON:
+            return "north"
+        if box.south <= self.latitude.min() - self.dlat + _EPSILON:
+            return "south"
+        if self.is_global:
+            return ""
+        # One step of room: a box may begin between the last cell outside and the first inside.
+        room = self.dlon - _EPSILON
+        start = (box.west - self.first + room) % 360 - room
+        if start > self.span + room:
+            return "west"
+        return "east" if start + width >= self.span + room else ""
+
+    def nearest(self, point: Region) -> np.ndarray:
+        north = np.abs(self.latitude - point.north)
+        east = np.abs((self.longitude - point.west + 180) % 360 - 180)
+        row, column = int(np.argmin(north)), int(np.argmin(east))
+        if north[row] > self.dlat + _EPSILON or east[column] > self.dlon + _EPSILON:
+            raise InputError(
+                f"region {point.name} (latitude {point.north:g}, longitude {point.west:g}) is more "
+                f"than one grid step from the nearest cell: {self.extent}."
+            )
+        mask = np.zeros((len(self.latitude), len(self.longitude)), dtype=bool)
+        mask[row, column] = True
+        return mask
+
+
+def _spacing(axis: np.ndarray) -> float:
+    """The usual distance of neighbours; 0.25 degrees, ERA5's own, where there is one cell only."""
+    return float(np.median(np.abs(np.diff(axis)))) if len(axis) > 1 else 0.25

@@ -1,0 +1,177 @@
+"""series.parquet and series.json: written whole or not at all, region after region."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from timerxl.config import DataConfig, InputError
+
+SERIES, DESCRIPTION, FORMAT = "series.parquet", "series.json", 1
+PRECIPITATION = "tp"
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def output_folder(output: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside ``output``; what stands in it as series.* at the end moves there.
+
+    Whatever ends the block otherwise removes the folder and leaves ``output`` as it was. Raises
+    InputError where a series stands there already, or where it can't be written.
+    """
+    output = output.absolute()
+    standing = [name for name in (SERIES, DESCRIPTION) if (output / name).exists()]
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output {output} is no folder; give a new one.")
+    if standing and not overwrite:
+        raise InputError(
+            f"--output {output} holds {' and '.join(standing)} already; give another folder, or "
+            "--overwrite to replace them."
+        )
+    near = next(folder for folder in output.parents if folder.is_dir())
+    try:
+        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=near))
+    except OSError as error:
+        raise InputError(f"--output {output} can't be written: {error}") from error
+    try:
+        yield partial
+        _move(partial, output)
+    except OSError as error:
+        raise InputError(f"--output {output} can't be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move(partial: Path, output: Path) -> None:
+    """Both files or, short of a power cut, neither: signals wait until they have moved."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        # Without its description first: a reader never meets a new table under the old one.
+        (output / DESCRIPTION).unlink(missing_ok=True)
+        for name in (SERIES, DESCRIPTION):
+            os.replace(partial / name, output / name)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+class RegionParts:
+    """Per-region Parquet parts in a folder, counted as they are written, then put together.
+
+    Two passes, because only the end tells which columns hold no value at all.
+    """
+
+    def __init__(self, folder: Path, columns: list[str]) -> None:
+        self.folder, self.columns = folder, columns
+        self.schema = pa.schema(
+            [("timestamp", pa.timestamp("ms")), ("region", pa.string())]
+            + [(n, pa.float64() if n == PRECIPITATION else pa.float32()) for n in columns]
+        )
+        self.known: dict[str, dict[str, int]] = {}
+        self.rows: dict[str, int] = {}
+        self._writers: dict[str, pq.ParquetWriter] = {}
+
+    def write(self, region: str, seconds: np.ndarray, values: dict[str, np.ndarray]) -> None:
+        """Append rows of one region: ``seconds`` [R] int64 since 1970, ``values`` of [R] each."""
+        if region not in self._writers:
+            path = self._path(len(self._writers))
+            self._writers[region] = pq.ParquetWriter(path, self.schema)
+            self.known[region], self.rows[region] = dict.fromkeys(self.columns, 0), 0
+        arrays = [
+            pa.array(seconds * 1000, type=pa.timestamp("ms")),
+            pa.array([region], type=pa.string()).take(pa.array(np.zeros(len(seconds), np.int64))),
+        ]
+        for name in self.columns:
+            column = values[name]
+            self.known[region][name] += int((~np.isnan(column)).sum())
+            kind = self.schema.field(name).type
+            arrays.append(
+                pa.array(column.astype(kind.to_pandas_dtype()), type=kind, from_pandas=True)
+            )
+        self.rows[region] += len(seconds)
+        self._writers[region].write_table(pa.table(arrays, schema=self.schema))
+
+    def empty_columns(self) -> list[str]:
+        """Columns without one value in any region."""
+        return [n for n in self.columns if not any(known[n] for known in self.known.values())]
+
+    def join(self) -> Path:
+        """All regions one after the other into series.parquet, row group by row group."""
+        for writer in self._writers.values():
+            writer.close()
+        empty = set(self.empty_columns())
+        schema = pa.schema([column for column in self.schema if column.name not in empty])
+        path = self.folder / SERIES
+        with pq.ParquetWriter(path, schema) as writer:
+            for index in range(len(self._writers)):
+                with pq.ParquetFile(self._path(index)) as part:
+                    for group in range(part.num_row_groups):
+                        writer.write_table(part.read_row_group(group, columns=schema.names))
+        return path
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"region-{index}.parquet"
+
+
+def write_description(folder: Path, description: dict[str, Any]) -> None:
+    """series.json beside series.parquet, with the format's number and the table's sha256."""
+    content = {"format": FORMAT} | description | {"sha256": sha256_of(folder / SERIES)}
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+
+
+def read_prepared(
+    path: Path, sha256: str, config: DataConfig
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The series.json beside a table that it describes, and sentences to log; None without one.
+
+    A series.json describes series.parquet; beside it, a table of another name is its own. Raises
+    InputError where series.parquet has changed since, or where the unit of its rain is not
+    ``data.precipitation_unit``.
+    """
+    beside = path.with_name(DESCRIPTION)
+    if path.name != SERIES or not beside.is_file():
+        return None, []
+    try:
+        prepared = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{beside} can't be read: {error}; prepare the series again.") from error
+    keys = {"format", "sha256", "precipitation", "is_synthetic"}
+    if not isinstance(prepared, dict) or prepared.get("format") != FORMAT or keys - set(prepared):
+        raise InputError(f"{beside} has not format {FORMAT}; prepare the series again.")
+    if prepared["sha256"] != sha256:
+        raise InputError(
+            f"{path} is not the file that {DESCRIPTION} beside it describes (sha256 {sha256[:12]}, "
+            f"described {str(prepared['sha256'])[:12]}); prepare it again, or remove {DESCRIPTION}."
+        )
+    rain = prepared["precipitation"]
+    is_rain = rain["column"] == config.precipitation_column
+    if is_rain and rain["unit"] != config.precipitation_unit:
+        raise InputError(
+            f"{path}: {rain['column']} is in {rain['unit']}, data.precipitation_unit says "
+            f"{config.precipitation_unit}; set data.precipitation_unit={rain['unit']}."
+        )
+    notes = []
+    if rain["is_sparse"]:
+        notes.append(
+            f"SPARSE rain: {rain['hours_present_per_day']} of 24 hours of {rain['column']} are "
+            "present; labels from it miss rain."
+        )
+    return prepared, notes
