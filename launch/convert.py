@@ -17,6 +17,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+# The repository, not this folder, is on the path: a file here could hide an installed library.
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
+
 from timerxl.command_line import run_command
 from timerxl.config import InputError
 

@@ -2,12 +2,11 @@
 
 Also under a launcher: accelerate launch launch/train.py --config transfer. Exit code 0 when the
 run is done, 1 when training failed, 2 on bad input; status.json in the run folder holds the code
-and the reason where a launcher hides it.
+and the reason where a launcher hides it. Bad input leaves an earlier run's folder as it is.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -16,27 +15,21 @@ HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
 from timerxl.command_line import (
-    EXIT_BAD_INPUT,
     EXIT_FAILED,
     EXIT_OK,
     is_main_rank,
+    quiet_libraries,
     recipe_parser,
     run_command,
 )
 from timerxl.config import InputError, RunConfig, load_recipe
 
 
-def quiet_libraries() -> None:
-    """Libraries talk less: their notes would bury ours. Errors still come through."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
-
 def run(config: RunConfig) -> int:
     """Train and leave the outcome in status.json."""
     from timerxl.training.loop import TrainingFailed
     from timerxl.training.run import train
+    from timerxl.training.saving import note_bad_input
     from timerxl.training.tracking import write_status
 
     output_dir = Path(config.output_dir)
@@ -44,8 +37,8 @@ def run(config: RunConfig) -> int:
     try:
         train(config)
     except InputError as error:
-        if is_main and not output_dir.is_file():
-            write_status(output_dir, EXIT_BAD_INPUT, str(error))
+        if is_main:
+            note_bad_input(output_dir, str(error))
         raise
     except TrainingFailed as error:
         if is_main:

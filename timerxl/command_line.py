@@ -17,6 +17,16 @@ def is_main_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def quiet_libraries() -> None:
+    """Libraries talk less: their notes would bury ours. Errors still come through.
+
+    To be called before they are imported.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
 def recipe_parser(description: str) -> argparse.ArgumentParser:
     """A parser with ``--config NAME|path`` and any number of dotted ``key=value`` overrides."""
     parser = argparse.ArgumentParser(description=description)

@@ -59,6 +59,8 @@ class DataConfig:
     max_fill_hours: float = 6.0
     log1p_precipitation: bool = True
     static_features: bool = False
+    oni_path: Optional[str] = None
+    oni_lag_months: int = 2
     split: str = "time"
     train_fraction: float = 0.70
     validation_fraction: float = 0.15
@@ -139,13 +141,19 @@ class TrainConfig:
 class EvalConfig:
     """``max_windows`` null scores every window; otherwise a seeded sample over regions and time.
 
-    ``threshold`` ``auto`` is the probability that maximises MCC on validation.
+    ``threshold`` ``auto`` is the probability that maximises ``threshold_score`` on validation.
+    ``fitted_baselines`` shows logistic regression and boosted trees on lagged values beside the
+    model. Intervals come from ``num_resamples`` resamples of blocks of ``block_days`` days; 0 leaves
+    them out.
     """
 
     batch_size: Optional[int] = None
     max_windows: Optional[int] = None
     threshold: Union[float, str] = "auto"
-    gradient_boosting: bool = False
+    threshold_score: str = "mcc"
+    fitted_baselines: bool = True
+    num_resamples: int = 1000
+    block_days: float = 14.0
 
 
 @dataclass

@@ -30,6 +30,7 @@ VALIDATION_METRICS = (
     "brier",
     "bss",
 )
+THRESHOLD_SCORES = ("mcc", "f1", "macro_f1", "balanced_accuracy", "csi", "ets", "hss", "pss")
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "data.precipitation_unit": ("mm", "m"),
     "data.split": ("time", "rows"),
@@ -41,6 +42,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "train.zero_stage": (0, 2),
     "model.num_labels": (2,),
     "train.metric_for_best_model": VALIDATION_METRICS,
+    "eval.threshold_score": THRESHOLD_SCORES,
 }
 _POSITIVE = (
     "data.synthetic.step_hours data.label_horizon_hours model.patch_length model.context_length "
@@ -52,7 +54,7 @@ _POSITIVE = (
 ).split()
 _NOT_NEGATIVE = (
     "data.max_fill_hours model.freeze_backbone_epochs loss.gamma optim.weight_decay "
-    "train.num_workers model.num_static_real_features data.rain_threshold_mm seed"
+    "train.num_workers eval.num_resamples model.num_static_real_features data.rain_threshold_mm seed"
 ).split()
 _SHARES = (
     "model.hidden_dropout model.attention_dropout data.train_fraction data.validation_fraction "
@@ -84,6 +86,11 @@ def validate(config: Any) -> None:
             continue
         if isinstance(value, str) or not 0 <= value < 1:
             raise InputError(f"{key} is {value!r}; expected a number from 0 up to (not with) 1.")
+    if config.data.oni_lag_months < 2:
+        raise InputError(
+            f"data.oni_lag_months is {config.data.oni_lag_months}; expected 2 or more: a value is "
+            "published two months after its centre month."
+        )
     if config.data.train_fraction + config.data.validation_fraction >= 1:
         raise InputError(
             "data.train_fraction + data.validation_fraction must stay below 1: "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +28,13 @@ from timerxl.data.audit_text import audit_text
 from timerxl.data.features import label_like
 from timerxl.data.labels import check_leaks, label_and_persistence
 from timerxl.data.readers import open_table, read_table
-from timerxl.data.schema import WeatherSeries
+from timerxl.data.series_file import DESCRIPTION, SERIES
 from timerxl.data.splits import make_split, split_by_rows, split_by_time
 
 if TYPE_CHECKING:  # windows.py imports torch, which an audit has no use for
     from timerxl.data.windows import WeatherWindows
 
 DEFAULT_RECIPE = "transfer"
-_TABLE, _DESCRIPTION = "series.parquet", "series.json"
 _RAIN_COLUMNS = ("tp", "total_precipitation", "precipitation")
 _METRES_BELOW = 1.0  # no step holds a metre of rain, and every wet series holds a step above 1 mm
 _CHECKS = (
@@ -68,9 +66,8 @@ def audit_windows(windows: WeatherWindows, config: RunConfig) -> Audit:
     """The audit of windows that are built already, cheap enough for the start of training.
 
     Ready label columns that the recipe does not name are not looked at: the table is not read
-    again. Raises InputError where series.json beside the table can't be read.
+    again.
     """
-    path = config.data.path
     return audit_subject(
         Subject(
             series=windows.series,
@@ -81,7 +78,7 @@ def audit_windows(windows: WeatherWindows, config: RunConfig) -> Audit:
             rained_before=windows.rained_before,
             rows=windows.rows,
             split_method=windows.definition["split"],
-            description=None if path is None else read_description(Path(path)),
+            description=windows.series.source.get("prepared"),
         )
     )
 
@@ -125,7 +122,7 @@ def read_subject(
 ) -> tuple[Subject, list[str]]:
     """The table as training would read it, and sentences on what had to be assumed for it."""
     if path.is_dir():
-        path = path / _TABLE
+        path = path / SERIES
     if any(override.startswith("data.path=") for override in overrides):
         raise InputError("the audit's series is data.path already; leave data.path= out.")
     config = load_recipe(config_name or DEFAULT_RECIPE, overrides)
@@ -133,22 +130,20 @@ def read_subject(
     reason = f"recipe {config.recipe}"
     if config_name is None:
         reason += " (the default; --config names another)"
-    table, description = open_table(path), read_description(path)
-    notes = _assume_columns(config, table, description, overrides)
+    if any(override.startswith("model.context_length=") for override in overrides):
+        reason = "model.context_length"
+    table = open_table(path)
+    notes = _assume_columns(config, table, overrides)
     found = read_table(config.data)
-    if description is not None and description.get("is_synthetic"):
-        found = replace(found, is_synthetic=True)
     subject = Subject(
         series=found,
         data=config.data,
         context_length=config.model.context_length,
         context_reason=reason,
         label_columns=_label_columns(table, config),
-        description=description,
+        description=found.source.get("prepared"),
     )
     cut_windows(subject)
-    if description is not None and description.get("sha256") not in (None, found.source["sha256"]):
-        notes.append("series.json describes another series.parquet: their sha256 differ.")
     return subject, notes
 
 
@@ -176,31 +171,27 @@ def cut_windows(subject: Subject) -> None:
         subject.refusals.append(str(error))
 
 
-def read_description(table: Path) -> dict[str, Any] | None:
-    """series.json beside ``table``, None where there is none; InputError where it's unreadable."""
-    path = table.with_name(_DESCRIPTION)
-    if not path.is_file():
-        return None
+def _described_rain(table: Path) -> dict[str, Any]:
+    """What series.json says of the precipitation; reading the series refuses a wrong file."""
+    path = table.with_name(DESCRIPTION)
+    if table.name != SERIES or not path.is_file():
+        return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} can't be read as JSON: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("precipitation", {}), dict):
-        raise InputError(f"{path} holds no mapping, or no mapping under precipitation.")
-    return content
+        return dict(json.loads(path.read_text(encoding="utf-8"))["precipitation"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
 
 
 def _assume_columns(
     config: RunConfig,
     table: pd.DataFrame,
-    description: dict[str, Any] | None,
     overrides: list[str],
 ) -> list[str]:
     """Take the columns that are there where the recipe's are not and nobody named any."""
     data, given = config.data, {override.partition("=")[0] for override in overrides}
     if data.precipitation_column in table.columns or "data.precipitation_column" in given:
         return []
-    said = (description or {}).get("precipitation", {})
+    said = _described_rain(Path(str(data.path)))
     names = [said.get("column"), *_RAIN_COLUMNS]
     name = next((name for name in names if name in table.columns), None)
     if name is None:
@@ -253,11 +244,9 @@ def _write(path: Path, text: str) -> None:
 __all__ = [
     "Audit",
     "Subject",
-    "WeatherSeries",
     "audit_command",
     "audit_subject",
     "audit_windows",
     "cut_windows",
-    "read_description",
     "read_subject",
 ]

@@ -26,19 +26,23 @@ def looks_like_era5(precipitation: str, features: list[str]) -> list[str]:
 
 
 def check_accumulation(subject: Subject, audit: Audit) -> None:
-    """Whether the precipitation holds all hours of a day, by series.json or by its looks."""
+    """Whether the precipitation holds all hours of a day, by series.json or by its looks.
+
+    A series.json whose hours_present_per_day is null came from a table and does not know.
+    """
     series, step = subject.series, subject.series.step_hours
     if series.precipitation_mm is None:
         audit.skip("sparse accumulation", "there is no precipitation column, only a label.")
         return
-    if subject.description is not None:
-        said = subject.description.get("precipitation") or {}
+    said = (subject.description or {}).get("precipitation", {})
+    if said.get("column") == subject.data.precipitation_column:
         if said.get("is_sparse"):
-            hours = said.get("hours_present_per_day")
-            _report_sparse(audit, hours, "series.json says so", [])
-        elif "is_sparse" not in said:
-            audit.skip("sparse accumulation", "series.json does not say precipitation.is_sparse.")
-        return
+            _report_sparse(
+                subject, audit, said.get("hours_present_per_day"), "series.json says so", []
+            )
+            return
+        if said.get("hours_present_per_day") is not None:
+            return
     if subject.data.path is None:
         audit.skip("sparse accumulation", "the built-in series sums rain over its whole step.")
         return
@@ -52,10 +56,14 @@ def check_accumulation(subject: Subject, audit: Audit) -> None:
             f"all {step:g} h of a step can't be told from the numbers.",
         )
         return
-    _report_sparse(audit, 24 / step, f"the step is {step:g} h and the names are ERA5's", names)
+    _report_sparse(
+        subject, audit, 24 / step, f"the step is {step:g} h and the names are ERA5's", names
+    )
 
 
-def _report_sparse(audit: Audit, hours: float | None, reason: str, names: list[str]) -> None:
+def _report_sparse(
+    subject: Subject, audit: Audit, hours: float | None, reason: str, names: list[str]
+) -> None:
     present = "some" if hours is None else f"{hours:g}"
     certain = not names
     audit.facts["accumulation"] = {
@@ -68,7 +76,7 @@ def _report_sparse(audit: Audit, hours: float | None, reason: str, names: list[s
         "fault",
         "precipitation_misses_hours",
         f"{present} of 24 hours of precipitation are present ({reason}): "
-        "a 24-h rain label from this series would be wrong.",
+        f"a {subject.data.label_horizon_hours:g}-h rain label from this series would be wrong.",
         "ERA5 tp is the accumulation of the ONE hour that ends at the stamp, whatever the step of "
         "the request. The hours between the stamps are not in the series, and rain that fell in "
         "them counts as dry."
@@ -77,8 +85,9 @@ def _report_sparse(audit: Audit, hours: float | None, reason: str, names: list[s
         + (
             ""
             if certain
-            else " If the column does sum the whole step, put "
-            '{"precipitation": {"is_sparse": false}} into a series.json beside the table.'
+            else " If the column does sum the whole step, bring the table "
+            "through launch/prepare_data.py and write 24 for precipitation.hours_present_per_day "
+            "into its series.json."
         ),
         hours_present_per_day=hours,
         reason=reason,

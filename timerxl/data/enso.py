@@ -7,18 +7,20 @@ they must not be mixed: phases look back with all that is known today, features 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from timerxl.config import InputError
+from timerxl.data.schema import WeatherSeries
 
 SEASONS = "DJF JFM FMA MAM AMJ MJJ JJA JAS ASO SON OND NDJ".split()
 PHASES = ("El Niño", "La Niña", "neutral")
 THRESHOLD_KELVIN = 0.5
 MIN_SEASONS = 5
 MIN_LAG_MONTHS = 2
+ONI_FEATURE = "oni_lagged"
 
 
 @dataclass(frozen=True)
@@ -119,3 +121,23 @@ def read_oni(path: Path) -> OceanicNinoIndex:
     if not month.size or (np.diff(month) != np.timedelta64(1, "M")).any():
         raise InputError(f"{path} leaves out or repeats a season; expected one each month.")
     return OceanicNinoIndex(month, np.array(anomalies))
+
+
+def with_oni(series: WeatherSeries, path: Path, lag_months: int) -> WeatherSeries:
+    """The series with the lagged index as its last feature, ``oni_lagged`` in kelvin.
+
+    Rows that the file doesn't cover have it missing, and no window runs over them. Raises
+    InputError as ``read_oni`` and ``lagged`` do, and where the series has a feature of that name.
+    """
+    if ONI_FEATURE in series.feature_names:
+        raise InputError(f"the series has a feature {ONI_FEATURE} already; set data.oni_path=null.")
+    column = read_oni(path).lagged(series.timestamps, lag_months)
+    missing = int(np.isnan(column).sum())
+    note = f"feature {ONI_FEATURE}: ONI of {lag_months} months before, {missing} rows without."
+    return replace(
+        series,
+        feature_names=[*series.feature_names, ONI_FEATURE],
+        values=np.hstack([series.values, column[:, None]]),
+        source=series.source | {"oni": {"path": str(path), "lag_months": lag_months}},
+        notes=[*series.notes, note],
+    )

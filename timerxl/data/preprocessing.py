@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from timerxl.config import DataConfig, InputError, SyntheticConfig
+from timerxl.data.enso import ONI_FEATURE
 from timerxl.data.schema import WeatherSeries
 
 PREPROCESSING = "preprocessing.json"
@@ -69,7 +70,10 @@ class Preprocessing:
         known = {item.name for item in fields(DataConfig)}
         saved = {key: value for key, value in self.content["data"].items() if key in known}
         synthetic = SyntheticConfig(**saved.pop("synthetic"))
-        features = None if path is None else list(self.content["feature_names"])
+        features = None
+        if path is not None:
+            added = [] if saved.get("oni_path") is None else [ONI_FEATURE]
+            features = [name for name in self.content["feature_names"] if name not in added]
         saved |= {"path": path, "features": features}
         return DataConfig(synthetic=synthetic, **saved)
 

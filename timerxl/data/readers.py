@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from timerxl.config import DataConfig, InputError
+from timerxl.data.enso import with_oni
 from timerxl.data.features import choose_features
 from timerxl.data.fill import fill_forward
 from timerxl.data.schema import WeatherSeries
@@ -23,7 +24,10 @@ _NEGATIVE_NOISE_MM = 0.01
 
 def load_series(config: DataConfig) -> WeatherSeries:
     """The series of ``data.path``, or the synthetic one where the path is null."""
-    return load_synthetic(config) if config.path is None else read_table(config)
+    series = load_synthetic(config) if config.path is None else read_table(config)
+    if config.oni_path is None:
+        return series
+    return with_oni(series, Path(config.oni_path), config.oni_lag_months)
 
 
 def read_table(config: DataConfig) -> WeatherSeries:

@@ -20,9 +20,11 @@ Args:
     predictions: P(rain) of each window, from 0 to 1.
     references: 1 where it rained, 0 where it stayed dry.
     threshold: rain is predicted where P(rain) >= threshold (default 0.5).
+    base_rate: share of rain in training, the reference of bss (default: that of references).
 Returns:
-    f1, macro_f1, precision, recall, accuracy, balanced_accuracy, mcc, roc_auc, brier and
-    predicted_rain_share, each a float; roc_auc is NaN where only one class came.
+    f1, macro_f1, precision, recall, accuracy, balanced_accuracy, mcc, hss, pss, ets, csi, pod,
+    far, bias, sedi, predicted_rain_share, roc_auc, pr_auc, brier, bss and ece, each a float; NaN
+    where a score is undefined.
 Examples:
     >>> from timerxl.metrics.forecast_skill import ForecastSkill
     >>> skill = ForecastSkill()
@@ -65,6 +67,10 @@ class ForecastSkill(evaluate.Metric):
         super().add(prediction=probability[0], reference=label[0], **kwargs)
 
     def _compute(
-        self, predictions: list[float], references: list[int], threshold: float = 0.5
+        self,
+        predictions: list[float],
+        references: list[int],
+        threshold: float = 0.5,
+        base_rate: float | None = None,
     ) -> dict[str, float]:
-        return forecast_scores(predictions, references, threshold)
+        return forecast_scores(predictions, references, threshold, base_rate)

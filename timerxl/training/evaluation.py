@@ -88,9 +88,16 @@ def mean_loss(forecasts: Forecasts, name: str, alpha: float, gamma: float) -> fl
     return float(classification_loss(logits, labels, name=name, alpha=alpha, gamma=gamma))
 
 
-def skill(probability: np.ndarray, label: np.ndarray, threshold: float = 0.5) -> dict[str, float]:
-    """Scores of the project's own ``evaluate`` metric."""
-    scores = ForecastSkill().compute(predictions=probability, references=label, threshold=threshold)
+def skill(
+    probability: np.ndarray,
+    label: np.ndarray,
+    threshold: float = 0.5,
+    base_rate: float | None = None,
+) -> dict[str, float]:
+    """Scores of the project's own ``evaluate`` metric; ``base_rate`` as in ``forecast_scores``."""
+    scores = ForecastSkill().compute(
+        predictions=probability, references=label, threshold=threshold, base_rate=base_rate
+    )
     assert scores is not None
     return {key: float(value) for key, value in scores.items()}
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
+from timerxl.metrics.scores import LOWER_IS_BETTER
 from timerxl.model.losses_timerxl import IGNORE_INDEX, sample_weights
 from timerxl.training.batches import BatchPlan, MicroBatch
 from timerxl.training.evaluation import agree, forecast, loader, mean_loss, skill, to_device
@@ -181,7 +182,7 @@ class Trainer:
     def _is_best(self, scores: dict[str, float]) -> bool:
         """Note the evaluation; True where it is the best so far (the first always is)."""
         progress, name = self.progress, self.config.train.metric_for_best_model
-        value = -scores[name] if name in ("loss", "brier") else scores[name]
+        value = -scores[name] if name in {"loss"} | LOWER_IS_BETTER else scores[name]
         if progress.best_step and not value > progress.best_score:
             progress.evaluations_without_gain += 1
             return False

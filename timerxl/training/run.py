@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from timerxl.command_line import is_main_rank
-from timerxl.config import RunConfig, to_yaml
+from timerxl.command_line import EXIT_FAILED, is_main_rank
+from timerxl.config import InputError, RunConfig, to_yaml
+from timerxl.data.audit import audit_windows
+from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.training.assembly import (
@@ -23,20 +25,20 @@ from timerxl.training.assembly import (
     resolve_alpha,
     use_seed,
 )
+from timerxl.training.assessment import Decision, decide
 from timerxl.training.batches import BatchPlan
-from timerxl.training.evaluation import Forecasts, forecast, skill
-from timerxl.training.final import (
-    choose_threshold,
-    final_table,
-    gap_recovered,
-    print_table,
-    results,
-    score_baselines,
-)
+from timerxl.training.evaluation import Forecasts, agree, forecast
+from timerxl.training.final import assess_windows, gap_recovered, results
 from timerxl.training.launcher import build_accelerator, fill_deepspeed
-from timerxl.training.loop import Trainer
+from timerxl.training.loop import Trainer, TrainingFailed
 from timerxl.training.optim import build_optimizer, build_schedule
-from timerxl.training.saving import PREPROCESSING, load_weights, prepare_output_dir
+from timerxl.training.saving import (
+    RUN_CONFIG,
+    check_output_dir,
+    load_weights,
+    prepare_output_dir,
+)
+from timerxl.training.tables import comparison_table, print_table, score_table
 from timerxl.training.tracking import MetricsLog, write_json, write_status, write_text
 
 
@@ -54,12 +56,14 @@ class Log:
 def train(config: RunConfig) -> dict[str, Any]:
     """Train, keep the best model, score the test split once; returns what results.json holds.
 
-    Raises InputError on bad input before any long work, TrainingFailed where the loss is lost.
+    Raises InputError on bad input before any long work and before the first file is written,
+    TrainingFailed where the loss or the forecasts are no numbers any more.
     """
     started = time.perf_counter()
     output_dir = Path(config.output_dir)
     log = Log(active=is_main_rank())
     log(f"recipe {config.recipe} -> {output_dir}")
+    check_output_dir(output_dir)
     windows = load_windows(config, log)
     alpha, notes = resolve_alpha(config, windows.labels_of("train"))
     num_static = len(windows.static_feature_names)
@@ -69,6 +73,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     use_seed(config.seed, rank=0)
     model, backbone = build_model(settings, config.model, log)
     accelerator = build_accelerator(config, log)
+    fill_deepspeed(accelerator, config)
     plan = BatchPlan(
         num_samples=len(windows.issue_rows("train")),
         batch_size=config.train.batch_size,
@@ -78,12 +83,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         seed=config.seed,
     )
     steps = plan_steps(config, plan.steps_per_epoch)
-    if accelerator.is_main_process:
-        if moved := prepare_output_dir(output_dir):
-            log(moved)
-        write_text(output_dir / "config.yaml", to_yaml(config))
-        write_status(output_dir, 1, "running")
-    accelerator.wait_for_everyone()
+    open_run_folder(accelerator, config, log)
     accelerator.init_trackers("tensorboard")
     metrics = MetricsLog(output_dir / "metrics.jsonl", accelerator.is_main_process)
 
@@ -91,7 +91,6 @@ def train(config: RunConfig) -> dict[str, Any]:
         model.activation_checkpointing_enable({"use_reentrant": False})
     optimizer = build_optimizer(model, config.optim, backbone)
     schedule = build_schedule(optimizer, config.optim, steps.total_steps, steps.freeze_steps)
-    fill_deepspeed(accelerator, config)
     log(_work_line(config, settings, plan, steps.total_steps, model))
     prepared_model, prepared_optimizer = accelerator.prepare(model, optimizer)
     use_seed(config.seed, rank=accelerator.process_index)
@@ -127,10 +126,31 @@ def train(config: RunConfig) -> dict[str, Any]:
             config, accelerator, prepared_model, windows, extras, cost, started, log
         )
         metrics.write("results", **found)
+    except InputError as error:
+        # The input was good: what the scores refuse now is what the model made of it.
+        raise TrainingFailed(str(error)) from error
     finally:
         metrics.close()
         accelerator.end_training()
     return found
+
+
+def open_run_folder(accelerator: Accelerator, config: RunConfig, log: Log) -> None:
+    """The main process moves an earlier run aside and writes the first files of this one.
+
+    Raises InputError on all ranks where it can't: none may wait for a main process that stopped.
+    """
+    output_dir, problem = Path(config.output_dir), None
+    if accelerator.is_main_process:
+        try:
+            if moved := prepare_output_dir(output_dir):
+                log(moved)
+            write_text(output_dir / RUN_CONFIG, to_yaml(config))
+            write_status(output_dir, EXIT_FAILED, "running")
+        except (InputError, OSError) as error:
+            problem = str(error)
+    if problem := agree(accelerator, problem):
+        raise InputError(problem)
 
 
 def load_windows(config: RunConfig, log: Log) -> WeatherWindows:
@@ -148,6 +168,8 @@ def load_windows(config: RunConfig, log: Log) -> WeatherWindows:
     )
     for line in class_share_lines(windows):
         log(line)
+    for line in audit_windows(windows, config).short_lines():
+        log(f"audit: {line}")
     return windows
 
 
@@ -171,52 +193,45 @@ def _score_best(
         final[split] = forecast(accelerator, model, windows, split, positions, size)
     if not accelerator.is_main_process:
         return {}
-    threshold = choose_threshold(
-        config.eval, final["validation"].probability, final["validation"].label
-    )
-    of_model = {s: {"model": skill(f.probability, f.label, threshold)} for s, f in final.items()}
-    validation, test = score_baselines(windows, final, config.eval, config.seed, log)
-    validation, test = of_model["validation"] | validation, of_model["test"] | test
+    decision = decide(config.eval, final["validation"].probability, final["validation"].label)
+    assessed, _, _ = assess_windows(windows, final, decision, config.eval, config.seed, log)
     cost |= {"seconds": time.perf_counter() - started, "peak_memory_gib": peak_memory_gib()}
     sampled = {"max_windows": config.eval.max_windows, "eval_seed": config.seed}
-    found = results(final, threshold, validation, test, sampled, cost)
+    found = results(assessed, final, decision, sampled, cost)
     extras = extras | {
-        "decision_threshold": threshold,
+        "decision_threshold": decision.threshold,
+        "calibration": decision.calibration.to_dict(),
         "best_step": cost["best_step"],
-        "scores": {"validation": validation["model"], "test": test["model"]},
+        "scores": {"validation": found["validation"], "test": found["test"]},
     }
     write_json(folder / PREPROCESSING, extras)
     write_json(Path(config.output_dir) / "results.json", found)
-    _print_results(config, windows, final, threshold, test, cost)
+    _print_results(config, windows, assessed, decision, cost)
     return found
 
 
 def _print_results(
     config: RunConfig,
     windows: WeatherWindows,
-    final: dict[str, Forecasts],
-    threshold: float,
-    test: dict[str, dict[str, float]],
+    found: dict[str, Any],
+    decision: Decision,
     cost: dict[str, Any],
 ) -> None:
     kind = "SYNTHETIC data" if windows.series.is_synthetic else str(config.data.path)
-    count, sampled = len(final["test"].label), ""
+    count, sampled = found["num_windows"], ""
     if config.eval.max_windows is not None:
         total = len(windows.labels_of("test"))
         sampled = f" (a seeded sample of {total:,})" if count < total else ""
+    chosen = f"maximise {config.eval.threshold_score} on validation"
     caption = (
-        f"{count:,} test windows{sampled}, {final['test'].label.mean():.1%} rain, scored once with "
-        f"the best model; thresholds maximise MCC on validation (Timer-XL: {threshold:.3f})."
+        f"{count:,} test windows{sampled}, {found['rain_share']:.1%} rain, scored once with the "
+        f"best model; thresholds {chosen} (Timer-XL: {decision.threshold:.3f})."
     )
-    if (recovered := gap_recovered(test)) is not None:
+    if (recovered := gap_recovered(found["scores"])) is not None:
         caption += f" Of the ROC-AUC gap from climatology to Bayes, {recovered:.0%} is recovered."
-    print_table(
-        final_table(
-            test,
-            f"Rain within {config.data.label_horizon_hours:g} h, {config.recipe}, {kind}",
-            caption,
-        )
-    )
+    title = f"Rain within {config.data.label_horizon_hours:g} h, {config.recipe}, {kind}"
+    print_table(comparison_table(found["scores"], title, caption))
+    print_table(score_table(found, "Timer-XL on the test split, score by score"))
     print(
         f"{cost['steps']} steps in {cost['train_seconds']:.0f} s "
         f"({cost['samples_per_s']:.1f} samples/s), {cost['seconds']:.0f} s in all, "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,44 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
+from timerxl.command_line import EXIT_BAD_INPUT
 from timerxl.config import InputError
-from timerxl.training.tracking import write_json
+from timerxl.data.preprocessing import PREPROCESSING
+from timerxl.training.tracking import write_json, write_status
 
-PREPROCESSING = "preprocessing.json"
+RUN_CONFIG = "config.yaml"  # the first file of a run: a folder with it is a run's
 transformers_logging.disable_progress_bar()  # it would cut through the run's own
+
+
+def check_output_dir(output_dir: Path) -> None:
+    """Raise InputError where :func:`prepare_output_dir` would fail; makes and moves nothing.
+
+    To be called before any long work, by every rank.
+    """
+    try:
+        if output_dir.is_dir() and not (output_dir / RUN_CONFIG).exists():
+            if any(path.name != "status.json" for path in output_dir.iterdir()):
+                raise InputError(
+                    f"output_dir {output_dir} holds files that are not a run's; choose an empty "
+                    "folder."
+                )
+            place = output_dir
+        else:
+            # An earlier run is renamed in the folder above; a folder that isn't there is made in
+            # the nearest one that is.
+            absolute = output_dir.absolute()
+            place = absolute.parent if output_dir.is_dir() else absolute
+            while not place.exists() and not place.is_symlink():
+                place = place.parent
+        if not place.is_dir():
+            raise InputError(
+                f"output_dir {output_dir} can't be made: {place} is no folder; choose another."
+            )
+        # Only a file tells (root passes every check of permissions); this one has no name.
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise InputError(f"output_dir {output_dir} can't be written to: {error}") from error
 
 
 def prepare_output_dir(output_dir: Path) -> str | None:
@@ -25,25 +60,32 @@ def prepare_output_dir(output_dir: Path) -> str | None:
     An earlier run found there is moved aside to ``NAME.1``, ``NAME.2``, ...: never deleted, never
     mixed with the new one. Raises InputError where the folder can't be made or written to.
     """
+    check_output_dir(output_dir)
     moved = None
     try:
-        if (output_dir / "config.yaml").exists():
+        if (output_dir / RUN_CONFIG).exists():
             number = 1
             while (aside := output_dir.with_name(f"{output_dir.name}.{number}")).exists():
                 number += 1
             output_dir.rename(aside)
             moved = f"{output_dir} held an earlier run; it is now {aside}."
-        elif output_dir.is_dir() and any(p.name != "status.json" for p in output_dir.iterdir()):
-            raise InputError(
-                f"output_dir {output_dir} holds files that are not a run's; choose an empty folder."
-            )
         output_dir.mkdir(parents=True, exist_ok=True)
-        probe = output_dir / ".write_probe"
-        probe.touch()
-        probe.unlink()
     except OSError as error:
         raise InputError(f"output_dir {output_dir} can't be written to: {error}") from error
     return moved
+
+
+def note_bad_input(output_dir: Path, reason: str) -> None:
+    """Leave status.json with code 2 for a run that never began, where the folder is free for it.
+
+    An earlier run's folder, one with other files and one that can't be written to stay untouched.
+    """
+    try:
+        check_output_dir(output_dir)
+    except InputError:
+        return  # the reason itself is on stderr
+    if not (output_dir / RUN_CONFIG).exists():
+        write_status(output_dir, EXIT_BAD_INPUT, reason)
 
 
 def save_model(
@@ -60,9 +102,10 @@ def save_model(
         fresh = folder.with_name(f".{folder.name}.new")
         shutil.rmtree(fresh, ignore_errors=True)
         weights = {key: value.float().cpu().contiguous() for key, value in state.items()}
-        dtype, unwrapped.config.dtype = unwrapped.config.dtype, torch.float32
         unwrapped.save_pretrained(fresh, state_dict=weights)
-        unwrapped.config.dtype = dtype
+        # save_pretrained notes the live model's type, not that of the weights it is given.
+        settings = json.loads((fresh / "config.json").read_text(encoding="utf-8"))
+        write_json(fresh / "config.json", settings | {"dtype": "float32"})
         write_json(fresh / PREPROCESSING, extras)
         old = folder.with_name(f".{folder.name}.old")
         if folder.exists():

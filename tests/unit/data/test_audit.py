@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from timerxl.config import InputError, SyntheticConfig, load_recipe
+from timerxl.config import SyntheticConfig, load_recipe
 from timerxl.data.audit import audit_command, audit_subject, audit_windows, read_subject
 from timerxl.data.audit_findings import Audit
-from timerxl.data.audit_page import audit_page
 from timerxl.data.audit_text import audit_text
 from timerxl.data.readers import load_series
 from timerxl.data.synthetic import synthetic_table
@@ -187,119 +185,3 @@ def test_short_lines_are_few_and_hold_no_notes() -> None:
     assert len(lines) == 8
     assert lines[0] == "fault: turn?[31m red"
     assert lines[-1].startswith("and 3 more")
-
-
-def write_table(path: Path, rows: int = 400, **columns: Any) -> Path:
-    """One or more regions of hourly noise in mm; columns replace or add to it."""
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame(
-        {
-            "timestamp": pd.date_range("2020-01-01", periods=rows, freq="h"),
-            "region": "A",
-            "a": rng.normal(size=rows),
-            "precipitation": np.where(rng.random(rows) < 0.04, 0.5, 0.0),
-        }
-        | columns
-    )
-    table.to_csv(path, index=False)
-    return path
-
-
-SMALL = ["model.context_length=24", "data.window_stride_hours=null"]
-
-
-@pytest.mark.parametrize(
-    ("overrides", "columns", "words"),
-    [
-        (["model.context_length=480"], {}, "needs 480 rows in a row"),
-        ([], {"precipitation": 0.0}, "labels are 0: nothing to learn"),
-        (["data.label_horizon_hours=1.5"], {}, "expected a multiple of the series' step"),
-    ],
-)
-def test_what_stops_the_windows_is_a_fault_beside_the_rest(
-    tmp_path: Path, overrides: list[str], columns: dict[str, Any], words: str
-) -> None:
-    audit = audit_of(write_table(tmp_path / "t.csv", **columns), *SMALL, *overrides)
-    (fault,) = audit.of("fault")
-    assert fault.name == "windows_refused"
-    assert words in fault.summary
-    assert audit.facts["series"]["rows"] == 400
-    assert words in audit_text(audit)
-    assert "<html" in audit_page(audit)
-    json.dumps(audit.to_dict(), allow_nan=False)
-
-
-def test_a_feature_that_is_the_label_is_a_fault(tmp_path: Path) -> None:
-    path = write_table(tmp_path / "t.csv", 2000)
-    rain = pd.read_csv(path)["precipitation"]
-    ahead = rain.rolling(24).sum().shift(-24).fillna(0)
-    audit = audit_of(write_table(tmp_path / "u.csv", 2000, hint=ahead), *SMALL)
-    assert [f.name for f in audit.of("fault")][0] == "windows_refused"
-    assert "feature hint alone tells the label" in audit.of("fault")[0].summary
-
-
-def test_a_label_without_precipitation_says_what_it_skips(tmp_path: Path) -> None:
-    rng = np.random.default_rng(1)
-    path = tmp_path / "t.csv"
-    table = pd.read_csv(write_table(path)).drop(columns="precipitation")
-    table.assign(rain_24h=(rng.random(400) < 0.4).astype(int)).to_csv(path, index=False)
-    subject, notes = read_subject(path, "hourly_cpu", SMALL)
-    assert subject.data.label_column == "rain_24h"
-    assert "rain_24h is taken as data.label_column" in notes[0]
-    audit = audit_subject(subject)
-    skipped = {row["check"] for row in audit.skipped}
-    assert {"threshold sensitivity", "sparse accumulation", "identical regions"} <= skipped
-    assert "Not checked: threshold sensitivity" in audit_text(audit)
-
-
-def test_what_comes_from_the_data_is_escaped(tmp_path: Path) -> None:
-    name = "<script>alert('x')</script>"
-    path = write_table(tmp_path / "t.csv", region=name, **{"b<i>&": 1.0})
-    page = audit_page(audit_of(path, *SMALL))
-    assert "<script" not in page
-    assert "b<i>" not in page
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in page
-    assert "b&lt;i&gt;&amp;" in page
-    assert "http" not in page  # nothing is loaded from elsewhere
-    assert "prefers-color-scheme: dark" in page
-
-
-def test_the_folder_of_a_prepared_series_is_enough(tmp_path: Path) -> None:
-    path = write_table(tmp_path / "t.csv")
-    pd.read_csv(path).to_parquet(tmp_path / "series.parquet")
-    (tmp_path / "series.json").write_text('{"sha256": "no such", "is_synthetic": true}')
-    subject, notes = read_subject(tmp_path, "hourly_cpu", SMALL)
-    assert subject.series.is_synthetic
-    assert notes == ["series.json describes another series.parquet: their sha256 differ."]
-
-
-@pytest.mark.parametrize(
-    ("recipe", "overrides", "description", "words"),
-    [
-        ("hourly_cpu", ["data.path=x.csv"], "", "data.path already"),
-        ("hourly_cpu", ["data.splitt=rows"], "", "unknown key data.splitt"),
-        ("no_such", [], "", "unknown recipe"),
-        ("hourly_cpu", ["data.precipitation_column=rain"], "", "has no column rain"),
-        ("hourly_cpu", [], "{", "can't be read as JSON"),
-        ("hourly_cpu", [], "[1]", "no mapping"),
-    ],
-)
-def test_bad_input_is_refused(
-    tmp_path: Path, recipe: str, overrides: list[str], description: str, words: str
-) -> None:
-    path = write_table(tmp_path / "t.csv")
-    if description:
-        (tmp_path / "series.json").write_text(description)
-    with pytest.raises(InputError, match=words):
-        audit_command(path, recipe, overrides, False, None)
-
-
-def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
-    path = write_table(tmp_path / "t.csv")
-    with pytest.raises(InputError, match="can't be written"):
-        audit_command(path, "hourly_cpu", SMALL, False, path)
-
-
-def test_a_missing_table_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no file"):
-        audit_command(tmp_path / "no.csv", None, [], False, None)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from timerxl.config import InputError
+from timerxl.config import DataConfig, InputError, SyntheticConfig
 from timerxl.data.enso import PHASES, SEASONS, OceanicNinoIndex, read_oni
+from timerxl.data.readers import load_series
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "oni.ascii.txt"
 needs_real = pytest.mark.skipif(not REAL.is_file(), reason="the shared ONI file is absent")
@@ -100,6 +101,23 @@ def test_a_written_file_is_read_back(tmp_path: Path) -> None:
 def test_a_broken_file_is_refused(tmp_path: Path, rows: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_oni(write(tmp_path / "oni.txt", rows))
+
+
+@needs_real
+def test_the_index_becomes_a_feature_of_the_series() -> None:
+    config = DataConfig(synthetic=SyntheticConfig(start="2020-01-01", end="2020-06-30"))
+    plain = load_series(config)
+    config = DataConfig(synthetic=config.synthetic, oni_path=str(REAL))
+    series = load_series(config)
+    assert series.feature_names == [*plain.feature_names, "oni_lagged"]
+    np.testing.assert_array_equal(series.values[:, :-1], plain.values)
+    # March 2020 sees January 2020, the centre of DJF.
+    rows = [line.split() for line in REAL.read_text().splitlines()]
+    djf = next(float(row[3]) for row in rows if row[:2] == ["DJF", "2020"])
+    march = (series.timestamps >= np.datetime64("2020-03-01")) & (
+        series.timestamps < np.datetime64("2020-04-01")
+    )
+    np.testing.assert_allclose(series.values[march, -1], djf)
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

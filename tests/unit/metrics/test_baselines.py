@@ -1,26 +1,22 @@
-"""Baselines against hand counts and naive loops; none may see the future."""
+"""Baselines that only count, against hand counts."""
 
 from __future__ import annotations
-
-import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.exceptions import NotFittedError
-from sklearn.metrics import roc_auc_score
 
 from timerxl.config import InputError
 from timerxl.metrics.baselines import (
     Climatology,
-    GradientBoosting,
+    DayOfYearClimatology,
     always_rain,
+    day_of_year,
     month_of,
     persistence,
 )
 
-SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 NAN = float("nan")
 
 
@@ -80,172 +76,61 @@ def test_climatology_refuses_what_it_cannot_count() -> None:
         Climatology().predict([0], [1], [0])
 
 
-class Series:
-    """Two regions of different length, six-hourly, with missing values and a gap in time."""
-
-    def __init__(self, steps: int = 400) -> None:
-        generator = np.random.default_rng(1)
-        start = np.datetime64("2020-01-01T00:00:00")
-        first = start + np.arange(steps) * np.timedelta64(6 * 3600, "s")
-        second = first[: steps - 50].copy()
-        second[200:] += np.timedelta64(12 * 3600, "s")
-        self.timestamps = np.concatenate([first, second])
-        self.region = np.repeat([0, 1], [len(first), len(second)])
-        rows = len(self.region)
-        self.values = generator.normal(size=(rows, 3)).astype(np.float32)
-        self.values[:, 2] = generator.gamma(0.3, 2.0, rows)
-        self.values[generator.random((rows, 3)) < 0.05] = np.nan
-        # Rain follows what feature 0 did six steps before.
-        driver = np.nan_to_num(np.r_[np.zeros(6, np.float32), self.values[:-6, 0]])
-        self.label = (driver + 0.3 * generator.normal(size=rows) > 0).astype(float)
-        self.rows = np.arange(30, rows, 1)
-
-    def fit(self, rows: np.ndarray | None = None, **options: object) -> GradientBoosting:
-        rows = self.rows if rows is None else rows
-        return GradientBoosting(6.0, seed=3, precipitation_column=2, **options).fit(  # type: ignore[arg-type]
-            self.values, rows, self.region, self.timestamps, self.label
-        )
+def test_day_of_year_is_the_place_in_a_leap_year() -> None:
+    leap = pd.date_range("2020-01-01", "2020-12-31")
+    assert day_of_year(leap.to_numpy()).tolist() == list(range(1, 367))
+    stamps = np.array(["2021-02-28T23", "2021-03-01T00", "1969-12-31T12", "1900-03-01"], "M8[s]")
+    assert day_of_year(stamps).tolist() == [59, 61, 366, 61]
 
 
-def test_lagged_inputs_agree_with_a_naive_loop() -> None:
-    series = Series()
-    fitted = series.fit()
-    every = np.arange(len(series.values))
-    found = fitted.features_at(every)
-    assert found.shape[1] == len(fitted.feature_names)
-    where = {
-        (region, stamp): row
-        for row, (region, stamp) in enumerate(
-            zip(series.region.tolist(), series.timestamps.tolist(), strict=True)
-        )
-    }
-    step = np.timedelta64(6 * 3600, "s").item()
-
-    def back(row: int, steps: int) -> np.ndarray | None:
-        """Values ``steps`` before, if region and time lead there without a gap."""
-        region, stamp = int(series.region[row]), series.timestamps[row].item()
-        path = [where.get((region, stamp - step * k)) for k in range(steps + 1)]
-        return None if None in path else series.values[path[-1]]  # type: ignore[index]
-
-    unknown = np.full(3, np.nan, np.float32)
-    for row in every:
-        expected = [series.values[row]]
-        for lag in (1, 2, 3, 6, 12, 24):
-            value = back(row, lag)
-            expected.append(unknown if value is None else value)
-        for width in (4, 12, 28):  # 24, 72 and 168 h; 6 h is the value itself
-            past = [back(row, k) for k in range(width)]
-            if any(value is None for value in past):
-                expected.append(unknown)
-                continue
-            summary = pd.DataFrame(np.stack(past)).astype(float).mean()  # type: ignore[arg-type]
-            summary[2] = pd.DataFrame(np.stack(past)).astype(float)[2].sum()  # type: ignore[arg-type]
-            expected.append(summary.to_numpy(np.float32))
-        np.testing.assert_allclose(found[row, :-5], np.concatenate(expected), atol=2e-6)
-    names = fitted.feature_names
-    assert names[3 + 3 * 3] == "value[0] lag 6"
-    assert names[-6] == "value[2] sum 168 h"
-    assert names[-7] == "value[1] mean 168 h"
-    assert found[:, -1].tolist() == series.region.tolist()
-    stamps = pd.DatetimeIndex(series.timestamps)
-    np.testing.assert_allclose(found[:, -3], np.sin(2 * np.pi * stamps.hour / 24), atol=1e-5)
-    assert np.corrcoef(found[:, -4], np.cos(2 * np.pi * stamps.day_of_year / 365.25))[0, 1] > 0.999
+def naive_day_of_year(
+    region: np.ndarray, day: np.ndarray, label: np.ndarray, width: int, asked: tuple[int, int]
+) -> float:
+    """One window after the other; ``asked`` is a region and a day."""
+    for chosen in (region == asked[0], np.ones(region.size, bool)):
+        away = np.abs(day[chosen] - asked[1])
+        away = np.minimum(away, 366 - away)
+        weight = np.clip(1 - away / (width + 1), 0, None)
+        if weight.sum() > 0:
+            return float((weight @ label[chosen] + 1) / (weight.sum() + 2))
+    return float((label.sum() + 1) / (label.size + 2))
 
 
-def test_the_future_changes_nothing() -> None:
-    series = Series()
-    rows = series.rows[:200]
-    issued = np.array([60, 200, 229])
-    before = series.fit(rows)
-    forecast, inputs = before.predict(issued), before.features_at(issued)
-    series.values[230:] = 1e4
-    series.label[230:] = 1 - series.label[230:]
-    after = series.fit(rows)
-    np.testing.assert_array_equal(after.features_at(issued), inputs)
-    np.testing.assert_array_equal(after.predict(issued), forecast)
-    series.values[229] = 50.0  # the present does count
-    assert not np.array_equal(series.fit(rows).features_at(issued)[2], inputs[2])
-
-
-def test_it_learns_a_lag_and_repeats_itself() -> None:
-    series = Series(1500)
-    train, test = series.rows[:1200], series.rows[1500:]
-    first = series.fit(train).predict(test)
-    assert ((first >= 0) & (first <= 1)).all()
-    assert roc_auc_score(series.label[test], first) > 0.93
-    np.testing.assert_array_equal(series.fit(train).predict(test), first)
-    without = series.fit(train, lags=(1, 2), trailing_hours=()).predict(test)
-    assert roc_auc_score(series.label[test], without) < 0.6
-
-
-def test_inputs_reach_no_further_than_the_context() -> None:
-    series = Series()
-    short = series.fit(context_length=12)
-    assert short.lags == [1, 2, 3, 6]  # the twelfth step before is the 13th value
-    assert short.widths == [4, 12]
-    assert series.fit(context_length=13).lags == [1, 2, 3, 6, 12]
-    lone = series.fit(context_length=1)
-    assert (lone.lags, lone.widths) == ([], [])
-    assert lone.features_at(series.rows).shape == (len(series.rows), 3 + 5)
-    assert GradientBoosting(12.0).widths == [2, 6, 14]
-
-
-def test_more_regions_than_categories_are_a_plain_number() -> None:
-    rows = 300 * 10
+def test_day_of_year_climatology_agrees_with_a_naive_loop() -> None:
     generator = np.random.default_rng(0)
-    values = generator.normal(size=(rows, 1)).astype(np.float32)
-    region = np.repeat(np.arange(300), 10)
-    stamps = np.tile(np.datetime64("2020-01-01T00:00:00") + np.arange(10) * 3600, 300)
-    label = (values[:, 0] > 0).astype(float)
-    fitted = GradientBoosting(1.0).fit(values, np.arange(rows), region, stamps, label)
-    assert roc_auc_score(label, fitted.predict(np.arange(rows))) > 0.99
+    region = generator.integers(0, 3, 300)
+    # Region 2 has windows in January only; nobody has any from day 150 to 250.
+    day = np.where(region == 2, generator.integers(1, 32, 300), generator.integers(250, 516, 300))
+    day = (day - 1) % 366 + 1
+    label = generator.integers(0, 2, 300).astype(float)
+    asked = [(r, d) for r in (0, 1, 2, 9) for d in (1, 3, 60, 149, 160, 200, 245, 366)]
+    for width in (15, 0, 40):
+        fitted = DayOfYearClimatology(width).fit(region, day, label)
+        found = fitted.predict(*map(list, zip(*asked, strict=True)))
+        expected = [naive_day_of_year(region, day, label, width, one) for one in asked]
+        assert found == pytest.approx(expected, abs=1e-12)
 
 
-def test_gradient_boosting_refuses_what_does_not_fit() -> None:
-    series = Series()
+def test_day_of_year_climatology_finds_a_wet_season() -> None:
+    generator = np.random.default_rng(1)
+    stamps = np.datetime64("2010-01-01", "D") + np.arange(3650)
+    day = day_of_year(stamps)
+    chance = 0.5 + 0.4 * np.cos(2 * np.pi * day / 366)  # the peak is at the turn of the year
+    label = (generator.random(3650) < chance).astype(float)
+    found = DayOfYearClimatology().fit(np.zeros(3650, int), day, label).predict([0] * 3650, day)
+    assert np.sqrt(np.mean((found - chance) ** 2)) < 0.06
+    raw = DayOfYearClimatology(0).fit(np.zeros(3650, int), day, label).predict([0] * 3650, day)
+    assert np.sqrt(np.mean((raw - chance) ** 2)) > 0.09
+
+
+def test_day_of_year_climatology_refuses_what_it_cannot_count() -> None:
+    with pytest.raises(InputError, match="1 of them NaN"):
+        DayOfYearClimatology().fit([0, 0], [1, 1], [1, NAN])
+    with pytest.raises(InputError, match="day from 1 to 366"):
+        DayOfYearClimatology().fit([0], [367], [0])
+    with pytest.raises(InputError, match="shapes"):
+        DayOfYearClimatology().fit([0, 1], [1], [0])
+    with pytest.raises(InputError, match="half_width_days is 200"):
+        DayOfYearClimatology(200)
     with pytest.raises(NotFittedError):
-        GradientBoosting(6.0).predict(np.array([1]))
-    series.label[40] = NAN
-    with pytest.raises(InputError, match="1 training rows have no label"):
-        series.fit()
-    series.label[:] = 1.0
-    with pytest.raises(InputError, match="hold one class"):
-        series.fit()
-    series.label = series.label[series.rows]
-    with pytest.raises(InputError, match="not for each window"):
-        series.fit()
-    series = Series()
-    series.values[5, 1] = np.inf
-    with pytest.raises(InputError, match="infinite"):
-        series.fit()
-    series.timestamps = series.timestamps[:-1]
-    with pytest.raises(InputError, match="belong together"):
-        series.fit()
-
-
-@pytest.mark.skipif(
-    not (SHARED / "data/beijing_hourly_2013_2017.parquet").exists(), reason="no shared data"
-)
-def test_skill_on_eight_real_stations() -> None:
-    """Rain within 24 h, a window every 12 h with 14 days of context, split by time."""
-    table = pd.read_parquet(SHARED / "data/beijing_hourly_2013_2017.parquet")
-    timestamps = table["timestamp"].to_numpy().astype("datetime64[s]")
-    region = pd.factorize(table["region"])[0]
-    values = table.select_dtypes("number").to_numpy(np.float32)
-    tenths = (table["precipitation"].astype(float) * 10).round()
-    ahead = tenths.groupby(region).transform(lambda rain: rain.rolling(24).sum().shift(-24))
-    label = (ahead >= 1).astype(float).where(ahead.notna()).to_numpy()
-    position = table.groupby(region).cumcount().to_numpy()
-    issued = (position >= 335) & ~np.isnan(label)
-    issued &= timestamps.astype("int64") % (12 * 3600) == 0
-    times = np.unique(timestamps[issued])
-    horizon = np.timedelta64(24, "h")
-    cut, end = times[int(0.70 * len(times))], times[int(0.85 * len(times))]
-    train = np.flatnonzero(issued & (timestamps + horizon <= cut))
-    validation = np.flatnonzero(issued & (timestamps >= cut) & (timestamps + horizon <= end))
-    began = time.perf_counter()
-    trees = GradientBoosting(
-        1.0, seed=0, context_length=336, precipitation_column=values.shape[1] - 1
-    ).fit(values, train, region, timestamps, label)
-    assert time.perf_counter() - began < 60
-    assert roc_auc_score(label[validation], trees.predict(validation)) > 0.835
+        DayOfYearClimatology().predict([0], [1])

@@ -51,10 +51,17 @@ def test_threshold_is_a_half_and_inclusive_by_default(skill: ForecastSkill) -> N
     assert found["predicted_rain_share"] == pytest.approx(2 / 3)
 
 
-def test_one_class_gives_nan_for_the_ranking_only(skill: ForecastSkill) -> None:
+def test_one_class_gives_nan_where_two_are_needed(skill: ForecastSkill) -> None:
     found = skill.compute(predictions=[0.6, 0.2], references=[1, 1])
-    assert np.isnan(found.pop("roc_auc"))
-    assert np.isfinite(list(found.values())).all()
+    unknown = {key for key, value in found.items() if np.isnan(value)}
+    assert unknown == {"roc_auc", "pr_auc", "bss", "sedi"}
+
+
+def test_the_base_rate_of_training_is_the_reference_of_bss(skill: ForecastSkill) -> None:
+    found = skill.compute(predictions=[0.6, 0.2], references=[1, 0], base_rate=0.75)
+    assert found["bss"] == pytest.approx(1 - (0.16 + 0.04) / (0.0625 + 0.5625))
+    expected = forecast_scores([0.6, 0.2], [1, 0], base_rate=0.75)
+    assert found == pytest.approx(expected, abs=0, nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +83,8 @@ def test_a_bad_batch_is_refused_and_leaves_nothing_behind(
     skill.add_batch(**good)
     with pytest.raises(ValueError, match=message):
         skill.add_batch(predictions=predictions, references=references)
-    assert skill.compute() == forecast_scores([0.8, 0.3], [1, 0])
+    expected = forecast_scores([0.8, 0.3], [1, 0])
+    assert skill.compute() == pytest.approx(expected, abs=0, nan_ok=True)
     with pytest.raises(InputError, match="threshold is 7"):
         skill.compute(**good, threshold=7)
     assert skill.compute(**good)["mcc"] == 1.0
@@ -107,5 +115,6 @@ print(json.dumps([type(skill).__name__, skill.compute(threshold=0.5), refused]))
     assert run.returncode == 0, run.stderr
     name, found, refused = json.loads(run.stdout.splitlines()[-1])
     assert name == "ForecastSkill"
-    assert found == forecast_scores([0.9, 0.2, 0.6], [1, 0, 0])
+    expected = forecast_scores([0.9, 0.2, 0.6], [1, 0, 0])
+    assert found == pytest.approx(expected, abs=0, nan_ok=True)
     assert "nan at position 0" in refused

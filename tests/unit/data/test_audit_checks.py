@@ -1,0 +1,311 @@
+"""Each check of the audit against references, and on what must not trigger it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from timerxl.config import DataConfig
+from timerxl.data.audit import cut_windows
+from timerxl.data.audit_columns import check_columns, check_missing, check_series
+from timerxl.data.audit_findings import Audit, Subject
+from timerxl.data.audit_labels import check_thresholds, season_index
+from timerxl.data.audit_rain import check_accumulation, check_ready_labels, looks_like_era5
+from timerxl.data.audit_sample_size import (
+    check_sample_size,
+    effective_regions,
+    effective_size,
+    lag_one_correlation,
+)
+from timerxl.data.audit_splits import check_context
+from timerxl.data.schema import WeatherSeries
+
+
+def series_of(
+    columns: dict[str, Any],
+    rain: np.ndarray,
+    regions: int = 1,
+    step_hours: int = 1,
+    keep: np.ndarray | None = None,
+    **changes: Any,
+) -> WeatherSeries:
+    """Regions of equal length, their rows stacked; ``keep`` [R] bool leaves rows out."""
+    rows = len(rain)
+    keep = np.ones(rows, dtype=bool) if keep is None else keep
+    hours = np.tile(np.arange(rows // regions) * step_hours, regions)
+    fields: dict[str, Any] = {
+        "feature_names": list(columns),
+        "regions": [f"R{i}" for i in range(regions)],
+        "values": np.stack(list(columns.values()), axis=1).astype(np.float32)[keep],
+        "region_index": np.repeat(np.arange(regions), rows // regions)[keep],
+        "timestamps": (np.datetime64("2020-01-01T00", "s") + hours * np.timedelta64(3600, "s"))[
+            keep
+        ],
+        "precipitation_mm": rain.astype(np.float64)[keep],
+        "ready_label": None,
+        "true_probability": None,
+        "step_hours": float(step_hours),
+        "precipitation_feature": None,
+        "is_synthetic": False,
+        "source": {},
+        "notes": [],
+    }
+    return WeatherSeries(**(fields | changes))
+
+
+def run(
+    check: Callable[[Subject, Audit], None],
+    series: WeatherSeries,
+    context: int = 24,
+    **changes: Any,
+) -> Audit:
+    data = DataConfig(**({"path": "table.csv"} | changes.pop("data", {})))
+    subject = Subject(series, data, context, "a test", **changes)
+    cut_windows(subject)
+    audit = Audit()
+    check(subject, audit)
+    return audit
+
+
+def names_of(audit: Audit) -> dict[str, str]:
+    return {finding.name: finding.severity for finding in audit.findings}
+
+
+def showers(rows: int, seed: int = 0) -> np.ndarray:
+    """Hourly rain in spells: wet about one hour in ten, multiples of 0.1 mm."""
+    rng = np.random.default_rng(seed)
+    state = np.zeros(rows)
+    for t in range(1, rows):
+        state[t] = 0.97 * state[t - 1] + 0.24 * rng.normal()
+    return np.where(state > 1.2, np.round(rng.exponential(2, rows) + 0.1, 1), 0.0)
+
+
+RAIN = showers(6000)
+NOISE = np.random.default_rng(1).normal(size=6000)
+
+
+# Rows and columns
+
+
+def test_gaps_are_counted_as_steps() -> None:
+    keep = np.ones(6000, dtype=bool)
+    keep[100:110] = keep[3000:3001] = False
+    audit = run(check_series, series_of({"a": NOISE}, RAIN, regions=2, keep=keep))
+    first, second = audit.facts["regions"]
+    assert (first["gaps"], first["missing_steps"], first["longest_gap_steps"]) == (1, 10, 10)
+    assert first["longest_gap_after"] == "2020-01-05T03:00:00"  # hour 99
+    assert (second["gaps"], second["missing_steps"]) == (0, 0)  # its first row is only later
+    assert names_of(audit) == {"gaps_in_time": "note"}
+    assert "10 steps in R0" in audit.findings[0].summary
+
+
+def test_many_gaps_warn_and_none_are_silent() -> None:
+    keep = np.random.default_rng(0).random(6000) > 0.05
+    assert names_of(run(check_series, series_of({"a": NOISE}, RAIN, keep=keep))) == {
+        "gaps_in_time": "warning"
+    }
+    assert run(check_series, series_of({"a": NOISE}, RAIN)).findings == []
+
+
+def test_missing_values_as_they_were_before_filling() -> None:
+    holes = NOISE.copy()
+    holes[::50] = np.nan
+    source = {"filled_values": {"a": 240, "b": 0}}
+    audit = run(check_missing, series_of({"a": holes, "b": NOISE}, RAIN, source=source))
+    assert audit.facts["missing"][0] == {"column": "a", "missing": 360, "share": 0.06, "left": 120}
+    (warning, lost) = audit.findings
+    assert (warning.name, warning.evidence["columns"]) == ("missing_values", {"a": 0.06})
+    # 24 rows of every 50 stand within 24 rows after a hole; the first rows have no context.
+    assert lost.evidence["share_lost"] == pytest.approx(24 / 50, abs=0.01)
+    assert lost.severity == "warning"
+    assert run(check_missing, series_of({"a": NOISE}, RAIN)).findings == []
+
+
+def test_constant_and_duplicated_columns() -> None:
+    holes = NOISE.copy()
+    holes[7] = np.nan
+    columns = {
+        "a": holes,
+        "copy": holes,
+        "nearly": np.where(np.arange(6000) == 9, 0, holes),
+        "flat": np.where(np.isnan(holes), np.nan, 3.0),
+        "also_flat": np.full(6000, 3.0),
+        "zero": np.where(NOISE > 0, 0.0, -0.0),
+    }
+    audit = run(check_columns, series_of(columns, RAIN))
+    assert audit.facts["columns"] == {
+        "constant": ["flat", "also_flat", "zero"],
+        "duplicated": [["a", "copy"]],
+    }
+    assert names_of(audit) == {"constant_columns": "warning", "duplicated_columns": "warning"}
+    assert run(check_columns, series_of({"a": holes, "b": RAIN}, RAIN)).findings == []
+
+
+# Labels
+
+
+def test_seasons_by_month() -> None:
+    times = np.arange("2019-12", "2020-12", dtype="datetime64[M]").astype("datetime64[s]")
+    assert season_index(times).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_thresholds_against_pandas() -> None:
+    audit = run(check_thresholds, series_of({"a": NOISE}, RAIN), data={"rain_threshold_mm": 0.1})
+    tenths = pd.Series(np.rint(RAIN * 10)).rolling(24).sum().shift(-24).dropna()
+    found = {row["threshold_mm"]: row["rain_share"] for row in audit.facts["thresholds"]["rows"]}
+    assert found == {
+        0.1: (tenths >= 1).mean(),
+        1.0: (tenths >= 10).mean(),
+        10.0: (tenths >= 100).mean(),
+    }
+    edge = audit.facts["thresholds"]["share_exactly_at_threshold"]
+    assert edge == pytest.approx((tenths == 1).mean())
+
+
+# Effective samples
+
+
+def chain(rows: int, p: float, r1: float, chains: int, seed: int = 0) -> np.ndarray:
+    """[chains, rows] two-state Markov chains with P(1) = p and lag-one correlation r1."""
+    rng = np.random.default_rng(seed)
+    draws = rng.random((rows, chains))
+    state = np.empty((rows, chains))
+    state[0] = draws[0] < p
+    for t in range(1, rows):
+        state[t] = draws[t] < p + r1 * (state[t - 1] - p)
+    return state.T
+
+
+@pytest.mark.parametrize(("p", "r1"), [(0.3, 0.6), (0.66, 0.9), (0.5, 0.0)])
+def test_effective_size_is_that_of_the_mean_of_a_chain(p: float, r1: float) -> None:
+    chains = chain(2000, p, r1, 3000)
+    follows = np.ones(2000, dtype=bool)
+    estimated = [lag_one_correlation(one, follows) for one in chains[:200]]
+    assert np.mean(estimated) == pytest.approx(r1, abs=0.01)
+    # n_eff is by definition p (1 - p) / Var(mean): measured over 3,000 chains, to about 5 %.
+    measured = p * (1 - p) / chains.mean(axis=1).var()
+    assert effective_size(2000, r1) == pytest.approx(measured, rel=0.10)
+
+
+def test_pairs_across_a_gap_do_not_count() -> None:
+    label = np.array([0, 0, 1, 1, 0, 0, 1, 1], dtype=float)
+    follows = np.array([False, True, False, True, False, True, False, True])
+    assert lag_one_correlation(label, follows) == pytest.approx(1.0)
+    assert lag_one_correlation(np.ones(5), np.ones(5, dtype=bool)) == 0
+
+
+def test_effective_size_stays_inside_its_bounds() -> None:
+    assert effective_size(100, -0.5) == 100
+    assert effective_size(100, 1.0) == 1
+    assert effective_size(0, 0.5) == 0
+
+
+@pytest.mark.parametrize("r", [0.0, 0.35, 1.0])
+def test_effective_regions_are_the_eigenvalues_participation(r: float) -> None:
+    matrix = np.full((5, 5), r) + (1 - r) * np.eye(5)
+    values = np.linalg.eigvalsh(matrix)
+    assert effective_regions(matrix) == pytest.approx(values.sum() ** 2 / (values**2).sum())
+    assert effective_regions(np.eye(5)) == pytest.approx(5)
+    assert effective_regions(np.ones((5, 5))) == pytest.approx(1)
+
+
+def test_copied_regions_and_strides_do_not_add_samples() -> None:
+    def size(regions: int, **data: Any) -> dict[str, Any]:
+        columns = {"a": np.tile(NOISE, regions)}
+        series = series_of(columns, np.tile(RAIN, regions), regions)
+        audit = run(check_sample_size, series, data=data)
+        found: dict[str, Any] = audit.facts["effective_samples"]["splits"]["train"]
+        return found
+
+    one, three, strided = size(1), size(3), size(1, window_stride_hours=6.0)
+    assert three["n"] == 3 * one["n"]
+    assert three["regions_eff"] == pytest.approx(1, abs=1e-9)
+    assert three["n_eff"] == pytest.approx(one["n_eff"])
+    assert strided["n"] == pytest.approx(one["n"] / 6, rel=0.02)
+    assert strided["regions"][0]["r1"] < one["regions"][0]["r1"]
+    assert strided["n_eff"] > one["n_eff"] / 2
+
+
+# Context
+
+
+@pytest.mark.parametrize(
+    ("step", "context", "severity"),
+    [(1, 1440, None), (12, 1440, "fault"), (12, 56, "note"), (3, 96, "note")],
+)
+def test_context_in_days(step: int, context: int, severity: str | None) -> None:
+    audit = run(check_context, series_of({"a": NOISE}, RAIN, step_hours=step), context)
+    assert audit.facts["context"]["days"] == context * step / 24
+    assert names_of(audit) == ({"context_is_not_in_hours": severity} if severity else {})
+
+
+# Precipitation
+
+
+@pytest.mark.parametrize(
+    ("column", "features", "is_era5"),
+    [
+        ("tp", ["a"], True),
+        ("total_precipitation", ["a"], True),
+        ("precipitation", ["t2m", "msl"], True),
+        ("precipitation", ["t2m"], False),
+        ("precipitation", ["TEMP", "PRES"], False),
+    ],
+)
+def test_names_that_look_like_era5(column: str, features: list[str], is_era5: bool) -> None:
+    assert bool(looks_like_era5(column, features)) == is_era5
+
+
+@pytest.mark.parametrize(
+    ("step", "column", "is_fault"),
+    [(12, "tp", True), (6, "tp", True), (1, "tp", False), (12, "precipitation", False)],
+)
+def test_sparse_accumulation_by_its_looks(step: int, column: str, is_fault: bool) -> None:
+    series = series_of({"a": NOISE}, RAIN, step_hours=step)
+    audit = run(check_accumulation, series, data={"precipitation_column": column})
+    assert names_of(audit) == ({"precipitation_misses_hours": "fault"} if is_fault else {})
+    if is_fault:
+        assert f"{24 // step} of 24 hours" in audit.findings[0].summary
+
+
+def label_audit(column: np.ndarray, **data: Any) -> Audit:
+    series = series_of({"a": NOISE}, RAIN)
+    return run(check_ready_labels, series, label_columns={"rain_24h": column}, data=data)
+
+
+def test_a_ready_label_against_the_sums() -> None:
+    ahead = (pd.Series(np.rint(RAIN * 10)).rolling(24).sum().shift(-24) >= 1).astype(float)
+    ahead = ahead.to_numpy()
+    good = label_audit(ahead)
+    assert names_of(good) == {"ready_label_agrees": "note"}
+    (row,) = good.facts["ready_labels"]
+    assert (row["agreement_ahead"], row["rows_ahead"]) == (1.0, 6000 - 24)
+    # Two of 24 hours in the sums: the label made from all hours disagrees.
+    sparse = np.where(np.arange(6000) % 12 == 6, RAIN, 0.0)
+    series = series_of({"a": NOISE}, sparse)
+    audit = run(check_ready_labels, series, label_columns={"rain_24h": ahead})
+    assert names_of(audit) == {"ready_label_disagrees": "warning"}
+    seen = (pd.Series(np.rint(sparse * 10)).rolling(24).sum().shift(-24) >= 1).to_numpy()
+    assert audit.facts["ready_labels"][0]["agreement_ahead"] == pytest.approx(
+        (ahead == seen)[:-24].mean()
+    )
+
+
+def test_a_label_of_the_past_is_found() -> None:
+    behind = (pd.Series(np.rint(RAIN * 10)).rolling(24).sum() >= 1).astype(float).to_numpy()
+    assert names_of(label_audit(behind)) == {"ready_label_looks_back": "warning"}
+    assert names_of(label_audit(behind, label_column="rain_24h")) == {
+        "ready_label_looks_back": "fault"
+    }
+
+
+def test_the_horizon_is_read_off_the_labels_name() -> None:
+    series = series_of({"a": NOISE}, RAIN)
+    ahead = (pd.Series(np.rint(RAIN * 10)).rolling(6).sum().shift(-6) >= 1).astype(float)
+    audit = run(check_ready_labels, series, label_columns={"rain_6h": ahead.to_numpy()})
+    assert names_of(audit) == {"ready_label_agrees": "note"}
+    assert audit.facts["ready_labels"][0]["horizon_hours"] == 6
