@@ -1,5 +1,5 @@
-"""Every command of the README: run as it stands with a small bound, or, where it needs GPUs or the
-reader's data, parsed down to its recipe, overrides and files."""
+"""Every command of the README: run as it stands with a small bound, or, where it needs GPUs, the
+reader's data or an earlier run, parsed down to its recipe, overrides, options and files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from timerxl.config import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.compile(r"(?:<!-- needs: (?P<needs>gpu|data) -->\n)?```bash\n(?P<body>.*?)```", re.S)
+BLOCKS = re.compile(r"(?:<!-- needs: (?P<needs>gpu|data|run) -->\n)?```bash\n(?P<body>.*?)```", re.S)
 # Bounds put behind a command that is run, so that the suite stays short.
 SMALL = ["train.max_steps=2", "eval.max_windows=40", "train.batch_size=4"]
 
@@ -49,7 +49,7 @@ def test_a_command_that_needs_more_is_parsed(command: str) -> None:
     if "--config" in words:
         recipe = words[words.index("--config") + 1]
         load_recipe(recipe, [w for w in words if "=" in w and not w.startswith("-")])
-    if scripts[0] == "launch/convert.py":
+    if scripts[0] != "launch/train.py":
         helped = subprocess.run(
             [sys.executable, scripts[0], "--help"],
             cwd=ROOT, capture_output=True, text=True, timeout=120, check=True,

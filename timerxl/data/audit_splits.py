@@ -110,6 +110,17 @@ def check_split_by_rows(subject: Subject, audit: Audit) -> None:
         "rain_share": _shares(subject),
     }
     audit.facts["split_by_rows"] = facts
+    if len(series.regions) == 1:
+        audit.find(
+            "warning",
+            "split_by_rows_without_embargo",
+            f"data.split=rows leaves no embargo: {cut} rows of one region, and "
+            f"{sum(into.values()):,} validation and test windows reach into the split before.",
+            "The labels of the last training rows are rain of the validation times.",
+            "data.split=time leaves one horizon between two splits.",
+            **facts,
+        )
+        return
     held = "; ".join(f"{name}: {listed(list(of_split[name]))}" for name in SPLITS)
     audit.find(
         "fault",

@@ -14,8 +14,8 @@ Table = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """``66.2 %``, or a dash where the share is not known."""
-    return "-" if share is None else f"{100 * share:.{digits}f} %"
+    """``66.2%``, or a dash where the share is not known."""
+    return "-" if share is None else f"{share:.{digits}%}"
 
 
 def headline(audit: Audit) -> list[str]:

@@ -15,13 +15,8 @@ from timerxl.data.audit_columns import check_columns, check_missing, check_serie
 from timerxl.data.audit_findings import Audit, Subject
 from timerxl.data.audit_labels import check_thresholds, season_index
 from timerxl.data.audit_rain import check_accumulation, check_ready_labels, looks_like_era5
-from timerxl.data.audit_sample_size import (
-    check_sample_size,
-    effective_regions,
-    effective_size,
-    lag_one_correlation,
-)
-from timerxl.data.audit_splits import check_context
+from timerxl.data.audit_sample_size import check_sample_size
+from timerxl.data.audit_splits import check_context, check_split_by_rows
 from timerxl.data.schema import WeatherSeries
 
 
@@ -169,50 +164,6 @@ def test_thresholds_against_pandas() -> None:
 # Effective samples
 
 
-def chain(rows: int, p: float, r1: float, chains: int, seed: int = 0) -> np.ndarray:
-    """[chains, rows] two-state Markov chains with P(1) = p and lag-one correlation r1."""
-    rng = np.random.default_rng(seed)
-    draws = rng.random((rows, chains))
-    state = np.empty((rows, chains))
-    state[0] = draws[0] < p
-    for t in range(1, rows):
-        state[t] = draws[t] < p + r1 * (state[t - 1] - p)
-    return state.T
-
-
-@pytest.mark.parametrize(("p", "r1"), [(0.3, 0.6), (0.66, 0.9), (0.5, 0.0)])
-def test_effective_size_is_that_of_the_mean_of_a_chain(p: float, r1: float) -> None:
-    chains = chain(2000, p, r1, 3000)
-    follows = np.ones(2000, dtype=bool)
-    estimated = [lag_one_correlation(one, follows) for one in chains[:200]]
-    assert np.mean(estimated) == pytest.approx(r1, abs=0.01)
-    # n_eff is by definition p (1 - p) / Var(mean): measured over 3,000 chains, to about 5 %.
-    measured = p * (1 - p) / chains.mean(axis=1).var()
-    assert effective_size(2000, r1) == pytest.approx(measured, rel=0.10)
-
-
-def test_pairs_across_a_gap_do_not_count() -> None:
-    label = np.array([0, 0, 1, 1, 0, 0, 1, 1], dtype=float)
-    follows = np.array([False, True, False, True, False, True, False, True])
-    assert lag_one_correlation(label, follows) == pytest.approx(1.0)
-    assert lag_one_correlation(np.ones(5), np.ones(5, dtype=bool)) == 0
-
-
-def test_effective_size_stays_inside_its_bounds() -> None:
-    assert effective_size(100, -0.5) == 100
-    assert effective_size(100, 1.0) == 1
-    assert effective_size(0, 0.5) == 0
-
-
-@pytest.mark.parametrize("r", [0.0, 0.35, 1.0])
-def test_effective_regions_are_the_eigenvalues_participation(r: float) -> None:
-    matrix = np.full((5, 5), r) + (1 - r) * np.eye(5)
-    values = np.linalg.eigvalsh(matrix)
-    assert effective_regions(matrix) == pytest.approx(values.sum() ** 2 / (values**2).sum())
-    assert effective_regions(np.eye(5)) == pytest.approx(5)
-    assert effective_regions(np.ones((5, 5))) == pytest.approx(1)
-
-
 def test_copied_regions_and_strides_do_not_add_samples() -> None:
     def size(regions: int, **data: Any) -> dict[str, Any]:
         columns = {"a": np.tile(NOISE, regions)}
@@ -241,6 +192,19 @@ def test_context_in_days(step: int, context: int, severity: str | None) -> None:
     audit = run(check_context, series_of({"a": NOISE}, RAIN, step_hours=step), context)
     assert audit.facts["context"]["days"] == context * step / 24
     assert names_of(audit) == ({"context_is_not_in_hours": severity} if severity else {})
+
+
+# The cut by rows
+
+
+def test_rows_of_one_region_are_cut_in_time_but_without_embargo() -> None:
+    rows = {"data": {"split": "rows"}}
+    audit = run(check_split_by_rows, series_of({"a": NOISE}, RAIN), **rows)
+    assert names_of(audit) == {"split_by_rows_without_embargo": "warning"}
+    assert "4,200 / 900 / 900 rows of one region, and 46 " in audit.findings[0].summary
+    two = run(check_split_by_rows, series_of({"a": NOISE}, RAIN, regions=2), **rows)
+    assert names_of(two) == {"split_by_rows_is_by_region": "fault"}
+    assert run(check_split_by_rows, series_of({"a": NOISE}, RAIN)).findings == []
 
 
 # Precipitation

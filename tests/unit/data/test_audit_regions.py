@@ -75,9 +75,8 @@ def test_a_copied_region_is_found_and_distinct_ones_are_not(others: int) -> None
     one, rain = weather(0), showers(3000)
     one["a"][5:9] = np.nan  # missing in both is equal
     rest = [weather(9)] * others
-    audit = run(
-        check_regions,
-        regions_of(one, dict(one), *rest, rain=[rain] * 2 + [showers(3000, 9)] * others),
+    audit = audit_of(
+        regions_of(one, dict(one), *rest, rain=[rain] * 2 + [showers(3000, 9)] * others)
     )
     (finding,) = audit.of("fault")
     (pair,) = finding.evidence["pairs"]

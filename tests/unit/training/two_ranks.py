@@ -1,0 +1,54 @@
+"""Run by every rank of a real launch; test_evaluation.py reads what each of them found.
+
+Arguments: a run's folder, a folder that exists, and a path where a run can't be written.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from timerxl.config import InputError, load_recipe
+from timerxl.data.readers import load_series
+from timerxl.data.windows import build_windows
+from timerxl.model import TimerXLForClassification
+from timerxl.training.evaluation import agree, forecast
+from timerxl.training.launcher import build_accelerator
+from timerxl.training.run import Log, open_run_folder
+
+
+def main() -> None:
+    run, found_dir, taken = map(Path, sys.argv[1:])
+    config = load_recipe(str(run / "config.yaml"))
+    windows = build_windows(load_series(config.data), config.data, config.model.context_length)
+    accelerator = build_accelerator(config, Log(active=False))
+    model = TimerXLForClassification.from_pretrained(run / "model")
+    scored: list[int] = []
+
+    def count(_: torch.nn.Module, __: Any, inputs: dict[str, Any]) -> None:
+        scored.append(len(inputs["past_values"]))
+
+    model.register_forward_pre_hook(count, with_kwargs=True)
+    found: dict[str, Any] = {}
+    for size in (1, 13, 50):
+        scored.clear()
+        positions = np.arange(size) * 7
+        forecasts = forecast(accelerator, model, windows, "validation", positions, batch_size=4)
+        found[str(size)] = {"logits": forecasts.logits.tolist(), "scored": sum(scored)}
+    found["agreed"] = agree(accelerator, f"said by rank {accelerator.process_index}")
+    try:
+        open_run_folder(accelerator, replace(config, output_dir=str(taken)), Log(active=False))
+    except InputError as error:
+        found["error"] = str(error)
+    (found_dir / f"rank{accelerator.process_index}.json").write_text(json.dumps(found))
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()
