@@ -97,7 +97,13 @@ def assess(
         for part in (VALIDATION, split)
     )
     rivals = {name: given for name, given in validation.items() if name not in _NO_REFERENCE}
-    compared = [key for key in PERFECT if key not in NOT_FOR_SELECTION]
+    # A score may be undefined for every rival, with one class on validation for instance.
+    compared = [
+        key
+        for key in PERFECT
+        if key not in NOT_FOR_SELECTION
+        and not all(np.isnan(of_name[key]) for of_name in rivals.values())
+    ]
     references = {key: choose_reference(rivals, key) for key in compared}
     found: dict[str, Any] = {
         "num_windows": len(samples[split].label),

@@ -93,3 +93,15 @@ def test_without_enough_time_there_is_no_interval_but_a_reason() -> None:
     assert found["intervals"] == {}
     assert "14" in found["no_interval"]
     assert found["differences"]["roc_auc"]["low"] is None
+
+
+def test_one_class_on_validation_ends_no_run() -> None:
+    probabilities = forecasts()
+    one_class = SAMPLES | {"validation": Sample(np.ones(N, np.int64), TIMES)}
+    config = EvalConfig(num_resamples=0)
+    decision = decide(config, probabilities["model"]["validation"], one_class["validation"].label)
+    probabilities = with_calibrated(probabilities, decision)
+    thresholds = thresholds_of(probabilities, one_class["validation"].label, decision, config)
+    found = assess(probabilities, one_class, "test", thresholds, 0.6, config, 0)
+    assert "roc_auc" not in found["references"]
+    assert "brier" in found["references"]
