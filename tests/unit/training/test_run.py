@@ -16,6 +16,7 @@ from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.model import TimerXLForClassification
 from timerxl.training import run as run_module
+from timerxl.training.assembly import use_seed
 from timerxl.training.loop import TrainingFailed
 
 STEPS_PER_EPOCH, EPOCHS = 12, 6
@@ -213,6 +214,16 @@ def test_a_seed_gives_one_run_and_brier_chooses_the_lowest(
     other = train_tiny(tmp_path / "other", "seed=1", "train.max_steps=1", "optim.lr=0.02")
     assert other.events("train")[0]["loss"] != finished.events("train")[0]["loss"]
     assert other.events("validation")[0]["step"] == 1
+
+
+def test_ranks_start_alike_and_drop_out_differently() -> None:
+    def draw(seed: int, rank: int) -> list[float]:
+        use_seed(seed, rank)
+        drawn: list[float] = torch.rand(3).tolist()
+        return drawn
+
+    assert draw(4, 0) == draw(4, 0)
+    assert len({tuple(draw(seed, rank)) for seed in (4, 5) for rank in (0, 1, 2)}) == 6
 
 
 def test_no_gain_stops_early(train_tiny: Any, tmp_path: Path) -> None:

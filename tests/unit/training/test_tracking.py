@@ -64,6 +64,16 @@ def test_json_is_replaced_whole_or_left_alone(
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
+def test_a_reader_never_meets_half_a_file(tmp_path: Path) -> None:
+    """The new text comes under the name by a rename: whoever has the old file open keeps it."""
+    path = tmp_path / "status.json"
+    write_text(path, "old")
+    with path.open() as reader:
+        write_text(path, "new and longer")
+        assert reader.read() == "old"
+    assert path.read_text() == "new and longer"
+
+
 def test_status_makes_its_folder(tmp_path: Path) -> None:
     write_status(tmp_path / "a" / "b", 2, "no such file")
     path = tmp_path / "a" / "b" / "status.json"
