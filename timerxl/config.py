@@ -143,8 +143,8 @@ class EvalConfig:
 
     ``threshold`` ``auto`` is the probability that maximises ``threshold_score`` on validation.
     ``fitted_baselines`` shows logistic regression and boosted trees on lagged values beside the
-    model. Intervals come from ``num_resamples`` resamples of blocks of ``block_days`` days; 0 leaves
-    them out.
+    model. Intervals come from ``num_resamples`` resamples of blocks of ``block_days`` days; 0 is
+    none.
     """
 
     batch_size: Optional[int] = None

@@ -49,12 +49,13 @@ _POSITIVE = (
     "model.hidden_size model.intermediate_size model.num_hidden_layers model.num_attention_heads "
     "model.rope_theta optim.lr optim.max_grad_norm train.epochs train.max_steps train.batch_size "
     "train.accumulation_steps train.patience train.log_every_steps eval.batch_size "
-    "eval.max_windows data.window_stride_hours data.train_stride_hours model.num_variables "
-    "optim.layer_lr_decay"
+    "eval.max_windows eval.block_days data.window_stride_hours data.train_stride_hours "
+    "model.num_variables optim.layer_lr_decay"
 ).split()
 _NOT_NEGATIVE = (
     "data.max_fill_hours model.freeze_backbone_epochs loss.gamma optim.weight_decay "
-    "train.num_workers eval.num_resamples model.num_static_real_features data.rain_threshold_mm seed"
+    "train.num_workers eval.num_resamples model.num_static_real_features data.rain_threshold_mm "
+    "seed"
 ).split()
 _SHARES = (
     "model.hidden_dropout model.attention_dropout data.train_fraction data.validation_fraction "
@@ -98,10 +99,11 @@ def validate(config: Any) -> None:
         )
     model = config.model
     if model.context_length % model.patch_length:
+        patches = model.context_length // model.patch_length or 1
         raise InputError(
             f"model.context_length {model.context_length} is no multiple of model.patch_length "
-            f"{model.patch_length}; take {model.context_length // model.patch_length or 1} patches "
-            f"= {(model.context_length // model.patch_length or 1) * model.patch_length} steps."
+            f"{model.patch_length}; take {patches * model.patch_length} steps ({patches} patch"
+            f"{'es' if patches > 1 else ''})."
         )
     head, odd = divmod(model.hidden_size, model.num_attention_heads)
     if odd or head % 4:

@@ -16,9 +16,12 @@ from timerxl.config import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.compile(r"(?:<!-- needs: (?P<needs>gpu|data|run) -->\n)?```bash\n(?P<body>.*?)```", re.S)
+BLOCKS = re.compile(
+    r"(?:<!-- needs: (?P<needs>gpu|data|run) -->\n)?```bash\n(?P<body>.*?)```", re.S
+)
 # Bounds put behind a command that is run, so that the suite stays short.
-SMALL = ["train.max_steps=2", "eval.max_windows=40", "train.batch_size=4"]
+SMALL = "train.max_steps=2 eval.max_windows=40 train.batch_size=4 eval.num_resamples=50".split()
+SMALL += ["eval.fitted_baselines=false"]
 
 
 def commands(marked: bool) -> list[str]:

@@ -17,7 +17,8 @@ TINY = (
     "data.synthetic.start=2024-06-01 data.train_fraction=0.05 train.max_steps=20 "
     "train.log_every_steps=1 eval.max_windows=10 train.trackers=[] model.hidden_dropout=0 "
     "model.patch_length=8 model.context_length=32 model.hidden_size=32 "
-    "model.intermediate_size=64 loss.name=weighted_cross_entropy"
+    "model.intermediate_size=64 loss.name=weighted_cross_entropy eval.fitted_baselines=false "
+    "eval.num_resamples=0"
 ).split()
 SCRIPT = ["launch/train.py", "--config", "quickstart", *TINY]
 ZERO2_CPU = "accelerate_configs/zero2_cpu.yaml"

@@ -87,7 +87,9 @@ def build_model(
     except (ValueError, OSError) as error:
         raise InputError(f"model.pretrained={recipe.pretrained}: {error}") from error
     log(f"model from {recipe.pretrained}: {report.summary()}.")
-    return model, frozenset(report.loaded)
+    # One of our own runs brings its classifier along; that is no backbone, and never frozen.
+    backbone = f"{model.base_model_prefix}."
+    return model, frozenset(name for name in report.loaded if name.startswith(backbone))
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,14 @@ def _compile_nothing() -> None:
 
 
 def _use_threads(world_size: int) -> None:
-    """torchrun sets OMP_NUM_THREADS=1; give every process of this machine its share of cores."""
+    """torchrun sets OMP_NUM_THREADS=1; give every process of this machine its share of cores.
+
+    Without a launcher OMP_NUM_THREADS is the user's own word, and kept: threads on busy cores wait
+    for each other.
+    """
+    launched = {"LOCAL_WORLD_SIZE", "ACCELERATE_MIXED_PRECISION"} & set(os.environ)
+    if "OMP_NUM_THREADS" in os.environ and not launched:
+        return
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
 

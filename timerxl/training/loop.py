@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from tqdm import tqdm
@@ -80,11 +81,12 @@ class Trainer:
                 if last:
                     break
                 started = time.perf_counter()
+                lr = max(self.schedule.get_last_lr())  # of this step: it moves on within
                 loss, grad_norm = self._step(*next(steps))
                 seconds = time.perf_counter() - started
                 progress.step += 1
                 progress.train_seconds += seconds
-                self._log_step(bar, loss, grad_norm, seconds)
+                self._log_step(bar, loss, grad_norm, lr, seconds)
         return progress
 
     def _steps(self) -> Any:
@@ -161,6 +163,12 @@ class Trainer:
         forecasts = forecast(
             self.accelerator, self.model, self.windows, "validation", positions, size
         )
+        # Forecasts are the same on every rank, and so is the decision to stop here.
+        if not np.isfinite(forecasts.logits).all():
+            raise TrainingFailed(
+                f"the forecasts hold NaN or infinite numbers at step {progress.step}; lower "
+                "optim.lr or look for extreme values in the series."
+            )
         scores: dict[str, float] = {}
         if self.accelerator.is_main_process:
             loss = mean_loss(forecasts, config.loss.name, self.alpha, config.loss.gamma)
@@ -197,9 +205,8 @@ class Trainer:
         interval = 0.2 if sys.stderr.isatty() else 10.0
         return tqdm(total=self.total_steps, disable=quiet, mininterval=interval, unit="step")
 
-    def _log_step(self, bar: Any, loss: float, grad_norm: float, seconds: float) -> None:
+    def _log_step(self, bar: Any, loss: float, grad_norm: float, lr: float, seconds: float) -> None:
         step, every = self.progress.step, self.config.train.log_every_steps
-        lr = max(self.schedule.get_last_lr())
         rate = min(self.plan.global_batch_size, self.plan.num_samples) / seconds
         bar.set_postfix(
             loss=f"{loss:.4f}", lr=f"{lr:.2e}", samples_per_s=f"{rate:.1f}", refresh=False

@@ -133,10 +133,12 @@ def test_the_schedule_scales_every_group_and_holds_the_backbone(
         schedule.step()
 
 
+@pytest.mark.parametrize("static", ["false", "true"])
 def test_a_frozen_backbone_stays_bit_for_bit_and_then_moves(
-    train_tiny: Any, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train_tiny: Any, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, static: str
 ) -> None:
-    """From an earlier run's folder; without static features the classifier has to be a new one."""
+    """From an earlier run's folder: without static features the classifier has to be a new one,
+    with them it comes along; either way it learns from the first step on."""
     states: list[dict[str, torch.Tensor]] = []
     log_step = loop.Trainer._log_step
 
@@ -146,7 +148,7 @@ def test_a_frozen_backbone_stays_bit_for_bit_and_then_moves(
 
     monkeypatch.setattr(loop.Trainer, "_log_step", watch)
     pretrained = finished.folder / "model"
-    freeze = ["model.freeze_backbone_epochs=1", "data.static_features=false", "train.epochs=2"]
+    freeze = ["model.freeze_backbone_epochs=1", f"data.static_features={static}", "train.epochs=2"]
     run = train_tiny(tmp_path / "run", f"model.pretrained={pretrained}", *freeze)
 
     from safetensors.torch import load_file

@@ -270,3 +270,15 @@ def test_the_folder_is_checked_before_the_data_are_read(
         train_tiny(earlier, "data.path=nowhere.csv")
     assert read_data == ["read"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["earlier", "taken"]
+
+
+def test_fitted_baselines_stand_beside_the_model(train_tiny: Any, tmp_path: Path) -> None:
+    run = train_tiny(
+        tmp_path / "run",
+        *("train.max_steps=2", "eval.fitted_baselines=true", "eval.num_resamples=50"),
+    )
+    baselines = json.loads((run.folder / "results.json").read_text())["baselines"]
+    fitted = {"day_of_year", "climatology", "logistic_regression", "gradient_boosting"}
+    assert fitted <= set(baselines)
+    # On this generator lagged values tell far more than the calendar does.
+    assert baselines["logistic_regression"]["roc_auc"] > baselines["day_of_year"]["roc_auc"] + 0.1
