@@ -81,7 +81,7 @@ class Trainer:
                 if last:
                     break
                 started = time.perf_counter()
-                lr = max(self.schedule.get_last_lr())  # of this step: it moves on within
+                lr = float(max(self.schedule.get_last_lr()))  # of this step: it moves on within
                 loss, grad_norm = self._step(*next(steps))
                 seconds = time.perf_counter() - started
                 progress.step += 1
