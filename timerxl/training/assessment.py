@@ -14,6 +14,7 @@ import numpy as np
 from timerxl.config import EvalConfig
 from timerxl.metrics.bootstrap import Resamples, resample_scores, why_no_interval
 from timerxl.metrics.calibration import Calibration, fit_calibration
+from timerxl.metrics.probability_scores import reliability
 from timerxl.metrics.reference_skill import choose_reference, skill_score
 from timerxl.metrics.scores import NOT_FOR_SELECTION, PERFECT, best_threshold
 from timerxl.training.evaluation import skill
@@ -21,8 +22,9 @@ from timerxl.training.references import YES_NO, Probabilities
 
 Scores = dict[str, dict[str, float]]
 VALIDATION = "validation"
+MODELS = ("model", "model_calibrated")
 # No reference a person could have used: the model itself, and knowledge of the truth.
-_NO_REFERENCE = ("model", "model_calibrated", "bayes")
+_NO_REFERENCE = (*MODELS, "bayes")
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,8 @@ def assess(
 
     Returns, ready for JSON: ``validation`` and ``scores`` (name -> key -> number), ``intervals``
     (name -> key -> [low, high]), ``references`` (key -> the best other forecast on validation),
-    ``differences`` (key -> estimate, low, high of model minus reference, and the skill), and
-    ``no_interval``, the reason where there are none.
+    ``reliability`` (model -> points of the diagram), ``differences`` (key -> estimate, low, high of
+    model minus reference, and the skill), and ``no_interval``, the reason where there are none.
     """
     validation, scores = (
         {
@@ -112,6 +114,9 @@ def assess(
         "scores": scores,
         "thresholds": thresholds,
         "references": references,
+        "reliability": {
+            name: _curve(probabilities[name][split], samples[split].label) for name in MODELS
+        },
         "intervals": {},
         "differences": {},
         "no_interval": None,
@@ -128,6 +133,17 @@ def assess(
     }
     _add_intervals(found, probabilities, samples[split], split, base_rate, config, seed)
     return found
+
+
+def _curve(probability: np.ndarray, label: np.ndarray) -> list[dict[str, float]]:
+    """The reliability diagram's points, ready for JSON."""
+    curve = reliability(probability, label)
+    return [
+        {"forecast": float(mean), "observed": float(share), "num_windows": int(count)}
+        for mean, share, count in zip(
+            curve.mean_probability, curve.observed_share, curve.num_windows, strict=True
+        )
+    ]
 
 
 def why_none(sample: Sample, config: EvalConfig) -> str | None:

@@ -77,6 +77,7 @@ def results(
         "threshold": decision.threshold,
         "thresholds": found["thresholds"],
         "calibration": decision.calibration.to_dict(),
+        "reliability": found["reliability"],
         "intervals": found["intervals"],
         "differences": found["differences"],
         "no_interval": found["no_interval"],

@@ -67,6 +67,11 @@ def test_calibration_moves_the_probabilities_and_not_the_ranks() -> None:
     assert calibrated["roc_auc"] == pytest.approx(raw["roc_auc"], abs=1e-12)
     assert calibrated["brier"] < raw["brier"] - 0.02
     assert calibrated["ece"] < raw["ece"] / 2
+    curve = found["reliability"]["model_calibrated"]
+    assert sum(point["num_windows"] for point in curve) == N
+    assert max(abs(point["forecast"] - point["observed"]) for point in curve) < 0.15
+    rainy = sum(point["observed"] * point["num_windows"] for point in curve)
+    assert rainy == pytest.approx(LABEL["test"].sum())
     assert calibrated["mcc"] == pytest.approx(raw["mcc"], abs=0.02)
 
 
