@@ -59,7 +59,7 @@ def run(given: argparse.Namespace) -> int:
     thresholds = numbers(given.thresholds)
     from accelerate import Accelerator
 
-    from timerxl.training.tracking import json_ready
+    from timerxl.files import json_ready
     from timerxl.training.verification import Request, verify
     from timerxl.training.verification_report import print_report
 

@@ -17,8 +17,9 @@ PARTS: dict[str, set[str]] = {
     "timerxl.config_checks": set(),
     "timerxl.config": {"timerxl.config_checks"},
     "timerxl.command_line": {"timerxl.config"},
+    "timerxl.files": set(),
     "timerxl.model": set(),
-    "timerxl.data": {"timerxl.config"},
+    "timerxl.data": {"timerxl.config", "timerxl.files"},
     "timerxl.metrics": {"timerxl.config"},
 }
 # The hub carries model/ to machines that have torch and transformers, with what these two need.

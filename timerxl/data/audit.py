@@ -7,7 +7,6 @@ windows is reported as a fault, beside everything else.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,7 @@ from timerxl.data.labels import check_leaks, label_and_persistence
 from timerxl.data.readers import open_table, read_table
 from timerxl.data.series_file import DESCRIPTION, SERIES
 from timerxl.data.splits import make_split, split_by_rows, split_by_time
+from timerxl.files import write_text
 
 if TYPE_CHECKING:  # windows.py imports torch, which an audit has no use for
     from timerxl.data.windows import WeatherWindows
@@ -108,7 +108,7 @@ def audit_command(
         try:
             output.mkdir(parents=True, exist_ok=True)
             for name, body in files.items():
-                _write(output / name, body)
+                write_text(output / name, body)
         except OSError as error:
             raise InputError(f"--output {output} can't be written: {error}") from error
     print(content if as_json else text, end="")
@@ -229,16 +229,6 @@ def _label_columns(
         if (np.isnan(column) | (column == 0) | (column == 1)).all():
             found[name] = column[order]
     return found
-
-
-def _write(path: Path, text: str) -> None:
-    """All of ``text`` or nothing: to a temporary file beside ``path``, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 __all__ = [

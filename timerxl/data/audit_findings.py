@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from timerxl.config import DataConfig
 from timerxl.data.schema import WeatherSeries
+from timerxl.files import json_ready
 
 SEVERITIES = ("fault", "warning", "note")
 _SHORT_LINES = 8
@@ -118,19 +118,6 @@ class Audit:
         )
         assert isinstance(ready, dict)
         return ready
-
-
-def json_ready(value: Any) -> Any:
-    """Plain JSON types; NaN and infinities, which JSON does not know, become null."""
-    if isinstance(value, dict):
-        return {str(key): json_ready(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_ready(item) for item in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def plain(text: Any) -> str:

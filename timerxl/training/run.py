@@ -17,6 +17,7 @@ from timerxl.data.audit import audit_windows
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
+from timerxl.files import write_json, write_text
 from timerxl.training.assembly import (
     build_model,
     class_share_lines,
@@ -39,7 +40,7 @@ from timerxl.training.saving import (
     prepare_output_dir,
 )
 from timerxl.training.tables import comparison_table, print_table, score_table
-from timerxl.training.tracking import MetricsLog, write_json, write_status, write_text
+from timerxl.training.tracking import MetricsLog, write_status
 
 
 @dataclass

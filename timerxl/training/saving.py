@@ -17,7 +17,8 @@ from transformers.utils import logging as transformers_logging
 from timerxl.command_line import EXIT_BAD_INPUT
 from timerxl.config import InputError
 from timerxl.data.preprocessing import PREPROCESSING
-from timerxl.training.tracking import write_json, write_status
+from timerxl.files import write_json
+from timerxl.training.tracking import write_status
 
 RUN_CONFIG = "config.yaml"  # the first file of a run: a folder with it is a run's
 transformers_logging.disable_progress_bar()  # it would cut through the run's own

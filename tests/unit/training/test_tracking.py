@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from timerxl.training.tracking import (
-    MetricsLog,
-    json_ready,
-    write_json,
-    write_status,
-    write_text,
-)
+from timerxl.files import json_ready, write_json, write_text
+from timerxl.training.tracking import MetricsLog, write_status
 
 
 def refuse_constant(name: str) -> float:
