@@ -187,8 +187,8 @@ def test_the_ends_of_a_range_pass(override: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.context_length=60"], r"context_length 60 .*patch_length 8; take 56 steps \(7 patches\)"),
-        (["model.context_length=5"], r"context_length 5 .*patch_length 8; take 8 steps \(1 patch\)"),
+        (["model.context_length=60"], r"context_length 60 .*take 56 steps \(7 patches\)"),
+        (["model.context_length=5"], r"context_length 5 .*take 8 steps \(1 patch\)"),
         (["model.hidden_size=66"], r"hidden_size 66 .*num_attention_heads 4 .*multiple of 4"),
         (["model.hidden_size=72"], r"hidden_size 72 .* multiple of 4"),
         (["data.train_fraction=0.85"], r"train_fraction \+ data\.validation_fraction"),
