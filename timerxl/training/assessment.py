@@ -157,7 +157,7 @@ def resampled(
     forecasts: dict[str, np.ndarray],
     sample: Sample,
     thresholds: dict[str, float],
-    base_rate: float,
+    base_rate: float | None,
     config: EvalConfig,
     seed: int,
 ) -> dict[str, dict[str, Resamples]]:

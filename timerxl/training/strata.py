@@ -26,13 +26,14 @@ def score_strata(
     probability: np.ndarray,
     sample: Sample,
     assessed: dict[str, Any],
-    base_rate: float,
     config: EvalConfig,
     seed: int,
 ) -> list[dict[str, Any]]:
     """One entry per stratum with windows: scores, intervals (key -> [low, high]) and a note.
 
-    ``rows`` [n] are the windows' rows in the series; the threshold is that of all windows.
+    ``rows`` [n] are the windows' rows in the series; the threshold is that of all windows. The
+    reference of ``bss`` is the stratum's own share of rain: one share for all would credit the
+    forecast with knowing that winter is dry (Hamill & Juras 2006, doi:10.1256/qj.06.25).
     """
     threshold = assessed["thresholds"]["model"]
     found = []
@@ -40,12 +41,12 @@ def score_strata(
         if not chosen.any():
             continue
         part = Sample(sample.label[chosen], sample.issue_time[chosen])
-        scores = skill(probability[chosen], part.label, threshold, base_rate)
+        scores = skill(probability[chosen], part.label, threshold)
         intervals: dict[str, list[float | None]] = {}
         no_interval = no_interval or why_none(part, config)
         if no_interval is None:
             given, thresholds = {"model": probability[chosen]}, {"model": threshold}
-            of_model = resampled(given, part, thresholds, base_rate, config, seed)["model"]
+            of_model = resampled(given, part, thresholds, None, config, seed)["model"]
             intervals = {key: interval_of(of_key) for key, of_key in of_model.items()}
         found.append(
             {
@@ -81,7 +82,8 @@ def _strata(
             strata.append((name, chosen, "", None))
             continue
         episodes = len(np.unique(episode[chosen]))
-        few = f"{episodes} episodes, {MIN_EPISODES} are needed" if episodes < MIN_EPISODES else None
-        strata.append((name, chosen, f"{episodes} episodes", few))
+        counted = f"{episodes} episode{'' if episodes == 1 else 's'}"
+        few = f"{MIN_EPISODES} episodes are needed" if episodes < MIN_EPISODES else None
+        strata.append((name, chosen, counted, few))
     strata.append(("unknown (outside the ONI file)", phase < 0, "", None))
     return strata

@@ -118,7 +118,6 @@ def verify(
                     probabilities["model"][request.split],
                     samples[request.split],
                     assessed,
-                    float(event.labels_of("train").mean()),
                     request.config,
                     request.seed,
                 )
