@@ -16,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
-from timerxl.command_line import is_main_rank, quiet_libraries, run_command
+from timerxl.command_line import is_main_rank, leave, quiet_libraries, run_command
 from timerxl.config import EvalConfig, InputError
 
 
@@ -105,4 +105,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

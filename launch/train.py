@@ -18,6 +18,7 @@ from timerxl.command_line import (
     EXIT_FAILED,
     EXIT_OK,
     is_main_rank,
+    leave,
     quiet_libraries,
     recipe_parser,
     run_command,
@@ -57,4 +58,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
