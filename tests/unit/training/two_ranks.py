@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from timerxl.command_line import leave
 from timerxl.config import InputError, load_recipe
 from timerxl.data.readers import load_series
 from timerxl.data.windows import build_windows
@@ -52,3 +53,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave(0)
