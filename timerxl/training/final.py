@@ -10,6 +10,7 @@ import numpy as np
 from timerxl.config import EvalConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.training.assessment import (
+    MODELS,
     VALIDATION,
     Decision,
     Sample,
@@ -67,13 +68,12 @@ def results(
 ) -> dict[str, Any]:
     """What results.json holds; ``baselines`` are scores on the test split."""
     validation, test = found["validation"], found["scores"]
-    models = ("model", "model_calibrated")
     return {
         "validation": validation["model"],
         "test": test["model"],
         "test_calibrated": test["model_calibrated"],
-        "baselines": {name: scores for name, scores in test.items() if name not in models},
-        "baselines_validation": {k: v for k, v in validation.items() if k not in models},
+        "baselines": {name: scores for name, scores in test.items() if name not in MODELS},
+        "baselines_validation": {k: v for k, v in validation.items() if k not in MODELS},
         "threshold": decision.threshold,
         "thresholds": found["thresholds"],
         "calibration": decision.calibration.to_dict(),

@@ -25,17 +25,16 @@ def score_strata(
     oni: OceanicNinoIndex | None,
     probability: np.ndarray,
     sample: Sample,
-    assessed: dict[str, Any],
+    threshold: float,
     config: EvalConfig,
     seed: int,
 ) -> list[dict[str, Any]]:
     """One entry per stratum with windows: scores, intervals (key -> [low, high]) and a note.
 
-    ``rows`` [n] are the windows' rows in the series; the threshold is that of all windows. The
+    ``rows`` [n] are the windows' rows in the series; ``threshold`` is that of all windows. The
     reference of ``bss`` is the stratum's own share of rain: one share for all would credit the
     forecast with knowing that winter is dry (Hamill & Juras 2006, doi:10.1256/qj.06.25).
     """
-    threshold = assessed["thresholds"]["model"]
     found = []
     for name, chosen, note, no_interval in _strata(by, series, rows, oni):
         if not chosen.any():

@@ -117,7 +117,7 @@ def verify(
                     oni,
                     probabilities["model"][request.split],
                     samples[request.split],
-                    assessed,
+                    decision.threshold,
                     request.config,
                     request.seed,
                 )
