@@ -28,9 +28,9 @@ from timerxl.config import InputError, RunConfig, load_recipe
 
 def run(config: RunConfig) -> int:
     """Train and leave the outcome in status.json."""
-    from timerxl.training.loop import TrainingFailed
     from timerxl.training.run import train
     from timerxl.training.saving import note_bad_input
+    from timerxl.training.step import TrainingFailed
     from timerxl.training.tracking import write_status
 
     output_dir = Path(config.output_dir)

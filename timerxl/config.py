@@ -121,7 +121,10 @@ class OptimConfig:
 
 @dataclass
 class TrainConfig:
-    """``batch_size`` is the micro-batch of one process."""
+    """``batch_size`` is the micro-batch of one process.
+
+    ``offload_optimizer`` keeps the optimizer in the computer's own memory (ZeRO-2 only).
+    """
 
     epochs: int = 30
     max_steps: Optional[int] = None
@@ -129,6 +132,7 @@ class TrainConfig:
     accumulation_steps: int = 1
     precision: str = "auto"
     zero_stage: int = 0
+    offload_optimizer: bool = False
     gradient_checkpointing: bool = False
     patience: int = 8
     metric_for_best_model: str = "roc_auc"

@@ -97,6 +97,10 @@ def validate(config: Any) -> None:
             "data.train_fraction + data.validation_fraction must stay below 1: "
             "the rest is the test split."
         )
+    if config.train.offload_optimizer and config.train.zero_stage != 2:
+        raise InputError(
+            "train.offload_optimizer needs train.zero_stage=2; set it, or leave it out."
+        )
     model = config.model
     if model.context_length % model.patch_length:
         patches = model.context_length // model.patch_length or 1

@@ -267,7 +267,7 @@ def timer_attention(
         inputs = fold_bias(query, key, value, bias, layout)
         return attend(module, *inputs, is_causal=False, **arguments)[0]
 
-    if on_cpu and dropout > 0.0 and torch.is_grad_enabled():
+    if is_sdpa and on_cpu and dropout > 0.0 and torch.is_grad_enabled():
         # The CPU's kernel has no dropout: SDPA would keep several [B, H, L, L] tensors a layer.
         out = checkpoint(folded, query, key, value, bias, use_reentrant=False)
     else:

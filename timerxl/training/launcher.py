@@ -102,6 +102,11 @@ def _use_threads(world_size: int) -> None:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
 
 
+def deepspeed_config_path(precision: str, offload_optimizer: bool) -> Path:
+    """The file of ds_configs/ for a run in fp32, fp16 or bf16."""
+    return DS_CONFIGS / f"zero2_{precision}{'_offload' if offload_optimizer else ''}.json"
+
+
 def build_accelerator(config: RunConfig, log: Callable[[str], None]) -> Accelerator:
     """Accelerator with the chosen precision and ZeRO stage.
 
@@ -126,7 +131,7 @@ def build_accelerator(config: RunConfig, log: Callable[[str], None]) -> Accelera
         _compile_nothing()
     if zero.value == "2" and not launched_deepspeed:
         _stand_alone_environment()
-        path = DS_CONFIGS / f"zero2_{precision.value}.json"
+        path = deepspeed_config_path(precision.value, config.train.offload_optimizer)
         arguments["deepspeed_plugin"] = DeepSpeedPlugin(hf_ds_config=str(path))
     elif not launched_deepspeed:
         arguments["mixed_precision"] = _ACCELERATE_NAMES[precision.value]

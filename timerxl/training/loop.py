@@ -16,15 +16,12 @@ from tqdm import tqdm
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.metrics.scores import LOWER_IS_BETTER
-from timerxl.model.losses_timerxl import IGNORE_INDEX, sample_weights
-from timerxl.training.batches import BatchPlan, MicroBatch
-from timerxl.training.evaluation import agree, forecast, loader, mean_loss, skill, to_device
+from timerxl.model.losses_timerxl import sample_weights
+from timerxl.training.batches import BatchPlan
+from timerxl.training.evaluation import agree, forecast, loader, mean_loss, skill
 from timerxl.training.saving import save_model
+from timerxl.training.step import TrainingFailed, TrainingStep
 from timerxl.training.tracking import MetricsLog
-
-
-class TrainingFailed(RuntimeError):
-    """The run cannot go on; the message says at which step and why."""
 
 
 @dataclass
@@ -37,7 +34,6 @@ class Progress:
     evaluations_without_gain: int = 0
     stop_reason: str = "all steps done"
     train_seconds: float = 0.0
-    loading_seconds: float = 0.0
     samples_seen: int = 0
 
 
@@ -48,8 +44,7 @@ class Trainer:
     config: RunConfig
     accelerator: Accelerator
     model: torch.nn.Module
-    optimizer: Any
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    step: TrainingStep
     windows: WeatherWindows
     plan: BatchPlan
     total_steps: int
@@ -81,10 +76,14 @@ class Trainer:
                 if last:
                     break
                 started = time.perf_counter()
-                lr = float(max(self.schedule.get_last_lr()))  # of this step: it moves on within
-                loss, grad_norm = self._step(*next(steps))
+                lr = float(
+                    max(self.step.schedule.get_last_lr())
+                )  # of this step: it moves on within
+                group, batches, normalizer, num_samples = next(steps)
+                loss, grad_norm = self.step(progress.step + 1, group, batches, normalizer)
                 seconds = time.perf_counter() - started
                 progress.step += 1
+                progress.samples_seen += num_samples
                 progress.train_seconds += seconds
                 self._log_step(bar, loss, grad_norm, lr, seconds)
         return progress
@@ -113,46 +112,6 @@ class Trainer:
                 normalizer = sample_weights(labels[globally], loss.name, self.alpha).sum().item()
                 yield group, batches, normalizer, len(globally)
             step, epoch = step + count, epoch + 1
-
-    def _step(
-        self, group: list[MicroBatch], batches: Any, normalizer: float, num_samples: int
-    ) -> tuple[float, float]:
-        """One optimizer step on the global batch; returns its mean loss and gradient norm."""
-        accelerator = self.accelerator
-        self.model.train()
-        # Gradients are averaged over ranks and accumulation; the loss is a share of a global sum.
-        scale = accelerator.num_processes * self.config.train.accumulation_steps
-        total, grad_norm = 0.0, float("nan")
-        for micro in group:
-            waited = time.perf_counter()
-            batch = to_device(next(batches), accelerator.device)
-            self.progress.loading_seconds += time.perf_counter() - waited
-            batch["labels"][micro.num_real :] = IGNORE_INDEX
-            with accelerator.accumulate(self.model):
-                loss = self.model(**batch, loss_normalizer=normalizer).loss
-                # All ranks see the same sum and stop together, before any gradient is made.
-                shared = accelerator.reduce(loss.detach(), reduction="sum").item()
-                if not shared - shared == 0.0:
-                    raise TrainingFailed(
-                        f"the loss is {shared} at step {self.progress.step + 1}; lower optim.lr "
-                        "or look for extreme values in the series."
-                    )
-                total += shared
-                accelerator.backward(loss * scale)
-                if accelerator.sync_gradients:
-                    grad_norm = self._clip()
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-        self.schedule.step()
-        self.progress.samples_seen += num_samples
-        return total, grad_norm
-
-    def _clip(self) -> float:
-        """Global gradient norm before clipping; DeepSpeed has clipped and stepped in backward."""
-        norm = self.accelerator.clip_grad_norm_(
-            self.model.parameters(), self.config.optim.max_grad_norm
-        )
-        return float("nan") if norm is None else float(norm)
 
     def _evaluate(self, bar: Any) -> dict[str, float]:
         """Scores on validation at threshold 0.5, the same on every rank."""

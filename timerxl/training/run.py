@@ -31,7 +31,7 @@ from timerxl.training.batches import BatchPlan
 from timerxl.training.evaluation import Forecasts, agree, forecast
 from timerxl.training.final import assess_windows, gap_recovered, results
 from timerxl.training.launcher import build_accelerator, fill_deepspeed
-from timerxl.training.loop import Trainer, TrainingFailed
+from timerxl.training.loop import Trainer
 from timerxl.training.optim import build_optimizer, build_schedule
 from timerxl.training.saving import (
     RUN_CONFIG,
@@ -39,6 +39,7 @@ from timerxl.training.saving import (
     load_weights,
     prepare_output_dir,
 )
+from timerxl.training.step import TrainingFailed, TrainingStep
 from timerxl.training.tables import comparison_table, print_table, score_table
 from timerxl.training.tracking import MetricsLog, write_status
 
@@ -96,12 +97,19 @@ def train(config: RunConfig) -> dict[str, Any]:
     prepared_model, prepared_optimizer = accelerator.prepare(model, optimizer)
     use_seed(config.seed, rank=accelerator.process_index)
     extras = windows.preprocessing() | {"loss": {"name": config.loss.name, "alpha": alpha}}
-    trainer = Trainer(
-        config=config,
+    step = TrainingStep(
         accelerator=accelerator,
         model=prepared_model,
         optimizer=prepared_optimizer,
         schedule=schedule,
+        accumulation_steps=config.train.accumulation_steps,
+        max_grad_norm=config.optim.max_grad_norm,
+    )
+    trainer = Trainer(
+        config=config,
+        accelerator=accelerator,
+        model=prepared_model,
+        step=step,
         windows=windows,
         plan=plan,
         total_steps=steps.total_steps,
@@ -116,7 +124,7 @@ def train(config: RunConfig) -> dict[str, Any]:
             "steps": progress.step,
             "best_step": progress.best_step,
             "train_seconds": progress.train_seconds,
-            "loading_seconds": progress.loading_seconds,
+            "loading_seconds": step.loading_seconds,
             "samples_per_s": progress.samples_seen / max(progress.train_seconds, 1e-9),
             "num_parameters": model.num_parameters(),
             "num_processes": accelerator.num_processes,

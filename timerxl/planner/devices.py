@@ -1,0 +1,147 @@
+"""Devices and sizes: the table that a plan reads, and devices a user describes.
+
+Peak rates are dense products with fp32 accumulation, without sparsity, from NVIDIA's data sheets;
+memory is what the driver reports as usable in GiB. TF32 is off, as torch leaves it, so fp32 is the
+rate of the ordinary cores. A rate that is missing means the format is not there natively.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from dataclasses import dataclass, field
+
+from timerxl.config import InputError
+from timerxl.training.precision import DeviceFacts
+
+GIB = 2**30
+# What the driver, cuBLAS and their workspaces hold beside torch's allocator, on every device.
+CONTEXT_GIB = 0.45
+# Share of the peak rate that training steps of this size reach. Two logged epochs in fp32 on a T4
+# ran at 0.31 of its 8.1 TFLOP/s; other devices and formats are an assumption until calibrated.
+EFFICIENCY = 0.30
+
+_UNITS = {"": 1.0, "B": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
+_UNITS |= {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+
+
+@dataclass(frozen=True)
+class Device:
+    """One kind of GPU, or this machine's CPU: memory in GiB, peak TFLOP/s per number format."""
+
+    name: str
+    memory_gib: float
+    tflops: dict[str, float] = field(hash=False)
+    is_cpu: bool = False
+
+    @property
+    def facts(self) -> DeviceFacts:
+        """What the choice of precision asks."""
+        return DeviceFacts(not self.is_cpu, "bf16" in self.tflops, self.name)
+
+    def peak_tflops(self, precision: str) -> float:
+        """Peak rate of ``precision``; InputError where it isn't known."""
+        if precision not in self.tflops:
+            raise InputError(
+                f"--device {self.name} has no tflops_{precision}, which this run computes in; "
+                f"known: {', '.join(f'tflops_{name}' for name in self.tflops)}."
+            )
+        return self.tflops[precision]
+
+
+def _table(*rows: tuple[str, float, float, float, float | None]) -> dict[str, Device]:
+    devices = {}
+    for name, memory, fp32, fp16, bf16 in rows:
+        rates = {"fp32": fp32, "fp16": fp16} | ({"bf16": bf16} if bf16 else {})
+        devices[name] = Device(name, memory, rates)
+    return devices
+
+
+#                 name       GiB  fp32   fp16   bf16
+DEVICES = _table(
+    ("p100", 15.9, 9.3, 18.7, None),
+    ("v100", 15.8, 15.7, 125.0, None),
+    ("t4", 14.7, 8.1, 65.0, None),
+    ("rtx3090", 23.7, 35.6, 71.0, 71.0),
+    ("rtx4090", 23.6, 82.6, 165.2, 165.2),
+    ("a10g", 22.1, 31.2, 70.0, 70.0),
+    ("l4", 22.0, 30.3, 121.0, 121.0),
+    ("a100", 39.4, 19.5, 312.0, 312.0),
+    ("a100-80", 79.2, 19.5, 312.0, 312.0),
+    ("h100", 79.1, 66.9, 989.4, 989.4),
+)
+DEFAULT_DEVICES = "t4,l4,a100"
+
+
+def parse_size_gib(text: str, key: str) -> float:
+    """``15GiB``, ``16GB``, ``15000MiB`` or bytes -> GiB; ``key`` names the option in an error."""
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", text)
+    try:
+        size = float(match[1]) * _UNITS[match[2]] / GIB if match else math.nan
+    except (KeyError, ValueError):
+        size = math.nan
+    if not 0 < size < math.inf:
+        raise InputError(f"{key}={text}: expected a size above 0 such as 15GiB or 16GB.")
+    return size
+
+
+def parse_devices(texts: list[str]) -> list[Device]:
+    """``["t4,l4", "name=x,memory=24GiB,tflops_bf16=120"]`` -> devices, each once, in order."""
+    found: dict[str, Device] = {}
+    for text in texts:
+        if "=" in text:
+            device = _described(text)
+            found.setdefault(device.name, device)
+            continue
+        for name in filter(None, (part.strip().lower() for part in text.split(","))):
+            if name not in DEVICES:
+                near = difflib.get_close_matches(name, DEVICES, n=1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise InputError(
+                    f"--device {name} is unknown; {hint}expected some of {', '.join(DEVICES)}, or "
+                    "name=NAME,memory=24GiB,tflops_bf16=120."
+                )
+            found.setdefault(name, DEVICES[name])
+    if not found:
+        raise InputError(f"--device is empty; expected some of {', '.join(DEVICES)}.")
+    return list(found.values())
+
+
+def _described(text: str) -> Device:
+    given: dict[str, str] = {}
+    for part in text.split(","):
+        key, _, value = part.partition("=")
+        given[key.strip()] = value.strip()
+    known = {"name", "memory", "tflops_fp32", "tflops_fp16", "tflops_bf16"}
+    if unknown := set(given) - known:
+        raise InputError(
+            f"--device {text}: unknown {', '.join(sorted(unknown))}; expected "
+            f"{', '.join(sorted(known))}."
+        )
+    if not given.get("name") or "memory" not in given:
+        raise InputError(f"--device {text}: expected name= and memory=, such as memory=24GiB.")
+    rates = {}
+    for key, value in given.items():
+        if not key.startswith("tflops_"):
+            continue
+        try:
+            rate = float(value)
+        except ValueError:
+            rate = math.nan
+        if not 0 < rate < math.inf:
+            raise InputError(f"--device {text}: {key} is {value!r}; expected TFLOP/s above 0.")
+        rates[key.removeprefix("tflops_")] = rate
+    if not rates:
+        raise InputError(f"--device {text}: expected a rate, such as tflops_bf16=120.")
+    return Device(given["name"], parse_size_gib(given["memory"], "--device memory"), rates)
+
+
+def device_called(cuda_name: str) -> Device | None:
+    """The table's entry for a name as the driver gives it ("Tesla T4", "NVIDIA L4"), or None."""
+    words = re.sub(r"[^a-z0-9]+", " ", cuda_name.lower()).split()
+    joined = "".join(words)
+    if "a100" in words and "80gb" in words:
+        return DEVICES["a100-80"]
+    named = [name for name in DEVICES if name in words or (len(name) > 4 and name in joined)]
+    return DEVICES[max(named, key=len)] if named else None

@@ -1,0 +1,83 @@
+"""One optimizer step on a global batch: what the loop runs, and what the planner traces."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from timerxl.model.losses_timerxl import IGNORE_INDEX
+from timerxl.training.batches import MicroBatch
+from timerxl.training.evaluation import to_device
+
+
+class TrainingFailed(RuntimeError):
+    """The run cannot go on; the message says at which step and why."""
+
+
+@dataclass
+class TrainingStep:
+    """Forward, backward, clipping and update over one global batch.
+
+    Args:
+        accelerator: accelerate's Accelerator, or the planner's rank on paper.
+        accumulation_steps: micro-batches of one rank in a step.
+        max_grad_norm: the global gradient norm is clipped to this.
+    """
+
+    accelerator: Any
+    model: torch.nn.Module
+    optimizer: Any
+    schedule: Any
+    accumulation_steps: int
+    max_grad_norm: float
+    loading_seconds: float = 0.0
+
+    def __call__(
+        self,
+        number: int,
+        group: list[MicroBatch],
+        batches: Iterator[dict[str, torch.Tensor]],
+        normalizer: float,
+    ) -> tuple[float, float]:
+        """Step ``number`` (from 1) over this rank's micro-batches.
+
+        ``normalizer`` is the weight of the global batch (``losses_timerxl.sample_weights``).
+        Returns the batch's mean loss and the gradient norm before clipping. Raises TrainingFailed
+        where the loss is no number.
+        """
+        accelerator = self.accelerator
+        self.model.train()
+        # Gradients are averaged over ranks and accumulation; the loss is a share of a global sum.
+        scale = accelerator.num_processes * self.accumulation_steps
+        total, grad_norm = 0.0, float("nan")
+        for micro in group:
+            waited = time.perf_counter()
+            batch = to_device(next(batches), accelerator.device)
+            self.loading_seconds += time.perf_counter() - waited
+            batch["labels"][micro.num_real :] = IGNORE_INDEX
+            with accelerator.accumulate(self.model):
+                loss = self.model(**batch, loss_normalizer=normalizer).loss
+                # All ranks see the same sum and stop together, before any gradient is made.
+                shared = accelerator.reduce(loss.detach(), reduction="sum").item()
+                if not shared - shared == 0.0:
+                    raise TrainingFailed(
+                        f"the loss is {shared} at step {number}; lower optim.lr "
+                        "or look for extreme values in the series."
+                    )
+                total += shared
+                accelerator.backward(loss * scale)
+                if accelerator.sync_gradients:
+                    grad_norm = self._clip()
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        self.schedule.step()
+        return total, grad_norm
+
+    def _clip(self) -> float:
+        """Global gradient norm before clipping; DeepSpeed has clipped and stepped in backward."""
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        return float("nan") if norm is None else float(norm)
