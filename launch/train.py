@@ -28,6 +28,7 @@ from timerxl.config import InputError, RunConfig, load_recipe
 
 def run(config: RunConfig) -> int:
     """Train and leave the outcome in status.json."""
+    from timerxl.planner.prediction import predict_run
     from timerxl.training.run import train
     from timerxl.training.saving import note_bad_input
     from timerxl.training.step import TrainingFailed
@@ -36,7 +37,7 @@ def run(config: RunConfig) -> int:
     output_dir = Path(config.output_dir)
     is_main = is_main_rank()
     try:
-        train(config)
+        train(config, predict_run)
     except InputError as error:
         if is_main:
             note_bad_input(output_dir, str(error))

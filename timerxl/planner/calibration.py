@@ -62,11 +62,12 @@ def calibrate(workload: Workload, precision: str, budget_seconds: float = 30.0) 
         return time.perf_counter() - started
 
     seconds(1)  # AdamW's state, first pages, kernels chosen
-    share = budget_seconds / (NUM_STEPS + 1) / seconds(1)
-    batch_size = max(1, min(train.batch_size, int(share)))
-    if batch_size > 1:
+    step_seconds, batch_size = seconds(1), 1
+    if NUM_STEPS * step_seconds < budget_seconds:
+        share = budget_seconds / (NUM_STEPS + 1) / step_seconds
+        batch_size = max(1, min(train.batch_size, int(share)))
         seconds(batch_size)
-    step_seconds = statistics.median(seconds(batch_size) for _ in range(NUM_STEPS))
+        step_seconds = statistics.median(seconds(batch_size) for _ in range(NUM_STEPS))
     tflops = batch_size * workload.flops_per_sample() / step_seconds / 1e12
     peak = device.tflops.get(precision) if device.name in DEVICES else None
     return Rate(device.name, precision, tflops, peak, tflops / peak if peak else None)

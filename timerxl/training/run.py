@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import resource
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,14 @@ from timerxl.training.final import assess_windows, gap_recovered, results
 from timerxl.training.launcher import build_accelerator, fill_deepspeed
 from timerxl.training.loop import Trainer
 from timerxl.training.optim import build_optimizer, build_schedule
+from timerxl.training.prediction import (
+    Check,
+    Predictor,
+    RunFacts,
+    check,
+    check_table,
+    peak_memory_gib,
+)
 from timerxl.training.saving import (
     RUN_CONFIG,
     check_output_dir,
@@ -55,9 +62,10 @@ class Log:
             print(sentence, flush=True)
 
 
-def train(config: RunConfig) -> dict[str, Any]:
+def train(config: RunConfig, predict: Predictor | None = None) -> dict[str, Any]:
     """Train, keep the best model, score the test split once; returns what results.json holds.
 
+    ``predict`` says before the first step what the run will cost; what it cost stands beside it.
     Raises InputError on bad input before any long work and before the first file is written,
     TrainingFailed where the loss or the forecasts are no numbers any more.
     """
@@ -94,6 +102,11 @@ def train(config: RunConfig) -> dict[str, Any]:
     optimizer = build_optimizer(model, config.optim, backbone)
     schedule = build_schedule(optimizer, config.optim, steps.total_steps, steps.freeze_steps)
     log(_work_line(config, settings, plan, steps.total_steps, model))
+    prediction = None
+    if predict is not None and accelerator.is_main_process:
+        prediction = predict(config, windows, RunFacts.of(accelerator))
+        log(prediction.summary)
+        metrics.write("plan", **asdict(prediction))
     prepared_model, prepared_optimizer = accelerator.prepare(model, optimizer)
     use_seed(config.seed, rank=accelerator.process_index)
     extras = windows.preprocessing() | {"loss": {"name": config.loss.name, "alpha": alpha}}
@@ -130,6 +143,11 @@ def train(config: RunConfig) -> dict[str, Any]:
             "num_processes": accelerator.num_processes,
             "is_synthetic": windows.series.is_synthetic,
         }
+        if prediction is not None:
+            cost["plan"] = check(
+                prediction, plan.steps_per_epoch, progress.step, progress.train_seconds
+            ).to_dict()
+            metrics.write("plan_check", **cost["plan"])
         log(f"stopped: {progress.stop_reason}; best model from step {progress.best_step}.")
         found = _score_best(
             config, accelerator, prepared_model, windows, extras, cost, started, log
@@ -247,13 +265,8 @@ def _print_results(
         f"peak memory {cost['peak_memory_gib']:.2f} GiB. Model: {config.output_dir}/model",
         flush=True,
     )
-
-
-def peak_memory_gib() -> float:
-    """Peak of this process so far: the allocator's on a GPU, the resident set on a CPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if "plan" in cost:
+        print_table(check_table(Check(**cost["plan"])))
 
 
 def _work_line(

@@ -1,0 +1,80 @@
+"""The plan of a run that is about to start, on the machine it starts on."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from timerxl.config import RunConfig
+from timerxl.data.windows import WeatherWindows
+from timerxl.planner.calibration import calibrate, device_at_hand
+from timerxl.planner.communication import INTERCONNECTS
+from timerxl.planner.devices import CONTEXT_GIB, EFFICIENCY, GIB
+from timerxl.planner.memory import RankMemory
+from timerxl.planner.text import duration
+from timerxl.planner.timing import Rate, RunTime, predict_time
+from timerxl.planner.workload import Choice, Workload, describe_windows, memory_of
+from timerxl.training.prediction import Prediction, RunFacts, peak_memory_gib
+
+CALIBRATION_SECONDS = 2.0
+
+
+def predict_run(config: RunConfig, windows: WeatherWindows, facts: RunFacts) -> Prediction:
+    """Peak memory of this process and time of an epoch; called once the model is built.
+
+    On a CPU a few steps are measured, on a GPU the device table is asked.
+    """
+    workload = describe_windows(config, windows)
+    choice = Choice(facts.precision, facts.zero_stage)
+    memory = memory_of(workload, choice, ranks=facts.ranks, on_gpu=facts.is_gpu)
+    rate = _rate(workload, facts)
+    time = None
+    if rate is not None:
+        link = INTERCONNECTS["pcie4"] if facts.is_gpu else None
+        time = predict_time(workload, rate, facts.ranks, facts.zero_stage, link)
+    peak = _peak_gib(workload, memory, facts)
+    return Prediction(
+        peak_memory_gib=peak,
+        epoch_seconds=time.train_seconds_per_epoch if time else None,
+        summary=_summary(memory, peak, rate, time, facts),
+    )
+
+
+def _rate(workload: Workload, facts: RunFacts) -> Rate | None:
+    if not facts.is_gpu:
+        return calibrate(workload, facts.precision, CALIBRATION_SECONDS)
+    device = device_at_hand()
+    peak = device.tflops.get(facts.precision)
+    if peak is None or peak != peak:
+        return None
+    return Rate(device.name, facts.precision, peak * EFFICIENCY, peak, EFFICIENCY)
+
+
+def _peak_gib(workload: Workload, memory: RankMemory, facts: RunFacts) -> float:
+    if facts.is_gpu:
+        return memory.total_gib - CONTEXT_GIB
+    # What this process holds already, the freshly built fp32 model not counted twice.
+    with open("/proc/self/statm", encoding="ascii") as numbers:
+        resident = int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    built = 4 * workload.num_parameters
+    return max(peak_memory_gib(), (resident - built + memory.total) / GIB)
+
+
+def _summary(
+    memory: RankMemory, peak: float, rate: Rate | None, time: RunTime | None, facts: RunFacts
+) -> str:
+    if facts.is_gpu:
+        size = torch.cuda.get_device_properties(0).total_memory / GIB
+        where = f"{memory.total_gib:.1f} of {size:.1f} GiB on each GPU"
+    else:
+        where = f"{peak:.2f} GiB resident, {memory.total_gib:.2f} of them for the step"
+    if rate is None or time is None:
+        return f"plan: peak about {where}; time unknown for this device."
+    basis = "a few steps measured now"
+    if rate.efficiency and rate.peak_tflops:
+        basis = f"{rate.efficiency:.0%} of {rate.peak_tflops:g} TFLOP/s assumed"
+    return (
+        f"plan: peak about {where}; {duration(time.train_seconds_per_epoch)} of training an epoch, "
+        f"{duration(time.run_seconds)} in all at most ({basis})."
+    )

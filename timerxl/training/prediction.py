@@ -1,0 +1,118 @@
+"""What a run was expected to cost beside what it cost.
+
+The expectation comes from ``timerxl.planner``, handed in by the command so that training needs to
+know nothing of it.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from rich.table import Table
+
+from timerxl.config import RunConfig
+from timerxl.data.windows import WeatherWindows
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run has settled when it asks what it will cost."""
+
+    precision: str
+    zero_stage: int
+    ranks: int
+    is_gpu: bool
+
+    @classmethod
+    def of(cls, accelerator: Accelerator) -> RunFacts:
+        """Read off the accelerator: the launcher's choice wins over the recipe's."""
+        precision, stage = accelerator.mixed_precision, 0
+        if accelerator.distributed_type == DistributedType.DEEPSPEED:
+            settings = accelerator.state.deepspeed_plugin.deepspeed_config
+            enabled = [n for n in ("bf16", "fp16") if settings.get(n, {}).get("enabled") is True]
+            precision = enabled[0] if enabled else "no"
+            stage = int(settings["zero_optimization"]["stage"])
+        return cls(
+            precision="fp32" if precision == "no" else precision,
+            zero_stage=stage,
+            ranks=accelerator.num_processes,
+            is_gpu=accelerator.device.type == "cuda",
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """``epoch_seconds`` of training alone, or None where no rate is known; ``summary`` is one
+    line. Memory is what :func:`peak_memory_gib` will measure."""
+
+    peak_memory_gib: float
+    epoch_seconds: float | None
+    summary: str
+
+
+Predictor = Callable[[RunConfig, WeatherWindows, RunFacts], Prediction]
+
+
+@dataclass(frozen=True)
+class Check:
+    """Predicted and measured, with the relative error of the prediction."""
+
+    predicted_peak_memory_gib: float
+    measured_peak_memory_gib: float
+    predicted_epoch_seconds: float | None
+    measured_epoch_seconds: float
+
+    def rows(self) -> list[tuple[str, float | None, float]]:
+        where = "allocated on the GPU" if torch.cuda.is_available() else "resident"
+        return [
+            (
+                f"peak memory, GiB {where}",
+                self.predicted_peak_memory_gib,
+                self.measured_peak_memory_gib,
+            ),
+            (
+                "seconds of training an epoch",
+                self.predicted_epoch_seconds,
+                self.measured_epoch_seconds,
+            ),
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check(prediction: Prediction, steps_per_epoch: int, steps: int, train_seconds: float) -> Check:
+    """Measure now, at the end of training, before the best model is scored."""
+    return Check(
+        prediction.peak_memory_gib,
+        peak_memory_gib(),
+        prediction.epoch_seconds,
+        train_seconds / steps * steps_per_epoch,
+    )
+
+
+def check_table(checked: Check) -> Table:
+    """Predicted versus measured, a line each."""
+    table = Table(title="The plan, and what came", title_justify="left")
+    table.add_column("")
+    for heading in ("predicted", "measured", "prediction is"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, predicted, measured in checked.rows():
+        cells = ["–", f"{measured:.3g}", "–"]
+        if predicted is not None:
+            cells = [f"{predicted:.3g}", f"{measured:.3g}", f"{predicted / measured - 1:+.0%}"]
+        table.add_row(name, *cells)
+    return table
+
+
+def peak_memory_gib() -> float:
+    """Peak of this process so far: the allocator's on a GPU, the resident set on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
