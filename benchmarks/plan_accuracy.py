@@ -98,7 +98,7 @@ def step_table() -> float:
         error = predicted / measured - 1
         worst = max(worst, abs(error))
         print(f"  {text}: {predicted / 2**20:8.2f} {measured / 2**20:8.2f} {error:+.2%}")
-    print(f"  largest error {worst:.2%} (asked: 2 %)")
+    print(f"  largest error {worst:.2%} (bound: 2 %)")
     return worst
 
 
@@ -133,7 +133,7 @@ def zero_table() -> float:
                 worst = worst if name == "total" else max(worst, abs(error))
                 cells.append(f"{size / 2**20:7.2f} {rank[name] / 2**20:7.2f} {error:+.2%}")
             print(f"  {precision} {name:9}: {';  '.join(cells)}")
-    print(f"  largest error of weights, gradients and optimizer {worst:.2%} (asked: 5 %)")
+    print(f"  largest error of weights, gradients and optimizer {worst:.2%} (bound: 5 %)")
     return worst
 
 
@@ -179,7 +179,7 @@ def history_table() -> tuple[float, float]:
             for part in ("weights", "optimizer", "activations", "temporary", "context")
         )
         print(f"  {name:15} {memory.total / 1e9:6.2f} {observed:5.1f} {error:+.0%}  GiB: {parts}")
-    print(f"  largest error {worst_memory:.0%} (asked: 25 %)")
+    print(f"  largest error {worst_memory:.0%} (bound: 25 %)")
 
     work = {
         name: windows * flops_per_sample(settings_of[name], head="TimerXLForClassification")
@@ -197,7 +197,7 @@ def history_table() -> tuple[float, float]:
             f"  {name:15} {work[name] / rate:7.1f} {seconds:7.1f} {error:+.1%}  ({windows:,} "
             f"windows, {work[name] / windows / 1e9:.0f} GFLOP each)"
         )
-    print(f"  largest error {worst_time:.1%} (asked: 5 %)")
+    print(f"  largest error {worst_time:.1%} (bound: 5 %)")
     return worst_memory, worst_time
 
 

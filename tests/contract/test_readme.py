@@ -71,10 +71,19 @@ def run(words: list[str], tmp_path: Path) -> None:
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("command", [c for c in commands(marked=False) if "launch/" in c])
+@pytest.mark.parametrize("command", [c for c in commands(marked=False) if "launch/train" in c])
 def test_a_training_command_runs(command: str, tmp_path: Path) -> None:
     words = [w for w in shlex.split(command) if not w.startswith("output_dir=")]
     run([*words, *SMALL, f"output_dir={tmp_path / 'run'}"], tmp_path)
+
+
+@pytest.mark.parametrize("command", [c for c in commands(marked=False) if "launch/plan" in c])
+def test_a_planning_command_runs(command: str) -> None:
+    words = [sys.executable, *shlex.split(command)[1:]]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "Peak memory of each GPU" in done.stdout
+    assert "Why transfer_long needs what it needs" in done.stdout
 
 
 @pytest.mark.skipif(not (ROOT / ".venv" / ".installed").exists(), reason="make has no .venv here")

@@ -68,6 +68,11 @@ class Peak:
 class _PeakTracker(MemTracker):
     """MemTracker without its peaks module by module, which nobody reads here: twice as fast."""
 
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func is torch.ops.prim.device.default:  # most calls by far; makes no tensor
+            return func(*args, **kwargs or {})
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
     def _update_peak_stats(self, peak_state: Any) -> None:
         for device, now in self._curr_mem_snap.items():
             if self._peak_mem.get(device, 0) < now["Total"]:

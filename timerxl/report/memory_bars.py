@@ -47,9 +47,9 @@ def draw_memory_bars(
     axes.set_title(title, loc="left", fontsize=11)
     if mark is not None:
         axes.axvline(mark[0], color="black", linewidth=1, linestyle="--")
-        axes.text(mark[0], len(bars) - 0.6, f" {mark[1]}", ha="left", va="bottom", fontsize=9)
+        axes.text(mark[0] - 0.05, len(bars) - 0.6, mark[1], ha="right", va="bottom", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(ncols=4, fontsize=9, frameon=False, loc="lower right")
+    axes.legend(ncols=2, fontsize=9, frameon=False, loc="center", bbox_to_anchor=(0.6, 0.42))
     with matplotlib.rc_context({"svg.hashsalt": "timerxl", "svg.fonttype": "none"}):
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
 
