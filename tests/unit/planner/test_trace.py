@@ -1,0 +1,283 @@
+"""The traced step against the allocator's own events, and against what each layer keeps, counted
+by hand. B batch, L tokens, D hidden, I intermediate, H heads, d channels of a head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from timerxl.config import OptimConfig
+from timerxl.model import TimerXLForClassification
+from timerxl.planner import trace
+from timerxl.planner.cuda_kernels import CudaKernels, efficient_attention
+from timerxl.planner.solo_rank import SoloRank, run_step, solo_step, zero_windows
+from timerxl.planner.trace import Peak, StepSettings, trace_step
+from timerxl.planner.workload import Workload
+from timerxl.training.optim import build_optimizer
+
+MakeWorkload = Callable[..., Workload]
+C, D, I, H = 3, 32, 64, 2  # noqa: E741
+FP32, HALF = 4, 2
+
+
+@pytest.fixture(scope="module")
+def step(workload: MakeWorkload) -> Callable[..., StepSettings]:
+    """Settings of a step; keywords of the model are given as ``model__key``."""
+
+    def settings(attention: str, batch_size: int, **values: Any) -> StepSettings:
+        chosen = {"num_static": values.pop("num_static", 0)}
+        model = [f"{k.replace('__', '.')}={values.pop(k)}" for k in list(values) if "__" in k]
+        return StepSettings(workload(*model, **chosen).model, attention, batch_size, **values)
+
+    return settings
+
+
+Step = Callable[..., StepSettings]
+
+
+@pytest.mark.parametrize(
+    ("attention", "batch_size", "values"),
+    [
+        ("sdpa", 16, {"model__context_length": 64}),
+        ("eager", 8, {"model__context_length": 96, "model__attention_dropout": 0.1}),
+        (
+            "eager",
+            16,
+            {
+                "model__hidden_dropout": 0.1,
+                "model__pooling": "last",
+                "model__variable_embedding": "true",
+                "num_static": 5,
+                "accumulation_steps": 2,
+            },
+        ),
+        (
+            "sdpa",
+            32,
+            {
+                "model__num_hidden_layers": 3,
+                "model__hidden_dropout": 0.2,
+                "model__attention_dropout": 0.2,
+                "checkpointing": True,
+                "accumulation_steps": 3,
+            },
+        ),
+    ],
+    ids=["sdpa", "eager", "last-accumulated", "checkpointed"],
+)
+def test_the_peak_is_the_allocator_s(
+    step: Step,
+    measured_peak: Callable[[StepSettings], int],
+    attention: str,
+    batch_size: int,
+    values: dict[str, Any],
+) -> None:
+    settings = step(attention, batch_size, on_gpu=False, **values)
+    assert trace_step(settings).total == pytest.approx(measured_peak(settings), rel=0.02)
+
+
+def sizes(settings: StepSettings) -> list[int]:
+    """Elements of every parameter of the real model."""
+    return [p.numel() for p in TimerXLForClassification(settings.model).parameters()]
+
+
+def test_weights_and_optimizer_by_the_number_of_parameters(step: Step) -> None:
+    settings = step("sdpa", 4, model__pooling="last", model__variable_embedding="true")
+    found = sizes(settings)
+    plain = trace_step(settings)
+    assert plain.weights == FP32 * sum(found)
+    # Two moments each, and one counter of steps per tensor.
+    assert plain.optimizer == 2 * FP32 * sum(found) + FP32 * len(found)
+    autocast = trace_step(replace(settings, half=True))
+    assert (autocast.weights, autocast.optimizer) == (plain.weights, plain.optimizer)
+    for half, size in ((True, HALF), (False, FP32)):
+        sharded = trace_step(replace(settings, half=half, sharded=True))
+        assert (sharded.weights, sharded.optimizer) == (size * sum(found), 0)
+
+
+def test_accumulation_keeps_gradients_and_sharding_hands_them_on(step: Step) -> None:
+    settings = step("sdpa", 64)
+    whole = FP32 * sum(sizes(settings))
+    once = trace_step(settings)
+    assert 0 < once.gradients < whole / 4  # the head's: the peak is where backward begins
+    twice = trace_step(replace(settings, accumulation_steps=2))
+    assert twice.gradients == whole
+    assert twice.total - once.total >= whole - once.gradients
+    assert trace_step(replace(settings, sharded=True, half=True)).gradients == 0
+    # Without activations to speak of the peak is where all gradients are there.
+    assert trace_step(step("sdpa", 1, model__context_length=4)).gradients == whole
+
+
+def each_layer(step: Step, attention: str, batch_size: int, **values: Any) -> int:
+    """Bytes that one more layer keeps until the peak."""
+    found = [
+        trace_step(step(attention, batch_size, model__num_hidden_layers=n, **values)).activations
+        for n in (3, 4)
+    ]
+    return found[1] - found[0]
+
+
+def test_what_a_layer_keeps_on_a_cpu(step: Step) -> None:
+    """Input, q, k, v, attention's output, two sums before norms, the first norm's output: 8 BLD;
+    the inner activation BLI; a number per row of attention; mean and deviation of two norms."""
+    batch, tokens = 64, 12
+    rows = batch * tokens
+    kept = 8 * rows * D + rows * I + rows * H + 2 * 2 * rows
+    assert each_layer(step, "sdpa", batch, on_gpu=False) == FP32 * kept
+
+
+def fused_extra(batch: int, tokens: int, element: int) -> int:
+    """Bytes of the fused kernel that are not its inputs: rows padded to 32, mask, places of C."""
+    padded, channels = -(-tokens // 32) * 32, 8  # 16 channels a head + C, up to a multiple of 8
+    return FP32 * batch * H * padded + element * (tokens * tokens + tokens * channels)
+
+
+def test_what_a_layer_keeps_on_a_gpu(step: Step) -> None:
+    """As on a CPU, but q, k, v and the output carry 24 channels a head instead of 16, and the
+    output is copied without them for the projection."""
+    batch, tokens = 64, 12
+    rows = batch * tokens
+    wide = D * 24 // 16
+    kept = 4 * rows * wide + 5 * rows * D + rows * I + 2 * 2 * rows
+    assert each_layer(step, "sdpa", batch) == FP32 * kept + fused_extra(batch, tokens, FP32)
+
+
+def test_what_a_layer_keeps_under_autocast_on_a_gpu(step: Step) -> None:
+    """Half the bytes but for the norms, which work in fp32; q, k and v each cast the fp32 input
+    of the layer, and the weights are cast once."""
+    batch, tokens = 16, 12
+    rows = batch * tokens
+    attention = 4 * rows * D * 24 // 16 + rows * D  # q, k, v, output; its copy
+    casts = 3 * rows * D + rows * D  # of the layer's input; of the first norm's output
+    norms = FP32 * (2 * rows * D + 2 * 2 * rows)
+    weights = 4 * (D * D + D) + 2 * D * I + I + D
+    kept = HALF * (attention + casts + rows * I + weights) + norms
+    expected = kept + fused_extra(batch, tokens, HALF)
+    assert each_layer(step, "sdpa", batch, half=True) == expected
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_under_checkpointing_a_layer_keeps_its_input_alone(step: Step, on_gpu: bool) -> None:
+    batch, tokens = 64, 12
+    kept = each_layer(step, "sdpa", batch, checkpointing=True, on_gpu=on_gpu)
+    assert kept == FP32 * batch * tokens * D
+    settings = step("sdpa", batch, model__num_hidden_layers=4, on_gpu=on_gpu)
+    full, light = (trace_step(replace(settings, checkpointing=c)) for c in (False, True))
+    assert light.activations < full.activations / 2
+    assert light.total < full.total
+
+
+def quadratic(step: Step, attention: str, batch_size: int) -> float:
+    """Bytes per L^2 that one more layer keeps, from three lengths of context."""
+    found = [
+        each_layer(step, attention, batch_size, model__context_length=16 * k) for k in (1, 2, 3)
+    ]
+    return (found[2] - 2 * found[1] + found[0]) / (2 * 12**2)
+
+
+def test_eager_attention_keeps_a_matrix_per_head_and_sample(step: Step) -> None:
+    four, eight = quadratic(step, "eager", 32), quadratic(step, "eager", 64)
+    assert eight - four == pytest.approx(32 * H * FP32)  # [B, H, L, L]
+
+
+def test_fused_attention_keeps_none(step: Step) -> None:
+    """Rows are padded to 32, so lengths are taken where that is exact: 24 tokens more, thrice."""
+    lengths = [128 * k for k in (1, 2, 3)]  # 96, 192 and 288 tokens
+    found = {
+        batch: [each_layer(step, "sdpa", batch, model__context_length=n) for n in lengths]
+        for batch in (4, 8)
+    }
+    for kept in found.values():
+        per_square = (kept[2] - 2 * kept[1] + kept[0]) / (2 * 96**2)
+        assert per_square == FP32  # one mask for all heads and samples
+
+
+def test_a_gpu_s_dropout_mask_is_a_byte_where_a_cpu_s_is_four(step: Step) -> None:
+    def difference(batch_size: int, **values: Any) -> int:
+        cpu, gpu = (
+            trace_step(step("eager", batch_size, on_gpu=on_gpu, **values)).total
+            for on_gpu in (False, True)
+        )
+        return cpu - gpu
+
+    tokens, layers = 12, 2
+    rows = 16 * tokens
+    # After attention and after the second projection D, after the activation I.
+    assert difference(16, model__hidden_dropout=0.1) == 3 * layers * rows * (2 * D + I)
+    assert difference(16, model__attention_dropout=0.1) == 3 * layers * H * rows * tokens
+    assert difference(16) == 0
+
+
+def test_gpu_kernels_on_real_tensors() -> None:
+    states = torch.randn(64, 100)
+    with CudaKernels():
+        assert F.dropout(states, 0.5, training=False) is states
+        assert F.dropout(states, 0.0, training=True) is states
+        dropped = F.dropout(states, 0.25, training=True)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], states[kept] / 0.75)
+    assert 0.70 < kept.float().mean() < 0.80
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = states.bfloat16()
+        with CudaKernels():
+            assert F.layer_norm(half, (100,)).dtype == torch.float32
+        assert F.layer_norm(half, (100,)).dtype == torch.bfloat16
+
+    query = torch.zeros(2, H, 5, 8, requires_grad=True)
+    key, value = (torch.zeros(2, H, 20, 8, requires_grad=True) for _ in range(2))
+    mask = torch.ones(1, 1, 5, 20, dtype=torch.bool)
+    out, weights = efficient_attention(torch.nn.Identity(), query, key, value, mask)
+    assert (out.shape, weights) == ((2, 5, H, 8), None)
+    out.sum().backward()
+    for states in (query, key, value):
+        assert states.grad is not None
+        assert states.grad.shape == states.shape
+
+
+def test_the_same_settings_give_the_same_peak(step: Step) -> None:
+    settings = step("sdpa", 8, model__hidden_dropout=0.1, half=True, checkpointing=True)
+    first = trace_step(settings)
+    trace._trace.cache_clear()
+    again = trace_step(settings)
+    assert again is not first
+    assert again == first
+    assert trace_step(replace(settings, batch_size=9)) != first
+    longer = step("sdpa", 8, model__context_length=32, model__hidden_dropout=0.1, half=True)
+    assert trace_step(longer).total > first.total
+
+
+def test_a_peak_is_the_sum_of_its_parts() -> None:
+    assert Peak(1, 20, 300, 4000, 50000).total == 54321
+
+
+def test_a_solo_rank_accumulates_as_one_batch_would(step: Step) -> None:
+    """Twice 2 windows and once 4 make the same update, and only one."""
+
+    def updated(batch_size: int, accumulation_steps: int) -> tuple[torch.Tensor, int]:
+        torch.manual_seed(0)
+        model = TimerXLForClassification(step("eager", 1, num_static=5).model)
+        optimizer, calls = build_optimizer(model, OptimConfig(lr=0.01)), []
+        update = optimizer.step
+        optimizer.step = lambda: calls.append(update())  # type: ignore[method-assign]
+        rank = SoloRank(optimizer, accumulation_steps, "cpu")
+        run_step(solo_step(model, rank), model.config, batch_size)
+        assert all(parameter.grad is None for parameter in model.parameters())
+        return torch.cat([p.detach().flatten() for p in model.parameters()]), len(calls)
+
+    (once, one), (twice, two) = updated(4, 1), updated(2, 2)
+    assert (one, two) == (1, 1)
+    start = updated(4, 1)[0]
+    torch.testing.assert_close(once, start, rtol=0, atol=0)
+    torch.testing.assert_close(once, twice, rtol=1e-4, atol=1e-5)
+
+
+def test_windows_of_zeros_have_the_shapes_of_real_ones(step: Step) -> None:
+    batch = zero_windows(step("sdpa", 1, num_static=5).model, 7)
+    shapes = {name: tuple(tensor.shape) for name, tensor in batch.items()}
+    assert shapes == {"past_values": (7, 16, C), "labels": (7,), "static_real_features": (7, 5)}
+    assert "static_real_features" not in zero_windows(step("sdpa", 1).model, 7)
