@@ -42,6 +42,7 @@ class DataConfig:
 
     ``train_stride_hours`` null takes training windows as often as all others. A shorter one shows
     the network more of the same training period; validation and test stay as they are.
+    ``holdout_fraction`` of the training times, the last ones, is set aside for the monitors.
     """
 
     path: Optional[str] = None
@@ -62,6 +63,7 @@ class DataConfig:
     oni_path: Optional[str] = None
     oni_lag_months: int = 2
     split: str = "time"
+    holdout_fraction: float = 0.0
     train_fraction: float = 0.70
     validation_fraction: float = 0.15
 
@@ -148,16 +150,58 @@ class EvalConfig:
     ``threshold`` ``auto`` is the probability that maximises ``threshold_score`` on validation.
     ``fitted_baselines`` shows logistic regression and boosted trees on lagged values beside the
     model. Intervals come from ``num_resamples`` resamples of blocks of ``block_days`` days; 0 is
-    none.
+    none. Between evaluations ``check_windows`` windows of validation are looked at every
+    ``every_steps`` steps (null: as often as costs at most 1.5 % of training; 0: never).
+    ``test_every_epoch`` scores test at every evaluation: contamination, named as such.
     """
 
     batch_size: Optional[int] = None
+    every_steps: Optional[int] = None
+    check_windows: int = 256
+    test_every_epoch: bool = False
     max_windows: Optional[int] = None
     threshold: Union[float, str] = "auto"
     threshold_score: str = "mcc"
     fitted_baselines: bool = True
     num_resamples: int = 1000
     block_days: float = 14.0
+
+
+@dataclass
+class MonitorsConfig:
+    """off, warn or stop for each monitor of ``timerxl/training/monitors.py``, and their limits.
+
+    ``num_evaluations`` in a row make a stagnation or an overfitting; ``points`` of accuracy (0 to
+    100) an oscillation or a divergence; ``slow_factor`` times the planned epoch is slow. A stop
+    needs certainty; what is only suspected is said. The target is off where ``target_f1`` is null.
+    """
+
+    collapse: str = "stop"
+    stagnation: str = "warn"
+    oscillation: str = "warn"
+    divergence: str = "warn"
+    overfitting: str = "warn"
+    nonfinite: str = "stop"
+    memory: str = "warn"
+    slow: str = "warn"
+    dead_input: str = "warn"
+    target: str = "warn"
+    num_evaluations: int = 3
+    points: float = 5.0
+    slow_factor: float = 3.0
+    memory_cap_gb: Optional[float] = None
+    target_f1: Optional[float] = None
+    target_points: float = 2.0
+
+
+@dataclass
+class ExpectationConfig:
+    """What a recipe expects of validation at the end of an epoch: [low, high] each, or null."""
+
+    epoch: int = 1
+    loss: Optional[list[float]] = None
+    accuracy: Optional[list[float]] = None
+    f1: Optional[list[float]] = None
 
 
 @dataclass
@@ -171,6 +215,8 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    monitors: MonitorsConfig = field(default_factory=MonitorsConfig)
+    expectations: list[ExpectationConfig] = field(default_factory=list)
 
 
 def _leaf_keys(cls: type, prefix: str = "") -> list[str]:

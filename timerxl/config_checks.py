@@ -44,22 +44,28 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "train.metric_for_best_model": VALIDATION_METRICS,
     "eval.threshold_score": THRESHOLD_SCORES,
 }
+MONITOR_NAMES = (
+    "collapse stagnation oscillation divergence overfitting nonfinite memory slow dead_input target"
+).split()
+_CHOICES |= {f"monitors.{name}": ("off", "warn", "stop") for name in MONITOR_NAMES}
 _POSITIVE = (
     "data.synthetic.step_hours data.label_horizon_hours model.patch_length model.context_length "
     "model.hidden_size model.intermediate_size model.num_hidden_layers model.num_attention_heads "
     "model.rope_theta optim.lr optim.max_grad_norm train.epochs train.max_steps train.batch_size "
     "train.accumulation_steps train.patience train.log_every_steps eval.batch_size "
     "eval.max_windows eval.block_days data.window_stride_hours data.train_stride_hours "
-    "model.num_variables optim.layer_lr_decay"
+    "model.num_variables optim.layer_lr_decay eval.check_windows monitors.num_evaluations "
+    "monitors.points monitors.slow_factor monitors.memory_cap_gb monitors.target_f1"
 ).split()
 _NOT_NEGATIVE = (
     "data.max_fill_hours model.freeze_backbone_epochs loss.gamma optim.weight_decay "
     "train.num_workers eval.num_resamples model.num_static_real_features data.rain_threshold_mm "
-    "seed"
+    "seed eval.every_steps monitors.target_points"
 ).split()
 _SHARES = (
     "model.hidden_dropout model.attention_dropout data.train_fraction data.validation_fraction "
-    "optim.warmup_ratio optim.adam_beta1 optim.adam_beta2 loss.alpha eval.threshold"
+    "data.holdout_fraction optim.warmup_ratio optim.adam_beta1 optim.adam_beta2 loss.alpha "
+    "eval.threshold"
 ).split()
 
 
@@ -72,6 +78,9 @@ def _value(config: Any, key: str) -> Any:
 
 def validate(config: Any) -> None:
     """Raise InputError for a value of a ``RunConfig`` that no run could use, naming the key."""
+    for name in MONITOR_NAMES:
+        if getattr(config.monitors, name) == "False":  # what YAML makes of off
+            setattr(config.monitors, name, "off")
     for key, allowed in _CHOICES.items():
         if (value := _value(config, key)) not in allowed:
             raise InputError(f"{key} is {value!r}; expected one of {', '.join(map(str, allowed))}.")
@@ -97,6 +106,13 @@ def validate(config: Any) -> None:
             "data.train_fraction + data.validation_fraction must stay below 1: "
             "the rest is the test split."
         )
+    for item in config.expectations:
+        for key in ("loss", "accuracy", "f1"):
+            band = getattr(item, key)
+            if band is not None and not (len(band) == 2 and band[0] <= band[1]):
+                raise InputError(
+                    f"expectations: {key} at epoch {item.epoch} is {band}; expected [low, high]."
+                )
     if config.train.offload_optimizer and config.train.zero_stage != 2:
         raise InputError(
             "train.offload_optimizer needs train.zero_stage=2; set it, or leave it out."

@@ -38,6 +38,8 @@ TORCH_FREE = (
     "timerxl/data/",
     "timerxl/metrics/",
     "timerxl/training/monitors.py",
+    "timerxl/training/health_monitors.py",
+    "timerxl/training/verdicts.py",
 )
 TORCH_ALLOWED = "timerxl/data/windows.py"
 

@@ -60,6 +60,7 @@ Step = Callable[..., StepSettings]
             "sdpa",
             32,
             {
+                "model__context_length": 64,
                 "model__num_hidden_layers": 3,
                 "model__hidden_dropout": 0.2,
                 "model__attention_dropout": 0.2,
@@ -109,15 +110,15 @@ def test_accumulation_keeps_gradients_and_sharding_hands_them_on(step: Step) -> 
     assert twice.gradients == whole
     assert twice.total - once.total >= whole - once.gradients
     assert trace_step(replace(settings, sharded=True, half=True)).gradients == 0
-    # Without activations to speak of the peak is where all gradients are there.
-    assert trace_step(step("sdpa", 1, model__context_length=4)).gradients == whole
+    # With next to no activations the peak is where nearly all gradients are there.
+    assert trace_step(step("sdpa", 1, model__context_length=4)).gradients > 0.9 * whole
 
 
 def each_layer(step: Step, attention: str, batch_size: int, **values: Any) -> int:
     """Bytes that one more layer keeps until the peak."""
     found = [
         trace_step(step(attention, batch_size, model__num_hidden_layers=n, **values)).activations
-        for n in (3, 4)
+        for n in (2, 3)
     ]
     return found[1] - found[0]
 
@@ -139,12 +140,23 @@ def fused_extra(batch: int, tokens: int, element: int) -> int:
 
 def test_what_a_layer_keeps_on_a_gpu(step: Step) -> None:
     """As on a CPU, but q, k, v and the output carry 24 channels a head instead of 16, and the
-    output is copied without them for the projection."""
-    batch, tokens = 64, 12
+    output is copied without them for the projection. Nothing is [B, H, L, L]."""
+    batch, tokens = 16, 48
     rows = batch * tokens
     wide = D * 24 // 16
     kept = 4 * rows * wide + 5 * rows * D + rows * I + 2 * 2 * rows
-    assert each_layer(step, "sdpa", batch) == FP32 * kept + fused_extra(batch, tokens, FP32)
+    found = each_layer(step, "sdpa", batch, model__context_length=64)
+    assert found == FP32 * kept + fused_extra(batch, tokens, FP32)
+
+
+def test_what_a_layer_of_eager_attention_keeps(step: Step) -> None:
+    """As on a CPU, with a [B, H, L, L] matrix instead of a number per row; the mask and two [L, L]
+    tensors of the same-variable bias are shared by batch and heads."""
+    batch, tokens = 16, 48
+    rows = batch * tokens
+    kept = 8 * rows * D + rows * I + 2 * 2 * rows + rows * H * tokens + 2 * tokens**2
+    found = each_layer(step, "eager", batch, model__context_length=64)
+    assert found == FP32 * kept + tokens**2
 
 
 def test_what_a_layer_keeps_under_autocast_on_a_gpu(step: Step) -> None:
@@ -170,31 +182,6 @@ def test_under_checkpointing_a_layer_keeps_its_input_alone(step: Step, on_gpu: b
     full, light = (trace_step(replace(settings, checkpointing=c)) for c in (False, True))
     assert light.activations < full.activations / 2
     assert light.total < full.total
-
-
-def quadratic(step: Step, attention: str, batch_size: int) -> float:
-    """Bytes per L^2 that one more layer keeps, from three lengths of context."""
-    found = [
-        each_layer(step, attention, batch_size, model__context_length=16 * k) for k in (1, 2, 3)
-    ]
-    return (found[2] - 2 * found[1] + found[0]) / (2 * 12**2)
-
-
-def test_eager_attention_keeps_a_matrix_per_head_and_sample(step: Step) -> None:
-    four, eight = quadratic(step, "eager", 32), quadratic(step, "eager", 64)
-    assert eight - four == pytest.approx(32 * H * FP32)  # [B, H, L, L]
-
-
-def test_fused_attention_keeps_none(step: Step) -> None:
-    """Rows are padded to 32, so lengths are taken where that is exact: 24 tokens more, thrice."""
-    lengths = [128 * k for k in (1, 2, 3)]  # 96, 192 and 288 tokens
-    found = {
-        batch: [each_layer(step, "sdpa", batch, model__context_length=n) for n in lengths]
-        for batch in (4, 8)
-    }
-    for kept in found.values():
-        per_square = (kept[2] - 2 * kept[1] + kept[0]) / (2 * 96**2)
-        assert per_square == FP32  # one mask for all heads and samples
 
 
 def test_a_gpu_s_dropout_mask_is_a_byte_where_a_cpu_s_is_four(step: Step) -> None:
@@ -258,22 +245,27 @@ def test_a_peak_is_the_sum_of_its_parts() -> None:
 def test_a_solo_rank_accumulates_as_one_batch_would(step: Step) -> None:
     """Twice 2 windows and once 4 make the same update, and only one."""
 
-    def updated(batch_size: int, accumulation_steps: int) -> tuple[torch.Tensor, int]:
+    def gradients(batch_size: int, accumulation_steps: int) -> list[torch.Tensor]:
+        """Those that each call of the optimizer was given."""
         torch.manual_seed(0)
         model = TimerXLForClassification(step("eager", 1, num_static=5).model)
-        optimizer, calls = build_optimizer(model, OptimConfig(lr=0.01)), []
-        update = optimizer.step
-        optimizer.step = lambda: calls.append(update())  # type: ignore[method-assign]
-        rank = SoloRank(optimizer, accumulation_steps, "cpu")
-        run_step(solo_step(model, rank), model.config, batch_size)
-        assert all(parameter.grad is None for parameter in model.parameters())
-        return torch.cat([p.detach().flatten() for p in model.parameters()]), len(calls)
+        optimizer, given = build_optimizer(model, OptimConfig()), []
 
-    (once, one), (twice, two) = updated(4, 1), updated(2, 2)
-    assert (one, two) == (1, 1)
-    start = updated(4, 1)[0]
-    torch.testing.assert_close(once, start, rtol=0, atol=0)
-    torch.testing.assert_close(once, twice, rtol=1e-4, atol=1e-5)
+        def noted() -> None:
+            given.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+
+        optimizer.step = noted  # type: ignore[method-assign]
+        run_step(
+            solo_step(model, SoloRank(optimizer, accumulation_steps, "cpu")),
+            model.config,
+            batch_size,
+        )
+        assert all(parameter.grad is None for parameter in model.parameters())
+        return given
+
+    (once,), (twice,) = gradients(4, 1), gradients(2, 2)
+    assert float(once.norm()) > 0.1
+    torch.testing.assert_close(once, twice, rtol=1e-4, atol=1e-6)
 
 
 def test_windows_of_zeros_have_the_shapes_of_real_ones(step: Step) -> None:

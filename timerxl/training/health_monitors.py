@@ -1,0 +1,126 @@
+"""Monitors of the machinery and of success: numbers that are none, memory, time, dead inputs,
+the target. As in :mod:`timerxl.training.monitors`: pure functions of the history, no torch."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+
+from timerxl.config import MonitorsConfig
+from timerxl.training.verdicts import CERTAIN, INFO, SUSPECTED, History, Verdict, verdict_at
+
+EXPLODING = 100.0  # times the median gradient norm
+
+
+def nonfinite(history: History, limits: MonitorsConfig) -> Verdict | None:
+    """A loss or gradient norm that is no number, or a norm far above those before it."""
+    if not history.steps:
+        return None
+    now = history.steps[-1]
+    evidence = {"loss": now.loss, "grad_norm": now.grad_norm, "batch": now.batch}
+    for name, value in (("loss", now.loss), ("gradient norm", now.grad_norm)):
+        if value is not None and not math.isfinite(value):
+            return Verdict(
+                "nonfinite",
+                CERTAIN,
+                now.epoch,
+                now.step,
+                evidence,
+                f"the {name} is {value} at step {now.step} ({now.batch}).",
+                "Lower optim.lr, or look for extreme values in these windows of the series.",
+            )
+    before = [s.grad_norm for s in history.steps[-51:-1] if s.grad_norm is not None]
+    if now.grad_norm is None or len(before) < 20 or now.step < history.grace_steps:
+        return None
+    if now.grad_norm <= EXPLODING * max(median(before), 1e-12):
+        return None
+    return Verdict(
+        "nonfinite",
+        SUSPECTED,
+        now.epoch,
+        now.step,
+        evidence | {"median_grad_norm": median(before)},
+        f"the gradient norm exploded to {now.grad_norm:.3g} at step {now.step}, "
+        f"{now.grad_norm / max(median(before), 1e-12):.0f} times its median ({now.batch}).",
+        "It was clipped; if it comes again, lower optim.lr or look at these windows.",
+    )
+
+
+def memory(history: History, limits: MonitorsConfig) -> Verdict | None:
+    """Peak memory above ``memory_cap_gb`` (10^9 bytes)."""
+    peak, cap = history.peak_memory_gb, limits.memory_cap_gb
+    if peak is None or cap is None or peak <= cap:
+        return None
+    return verdict_at(
+        "memory",
+        CERTAIN,
+        history.latest,
+        {"peak_memory_gb": peak, "memory_cap_gb": cap},
+        f"peak memory is {peak:.1f} GB, above the cap of {cap:g} GB.",
+        f"python launch/plan.py --config RECIPE --fit {cap:g}GB finds settings that fit.",
+    )
+
+
+def slow(history: History, limits: MonitorsConfig) -> Verdict | None:
+    """An epoch that will take ``slow_factor`` times what the plan said."""
+    took, planned = history.epoch_seconds, history.planned_epoch_seconds
+    if took is None or planned is None or took <= limits.slow_factor * planned:
+        return None
+    return verdict_at(
+        "slow",
+        CERTAIN,
+        history.latest,
+        {"epoch_seconds": took, "planned_epoch_seconds": planned},
+        f"an epoch takes {took / 60:.1f} minutes, {took / planned:.1f} times the planned "
+        f"{planned / 60:.1f}.",
+        "Is the device shared, throttled, or waiting for data (loading_seconds)?",
+    )
+
+
+def dead_input(history: History, limits: MonitorsConfig) -> Verdict | None:
+    """A feature that never varies in training, or gradients of exactly zero ten steps long."""
+    norms = [s.grad_norm for s in history.steps[-10:]]
+    if len(norms) == 10 and all(norm == 0.0 for norm in norms):
+        return verdict_at(
+            "dead_input",
+            CERTAIN,
+            history.latest,
+            {"grad_norm": 0.0, "steps": 10},
+            "the gradient norm has been exactly zero for ten logged steps: nothing is learned.",
+            "Is everything frozen, or are all inputs or activations dead?",
+        )
+    if not history.dead_features:
+        return None
+    names = ", ".join(history.dead_features)
+    return verdict_at(
+        "dead_input",
+        SUSPECTED,
+        history.latest,
+        {"features": list(history.dead_features)},
+        f"never varying in the training windows: {names}.",
+        "Leave them out of data.features, or find out why they are constant.",
+    )
+
+
+def target(history: History, limits: MonitorsConfig) -> Verdict | None:
+    """F1 above ``target_f1``, validation and holdout within ``target_points``."""
+    latest = history.latest
+    if latest is None or latest.is_sample or limits.target_f1 is None or latest.f1 is None:
+        return None
+    other = history.elsewhere(latest)
+    if latest.f1 <= limits.target_f1 or other is None or other[1].accuracy is None:
+        return None
+    gap = 100 * ((latest.accuracy or math.nan) - other[1].accuracy)
+    if not abs(gap) <= limits.target_points:
+        return None
+    floor = latest.always_rain_f1
+    beside = "" if floor is None else f"; always-rain has {floor:.3f}"
+    return verdict_at(
+        "target",
+        INFO,
+        latest,
+        {"f1": latest.f1, "target_f1": limits.target_f1, "points": gap, "always_rain_f1": floor},
+        f"F1 {latest.f1:.3f} is above the target of {limits.target_f1:g}{beside}; validation and "
+        f"{other[0]} are {abs(gap):.1f} points apart.",
+        "",
+    )

@@ -1,0 +1,145 @@
+"""What the monitors look at and what they say: plain numbers in, verdicts out. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+INFO, SUSPECTED, CERTAIN = "info", "suspected", "certain"
+SEVERITIES = (INFO, SUSPECTED, CERTAIN)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One sign, named.
+
+    ``severity``: ``certain`` where the rule is met beyond doubt (only this stops a run),
+    ``suspected`` where it is met but may have another cause, ``info`` for what is no fault.
+    ``evidence`` holds the numbers the rule was met with.
+    """
+
+    name: str
+    severity: str
+    epoch: float | None
+    step: int | None
+    evidence: dict[str, Any]
+    explanation: str
+    remedy: str
+
+    def sentence(self) -> str:
+        """One paragraph for a terminal."""
+        where = []
+        if self.epoch is not None:
+            where.append(f"epoch {self.epoch:.3g}")
+        if self.step is not None:
+            where.append(f"step {self.step}")
+        when = f" at {', '.join(where)}" if where else ""
+        return f"{self.name} ({self.severity}){when}: {self.explanation} {self.remedy}".rstrip()
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One evaluation on validation (or a sample of it), on the holdout, or on test.
+
+    Shares and accuracies are from 0 to 1; None is "not known" (a console log knows little).
+    ``rain_share`` is the share of rain among the labels, ``train_loss`` the mean training loss
+    since the evaluation before, ``logit_spread`` the standard deviation of the logits' difference,
+    ``accuracy_std_error`` from resampled blocks of time, ``is_sample`` a check between two
+    evaluations.
+    """
+
+    step: int | None = None
+    epoch: float | None = None
+    num_windows: int | None = None
+    accuracy: float | None = None
+    balanced_accuracy: float | None = None
+    f1: float | None = None
+    roc_auc: float | None = None
+    loss: float | None = None
+    train_loss: float | None = None
+    rain_share: float | None = None
+    predicted_rain_share: float | None = None
+    logit_spread: float | None = None
+    best_threshold: float | None = None
+    accuracy_std_error: float | None = None
+    is_sample: bool = False
+
+    @property
+    def std_error(self) -> float | None:
+        """Of the accuracy: from blocks of time, else as if windows were independent (too small)."""
+        if self.accuracy_std_error is not None:
+            return self.accuracy_std_error
+        if self.accuracy is None or not self.num_windows:
+            return None
+        return float((self.accuracy * (1 - self.accuracy) / self.num_windows) ** 0.5)
+
+    @property
+    def always_rain_f1(self) -> float | None:
+        """2 p / (1 + p): what saying "rain" to everything gets."""
+        return None if self.rain_share is None else 2 * self.rain_share / (1 + self.rain_share)
+
+
+def verdict_at(
+    name: str,
+    severity: str,
+    at: Scores | None,
+    evidence: Mapping[str, Any],
+    explanation: str,
+    remedy: str,
+) -> Verdict:
+    """A verdict on this evaluation."""
+    epoch, step = (None, None) if at is None else (at.epoch, at.step)
+    return Verdict(name, severity, epoch, step, dict(evidence), explanation, remedy)
+
+
+@dataclass(frozen=True)
+class StepNumbers:
+    """One optimizer step; ``batch`` says which windows (regions, times) it was made of."""
+
+    step: int
+    epoch: float
+    loss: float
+    grad_norm: float | None
+    batch: str = ""
+
+
+@dataclass
+class History:
+    """The numbers so far, in order.
+
+    ``holdout`` and ``test`` map the step (a log: the epoch) of an evaluation to its scores there.
+    ``grace_steps``: until then a network may still say one class only.
+    """
+
+    evaluations: list[Scores] = field(default_factory=list)
+    holdout: dict[float, Scores] = field(default_factory=dict)
+    test: dict[float, Scores] = field(default_factory=dict)
+    steps: list[StepNumbers] = field(default_factory=list)
+    grace_steps: int = 0
+    dead_features: list[str] = field(default_factory=list)
+    peak_memory_gb: float | None = None
+    epoch_seconds: float | None = None
+    planned_epoch_seconds: float | None = None
+
+    @property
+    def latest(self) -> Scores | None:
+        return self.evaluations[-1] if self.evaluations else None
+
+    @property
+    def full(self) -> list[Scores]:
+        """Evaluations on all of validation, without the checks between them."""
+        return [scores for scores in self.evaluations if not scores.is_sample]
+
+    def elsewhere(self, scores: Scores) -> tuple[str, Scores] | None:
+        """The holdout's scores (or, by the old habit, those of test) beside these."""
+        at = scores.step if scores.step is not None else scores.epoch
+        if at is None:
+            return None
+        for name, found in (("holdout", self.holdout), ("test", self.test)):
+            if at in found:
+                return name, found[at]
+        return None
