@@ -40,6 +40,7 @@ TORCH_FREE = (
     "timerxl/training/monitors.py",
     "timerxl/training/health_monitors.py",
     "timerxl/training/verdicts.py",
+    "timerxl/training/watcher.py",
 )
 TORCH_ALLOWED = "timerxl/data/windows.py"
 

@@ -134,7 +134,7 @@ def test_messages_by_the_size_of_a_bucket(
 @pytest.mark.parametrize("stage", [0, 2])
 def test_more_gpus_are_never_more_efficient(workload: MakeWorkload, name: str, stage: int) -> None:
     run, link = workload("train.accumulation_steps=2"), INTERCONNECTS[name]
-    rate = Rate("fast", "bf16", 0.1)
+    rate = Rate("fast", "bf16", 10.0)
     found = [predict_scaling(run, rate, n, stage, link) for n in (1, 2, 3, 4, 8, 16, 64)]
     for key in ("efficiency", "efficiency_overlapped"):
         values = [getattr(item, key) for item in found]
