@@ -1,8 +1,9 @@
 """Train a Timer-XL rain classifier: python launch/train.py --config quickstart [key=value ...].
 
 Also under a launcher: accelerate launch launch/train.py --config transfer. Exit code 0 when the
-run is done, 1 when training failed, 2 on bad input; status.json in the run folder holds the code
-and the reason where a launcher hides it. Bad input leaves an earlier run's folder as it is.
+run is done, 1 when training failed, 2 on bad input, 3 when a monitor stopped the run; status.json
+in the run folder holds the code and the reason where a launcher hides it. Bad input leaves an
+earlier run's folder as it is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != H
 from timerxl.command_line import (
     EXIT_FAILED,
     EXIT_OK,
+    EXIT_STOPPED,
     is_main_rank,
     leave,
     quiet_libraries,
@@ -29,7 +31,8 @@ from timerxl.config import InputError, RunConfig, load_recipe
 def run(config: RunConfig) -> int:
     """Train and leave the outcome in status.json."""
     from timerxl.planner.prediction import predict_run
-    from timerxl.training.run import train
+    from timerxl.training.guard import RunStopped
+    from timerxl.training.run import Extras, train
     from timerxl.training.saving import note_bad_input
     from timerxl.training.step import TrainingFailed
     from timerxl.training.tracking import write_status
@@ -37,11 +40,16 @@ def run(config: RunConfig) -> int:
     output_dir = Path(config.output_dir)
     is_main = is_main_rank()
     try:
-        train(config, predict_run)
+        train(config, Extras(predict=predict_run))
     except InputError as error:
         if is_main:
             note_bad_input(output_dir, str(error))
         raise
+    except RunStopped as error:
+        if is_main:
+            write_status(output_dir, EXIT_STOPPED, str(error))
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_STOPPED
     except TrainingFailed as error:
         if is_main:
             write_status(output_dir, EXIT_FAILED, str(error))

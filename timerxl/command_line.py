@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from timerxl.config import InputError
 
-EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
+EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STOPPED = 0, 1, 2, 3
 
 
 def is_main_rank() -> bool:

@@ -11,6 +11,7 @@ from timerxl.config import DataConfig, InputError
 from timerxl.data.schema import WeatherSeries
 
 SPLITS = ("train", "validation", "test")
+HOLDOUT = "holdout"  # beside them where data.holdout_fraction asks for it
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ def split_by_time(
     With the boundaries b1, b2 taken from the sorted distinct issue times t of all regions and the
     horizon h: train t + h <= b1, validation b1 <= t and t + h <= b2, test b2 <= t. So no label of a
     split reaches into the times of the next one. ``boundaries`` gives (b1, b2) instead. Scaling may
-    use the rows up to the last training issue time. Raises InputError where a split would hold no
-    window.
+    use the rows up to the last training issue time. With ``holdout_fraction`` the last of the times
+    before b1 are not trained on but kept as "holdout", cut and embargoed in the same way. Raises
+    InputError where a split would hold no window.
     """
     complete = complete_rows(series, context_length)
     on_stride, train_on_stride = _strides(series, config)
@@ -112,12 +114,13 @@ def split_by_time(
     b1, b2 = distinct[cuts] if boundaries is None else boundaries
     horizon = np.timedelta64(round(config.label_horizon_hours * 3600), "s")
     training = np.flatnonzero(complete & ~np.isnan(label) & train_on_stride)
-    chosen = {
-        "train": training[series.timestamps[training] + horizon <= b1],
-        "validation": rows[(times >= b1) & (times + horizon <= b2)],
-        "test": rows[times >= b2],
-    }
-    for name in SPLITS:
+    b0 = _holdout_from(distinct[distinct < b1], config.holdout_fraction, b1)
+    chosen = {"train": training[series.timestamps[training] + horizon <= b0]}
+    if b0 < b1:
+        chosen[HOLDOUT] = rows[(times >= b0) & (times + horizon <= b1)]
+    chosen["validation"] = rows[(times >= b1) & (times + horizon <= b2)]
+    chosen["test"] = rows[times >= b2]
+    for name in chosen:
         if not chosen[name].size:
             raise InputError(
                 f"the {name} split holds no window: {len(rows)} windows at {len(distinct)} times "
@@ -127,19 +130,25 @@ def split_by_time(
             )
     method = {
         "method": "time",
+        **({"holdout_from": str(b0)} if b0 < b1 else {}),
         "validation_from": str(b1),
         "test_from": str(b2),
         "embargo_hours": config.label_horizon_hours,
         "window_stride_hours": config.window_stride_hours,
         "train_stride_hours": config.train_stride_hours or config.window_stride_hours,
     }
-    used = int(((times + horizon <= b1) | (times >= b1) & (times + horizon <= b2)).sum())
-    used += len(chosen["test"])
+    used = int((times + horizon <= b0).sum())
+    used += sum(len(chosen[name]) for name in chosen if name != "train")
     notes = [
         f"{used} windows of {int(labelled.sum())} labelled rows: {int(labelled.sum()) - len(rows)} "
         f"have no full context (start of a region, gap, missing value), {len(rows) - used} stand "
         "in the embargo between two splits."
     ]
+    if b0 < b1:
+        notes.append(
+            f"holdout: {len(chosen[HOLDOUT])} windows from {b0} on, the last of the training "
+            "period, are not trained on but watched."
+        )
     if config.train_stride_hours is not None:
         notes.append(
             f"training takes a window every {config.train_stride_hours:g} h: "
@@ -148,6 +157,12 @@ def split_by_time(
     last_training_time = series.timestamps[chosen["train"]].max()
     scaling_rows = np.flatnonzero(series.timestamps <= last_training_time)
     return Split(chosen, scaling_rows, method, notes + _missing_regions(series, chosen))
+
+
+def _holdout_from(times: np.ndarray, fraction: float, b1: np.datetime64) -> np.datetime64:
+    """The first of the last ``fraction`` of the training times; b1 where there is no holdout."""
+    kept = len(times) - _cut(len(times), fraction)
+    return times[kept] if kept < len(times) else b1
 
 
 def split_by_rows(
@@ -159,6 +174,8 @@ def split_by_rows(
     the rest test; training issues from row ``context_length`` on, the others from each of their
     rows. Contexts run over borders of regions, gaps and splits. Notes say what is wrong with it.
     """
+    if config.holdout_fraction:
+        raise InputError("data.holdout_fraction needs data.split=time; set one of them back.")
     total = len(series.region_index)
     train_end = _cut(total, config.train_fraction)
     validation_end = train_end + _cut(total, config.validation_fraction)

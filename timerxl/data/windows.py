@@ -118,7 +118,7 @@ class WeatherWindows:
     def class_shares(self) -> list[dict[str, Any]]:
         """Windows and share of rain per split and region (None where there is no window)."""
         shares: list[dict[str, Any]] = []
-        for split in SPLITS:
+        for split in self.rows:
             regions, label = self.series.region_index[self.rows[split]], self.labels_of(split)
             for index, name in enumerate(self.series.regions):
                 of_region = label[regions == index]
@@ -192,7 +192,7 @@ def build_windows(
         rained_before=rained_before,
         context_length=context_length,
         context_days=_context_days(series, split, context_length),
-        splits={name: _dataset(series, split.rows[name], label, transform) for name in SPLITS},
+        splits={name: _dataset(series, split.rows[name], label, transform) for name in split.rows},
         scaling=scaling,
         notes=notes,
         rows=split.rows,

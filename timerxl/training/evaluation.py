@@ -45,6 +45,8 @@ def loader(
         batch_size=None,
         num_workers=num_workers,
         pin_memory=pin,
+        # A generator of its own: looking at the model must not move the run's random numbers.
+        generator=torch.Generator(),
     )
 
 

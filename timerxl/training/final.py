@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from timerxl.config import EvalConfig
 from timerxl.data.windows import WeatherWindows
@@ -49,6 +50,28 @@ def assess_windows(
     base_rate = float(windows.labels_of("train").mean())
     found = assess(probabilities, samples, split, thresholds, base_rate, config, seed)
     return found, probabilities, samples
+
+
+def forecast_table(
+    windows: WeatherWindows,
+    forecasts: dict[str, Forecasts],
+    probabilities: dict[str, dict[str, np.ndarray]],
+) -> pd.DataFrame:
+    """A row per scored window: split, region, issue_time (UTC), label, and P(rain) of every
+    forecast in a column of its name."""
+    parts = []
+    for split, given in forecasts.items():
+        rows = windows.issue_rows(split)[given.positions]
+        regions = np.array(windows.series.regions)[windows.series.region_index[rows]]
+        part = {
+            "split": np.full(len(rows), split),
+            "region": regions,
+            "issue_time": windows.series.timestamps[rows],
+            "label": given.label.astype(np.int8),
+        }
+        part |= {name: of_split[split] for name, of_split in probabilities.items()}
+        parts.append(pd.DataFrame(part))
+    return pd.concat(parts, ignore_index=True)
 
 
 def gap_recovered(scores: Scores) -> float | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,12 @@ from timerxl.data.windows import WeatherWindows
 from timerxl.metrics.scores import LOWER_IS_BETTER
 from timerxl.model.losses_timerxl import sample_weights
 from timerxl.training.batches import BatchPlan
-from timerxl.training.evaluation import agree, forecast, loader, mean_loss, skill
+from timerxl.training.evaluation import loader
+from timerxl.training.guard import Guard, RunStopped, describe_batch
+from timerxl.training.looks import Looks, NotFinite
+from timerxl.training.prediction import peak_memory_gib
 from timerxl.training.saving import save_model
-from timerxl.training.step import TrainingFailed, TrainingStep
-from timerxl.training.tracking import MetricsLog
+from timerxl.training.step import LossNotFinite, TrainingFailed, TrainingStep
 
 
 @dataclass
@@ -34,12 +38,18 @@ class Progress:
     evaluations_without_gain: int = 0
     stop_reason: str = "all steps done"
     train_seconds: float = 0.0
+    check_seconds: float = 0.0
     samples_seen: int = 0
+    losses: list[float] = field(default_factory=list)
 
 
 @dataclass
 class Trainer:
-    """One run's objects, and the loop over them."""
+    """One run's objects, and the loop over them.
+
+    ``after_evaluation`` is called on the main process with the run's folder whenever validation
+    was scored: the page of the run is drawn there.
+    """
 
     config: RunConfig
     accelerator: Accelerator
@@ -48,13 +58,19 @@ class Trainer:
     windows: WeatherWindows
     plan: BatchPlan
     total_steps: int
-    alpha: float
+    looks: Looks
+    guard: Guard
+    check_every: int
     model_extras: dict[str, Any]
-    log: MetricsLog
+    after_evaluation: Callable[[Path], None] | None = None
     progress: Progress = field(default_factory=Progress)
 
     def run(self) -> Progress:
-        """Train to the last step or to an early stop; the best model is in ``model/`` then."""
+        """Train to the last step or to an early stop; the best model is in ``model/`` then.
+
+        Raises RunStopped on all ranks where a monitor ends the run, TrainingFailed where it can't
+        go on.
+        """
         progress, steps_per_epoch = self.progress, self.plan.steps_per_epoch
         with self._bar() as bar:
             steps = self._steps()
@@ -67,26 +83,58 @@ class Trainer:
                         folder = Path(self.config.output_dir) / "model"
                         extras = self.model_extras | {"step": progress.step, "validation": scores}
                         save_model(self.accelerator, self.model, folder, extras)
+                    self._stop_if_agreed()
                     if not last and progress.evaluations_without_gain >= self.config.train.patience:
                         progress.stop_reason = (
                             f"no better {self.config.train.metric_for_best_model} in "
                             f"{self.config.train.patience} evaluations"
                         )
                         break
+                elif self.check_every and progress.step and progress.step % self.check_every == 0:
+                    self._check()
+                    self._stop_if_agreed()
                 if last:
                     break
                 started = time.perf_counter()
                 lr = float(
                     max(self.step.schedule.get_last_lr())
                 )  # of this step: it moves on within
-                group, batches, normalizer, num_samples = next(steps)
-                loss, grad_norm = self.step(progress.step + 1, group, batches, normalizer)
+                group, batches, normalizer, samples = next(steps)
+                loss, grad_norm = self._take_step(group, batches, normalizer, samples)
                 seconds = time.perf_counter() - started
                 progress.step += 1
-                progress.samples_seen += num_samples
+                progress.samples_seen += len(samples)
                 progress.train_seconds += seconds
+                progress.losses.append(loss)
                 self._log_step(bar, loss, grad_norm, lr, seconds)
         return progress
+
+    def _take_step(
+        self, group: Any, batches: Any, normalizer: float, samples: np.ndarray
+    ) -> tuple[float, float | None]:
+        """One optimizer step; a loss or gradient that is no number goes to the monitors."""
+        number = self.progress.step + 1
+        loss, grad_norm, failure = float("nan"), None, None
+        try:
+            loss, grad_norm = self.step(number, group, batches, normalizer)
+        except LossNotFinite as error:
+            loss, failure = error.loss, error
+        # fp16 skips steps whose gradients overflow, and lowers its scale: that is no fault.
+        overflow = grad_norm is not None and not math.isfinite(grad_norm)
+        if failure is not None or (overflow and self.accelerator.mixed_precision != "fp16"):
+            self.guard.event(
+                "train",
+                step=number,
+                epoch=number / self.plan.steps_per_epoch,
+                loss=loss,
+                grad_norm=grad_norm,
+                batch=describe_batch(self.windows, samples),
+                last_good_step=self.progress.best_step,
+            )
+            self._stop_if_agreed()
+        if failure is not None:
+            raise failure
+        return loss, grad_norm
 
     def _steps(self) -> Any:
         """(micro-batches, their tensors, normaliser of the global batch) of every step in turn."""
@@ -109,42 +157,109 @@ class Trainer:
                 )
             )
             for globally, group in zip(samples, micro, strict=True):
-                normalizer = sample_weights(labels[globally], loss.name, self.alpha).sum().item()
-                yield group, batches, normalizer, len(globally)
+                normalizer = (
+                    sample_weights(labels[globally], loss.name, self.looks.alpha).sum().item()
+                )
+                yield group, batches, normalizer, globally
             step, epoch = step + count, epoch + 1
 
     def _evaluate(self, bar: Any) -> dict[str, float]:
         """Scores on validation at threshold 0.5, the same on every rank."""
-        config, progress = self.config, self.progress
-        positions = self.windows.sample_windows("validation", config.eval.max_windows, config.seed)
-        started = time.perf_counter()
-        size = config.eval.batch_size or config.train.batch_size
-        forecasts = forecast(
-            self.accelerator, self.model, self.windows, "validation", positions, size
-        )
-        # Forecasts are the same on every rank, and so is the decision to stop here.
-        if not np.isfinite(forecasts.logits).all():
-            raise TrainingFailed(
-                f"the forecasts hold NaN or infinite numbers at step {progress.step}; lower "
-                "optim.lr or look for extreme values in the series."
-            )
-        scores: dict[str, float] = {}
-        if self.accelerator.is_main_process:
-            loss = mean_loss(forecasts, config.loss.name, self.alpha, config.loss.gamma)
-            scores = {"loss": loss} | skill(forecasts.probability, forecasts.label)
-        scores = agree(self.accelerator, scores)
-        epoch = progress.step / self.plan.steps_per_epoch
-        record = {"step": progress.step, "epoch": epoch, "num_windows": len(positions)} | scores
-        self.log.write("validation", **record, seconds=time.perf_counter() - started)
-        self.accelerator.log({f"validation/{k}": v for k, v in scores.items()}, progress.step)
+        limit = self.config.eval.max_windows
+        beside = {"holdout": "holdout"} if "holdout" in self.windows.splits else {}
+        if self.config.eval.test_every_epoch:
+            beside["test_every_epoch"] = "test"
+        for event, split in beside.items():
+            self._record(event, self._look(split, limit))
+        scores = self._look("validation", limit)
+        record = self._record("validation", scores | {"train_loss": self._recent_loss()})
+        self._record_cost()
+        self._compare_with_expectations(scores, record["epoch"])
         shown = " ".join(
             f"{name} {scores[name]:.3f}"
             for name in ("loss", "roc_auc", "mcc", "macro_f1", "f1", "predicted_rain_share")
         )
         if self.accelerator.is_main_process:
-            line = f"epoch {epoch:.3g}, step {progress.step}: validation {shown}"
+            line = f"epoch {record['epoch']:.3g}, step {record['step']}: validation {shown}"
             bar.write(line, file=sys.stdout)
+            if self.after_evaluation is not None:
+                self.after_evaluation(Path(self.config.output_dir))
         return scores
+
+    def _check(self) -> None:
+        """A look at a fixed sample of validation between two evaluations."""
+        started = time.perf_counter()
+        scores = self._look("validation", self.config.eval.check_windows, is_sample=True)
+        self._record("check", scores)
+        self._record_cost()
+        self.progress.check_seconds += time.perf_counter() - started
+
+    def _look(self, split: str, limit: int | None, is_sample: bool = False) -> dict[str, Any]:
+        try:
+            return self.looks.look(split, limit, is_sample)
+        except NotFinite as error:
+            step = self.progress.step
+            nothing = float("nan")
+            epoch = step / self.plan.steps_per_epoch
+            batch = str(error)
+            self.guard.event(
+                "train", step=step, epoch=epoch, loss=nothing, grad_norm=None, batch=batch
+            )
+            self._stop_if_agreed()
+            raise TrainingFailed(
+                f"the {error} at step {step}; lower optim.lr or look for extreme values in the "
+                "series."
+            ) from error
+
+    def _record(self, event: str, scores: dict[str, Any]) -> dict[str, Any]:
+        step = self.progress.step
+        record = {"step": step, "epoch": step / self.plan.steps_per_epoch} | scores
+        self.guard.event(event, **record)
+        curves = {f"{event}/{k}": v for k, v in scores.items() if isinstance(v, int | float)}
+        self.accelerator.log(curves, step)
+        return record
+
+    def _record_cost(self) -> None:
+        """Memory and time so far, for the monitors."""
+        progress = self.progress
+        self.guard.event(
+            "cost",
+            step=progress.step,
+            peak_memory_gb=peak_memory_gib() * 2**30 / 1e9,
+            epoch_seconds=progress.train_seconds / progress.step * self.plan.steps_per_epoch,
+        )
+
+    def _recent_loss(self) -> float:
+        """Mean training loss since the evaluation before."""
+        losses, self.progress.losses = self.progress.losses, []
+        return float(np.mean(losses))
+
+    def _compare_with_expectations(self, scores: dict[str, Any], epoch: float) -> None:
+        for expected in self.config.expectations:
+            if abs(epoch - expected.epoch) > 1e-9:
+                continue
+            for name in ("loss", "accuracy", "f1"):
+                band = getattr(expected, name)
+                if band is None or band[0] <= scores[name] <= band[1]:
+                    continue
+                found = {"epoch": epoch, "score": name, "value": scores[name]}
+                self.guard.event("expectation", **found, low=band[0], high=band[1])
+                self.guard.say(
+                    f"not as expected at epoch {epoch:g}: validation {name} {scores[name]:.4g}, "
+                    f"expected {band[0]:g} to {band[1]:g}."
+                )
+
+    def _stop_if_agreed(self) -> None:
+        """End the run on all ranks where a monitor asks for it; the weights are saved first."""
+        verdict = self.guard.agreed_stop()
+        if verdict is None:
+            return
+        name = f"step_{self.progress.step:08d}"
+        folder = Path(self.config.output_dir) / "checkpoints" / name
+        extras = self.model_extras | {"step": self.progress.step, "stopped_by": verdict.to_dict()}
+        save_model(self.accelerator, self.model, folder, extras)
+        self.guard.write()
+        raise RunStopped(verdict, f"checkpoints/{name}")
 
     def _is_best(self, scores: dict[str, float]) -> bool:
         """Note the evaluation; True where it is the best so far (the first always is)."""
@@ -164,7 +279,9 @@ class Trainer:
         interval = 0.2 if sys.stderr.isatty() else 10.0
         return tqdm(total=self.total_steps, disable=quiet, mininterval=interval, unit="step")
 
-    def _log_step(self, bar: Any, loss: float, grad_norm: float, lr: float, seconds: float) -> None:
+    def _log_step(
+        self, bar: Any, loss: float, grad_norm: float | None, lr: float, seconds: float
+    ) -> None:
         step, every = self.progress.step, self.config.train.log_every_steps
         rate = min(self.plan.global_batch_size, self.plan.num_samples) / seconds
         bar.set_postfix(
@@ -173,5 +290,7 @@ class Trainer:
         bar.update()
         if step % every == 0 or step == 1 or step == self.total_steps:
             values = {"loss": loss, "lr": lr, "grad_norm": grad_norm, "samples_per_s": rate}
-            self.log.write("train", step=step, **values)
-            self.accelerator.log({f"train/{k}": v for k, v in values.items()}, step)
+            epoch = step / self.plan.steps_per_epoch
+            self.guard.event("train", step=step, epoch=epoch, **values)
+            known = {f"train/{k}": v for k, v in values.items() if v is not None}
+            self.accelerator.log(known, step)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from timerxl.command_line import EXIT_FAILED, is_main_rank
 from timerxl.config import InputError, RunConfig, to_yaml
 from timerxl.data.audit import audit_windows
-from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.files import write_json, write_text
@@ -25,56 +25,49 @@ from timerxl.training.assembly import (
     resolve_alpha,
     use_seed,
 )
-from timerxl.training.assessment import Decision, decide
 from timerxl.training.batches import BatchPlan
-from timerxl.training.evaluation import Forecasts, agree, forecast
-from timerxl.training.final import assess_windows, gap_recovered, results
+from timerxl.training.ending import score_best
+from timerxl.training.environment import environment
+from timerxl.training.evaluation import agree
+from timerxl.training.guard import Guard, dead_features
 from timerxl.training.launcher import build_accelerator, fill_deepspeed
+from timerxl.training.looks import Looks, check_interval
 from timerxl.training.loop import Trainer
 from timerxl.training.optim import build_optimizer, build_schedule
-from timerxl.training.prediction import (
-    Check,
-    Predictor,
-    RunFacts,
-    check,
-    check_table,
-    peak_memory_gib,
-)
-from timerxl.training.saving import (
-    RUN_CONFIG,
-    check_output_dir,
-    load_weights,
-    prepare_output_dir,
-)
+from timerxl.training.prediction import Predictor, RunFacts, check
+from timerxl.training.saving import RUN_CONFIG, check_output_dir, prepare_output_dir
 from timerxl.training.step import TrainingFailed, TrainingStep
-from timerxl.training.tables import comparison_table, print_table, score_table
-from timerxl.training.tracking import MetricsLog, write_status
+from timerxl.training.tracking import Log, MetricsLog, write_status
 
 
-@dataclass
-class Log:
-    """Sentences for the reader, from the main process alone."""
-
-    active: bool = True
-
-    def __call__(self, sentence: str) -> None:
-        if self.active:
-            print(sentence, flush=True)
-
-
-def train(config: RunConfig, predict: Predictor | None = None) -> dict[str, Any]:
-    """Train, keep the best model, score the test split once; returns what results.json holds.
+@dataclass(frozen=True)
+class Extras:
+    """What a command adds to a run, so that training need not know of it.
 
     ``predict`` says before the first step what the run will cost; what it cost stands beside it.
-    Raises InputError on bad input before any long work and before the first file is written,
-    TrainingFailed where the loss or the forecasts are no numbers any more.
+    ``draw`` (re)writes the page of the run's folder after every evaluation and at the end;
+    ``figures`` gives the pictures for TensorBoard by name.
     """
+
+    predict: Predictor | None = None
+    draw: Callable[[Path], object] | None = None
+    figures: Callable[[Path], dict[str, Any]] | None = None
+
+
+def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
+    """Train, keep the best model, score the test split once; returns what results.json holds.
+
+    Raises InputError on bad input before any long work and before the first file is written,
+    TrainingFailed where the loss or the forecasts are no numbers any more, RunStopped where a
+    monitor ends the run.
+    """
+    extras = extras or Extras()
     started = time.perf_counter()
     output_dir = Path(config.output_dir)
     log = Log(active=is_main_rank())
     log(f"recipe {config.recipe} -> {output_dir}")
     check_output_dir(output_dir)
-    windows = load_windows(config, log)
+    windows, audit = load_windows(config, log)
     alpha, notes = resolve_alpha(config, windows.labels_of("train"))
     num_static = len(windows.static_feature_names)
     settings = model_config(config, len(windows.series.feature_names), num_static, alpha)
@@ -93,7 +86,7 @@ def train(config: RunConfig, predict: Predictor | None = None) -> dict[str, Any]
         seed=config.seed,
     )
     steps = plan_steps(config, plan.steps_per_epoch)
-    open_run_folder(accelerator, config, log)
+    open_run_folder(accelerator, config, audit, log)
     accelerator.init_trackers("tensorboard")
     metrics = MetricsLog(output_dir / "metrics.jsonl", accelerator.is_main_process)
 
@@ -102,14 +95,20 @@ def train(config: RunConfig, predict: Predictor | None = None) -> dict[str, Any]
     optimizer = build_optimizer(model, config.optim, backbone)
     schedule = build_schedule(optimizer, config.optim, steps.total_steps, steps.freeze_steps)
     log(_work_line(config, settings, plan, steps.total_steps, model))
+    guard = Guard(config, accelerator, metrics, log)
+    check_every = check_interval(
+        config, model, plan.global_batch_size, len(windows.issue_rows("validation"))
+    )
+    guard.event("start", **_start(config, windows, plan, steps.total_steps, check_every))
+    drawing = partial(_draw, extras.draw, log) if extras.draw is not None else None
     prediction = None
-    if predict is not None and accelerator.is_main_process:
-        prediction = predict(config, windows, RunFacts.of(accelerator))
+    if extras.predict is not None and accelerator.is_main_process:
+        prediction = extras.predict(config, windows, RunFacts.of(accelerator))
         log(prediction.summary)
-        metrics.write("plan", **asdict(prediction))
+        guard.event("plan", **asdict(prediction))
     prepared_model, prepared_optimizer = accelerator.prepare(model, optimizer)
     use_seed(config.seed, rank=accelerator.process_index)
-    extras = windows.preprocessing() | {"loss": {"name": config.loss.name, "alpha": alpha}}
+    saved = windows.preprocessing() | {"loss": {"name": config.loss.name, "alpha": alpha}}
     step = TrainingStep(
         accelerator=accelerator,
         model=prepared_model,
@@ -126,9 +125,11 @@ def train(config: RunConfig, predict: Predictor | None = None) -> dict[str, Any]
         windows=windows,
         plan=plan,
         total_steps=steps.total_steps,
-        alpha=alpha,
-        model_extras=extras,
-        log=metrics,
+        looks=Looks(config, accelerator, prepared_model, windows, alpha),
+        guard=guard,
+        check_every=check_every,
+        model_extras=saved,
+        after_evaluation=drawing,
     )
     try:
         progress = trainer.run()
@@ -138,6 +139,7 @@ def train(config: RunConfig, predict: Predictor | None = None) -> dict[str, Any]
             "best_step": progress.best_step,
             "train_seconds": progress.train_seconds,
             "loading_seconds": step.loading_seconds,
+            "check_seconds": progress.check_seconds,
             "samples_per_s": progress.samples_seen / max(progress.train_seconds, 1e-9),
             "num_parameters": model.num_parameters(),
             "num_processes": accelerator.num_processes,
@@ -149,10 +151,11 @@ def train(config: RunConfig, predict: Predictor | None = None) -> dict[str, Any]
             ).to_dict()
             metrics.write("plan_check", **cost["plan"])
         log(f"stopped: {progress.stop_reason}; best model from step {progress.best_step}.")
-        found = _score_best(
-            config, accelerator, prepared_model, windows, extras, cost, started, log
-        )
+        found = score_best(config, accelerator, prepared_model, windows, saved, cost, started, log)
         metrics.write("results", **found)
+        guard.write()
+        if accelerator.is_main_process:
+            _show(config, accelerator, extras, progress.step, drawing)
     except InputError as error:
         # The input was good: what the scores refuse now is what the model made of it.
         raise TrainingFailed(str(error)) from error
@@ -162,7 +165,9 @@ def train(config: RunConfig, predict: Predictor | None = None) -> dict[str, Any]
     return found
 
 
-def open_run_folder(accelerator: Accelerator, config: RunConfig, log: Log) -> None:
+def open_run_folder(
+    accelerator: Accelerator, config: RunConfig, audit: list[str], log: Log
+) -> None:
     """The main process moves an earlier run aside and writes the first files of this one.
 
     Raises InputError on all ranks where it can't: none may wait for a main process that stopped.
@@ -174,14 +179,16 @@ def open_run_folder(accelerator: Accelerator, config: RunConfig, log: Log) -> No
                 log(moved)
             write_text(output_dir / RUN_CONFIG, to_yaml(config))
             write_status(output_dir, EXIT_FAILED, "running")
+            write_json(output_dir / "environment.json", environment(accelerator))
+            write_json(output_dir / "audit.json", {"lines": audit})
         except (InputError, OSError) as error:
             problem = str(error)
     if problem := agree(accelerator, problem):
         raise InputError(problem)
 
 
-def load_windows(config: RunConfig, log: Log) -> WeatherWindows:
-    """The series as windows, with what a reader must know of them logged."""
+def load_windows(config: RunConfig, log: Log) -> tuple[WeatherWindows, list[str]]:
+    """The series as windows and the audit's lines; what a reader must know is logged."""
     series = load_series(config.data)
     if series.is_synthetic:
         log("data: SYNTHETIC series from the built-in generator (data.path=PATH for your own).")
@@ -195,78 +202,15 @@ def load_windows(config: RunConfig, log: Log) -> WeatherWindows:
     )
     for line in class_share_lines(windows):
         log(line)
-    for line in audit_windows(windows, config).short_lines():
+    audit = audit_windows(windows, config).short_lines()
+    for line in audit:
         log(f"audit: {line}")
-    return windows
-
-
-def _score_best(
-    config: RunConfig,
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    windows: WeatherWindows,
-    extras: dict[str, Any],
-    cost: dict[str, Any],
-    started: float,
-    log: Log,
-) -> dict[str, Any]:
-    """Threshold from validation, test once, baselines, results.json and the table."""
-    folder = Path(config.output_dir) / "model"
-    load_weights(accelerator, model, folder)
-    size = config.eval.batch_size or config.train.batch_size
-    final: dict[str, Forecasts] = {}
-    for split in ("validation", "test"):
-        positions = windows.sample_windows(split, config.eval.max_windows, config.seed)
-        final[split] = forecast(accelerator, model, windows, split, positions, size)
-    if not accelerator.is_main_process:
-        return {}
-    decision = decide(config.eval, final["validation"].probability, final["validation"].label)
-    assessed, _, _ = assess_windows(windows, final, decision, config.eval, config.seed, log)
-    cost |= {"seconds": time.perf_counter() - started, "peak_memory_gib": peak_memory_gib()}
-    sampled = {"max_windows": config.eval.max_windows, "eval_seed": config.seed}
-    found = results(assessed, final, decision, sampled, cost)
-    extras = extras | {
-        "decision_threshold": decision.threshold,
-        "calibration": decision.calibration.to_dict(),
-        "best_step": cost["best_step"],
-        "scores": {"validation": found["validation"], "test": found["test"]},
-    }
-    write_json(folder / PREPROCESSING, extras)
-    write_json(Path(config.output_dir) / "results.json", found)
-    _print_results(config, windows, assessed, decision, cost)
-    return found
-
-
-def _print_results(
-    config: RunConfig,
-    windows: WeatherWindows,
-    found: dict[str, Any],
-    decision: Decision,
-    cost: dict[str, Any],
-) -> None:
-    kind = "SYNTHETIC data" if windows.series.is_synthetic else str(config.data.path)
-    count, sampled = found["num_windows"], ""
-    if config.eval.max_windows is not None:
-        total = len(windows.labels_of("test"))
-        sampled = f" (a seeded sample of {total:,})" if count < total else ""
-    chosen = f"maximise {config.eval.threshold_score} on validation"
-    caption = (
-        f"{count:,} test windows{sampled}, {found['rain_share']:.1%} rain, scored once with the "
-        f"best model; thresholds {chosen} (Timer-XL: {decision.threshold:.3f})."
-    )
-    if (recovered := gap_recovered(found["scores"])) is not None:
-        caption += f" Of the ROC-AUC gap from climatology to Bayes, {recovered:.0%} is recovered."
-    title = f"Rain within {config.data.label_horizon_hours:g} h, {config.recipe}, {kind}"
-    print_table(comparison_table(found["scores"], title, caption))
-    print_table(score_table(found, "Timer-XL on the test split, score by score"))
-    print(
-        f"{cost['steps']} steps in {cost['train_seconds']:.0f} s "
-        f"({cost['samples_per_s']:.1f} samples/s), {cost['seconds']:.0f} s in all, "
-        f"peak memory {cost['peak_memory_gib']:.2f} GiB. Model: {config.output_dir}/model",
-        flush=True,
-    )
-    if "plan" in cost:
-        print_table(check_table(Check(**cost["plan"])))
+    if config.eval.test_every_epoch:
+        log(
+            "warning: eval.test_every_epoch scores the test split at every evaluation: whoever "
+            "decides by it has no unseen test left, and the report says so."
+        )
+    return windows, audit
 
 
 def _work_line(
@@ -279,3 +223,48 @@ def _work_line(
         f"{plan.steps_per_epoch} steps an epoch, {total_steps} in all; {tokens} tokens and "
         f"{model.flops_per_sample() / 1e9:.3g} GFLOP a sample."
     )
+
+
+def _start(
+    config: RunConfig, windows: WeatherWindows, plan: BatchPlan, total_steps: int, check_every: int
+) -> dict[str, Any]:
+    """What the monitors and the page must know of the run before its first step."""
+    shares: dict[str, dict[str, float | None]] = {}
+    for row in windows.class_shares():
+        shares.setdefault(row["split"], {})[row["region"]] = row["rain_share"]
+    warmup = round(config.optim.warmup_ratio * total_steps)
+    return {
+        "steps_per_epoch": plan.steps_per_epoch,
+        "total_steps": total_steps,
+        "check_every": check_every,
+        # Until then a healthy network may still say one class only.
+        "grace_steps": min(warmup, -(-plan.steps_per_epoch // 4)),
+        "dead_features": dead_features(windows),
+        "class_shares": shares,
+    }
+
+
+def _draw(draw: Callable[[Path], object], log: Log, folder: Path) -> None:
+    """A page that can't be drawn must not end a run; it is said."""
+    try:
+        draw(folder)
+    except Exception as error:
+        log(f"warning: the report was not written: {type(error).__name__}: {error}")
+
+
+def _show(
+    config: RunConfig,
+    accelerator: Accelerator,
+    extras: Extras,
+    step: int,
+    drawing: Callable[[Path], None] | None,
+) -> None:
+    """The final page, and its pictures in TensorBoard."""
+    folder = Path(config.output_dir)
+    if drawing is not None:
+        drawing(folder)
+    if extras.figures is None or "tensorboard" not in config.train.trackers:
+        return
+    writer = accelerator.get_tracker("tensorboard", unwrap=True)
+    for name, figure in extras.figures(folder).items():
+        writer.add_figure(f"report/{name}", figure, step)

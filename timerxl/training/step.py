@@ -18,6 +18,17 @@ class TrainingFailed(RuntimeError):
     """The run cannot go on; the message says at which step and why."""
 
 
+class LossNotFinite(TrainingFailed):
+    """The loss is no number; raised on all ranks before any gradient is made of it."""
+
+    def __init__(self, loss: float, step: int):
+        super().__init__(
+            f"the loss is {loss} at step {step}; lower optim.lr or look for extreme values in the "
+            "series."
+        )
+        self.loss = loss
+
+
 @dataclass
 class TrainingStep:
     """Forward, backward, clipping and update over one global batch.
@@ -42,18 +53,18 @@ class TrainingStep:
         group: list[MicroBatch],
         batches: Iterator[dict[str, torch.Tensor]],
         normalizer: float,
-    ) -> tuple[float, float]:
+    ) -> tuple[float, float | None]:
         """Step ``number`` (from 1) over this rank's micro-batches.
 
         ``normalizer`` is the weight of the global batch (``losses_timerxl.sample_weights``).
-        Returns the batch's mean loss and the gradient norm before clipping. Raises TrainingFailed
-        where the loss is no number.
+        Returns the batch's mean loss and the gradient norm before clipping (None where DeepSpeed
+        does not tell it). Raises LossNotFinite where the loss is no number.
         """
         accelerator = self.accelerator
         self.model.train()
         # Gradients are averaged over ranks and accumulation; the loss is a share of a global sum.
         scale = accelerator.num_processes * self.accumulation_steps
-        total, grad_norm = 0.0, float("nan")
+        total, grad_norm = 0.0, None
         for micro in group:
             waited = time.perf_counter()
             batch = to_device(next(batches), accelerator.device)
@@ -64,10 +75,7 @@ class TrainingStep:
                 # All ranks see the same sum and stop together, before any gradient is made.
                 shared = accelerator.reduce(loss.detach(), reduction="sum").item()
                 if not shared - shared == 0.0:
-                    raise TrainingFailed(
-                        f"the loss is {shared} at step {number}; lower optim.lr "
-                        "or look for extreme values in the series."
-                    )
+                    raise LossNotFinite(shared, number)
                 total += shared
                 accelerator.backward(loss * scale)
                 if accelerator.sync_gradients:
@@ -77,7 +85,7 @@ class TrainingStep:
         self.schedule.step()
         return total, grad_norm
 
-    def _clip(self) -> float:
+    def _clip(self) -> float | None:
         """Global gradient norm before clipping; DeepSpeed has clipped and stepped in backward."""
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
-        return float("nan") if norm is None else float(norm)
+        return None if norm is None else float(norm)

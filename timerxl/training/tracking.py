@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from timerxl.files import json_ready, write_json
+
+
+@dataclass
+class Log:
+    """Sentences for the reader, from the main process alone."""
+
+    active: bool = True
+
+    def __call__(self, sentence: str) -> None:
+        if self.active:
+            print(sentence, flush=True)
 
 
 def write_status(output_dir: Path, code: int, reason: str) -> None:

@@ -245,7 +245,7 @@ def test_a_lost_loss_fails_the_run(
     """Seen by the loss in training, or by the scores where training had just ended."""
     folder = tmp_path / "run"
     with pytest.raises(TrainingFailed, match=message):
-        train_tiny(folder, "optim.lr=1e30", f"train.max_steps={steps}")
+        train_tiny(folder, "optim.lr=1e30", f"train.max_steps={steps}", "monitors.nonfinite=warn")
     assert not (folder / "results.json").exists()
     assert not (folder / "model").exists()
 

@@ -1,0 +1,97 @@
+"""The end of a run: the best model on test once, beside every baseline, written and printed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from timerxl.config import RunConfig
+from timerxl.data.preprocessing import PREPROCESSING
+from timerxl.data.windows import WeatherWindows
+from timerxl.files import write_json
+from timerxl.training.assessment import Decision, decide
+from timerxl.training.evaluation import Forecasts, forecast
+from timerxl.training.final import assess_windows, forecast_table, gap_recovered, results
+from timerxl.training.prediction import Check, check_table, peak_memory_gib
+from timerxl.training.saving import load_weights
+from timerxl.training.tables import comparison_table, print_table, score_table
+from timerxl.training.tracking import Log
+
+FORECASTS = "forecasts.parquet"
+
+
+def score_best(
+    config: RunConfig,
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    windows: WeatherWindows,
+    extras: dict[str, Any],
+    cost: dict[str, Any],
+    started: float,
+    log: Log,
+) -> dict[str, Any]:
+    """Threshold from validation, test once, baselines, results.json and the table."""
+    folder = Path(config.output_dir) / "model"
+    load_weights(accelerator, model, folder)
+    size = config.eval.batch_size or config.train.batch_size
+    final: dict[str, Forecasts] = {}
+    for split in ("validation", "test"):
+        positions = windows.sample_windows(split, config.eval.max_windows, config.seed)
+        final[split] = forecast(accelerator, model, windows, split, positions, size)
+    if not accelerator.is_main_process:
+        return {}
+    decision = decide(config.eval, final["validation"].probability, final["validation"].label)
+    assessed, probabilities, _ = assess_windows(
+        windows, final, decision, config.eval, config.seed, log
+    )
+    cost |= {"seconds": time.perf_counter() - started, "peak_memory_gib": peak_memory_gib()}
+    sampled = {"max_windows": config.eval.max_windows, "eval_seed": config.seed}
+    found = results(assessed, final, decision, sampled, cost)
+    extras = extras | {
+        "decision_threshold": decision.threshold,
+        "calibration": decision.calibration.to_dict(),
+        "best_step": cost["best_step"],
+        "scores": {"validation": found["validation"], "test": found["test"]},
+    }
+    write_json(folder / PREPROCESSING, extras)
+    table = forecast_table(windows, final, probabilities)
+    table.to_parquet(Path(config.output_dir) / FORECASTS, index=False)
+    write_json(Path(config.output_dir) / "results.json", found)
+    _print_results(config, windows, assessed, decision, cost)
+    return found
+
+
+def _print_results(
+    config: RunConfig,
+    windows: WeatherWindows,
+    found: dict[str, Any],
+    decision: Decision,
+    cost: dict[str, Any],
+) -> None:
+    kind = "SYNTHETIC data" if windows.series.is_synthetic else str(config.data.path)
+    count, sampled = found["num_windows"], ""
+    if config.eval.max_windows is not None:
+        total = len(windows.labels_of("test"))
+        sampled = f" (a seeded sample of {total:,})" if count < total else ""
+    chosen = f"maximise {config.eval.threshold_score} on validation"
+    caption = (
+        f"{count:,} test windows{sampled}, {found['rain_share']:.1%} rain, scored once with the "
+        f"best model; thresholds {chosen} (Timer-XL: {decision.threshold:.3f})."
+    )
+    if (recovered := gap_recovered(found["scores"])) is not None:
+        caption += f" Of the ROC-AUC gap from climatology to Bayes, {recovered:.0%} is recovered."
+    title = f"Rain within {config.data.label_horizon_hours:g} h, {config.recipe}, {kind}"
+    print_table(comparison_table(found["scores"], title, caption))
+    print_table(score_table(found, "Timer-XL on the test split, score by score"))
+    print(
+        f"{cost['steps']} steps in {cost['train_seconds']:.0f} s "
+        f"({cost['samples_per_s']:.1f} samples/s), {cost['seconds']:.0f} s in all, "
+        f"peak memory {cost['peak_memory_gib']:.2f} GiB. Model: {config.output_dir}/model",
+        flush=True,
+    )
+    if "plan" in cost:
+        print_table(check_table(Check(**cost["plan"])))

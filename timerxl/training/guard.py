@@ -1,0 +1,97 @@
+"""A run under watch: events go to metrics.jsonl and to the monitors, and a stop is agreed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from timerxl.config import RunConfig
+from timerxl.data.windows import WeatherWindows
+from timerxl.files import write_json
+from timerxl.training.evaluation import agree
+from timerxl.training.tracking import MetricsLog
+from timerxl.training.verdicts import Verdict
+from timerxl.training.watcher import Watcher
+
+VERDICT_FILE = "verdict.json"
+
+
+class RunStopped(RuntimeError):
+    """A monitor ended the run; the message is one paragraph, ``verdict`` its reason."""
+
+    def __init__(self, verdict: Verdict, checkpoint: str):
+        super().__init__(f"stopped by the monitor {verdict.sentence()} Checkpoint: {checkpoint}.")
+        self.verdict = verdict
+
+
+@dataclass
+class Guard:
+    """Writes events, says verdicts, and decides together with all ranks whether to stop.
+
+    The main process alone watches: memory and time differ from rank to rank.
+    """
+
+    config: RunConfig
+    accelerator: Accelerator
+    log: MetricsLog
+    say: Any
+    watcher: Watcher = field(init=False)
+    stop: Verdict | None = None
+
+    def __post_init__(self) -> None:
+        self.watcher = Watcher(self.config.monitors)
+
+    def event(self, name: str, **values: Any) -> None:
+        """Write an event and show it to the monitors; call on any rank."""
+        if not self.accelerator.is_main_process:
+            return
+        self.log.write(name, **values)
+        for verdict in self.watcher.see({"event": name, **values}):
+            stops = self.watcher.stops(verdict)
+            action = "stop" if stops else "warn"
+            self.log.write("verdict", **verdict.to_dict(), action=action)
+            self.say(f"{'STOP' if stops else 'warning'}: {verdict.sentence()}")
+            if stops and self.stop is None:
+                self.stop = verdict
+            self.write()
+
+    def agreed_stop(self) -> Verdict | None:
+        """The verdict that ends the run, the same on every rank; to be called by all of them."""
+        self.stop = agree(self.accelerator, self.stop)
+        return self.stop
+
+    def write(self) -> None:
+        """verdict.json: what was found so far, and what ended the run."""
+        if not self.accelerator.is_main_process:
+            return
+        found = [
+            verdict.to_dict() | {"action": "stop" if self.watcher.stops(verdict) else "warn"}
+            for verdict in self.watcher.verdicts
+        ]
+        stopped = self.stop.to_dict() if self.stop is not None else None
+        path = Path(self.config.output_dir) / VERDICT_FILE
+        write_json(path, {"stopped_by": stopped, "verdicts": found})
+
+
+def dead_features(windows: WeatherWindows) -> list[str]:
+    """Features that never vary over the rows that training sees."""
+    times = windows.series.timestamps
+    seen = windows.values[torch.from_numpy(times <= times[windows.issue_rows("train")].max())]
+    spread = (seen.amax(0) - seen.amin(0)).tolist()
+    names = windows.series.feature_names
+    return [name for name, width in zip(names, spread, strict=True) if width == 0.0]
+
+
+def describe_batch(windows: WeatherWindows, positions: np.ndarray) -> str:
+    """Regions and issue times of training windows, short enough for a sentence."""
+    rows = windows.issue_rows("train")[positions]
+    series = windows.series
+    times = np.sort(series.timestamps[rows]).astype("datetime64[h]")
+    regions = [series.regions[i] for i in np.unique(series.region_index[rows])]
+    shown = ", ".join(regions[:5]) + (", ..." if len(regions) > 5 else "")
+    return f"{len(rows)} windows of {shown}, issued {times[0]} to {times[-1]}"
