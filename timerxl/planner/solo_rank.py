@@ -21,6 +21,7 @@ class SoloRank:
     """Accelerator and optimizer of a single process in one."""
 
     num_processes = 1
+    mixed_precision = "no"
 
     def __init__(self, optimizer: torch.optim.Optimizer, accumulation_steps: int, device: str):
         self.optimizer, self.accumulation_steps = optimizer, accumulation_steps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from timerxl.training.guard import Guard, RunStopped, describe_batch
 from timerxl.training.looks import Looks, NotFinite
 from timerxl.training.prediction import peak_memory_gib
 from timerxl.training.saving import save_model
-from timerxl.training.step import LossNotFinite, TrainingFailed, TrainingStep
+from timerxl.training.step import NumberNotFinite, TrainingFailed, TrainingStep
 
 
 @dataclass
@@ -114,27 +113,20 @@ class Trainer:
     ) -> tuple[float, float | None]:
         """One optimizer step; a loss or gradient that is no number goes to the monitors."""
         number = self.progress.step + 1
-        loss, grad_norm, failure = float("nan"), None, None
         try:
-            loss, grad_norm = self.step(number, group, batches, normalizer)
-        except LossNotFinite as error:
-            loss, failure = error.loss, error
-        # fp16 skips steps whose gradients overflow, and lowers its scale: that is no fault.
-        overflow = grad_norm is not None and not math.isfinite(grad_norm)
-        if failure is not None or (overflow and self.accelerator.mixed_precision != "fp16"):
+            return self.step(number, group, batches, normalizer)
+        except NumberNotFinite as error:
             self.guard.event(
                 "train",
                 step=number,
                 epoch=number / self.plan.steps_per_epoch,
-                loss=loss,
-                grad_norm=grad_norm,
+                loss=error.loss,
+                grad_norm=error.grad_norm,
                 batch=describe_batch(self.windows, samples),
                 last_good_step=self.progress.best_step,
             )
             self._stop_if_agreed()
-        if failure is not None:
-            raise failure
-        return loss, grad_norm
+            raise
 
     def _steps(self) -> Any:
         """(micro-batches, their tensors, normaliser of the global batch) of every step in turn."""

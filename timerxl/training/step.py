@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,15 +19,16 @@ class TrainingFailed(RuntimeError):
     """The run cannot go on; the message says at which step and why."""
 
 
-class LossNotFinite(TrainingFailed):
-    """The loss is no number; raised on all ranks before any gradient is made of it."""
+class NumberNotFinite(TrainingFailed):
+    """The loss or the gradient is no number; raised on all ranks before the weights change."""
 
-    def __init__(self, loss: float, step: int):
+    def __init__(self, step: int, loss: float, grad_norm: float | None = None):
+        name, value = ("loss", loss) if grad_norm is None else ("gradient norm", grad_norm)
         super().__init__(
-            f"the loss is {loss} at step {step}; lower optim.lr or look for extreme values in the "
-            "series."
+            f"the {name} is {value} at step {step}; lower optim.lr or look for extreme values in "
+            "the series."
         )
-        self.loss = loss
+        self.loss, self.grad_norm = loss, grad_norm
 
 
 @dataclass
@@ -58,7 +60,9 @@ class TrainingStep:
 
         ``normalizer`` is the weight of the global batch (``losses_timerxl.sample_weights``).
         Returns the batch's mean loss and the gradient norm before clipping (None where DeepSpeed
-        does not tell it). Raises LossNotFinite where the loss is no number.
+        does not tell it). Raises NumberNotFinite where the loss is no number, or, outside fp16,
+        the gradient norm; the weights are then those of the step before (under DeepSpeed the
+        update is part of backward, and has been made).
         """
         accelerator = self.accelerator
         self.model.train()
@@ -75,15 +79,22 @@ class TrainingStep:
                 # All ranks see the same sum and stop together, before any gradient is made.
                 shared = accelerator.reduce(loss.detach(), reduction="sum").item()
                 if not shared - shared == 0.0:
-                    raise LossNotFinite(shared, number)
+                    raise NumberNotFinite(number, shared)
                 total += shared
                 accelerator.backward(loss * scale)
                 if accelerator.sync_gradients:
                     grad_norm = self._clip()
+                    # fp16 skips steps whose gradients overflow, and lowers its scale: no fault.
+                    if grad_norm is not None and not math.isfinite(grad_norm) and not self._is_fp16:
+                        raise NumberNotFinite(number, total, grad_norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         self.schedule.step()
         return total, grad_norm
+
+    @property
+    def _is_fp16(self) -> bool:
+        return bool(self.accelerator.mixed_precision == "fp16")
 
     def _clip(self) -> float | None:
         """Global gradient norm before clipping; DeepSpeed has clipped and stepped in backward."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from timerxl.files import json_ready, write_json
 
@@ -18,7 +21,8 @@ class Log:
 
     def __call__(self, sentence: str) -> None:
         if self.active:
-            print(sentence, flush=True)
+            tqdm.write(sentence, file=sys.stdout)  # above a running bar, not into it
+            sys.stdout.flush()
 
 
 def write_status(output_dir: Path, code: int, reason: str) -> None:

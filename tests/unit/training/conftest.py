@@ -13,14 +13,14 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState
 
 from timerxl.config import RunConfig, load_recipe
-from timerxl.training import loop, run
+from timerxl.training import ending, looks, run
 
 # Seven months of five regions: 715 training windows, 12 steps an epoch; a run takes 2 seconds.
 TINY = (
     "data.synthetic.start=2024-06-01 data.train_fraction=0.35 data.validation_fraction=0.35 "
     "model.patch_length=8 model.context_length=16 model.hidden_size=16 model.intermediate_size=32 "
     "model.num_hidden_layers=2 train.log_every_steps=1 train.trackers=[] "
-    "eval.fitted_baselines=false eval.num_resamples=0"
+    "eval.fitted_baselines=false eval.num_resamples=0 eval.every_steps=0"
 ).split()
 
 
@@ -44,7 +44,7 @@ TinyRun = Callable[..., Run]
 def tiny_run(folder: Path, *overrides: str) -> Run:
     """Train for real in this process; the calls of ``forecast`` are noted, not replaced."""
     done = Run(folder, load_recipe("quickstart", [*TINY, f"output_dir={folder}", *overrides]))
-    forecast = loop.forecast
+    forecast = looks.forecast
 
     def noted(caller: str) -> Callable[..., Any]:
         def call(accelerator: Any, model: Any, windows: Any, split: str, *rest: Any) -> Any:
@@ -58,8 +58,8 @@ def tiny_run(folder: Path, *overrides: str) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         # As if this machine were shared by a rank per core: one thread, whatever else runs on it.
         patch.setenv("LOCAL_WORLD_SIZE", str(len(os.sched_getaffinity(0))))
-        patch.setattr(loop, "forecast", noted("loop"))
-        patch.setattr(run, "forecast", noted("run"))
+        patch.setattr(looks, "forecast", noted("loop"))
+        patch.setattr(ending, "forecast", noted("run"))
         done.returned = run.train(done.config)
     return done
 
@@ -73,4 +73,4 @@ def train_tiny() -> TinyRun:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Six epochs at a rate so high that the best epoch by ROC-AUC is not the last."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    return tiny_run(folder, "train.epochs=6", "train.patience=6", "optim.lr=0.02")
+    return tiny_run(folder, "train.epochs=6", "train.patience=6", "optim.lr=0.03")

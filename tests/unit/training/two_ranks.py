@@ -44,7 +44,7 @@ def main() -> None:
         found[str(size)] = {"logits": forecasts.logits.tolist(), "scored": sum(scored)}
     found["agreed"] = agree(accelerator, f"said by rank {accelerator.process_index}")
     try:
-        open_run_folder(accelerator, replace(config, output_dir=str(taken)), Log(active=False))
+        open_run_folder(accelerator, replace(config, output_dir=str(taken)), [], Log(active=False))
     except InputError as error:
         found["error"] = str(error)
     (found_dir / f"rank{accelerator.process_index}.json").write_text(json.dumps(found))

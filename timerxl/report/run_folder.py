@@ -1,0 +1,272 @@
+"""A run folder read into one object, whatever state the run is in.
+
+A run may be under way, stopped or damaged, so nothing here insists: a file that is missing is None,
+one that can't be used is None and named in ``problems``, and so is every line left out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import pyarrow
+import yaml
+
+from timerxl.config import InputError
+
+Content = dict[str, Any]
+Points = tuple[list[float], list[float]]  # x and y
+Read = TypeVar("Read")
+
+# Events that belong to a step; of the others the last one counts.
+STEP_EVENTS = ("train", "check", "validation", "holdout", "test_every_epoch", "cost")
+FILES = (
+    "config.yaml status.json verdict.json metrics.jsonl results.json forecasts.parquet audit.json "
+    "environment.json"
+).split()
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, RecursionError),
+    *(yaml.YAMLError, pyarrow.ArrowException),
+)
+NOT_FORECASTS = ("split", "region", "issue_time", "label")
+
+
+def number(value: Any) -> float | None:
+    """A finite number as float; None for anything else (JSON knows no NaN: it is null)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def get(content: Any, *keys: str) -> Any:
+    """``content[key][key]...``, or None where a step of the way is missing."""
+    for key in keys:
+        if not isinstance(content, dict):
+            return None
+        content = content.get(key)
+    return content
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The scored windows of one split: labels, times and P(rain) [n] of every forecast."""
+
+    label: np.ndarray
+    region: np.ndarray
+    issue_time: np.ndarray
+    probabilities: dict[str, np.ndarray]
+
+
+@dataclass
+class Run:
+    """What a run folder holds; None is "not there"."""
+
+    folder: Path
+    config: Content | None = None
+    config_text: str = ""
+    status: Content | None = None
+    verdict: Content | None = None
+    events: dict[str, list[Content]] = field(default_factory=dict)
+    results: Content | None = None
+    forecasts: pd.DataFrame | None = None
+    audit: Content | None = None
+    environment: Content | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def recipe(self) -> str:
+        return str(get(self.config, "recipe") or "") or "unknown recipe"
+
+    @property
+    def is_synthetic(self) -> bool | None:
+        """None where neither results.json nor config.yaml says."""
+        if get(self.results, "is_synthetic") is True:
+            return True
+        data = get(self.config, "data")
+        if isinstance(data, dict) and "path" in data:
+            return data["path"] is None
+        return None if get(self.results, "is_synthetic") is None else False
+
+    @property
+    def is_contaminated(self) -> bool:
+        """The test split was scored at every evaluation."""
+        asked = get(self.config, "eval", "test_every_epoch") is True
+        return asked or "test_every_epoch" in self.events
+
+    @cached_property
+    def steps_per_epoch(self) -> float | None:
+        """From the start event, else from any event with both a step and an epoch."""
+        if told := number(self.last("start").get("steps_per_epoch")):
+            return told
+        for kind in STEP_EVENTS:
+            for event in self.events.get(kind, []):
+                if epoch := number(event.get("epoch")):
+                    return float(event["step"] / epoch)
+        return None
+
+    @property
+    def axis(self) -> str:
+        """What curves are drawn over: "epoch" where steps can be turned into epochs."""
+        return "step" if self.steps_per_epoch is None else "epoch"
+
+    def place(self, event: Content) -> float | None:
+        """Where an event (or a verdict) stands on the axis."""
+        step, epoch = number(event.get("step")), number(event.get("epoch"))
+        if self.steps_per_epoch is None:
+            return step
+        if epoch is None and step is not None:
+            epoch = step / self.steps_per_epoch
+        return epoch
+
+    def last(self, kind: str) -> Content:
+        """The last event of a kind, {} where there is none."""
+        found = self.events.get(kind)
+        return found[-1] if found else {}
+
+    def points(self, kind: str, key: str) -> Points:
+        """Where and how much, of the events that have a number there."""
+        x, y = [], []
+        for event in self.events.get(kind, []):
+            at, value = self.place(event), number(event.get(key))
+            if at is not None and value is not None:
+                x.append(at)
+                y.append(value)
+        return x, y
+
+    def score(self, name: str, key: str, split: str = "test") -> float | None:
+        """A score of a forecast by its key in TITLES, from results.json."""
+        own = {"model": split, "model_calibrated": f"{split}_calibrated"}
+        if name in own:
+            return number(get(self.results, own[name], key))
+        baselines = "baselines" if split == "test" else f"baselines_{split}"
+        return number(get(self.results, baselines, name, key))
+
+    @property
+    def base_rate(self) -> float | None:
+        """Share of rain among the validation windows."""
+        shares = self.points("validation", "rain_share")[1]
+        if shares:
+            return shares[-1]
+        return self.score("always_rain", "accuracy", "validation")
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Of every forecast whose threshold results.json knows."""
+        known = {"model": get(self.results, "threshold")}
+        told = get(self.results, "thresholds")
+        known = (told if isinstance(told, dict) else {}) | known
+        found = {name: number(value) for name, value in known.items()}
+        return {n: value for n, value in found.items() if value is not None and 0 <= value <= 1}
+
+    def sample(self, split: str = "test") -> Sample | None:
+        """The scored windows of a split; None without forecasts of it."""
+        if self.forecasts is None:
+            return None
+        part = self.forecasts[self.forecasts["split"] == split]
+        if part.empty:
+            return None
+        return Sample(
+            part["label"].to_numpy(np.int64),
+            part["region"].to_numpy(object),
+            part["issue_time"].to_numpy("datetime64[s]"),
+            {n: part[n].to_numpy(np.float64) for n in part.columns if n not in NOT_FORECASTS},
+        )
+
+
+def read_run(folder: Path) -> Run:
+    """Read what is there. Raises InputError where there's no folder, or nothing of a run in it."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no run folder: there's no such folder.")
+    if not any((folder / name).is_file() for name in FILES):
+        raise InputError(f"{folder} is no run folder: it holds none of {', '.join(FILES)}.")
+    run = Run(folder)
+    for name in ("status", "verdict", "results", "audit", "environment"):
+        setattr(run, name, _read(run, f"{name}.json", _json_object))
+    run.config_text = _read(run, "config.yaml", lambda path: path.read_text("utf-8")) or ""
+    run.config = _read(run, "config.yaml", _yaml_mapping)
+    run.forecasts = _read(run, "forecasts.parquet", read_forecasts)
+    _read(run, "metrics.jsonl", lambda path: _read_events(run, path))
+    return run
+
+
+def _read(run: Run, name: str, reader: Callable[[Path], Read]) -> Read | None:
+    path = run.folder / name
+    if not path.is_file():
+        return None
+    try:
+        return reader(path)
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())[:200]
+        problem = f"{name} can't be used and is left out: {reason}"
+        if problem not in run.problems:
+            run.problems.append(problem)
+        return None
+
+
+def _json_object(path: Path) -> Content:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("it holds no JSON object.")
+    return content
+
+
+def _yaml_mapping(path: Path) -> Content:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("it holds no mapping of keys to values.")
+    return content
+
+
+def read_forecasts(path: Path) -> pd.DataFrame:
+    """forecasts.parquet, checked: labels of 0 and 1, P(rain) from 0 to 1, times in UTC.
+
+    Raises ValueError naming the column that is not what it should be.
+    """
+    table = pd.read_parquet(path)
+    if missing := [name for name in NOT_FORECASTS if name not in table.columns]:
+        raise ValueError(f"no column {', '.join(missing)}.")
+    table["issue_time"] = pd.to_datetime(table["issue_time"], utc=True).dt.tz_localize(None)
+    if table["issue_time"].isna().any():
+        raise ValueError("issue_time has empty cells.")
+    if not table["label"].isin([0, 1]).all():
+        raise ValueError("label holds other values than 0 and 1.")
+    table["split"], table["region"] = table["split"].astype(str), table["region"].astype(str)
+    for name in table.columns.difference(NOT_FORECASTS):
+        if not table[name].astype(np.float64).between(0, 1).all():
+            raise ValueError(f"{name} holds values that are no probability from 0 to 1.")
+    return table
+
+
+def _read_events(run: Run, path: Path) -> None:
+    """Sort the events by kind; what a resumed run did again replaces what it had done."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for index, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            event = None
+        kind = get(event, "event")
+        if not isinstance(kind, str):
+            run.problems.append(f"line {index} of metrics.jsonl is damaged and left out.")
+            continue
+        if kind in STEP_EVENTS and number(event.get("step")) is None:
+            run.problems.append(f"line {index} of metrics.jsonl, {kind}, has no step: left out.")
+            continue
+        events = run.events.setdefault(kind, [])
+        if kind in STEP_EVENTS:
+            while events and events[-1]["step"] >= event["step"]:
+                events.pop()
+        events.append(event)
