@@ -29,7 +29,8 @@ def nonfinite(history: History, limits: MonitorsConfig) -> Verdict | None:
                 f"the {name} is {value} at step {now.step} ({now.batch}).",
                 "Lower optim.lr, or look for extreme values in these windows of the series.",
             )
-    before = [s.grad_norm for s in history.steps[-51:-1] if s.grad_norm is not None]
+    norms = [s.grad_norm for s in history.steps[-51:-1] if s.grad_norm is not None]
+    before = [norm for norm in norms if math.isfinite(norm)]
     if now.grad_norm is None or len(before) < 20 or now.step < history.grace_steps:
         return None
     if now.grad_norm <= EXPLODING * max(median(before), 1e-12):
@@ -64,7 +65,7 @@ def memory(history: History, limits: MonitorsConfig) -> Verdict | None:
 def slow(history: History, limits: MonitorsConfig) -> Verdict | None:
     """An epoch that will take ``slow_factor`` times what the plan said."""
     took, planned = history.epoch_seconds, history.planned_epoch_seconds
-    if took is None or planned is None or took <= limits.slow_factor * planned:
+    if took is None or not planned or took <= limits.slow_factor * planned:
         return None
     return verdict_at(
         "slow",
@@ -110,7 +111,7 @@ def target(history: History, limits: MonitorsConfig) -> Verdict | None:
     other = history.elsewhere(latest)
     if latest.f1 <= limits.target_f1 or other is None or other[1].accuracy is None:
         return None
-    gap = 100 * ((latest.accuracy or math.nan) - other[1].accuracy)
+    gap = round(100 * ((latest.accuracy or math.nan) - other[1].accuracy), 9)
     if not abs(gap) <= limits.target_points:
         return None
     floor = latest.always_rain_f1

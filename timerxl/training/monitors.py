@@ -83,9 +83,9 @@ def collapsed(scores: Scores) -> str | None:
         return f'"{says}" for {max(share, 1 - share):.1%} of the windows{at}'
     if share is None and base is not None and accuracy is not None:
         tolerance = 0.5 / scores.num_windows if scores.num_windows else 5e-5
-        majority = max(base, 1 - base)
-        if abs(accuracy - majority) <= tolerance:
-            return f"accuracy {accuracy:.2%} is exactly the share of the larger class"
+        for which, part in (("larger", max(base, 1 - base)), ("smaller", min(base, 1 - base))):
+            if abs(accuracy - part) <= tolerance:
+                return f"accuracy {accuracy:.2%} is exactly the share of the {which} class"
     if scores.roc_auc is not None and abs(scores.roc_auc - 0.5) < NO_RANKING:
         return "the forecasts say nothing about the labels"
     return None
@@ -127,9 +127,9 @@ def oscillation(history: History, limits: MonitorsConfig) -> Verdict | None:
     before, latest = full[-2], full[-1]
     if before.accuracy is None or latest.accuracy is None:
         return None
-    jump = 100 * (latest.accuracy - before.accuracy)
+    jump = _points_apart(latest.accuracy, before.accuracy)
     known = [scores.accuracy for scores in full[:-1] if scores.accuracy is not None]
-    dropped = any(100 * (earlier - later) > limits.points for earlier, later in pairwise(known))
+    dropped = any(_points_apart(a, b) > limits.points for a, b in pairwise(known))
     if abs(jump) <= limits.points or (jump > 0 and not dropped):
         return None
     error = _difference_error(before, latest)
@@ -157,7 +157,7 @@ def divergence(history: History, limits: MonitorsConfig) -> Verdict | None:
     name, scores = other
     if latest.accuracy is None or scores.accuracy is None:
         return None
-    gap = 100 * (latest.accuracy - scores.accuracy)
+    gap = _points_apart(latest.accuracy, scores.accuracy)
     if abs(gap) <= limits.points:
         return None
     error = _difference_error(latest, scores)
@@ -168,7 +168,7 @@ def divergence(history: History, limits: MonitorsConfig) -> Verdict | None:
     evidence |= {"points": gap} | _points(error)
     severity, balanced = _beyond(gap, error), ""
     if latest.balanced_accuracy is not None and scores.balanced_accuracy is not None:
-        fair = 100 * (latest.balanced_accuracy - scores.balanced_accuracy)
+        fair = _points_apart(latest.balanced_accuracy, scores.balanced_accuracy)
         evidence["balanced_points"] = fair
         balanced = f"; balanced accuracy: {fair:+.1f} points"
         if abs(fair) <= limits.points:
@@ -232,6 +232,11 @@ def _spread(values: list[float | None]) -> float:
 
 def _less(a: float | None, b: float | None) -> bool:
     return a is not None and b is not None and a < b
+
+
+def _points_apart(a: float, b: float) -> float:
+    """In points; 0.75 and 0.70 are 5 apart, not 5.000000000000004."""
+    return round(100 * (a - b), 9)
 
 
 def _difference_error(a: Scores, b: Scores) -> float | None:

@@ -112,7 +112,7 @@ class LoggedRun:
         found["accuracy"] = accuracy.share
         if counts is not None:
             found["num_windows"] = counts[1]
-        of_classes = self._class_share(split, None if counts is None else counts[1])
+        of_classes = self.class_share(split, None if counts is None else counts[1])
         if given is not None:
             found |= {"rain_share": given, "rain_share_source": "given"}
         elif of_classes is not None:
@@ -121,7 +121,7 @@ class LoggedRun:
             found |= {"rain_share": accuracy.share, "rain_share_source": "identical counts"}
         return found
 
-    def _class_share(self, split: str, windows: int | None) -> float | None:
+    def class_share(self, split: str, windows: int | None) -> float | None:
         """From the last class distribution that adds up to ``windows``."""
         for name, dry, rain in reversed(self.classes):
             if (name, dry + rain) == (split, windows) and windows:
@@ -205,7 +205,7 @@ class LogReader:
             return True
         if "cost time" in line.lower():
             self._close()  # what follows is of an epoch that nothing names
-            self._leave_out(f'line {number} is not understood: "{_excerpt(line)}"')
+            self._leave_out(f'line {number} is not understood: "{excerpt(line)}"')
         return False
 
     def _accuracies(self, line: str, number: int) -> bool:
@@ -213,7 +213,7 @@ class LogReader:
         for match in _NAMED.finditer(line):
             split, accuracy = _split(match[1]), _accuracy(match.groups()[1:])
             if accuracy is None:
-                self._leave_out(f'line {number} is not understood: "{_excerpt(line)}"')
+                self._leave_out(f'line {number} is not understood: "{excerpt(line)}"')
             elif split != "train":
                 now = self._open
                 if now is None or now.accuracy.get(split, accuracy) != accuracy:
@@ -235,7 +235,7 @@ class LogReader:
         found = False
         for match in _LOSS.finditer(line):
             if match[2] is None:
-                self._leave_out(f'line {number} is not understood: "{_excerpt(line)}"')
+                self._leave_out(f'line {number} is not understood: "{excerpt(line)}"')
                 continue
             split, loss, now = _split(match[1]), float(match[2]), self._open
             if now is None or not _same(now.loss.get(split, loss), loss):
@@ -315,6 +315,6 @@ def _same(a: float, b: float) -> bool:
     return a == b or (a != a and b != b)
 
 
-def _excerpt(line: str) -> str:
+def excerpt(line: str) -> str:
     """Enough of a line to find it, without what a terminal would obey."""
     return "".join(c if c.isprintable() else "?" for c in line.strip()[:70])

@@ -6,6 +6,7 @@ Events are the objects of metrics.jsonl. A live run and a replay go through the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -27,12 +28,15 @@ _KEPT_STEPS = 60  # what the monitors of steps look back on
 
 
 def scores_of(event: Mapping[str, Any], is_sample: bool = False) -> Scores:
-    """The part of an evaluation's event that monitors read; null and NaN are "not known"."""
+    """The part of an evaluation's event that monitors read.
+
+    Null, NaN and infinities are "not known": JSON, which a replay reads, has but null for them.
+    """
     known = {item.name for item in fields(Scores)} - {"is_sample"}
     values = {
         key: value
         for key, value in event.items()
-        if key in known and value is not None and value == value
+        if key in known and value is not None and math.isfinite(value)
     }
     return Scores(**values, is_sample=is_sample)
 

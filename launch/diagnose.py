@@ -1,0 +1,106 @@
+"""Find out what went wrong in a run: python launch/diagnose.py LOG [--json].
+
+LOG is a run's metrics.jsonl, its folder, or the console log of an OpenLTM run. The monitors of a
+live run read it again and say every sign every time. --json prints one array and nothing else on
+stdout. Exit code 0 when done, whatever was found; 2 on bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+# The repository, not this folder, is on the path: a file here could hide an installed library.
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
+
+from timerxl.command_line import leave, quiet_libraries, run_command
+from timerxl.config import InputError
+from timerxl.files import json_ready
+from timerxl.training.diagnosis import Diagnosis, Finding, diagnose, listed
+from timerxl.training.openltm_log import BaseRate
+
+MAX_ROUNDING = 0.005  # 0.7 is read as 0.70: a coarser share would fit any accuracy
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = arguments.add_argument
+    add("log", metavar="LOG", type=Path, help="metrics.jsonl, a run folder, or a console log")
+    add("--base-rate", help="share of rain on validation, as 0.69 or, exactly, as 4160/6025")
+    add("--json", action="store_true", help="one JSON array on stdout, notes on stderr")
+    return arguments
+
+
+def base_rate(text: str | None) -> BaseRate | None:
+    """``0.69`` or ``4160/6025``; a decimal number is only known as far as it is given."""
+    if text is None:
+        return None
+    share, rounding = 0.0, 0.0
+    if counts := re.fullmatch(r"(\d{1,12})/(\d{1,12})", text):
+        share = int(counts[1]) / max(int(counts[2]), 1)
+    elif decimal := re.fullmatch(r"0?\.(\d{1,12})", text):
+        share, rounding = float(text), min(0.5 * 10.0 ** -len(decimal[1]), MAX_ROUNDING)
+    if not 0 < share < 1:
+        raise InputError(
+            f"--base-rate {text}: expected a share between 0 and 1, as 0.69, or counts, as "
+            "4160/6025."
+        )
+    return BaseRate(share, rounding)
+
+
+def printable(text: str) -> str:
+    """``text`` of a file without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def show(found: Diagnosis) -> None:
+    """One paragraph for each sign, with all the epochs that show it; then the notes."""
+    evaluations = f"{found.num_evaluations} evaluation{'s' if found.num_evaluations != 1 else ''}"
+    runs = f"{found.num_runs} runs, " if found.num_runs > 1 else ""
+    print(f"{found.kind}: {runs}{evaluations}")
+    if not found.findings:
+        print(f"no sign of a bad run in {evaluations}.")
+    signs: dict[tuple[int, str, str], list[Finding]] = {}
+    for finding in found.findings:
+        key = finding.run, finding.verdict.name, finding.verdict.severity
+        signs.setdefault(key, []).append(finding)
+    for (run, name, severity), findings in signs.items():
+        first, times = findings[0].verdict, sum(finding.times for finding in findings)
+        epochs = [f"{f.verdict.epoch:.4g}" for f in findings if f.verdict.epoch is not None]
+        where = listed("epoch", epochs) if epochs else "before the first epoch"
+        where += f", {times} times" if times > len(findings) else ""
+        where = f"run {run}, {where}" if found.num_runs > 1 else where
+        print(f"\n{where}: {name} ({severity})")
+        print(f"    {printable(first.explanation)}")
+        if first.remedy:
+            print(f"    -> {printable(first.remedy)}")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Diagnose and print."""
+    found = diagnose(given.log, base_rate(given.base_rate))
+    if given.json:
+        print(json.dumps(json_ready(found.to_list()), indent=2, allow_nan=False), flush=True)
+    else:
+        show(found)
+        print("\n" * bool(found.notes), end="", flush=True)
+    for note in found.notes:
+        print(f"note: {printable(note)}", file=sys.stderr if given.json else sys.stdout, flush=True)
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    quiet_libraries()
+    given = parser().parse_args(arguments)
+    return run_command(lambda: run(given))
+
+
+if __name__ == "__main__":
+    leave(main())

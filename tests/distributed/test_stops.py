@@ -1,0 +1,100 @@
+"""Bad runs are stopped with the right verdict on one and two real processes, and leave a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from timerxl.model import TimerXLForClassification
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = (
+    "data.synthetic.start=2023-01-01 data.train_fraction=0.5 data.validation_fraction=0.25 "
+    "model.patch_length=8 model.context_length=16 model.hidden_size=16 model.intermediate_size=32 "
+    "train.batch_size=16 train.epochs=4 train.log_every_steps=1 train.trackers=[] "
+    "eval.fitted_baselines=false eval.num_resamples=0 eval.every_steps=10"
+).split()
+
+
+def stopped(kind: str, ranks: int, folder: Path) -> tuple[int, str]:
+    """(exit code, standard error) of benchmarks/bad_run.py."""
+    launcher = [sys.executable]
+    if ranks > 1:
+        torchrun = str(Path(sys.executable).with_name("torchrun"))
+        launcher = [torchrun, "--standalone", "--nproc_per_node", str(ranks)]
+    done = subprocess.run(
+        [*launcher, "benchmarks/bad_run.py", kind, *SMALL, f"output_dir={folder}"],
+        cwd=ROOT,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    return done.returncode, done.stderr
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "ranks", "names"),
+    [
+        ("rate", 1, {"nonfinite", "collapse"}),
+        ("rate", 2, {"nonfinite", "collapse"}),
+        ("head", 1, {"collapse"}),
+        ("head", 2, {"collapse"}),
+        ("shuffled", 1, {"collapse"}),
+    ],
+)
+def test_a_bad_run_is_stopped(kind: str, ranks: int, names: set[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    code, errors = stopped(kind, ranks, folder)
+    assert code == (3 if ranks == 1 else 1), errors[-3000:]  # torchrun turns any code into 1
+    status, verdict = read(folder / "status.json"), read(folder / "verdict.json")
+    assert status["code"] == 3
+    found = verdict["stopped_by"]
+    assert found["name"] in names
+    assert found["severity"] == "certain"
+    assert found in [{k: v for k, v in v.items() if k != "action"} for v in verdict["verdicts"]]
+    assert found["explanation"] in status["reason"]
+    assert found["remedy"] in errors
+    assert "Traceback" not in errors.split("elastic")[0].split("torch.distributed")[0]
+    assert not (folder / "results.json").exists()
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    model = TimerXLForClassification.from_pretrained(checkpoint)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert read(checkpoint / "preprocessing.json")["stopped_by"] == found
+
+
+def test_warn_lets_the_same_run_go_on(tmp_path: Path) -> None:
+    folder, mild = tmp_path / "run", ["monitors.collapse=warn", "train.epochs=2"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "benchmarks/bad_run.py",
+            "head",
+            *SMALL,
+            "monitors.collapse=warn",
+            "train.epochs=2",
+            f"output_dir={folder}",
+        ],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    verdict = read(folder / "verdict.json")
+    assert verdict["stopped_by"] is None
+    assert {"collapse", "dead_input"} <= {found["name"] for found in verdict["verdicts"]}
+    assert (folder / "results.json").is_file()
+    assert done.stdout.count("warning: collapse (certain)") == 1

@@ -1,0 +1,280 @@
+"""What went wrong in a run, from what it left: its metrics.jsonl or an OpenLTM console log.
+
+Which of the two a file is, its content says. Both go through the watcher of a live run, which then
+says every verdict every time. Files are read a line at a time. No torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from timerxl.config import InputError, MonitorsConfig, load_recipe
+from timerxl.training.log_lines import EXPECTED, event_of, file_of, fits, lines_of, verdict_of
+from timerxl.training.openltm_log import MAX_NAMED, BaseRate, LoggedRun, LogReader, excerpt
+from timerxl.training.verdicts import Verdict
+from timerxl.training.watcher import LOOKS_AT, Watcher
+
+_EVENTS = {*LOOKS_AT, *"plan holdout test_every_epoch verdict".split()}
+_NEEDED = {"train": ("step", "loss"), "holdout": ("step",), "test_every_epoch": ("step",)}
+
+
+@dataclass
+class Finding:
+    """A verdict on run number ``run``; what steps or costs repeat is the first of ``times``."""
+
+    verdict: Verdict
+    run: int
+    times: int = 1
+
+
+@dataclass
+class Diagnosis:
+    """All that was found, and notes on what could not be read or had to be assumed."""
+
+    kind: str
+    num_runs: int
+    num_evaluations: int
+    findings: list[Finding]
+    notes: list[str]
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """The findings for JSON; ``run`` is there where there are several."""
+        rows = []
+        for finding in self.findings:
+            verdict = finding.verdict.to_dict()
+            row = {key: verdict[key] for key in ("name", "epoch", "severity", "evidence")}
+            row |= {"run": finding.run} if self.num_runs > 1 else {}
+            rows.append(row | verdict | {"times": finding.times})
+        return rows
+
+
+def diagnose(path: Path, base_rate: BaseRate | None = None) -> Diagnosis:
+    """Replay the run or runs in the file, or of the run folder, ``path``.
+
+    ``base_rate`` is the share of rain on validation where the file does not hold it. Raises
+    InputError where there is nothing to replay.
+    """
+    path = file_of(path)
+    ours, log, is_log = MetricsReader(path, base_rate), LogReader(), False
+    for number, line in lines_of(path):
+        if is_log or not ours.take(line, number):
+            is_log = log.take(line, number) or is_log
+    if ours.replay is not None:
+        return ours.finish()
+    runs = log.finish()
+    if not runs:
+        raise InputError(f"{path} holds neither events nor epochs; {EXPECTED}.")
+    found = Replay(MonitorsConfig())
+    for logged in runs:
+        found.start()
+        for event in logged.events(base_rate):
+            found.see(event)
+        label = f"run {found.num_runs}: " if len(runs) > 1 else ""
+        found.notes += [label + remark for remark in remarks(logged, base_rate)]
+    if any("test" in epoch.accuracy for logged in runs for epoch in logged.epochs):
+        found.notes.append("test was scored along the way: who chooses by it has no test left.")
+    found.notes += log.notes
+    return found.diagnosis("OpenLTM console log")
+
+
+class Replay:
+    """Watchers over the events of one run after the other."""
+
+    def __init__(self, limits: MonitorsConfig) -> None:
+        self.limits = limits
+        self.findings: list[Finding] = []
+        self.notes: list[str] = []
+        self.num_runs = self.num_evaluations = 0
+        self._said: dict[tuple[str, str], Verdict] = {}
+        self._found: dict[tuple[str, str], Finding] = {}
+
+    def start(self) -> None:
+        """Begin the next run."""
+        self._take_over()
+        self.num_runs += 1
+        self._watcher = Watcher(self.limits, repeat=True)
+        self._found, self._said, self._sources = {}, {}, dict[str, str]()
+
+    def see(self, event: dict[str, Any]) -> None:
+        """As ``Watcher.see``; what steps and costs repeat is kept once and counted."""
+        kind = str(event["event"])
+        self.num_evaluations += kind == "validation"
+        if "rain_share_source" in event:
+            self._sources[kind] = event["rain_share_source"]
+        for verdict in self._watcher.see(event):
+            key = verdict.name, verdict.severity
+            if key in self._found and kind not in ("validation", "check"):
+                self._found[key].times += 1
+                continue
+            finding = Finding(self._with_source(verdict), self.num_runs)
+            self.findings.append(finding)
+            self._found.setdefault(key, finding)
+        self._watcher.verdicts.clear()  # a file may hold millions of steps
+
+    def said(self, verdict: Verdict) -> None:
+        """What the run itself said when it ran."""
+        self._said.setdefault((verdict.name, verdict.severity), verdict)
+
+    def diagnosis(self, kind: str) -> Diagnosis:
+        self._take_over()
+        return Diagnosis(kind, self.num_runs, self.num_evaluations, self.findings, self.notes)
+
+    def _take_over(self) -> None:
+        """A gradient of NaN is null in JSON, as is one unknown: only the run's own word is left."""
+        for key, verdict in self._said.items():
+            if key not in self._found:
+                self.findings.append(Finding(verdict, self.num_runs))
+                self.notes.append(
+                    f"{verdict.name} ({verdict.severity}) is what the run itself said; its numbers "
+                    "alone do not show it."
+                )
+        self._said = {}
+
+    def _with_source(self, verdict: Verdict) -> Verdict:
+        evidence, added = verdict.evidence, dict[str, str]()
+        for key, name, event in (
+            ("rain_share", "rain_share_source", "validation"),
+            ("validation_rain_share", "rain_share_source", "validation"),
+            ("test_rain_share", "test_rain_share_source", "test_every_epoch"),
+        ):
+            if key in evidence and event in self._sources:
+                added[name] = self._sources[event]
+        return replace(verdict, evidence=evidence | added)
+
+
+class MetricsReader:
+    """Takes metrics.jsonl line by line; ``replay`` is None until a line is an event of ours."""
+
+    def __init__(self, path: Path, base_rate: BaseRate | None) -> None:
+        self.path, self.base_rate = path, base_rate
+        self.replay: Replay | None = None
+        self._damaged: list[int] = []
+        self._faults: list[str] = []
+        self._num_faults = self._num_damaged = 0
+        self._has_begun = self._is_cut = self._is_base_rate_used = False
+
+    def take(self, line: str, number: int) -> bool:
+        """True where the file is metrics.jsonl, as far as is known after ``line``."""
+        if not line.strip():
+            return self.replay is not None
+        event = event_of(line)
+        if event is None:
+            self._num_damaged += 1
+            self._damaged = [*self._damaged, number][:MAX_NAMED]
+            self._is_cut = not line.endswith(("\n", "\r"))
+        elif self.replay is None and event["event"] in _EVENTS:
+            self.replay = Replay(self._limits())
+            self.replay.start()
+        if event is None or self.replay is None:
+            return self.replay is not None
+        self._see(self.replay, event, number)
+        return True
+
+    def finish(self) -> Diagnosis:
+        """To be called once, after the last line of a file that is metrics.jsonl."""
+        assert self.replay is not None
+        notes = self.replay.notes
+        if self._num_damaged:
+            lines = listed("line", self._damaged, self._num_damaged)
+            cut = " (the last one is cut off)" if self._is_cut else ""
+            notes.append(f"{lines}: no event of ours{cut}; left out, the rest is used.")
+        notes += self._faults
+        if self._num_faults > len(self._faults):
+            notes.append(f"{self._num_faults} such values in all were left out.")
+        if self.base_rate is not None and not self._is_base_rate_used:
+            notes.append("the log holds the share of rain: --base-rate is not used.")
+        return self.replay.diagnosis("metrics.jsonl")
+
+    def _see(self, replay: Replay, event: dict[str, Any], number: int) -> None:
+        name = event["event"]
+        if name == "verdict":
+            if (said := verdict_of(event)) is not None:
+                replay.said(said)
+            return
+        if name == "start" and self._has_begun:
+            replay.start()
+        self._has_begun = name != "start" and (self._has_begun or name in LOOKS_AT)
+        for key in [key for key, value in event.items() if not fits(key, value)]:
+            self._fault(f"line {number}: {key} is {excerpt(repr(event.pop(key)))}; left out.")
+        # A null loss is one that was no number; without a step nothing can be placed.
+        needed = _NEEDED.get(name, ())
+        if event.get("step", 0) is None or not all(key in event for key in needed):
+            wanted = " and ".join(needed) or "step"
+            self._fault(f"line {number}: {name} without its {wanted} is left out.")
+        elif name in _EVENTS:
+            if name == "validation" and self.base_rate and event.get("rain_share") is None:
+                event |= {"rain_share": self.base_rate.share, "rain_share_source": "given"}
+                self._is_base_rate_used = True
+            replay.see(event)
+
+    def _fault(self, what: str) -> None:
+        self._num_faults += 1
+        self._faults = [*self._faults, what][:MAX_NAMED]
+
+    def _limits(self) -> MonitorsConfig:
+        """Those of the run's own config.yaml, where it lies beside the file."""
+        config = self.path.with_name("config.yaml")
+        if not config.is_file():
+            return MonitorsConfig()
+        try:
+            return load_recipe(str(config)).monitors
+        except InputError as error:
+            self._faults.append(f"default limits of the monitors, because {error}")
+            return MonitorsConfig()
+
+
+def remarks(run: LoggedRun, base_rate: BaseRate | None) -> list[str]:
+    """What is missing in a logged run, and what was assumed to judge it."""
+    notes = []
+    numbers = [epoch.number or 0 for epoch in run.epochs]
+    if numbers[0] > 1:
+        notes.append(f"the log begins with epoch {numbers[0]}.")
+    for before, after in pairwise(numbers):
+        if after > before + 1:
+            notes.append(f"no line between epochs {before} and {after} names an epoch.")
+    has_test = any("test" in epoch.accuracy for epoch in run.epochs)
+    for split in ("validation", "test") if has_test else ("validation",):
+        lost = [epoch.number or 0 for epoch in run.epochs if split not in epoch.accuracy]
+        if lost:
+            notes.append(f"{listed('epoch', lost)}: no {split} accuracy; is the log cut off?")
+    lost = [e.number or 0 for e in run.epochs if not math.isfinite(e.loss.get("validation", 0.0))]
+    if lost:
+        notes.append(f"{listed('epoch', lost)}: the validation loss is no number.")
+    counts = {epoch.counts("validation") for epoch in run.epochs} - {None}
+    windows = sorted({found[1] for found in counts if found is not None})
+    for split, dry, rain in run.classes:
+        if split == "validation" and windows and dry + rain not in windows:
+            notes.append(
+                f"the class distribution of validation, {dry} + {rain} = {dry + rain}, is "
+                f"not used: validation has {windows[0]} windows."
+            )
+    if base_rate is not None and (exact := run.sharpened(base_rate)) != base_rate.share:
+        notes.append(
+            f"the base rate of {base_rate.share:g} is taken to be {exact:.6g}, which an accuracy "
+            "of validation is exactly; counts (--base-rate 4160/6025) leave nothing to assume."
+        )
+    for (right, total), (first, second) in run.repeated("validation").items():
+        if base_rate is None and run.class_share("validation", total) is None:
+            notes.append(
+                f"the share of rain is not in the log; epochs {first.number} and {second.number} "
+                f"have the same {right} right answers of {total} in validation, and the same in "
+                f"test: the larger class is taken to be {max(right, total - right) / total:.2%} "
+                "(--base-rate sets the share of rain)."
+            )
+    last = run.epochs[-1]
+    if last.stopping is not None and last.stopping[0] >= last.stopping[1]:
+        notes.append(f"OpenLTM's early stopping ended it after epoch {last.number}.")
+    return notes
+
+
+def listed(noun: str, numbers: Sequence[object], count: int | None = None) -> str:
+    """ "lines 3, 7 and 12 more"."""
+    count = len(numbers) if count is None else count
+    named = ", ".join(map(str, numbers[:MAX_NAMED]))
+    more = f" and {count - MAX_NAMED} more" if count > MAX_NAMED else ""
+    return f"{noun}{'s' if count > 1 else ''} {named}{more}"
