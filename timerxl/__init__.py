@@ -1,7 +1,7 @@
 """timerxl: train, check and use Timer-XL rain classifiers on weather series.
 
-The model classes are imported on first use, so that ``import timerxl.config`` stays quick and
-needs no torch.
+The model classes and the Forecaster are imported on first use, so that ``import timerxl.config``
+stays quick and needs no torch.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ _EXPORTS = {
         "TimerXLForPrediction",
         "TimerXLModel",
     )
-}
+} | {"Forecaster": "timerxl.forecaster"}
 
 if TYPE_CHECKING:
+    from timerxl.forecaster import Forecaster
     from timerxl.model import (
         TimerXLConfig,
         TimerXLForClassification,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Forecaster",
     "TimerXLConfig",
     "TimerXLForClassification",
     "TimerXLForPrediction",

@@ -30,23 +30,27 @@ def load_series(config: DataConfig) -> WeatherSeries:
     return with_oni(series, Path(config.oni_path), config.oni_lag_months)
 
 
-def read_table(config: DataConfig) -> WeatherSeries:
-    """Read a Parquet or CSV table of one regular series per region.
+def read_table(
+    config: DataConfig, given: pd.DataFrame | None = None, needs_label: bool = True
+) -> WeatherSeries:
+    """Read a Parquet or CSV table of one regular series per region, or the table ``given``.
 
     Rows may interleave regions; inside a region time ascends. Short holes in the features are
     filled forward (:func:`fill_forward`); ``precipitation_mm`` never is, a label must be measured.
-    What launch/prepare_data.py wrote beside the table becomes ``source["prepared"]``.
+    What launch/prepare_data.py wrote beside the table becomes ``source["prepared"]``. Without
+    ``needs_label`` (to forecast, not to score) neither rain nor a label column has to be there.
     Raises InputError naming the column, the region and the first offending time.
     """
-    if config.path is None:
+    if config.path is None and given is None:
         raise InputError("data.path is null; expected the path of a Parquet or CSV table.")
-    path = Path(config.path)
-    table = open_table(path)
+    path = Path(config.path or "the table")
+    table = open_table(path) if given is None else _checked(given, "the table")
     for key in ("timestamp_column", "region_column", "label_column"):
         name = getattr(config, key)
         if name is not None and name not in table.columns:
             raise _missing_column(path, table, key, name)
-    if config.label_column is None and config.precipitation_column not in table.columns:
+    has_rain = config.precipitation_column in table.columns
+    if needs_label and config.label_column is None and not has_rain:
         raise _missing_column(path, table, "precipitation_column", config.precipitation_column)
 
     region_index, regions = _regions(table[config.region_column], config.region_column)
@@ -60,12 +64,12 @@ def read_table(config: DataConfig) -> WeatherSeries:
     notes = [f"column {name} skipped: {reason}." for name, reason in skipped.items()]
     values = np.stack([where.numbers(table, name) for name in features], axis=1)
     precipitation: np.ndarray | None = None
-    if config.precipitation_column in table.columns:
+    if has_rain:
         precipitation, note = _precipitation_mm(table, config, where)
         notes += note
         if config.precipitation_column in features:
             values[:, features.index(config.precipitation_column)] = precipitation
-    else:
+    elif needs_label:
         notes.append(f"no column {config.precipitation_column}: labels from {config.label_column}.")
     values, counts = fill_forward(
         values, region_index, timestamps, config.max_fill_hours, step_hours
@@ -77,11 +81,13 @@ def read_table(config: DataConfig) -> WeatherSeries:
             f"{config.max_fill_hours:g} h); {left.sum()} in longer holes are left, and no window "
             "runs over them."
         )
-    sha256 = sha256_of(path)
-    prepared, said = read_prepared(path, sha256, config)
-    notes += said
+    sha256, prepared = None, None
+    if given is None:
+        sha256 = sha256_of(path)
+        prepared, said = read_prepared(path, sha256, config)
+        notes += said
     source: dict[str, Any] = {
-        "path": str(config.path),
+        "path": config.path,
         "sha256": sha256,
         "synthetic": False,
         "rows": len(table),
@@ -102,7 +108,9 @@ def read_table(config: DataConfig) -> WeatherSeries:
         region_index=region_index,
         timestamps=timestamps,
         precipitation_mm=precipitation,
-        ready_label=_ready_label(table, config, where),
+        ready_label=_ready_label(table, config, where)
+        if has_rain or needs_label
+        else np.full(len(table), np.nan),
         true_probability=None,
         step_hours=step_hours,
         precipitation_feature=(
@@ -157,13 +165,17 @@ def open_table(path: Path) -> pd.DataFrame:
     except (ValueError, OSError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"data.path {path} can't be read as a {suffix} table: {reason}") from error
-    if any(name is not None for name in table.index.names):
+    return _checked(table, f"data.path {path}")
+
+
+def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    if any(level is not None for level in table.index.names):
         table = table.reset_index()
     if table.empty:
-        raise InputError(f"data.path {path} holds no rows.")
+        raise InputError(f"{name} holds no rows.")
     if not table.columns.is_unique:
-        twice = sorted({str(name) for name in table.columns[table.columns.duplicated()]})
-        raise InputError(f"data.path {path} has columns of one name: {', '.join(twice)}.")
+        twice = sorted({str(column) for column in table.columns[table.columns.duplicated()]})
+        raise InputError(f"{name} has columns of one name: {', '.join(twice)}.")
     return table
 
 

@@ -68,7 +68,8 @@ def diagnose(path: Path, base_rate: BaseRate | None = None) -> Diagnosis:
         return ours.finish()
     runs = log.finish()
     if not runs:
-        raise InputError(f"{path} holds neither events nor epochs; {EXPECTED}.")
+        what = "scores, but no line that names an epoch" if log.notes else "no event and no epoch"
+        raise InputError(f"{path} holds {what}; {EXPECTED}.")
     found = Replay(MonitorsConfig())
     for logged in runs:
         found.start()
@@ -192,9 +193,9 @@ class MetricsReader:
 
     def _see(self, replay: Replay, event: dict[str, Any], number: int) -> None:
         name = event["event"]
-        if name == "verdict":
-            if (said := verdict_of(event)) is not None:
-                replay.said(said)
+        if name == "verdict" and (said := verdict_of(event)) is not None:
+            replay.said(said)
+        if name == "verdict" or name not in _EVENTS:
             return
         if name == "start" and self._has_begun:
             replay.start()
@@ -206,7 +207,7 @@ class MetricsReader:
         if event.get("step", 0) is None or not all(key in event for key in needed):
             wanted = " and ".join(needed) or "step"
             self._fault(f"line {number}: {name} without its {wanted} is left out.")
-        elif name in _EVENTS:
+        else:
             if name == "validation" and self.base_rate and event.get("rain_share") is None:
                 event |= {"rain_share": self.base_rate.share, "rain_share_source": "given"}
                 self._is_base_rate_used = True
@@ -253,19 +254,25 @@ def remarks(run: LoggedRun, base_rate: BaseRate | None) -> list[str]:
                 f"the class distribution of validation, {dry} + {rain} = {dry + rain}, is "
                 f"not used: validation has {windows[0]} windows."
             )
-    if base_rate is not None and (exact := run.sharpened(base_rate)) != base_rate.share:
+    given = None if base_rate is None else run.sharpened(base_rate)
+    if base_rate is not None and given is not None and abs(given - base_rate.share) > 5e-7:
         notes.append(
-            f"the base rate of {base_rate.share:g} is taken to be {exact:.6g}, which an accuracy "
+            f"the base rate of {base_rate.share:g} is taken to be {given:.6g}, which an accuracy "
             "of validation is exactly; counts (--base-rate 4160/6025) leave nothing to assume."
         )
     for (right, total), (first, second) in run.repeated("validation").items():
-        if base_rate is None and run.class_share("validation", total) is None:
+        same = (
+            f"epochs {first.number} and {second.number} have the same {right} right answers of "
+            f"{total} in validation, and the same in test"
+        )
+        share = given if given is not None else run.class_share("validation", total)
+        if share is None:
             notes.append(
-                f"the share of rain is not in the log; epochs {first.number} and {second.number} "
-                f"have the same {right} right answers of {total} in validation, and the same in "
-                f"test: the larger class is taken to be {max(right, total - right) / total:.2%} "
-                "(--base-rate sets the share of rain)."
+                f"{same}; the log does not hold the share of rain: the larger class is taken to be "
+                f"{max(right, total - right) / total:.2%} (--base-rate sets the share of rain)."
             )
+        elif min(abs(right - share * total), abs(right - (1 - share) * total)) > 0.5:
+            notes.append(f"{same}, as if one class were forecast; but {share:.2%} is rain.")
     last = run.epochs[-1]
     if last.stopping is not None and last.stopping[0] >= last.stopping[1]:
         notes.append(f"OpenLTM's early stopping ended it after epoch {last.number}.")

@@ -10,6 +10,7 @@ from timerxl.config import MonitorsConfig
 from timerxl.training.verdicts import CERTAIN, INFO, SUSPECTED, History, Verdict, verdict_at
 
 EXPLODING = 100.0  # times the median gradient norm
+SLOW_LOOKS = 3
 
 
 def nonfinite(history: History, limits: MonitorsConfig) -> Verdict | None:
@@ -63,13 +64,16 @@ def memory(history: History, limits: MonitorsConfig) -> Verdict | None:
 
 
 def slow(history: History, limits: MonitorsConfig) -> Verdict | None:
-    """An epoch that will take ``slow_factor`` times what the plan said."""
-    took, planned = history.epoch_seconds, history.planned_epoch_seconds
-    if took is None or not planned or took <= limits.slow_factor * planned:
+    """An epoch that will take ``slow_factor`` times what the plan said; certain at the third look
+    in a row, since a device may be shared for a while."""
+    planned, recent = history.planned_epoch_seconds, history.epoch_seconds[-SLOW_LOOKS:]
+    if planned is None or not recent or recent[-1] <= limits.slow_factor * planned:
         return None
+    took = recent[-1]
+    stays = len(recent) == SLOW_LOOKS and min(recent) > limits.slow_factor * planned
     return verdict_at(
         "slow",
-        CERTAIN,
+        CERTAIN if stays else SUSPECTED,
         history.latest,
         {"epoch_seconds": took, "planned_epoch_seconds": planned},
         f"an epoch takes {took / 60:.1f} minutes, {took / planned:.1f} times the planned "

@@ -36,7 +36,7 @@ _COST_TIME = _pattern(rf"(?<![a-z])epoch:?\s{{1,4}}(\d{{1,6}}) cost time:\s{{0,4
 _SUMMARY = _pattern(r"(?<![a-z])epoch:?\s{1,4}(\d{1,6}),\s{0,4}steps:")
 _NAMED = _pattern(rf"{_SPLIT} accuracy:\s{{0,4}}(?:{_SHARE})?")
 _UNNAMED = _pattern(rf"(?:^|[^\w\s])\s{{0,8}}accuracy:\s{{0,4}}{_SHARE}")
-_LOSS = _pattern(rf"{_SPLIT} loss:\s{{0,4}}{_NUMBER}?")
+_LOSS = _pattern(rf"{_SPLIT} loss:\s{{0,4}}(?:{_NUMBER})?")
 _STOPPING = _pattern(r"earlystopping counter:\s{0,4}(\d{1,6}) out of (\d{1,6})(?!\d)")
 _CLASSES = _pattern(
     r"\[(train|val|test)\]\s{0,8}class distribution:\s{0,4}"

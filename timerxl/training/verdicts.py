@@ -122,7 +122,7 @@ class History:
     grace_steps: int = 0
     dead_features: list[str] = field(default_factory=list)
     peak_memory_gb: float | None = None
-    epoch_seconds: float | None = None
+    epoch_seconds: list[float] = field(default_factory=list)
     planned_epoch_seconds: float | None = None
 
     @property

@@ -70,7 +70,8 @@ def feed(history: History, event: Mapping[str, Any]) -> None:
         history.test[event["step"]] = scores_of(event)
     elif kind == "cost":
         history.peak_memory_gb = event.get("peak_memory_gb")
-        history.epoch_seconds = event.get("epoch_seconds")
+        if (seconds := event.get("epoch_seconds")) is not None:
+            history.epoch_seconds.append(float(seconds))
 
 
 @dataclass

@@ -1,0 +1,83 @@
+"""Forecast with a trained model: python launch/predict.py --model MODEL --input TABLE.
+
+MODEL is a run's model folder or a repository of the hub, TABLE a Parquet or CSV series with the
+columns that the model was trained on. Prints the forecasts, or writes them to --output
+(.parquet, .csv or .nc). Exit code 0 when done, 2 on bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+# The repository, not this folder, is on the path: a file here could hide an installed library.
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
+
+from timerxl.command_line import leave, quiet_libraries, run_command
+from timerxl.config import InputError
+
+SHOWN_ROWS = 40
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = arguments.add_argument
+    add("--model", required=True, help="a model folder, as runs/NAME/model, or user/name")
+    add("--input", required=True, help="Parquet or CSV series; 'synthetic' where trained on that")
+    add("--output", type=Path, help="forecasts.parquet, .csv or .nc; default: print them")
+    add("--at", default="latest", help="latest (default), all, or times: 2024-06-01T06[,...]")
+    add("--by-variable", action="store_true", help="what each variable adds to the log-odds")
+    add("--batch-size", type=int, default=64, help="windows at once")
+    add("--device", help="cpu, cuda, cuda:1; default: the first GPU, else the CPU")
+    add("--revision", help="branch, tag or commit of a repository of the hub")
+    return arguments
+
+
+def run(given: argparse.Namespace) -> int:
+    """Forecast, then print or write."""
+    if given.batch_size < 1:
+        raise InputError(f"--batch-size is {given.batch_size}; expected 1 or more.")
+    from timerxl.data.forecast_file import check_output, write_forecasts
+    from timerxl.forecaster import Forecaster
+
+    if given.output is not None:
+        check_output(given.output)
+    forecaster = Forecaster.from_pretrained(
+        given.model, revision=given.revision, device=given.device
+    )
+    if given.input == "synthetic" and not forecaster.is_synthetic:
+        raise InputError("--input synthetic: this model was trained on a real series; give one.")
+    forecasts = forecaster.predict(
+        None if given.input == "synthetic" else given.input,
+        at=given.at.split(",") if given.at not in ("all", "latest") else given.at,
+        batch_size=given.batch_size,
+        by_variable=given.by_variable,
+        progress=sys.stderr.isatty(),
+    )
+    for note in forecasts.attrs["notes"]:
+        print(f"data: {note}", file=sys.stderr)
+    print(f"event: {forecaster.event}", file=sys.stderr)
+    if given.output is not None:
+        write_forecasts(forecasts, given.output)
+        print(f"{len(forecasts):,} forecasts: {given.output}")
+        return 0
+    shown = forecasts.tail(SHOWN_ROWS)
+    print(shown.to_string(index=False, max_colwidth=30, float_format="{:.3f}".format))
+    if len(forecasts) > len(shown):
+        print(f"the last {len(shown)} of {len(forecasts):,}; --output writes them all.")
+    return 0
+
+
+def main() -> int:
+    quiet_libraries()
+    given = parser().parse_args()
+    return run_command(lambda: run(given))
+
+
+if __name__ == "__main__":
+    leave(main())

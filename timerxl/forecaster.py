@@ -1,0 +1,175 @@
+"""Use a trained model: from a folder or a hub's repository to forecasts, in two calls.
+
+forecaster = Forecaster.from_pretrained("runs/quickstart/model")
+forecasts = forecaster.predict("rain.parquet", at="2024-06-01T06")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
+
+from timerxl.config import InputError
+from timerxl.data.forecast_input import ForecastInput, read_forecast_input
+from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
+from timerxl.metrics.calibration import Calibration
+from timerxl.model import TimerXLForClassification
+
+transformers_logging.disable_progress_bar()  # for what takes milliseconds
+PUBLISHED = ["config.json", "model.safetensors", PREPROCESSING]
+LATEST, ALL = "latest", "all"
+
+
+class Forecaster:
+    """A model with all it needs to forecast from a table.
+
+    ``event`` says in one sentence what the probabilities are of; ``threshold`` is the raw
+    probability from which the decision is rain, chosen on validation in training.
+    """
+
+    def __init__(self, model: TimerXLForClassification, saved: Preprocessing):
+        self.model, self.saved = model.eval(), saved
+        content = saved.content
+        self.event = str(content["label"]["text"])
+        self.horizon_hours = float(content["label"]["horizon_hours"])
+        self.context_length = saved.context_length
+        self.is_synthetic = bool(content.get("is_synthetic"))
+        threshold, line = content.get("decision_threshold"), content.get("calibration")
+        self.threshold = 0.5 if threshold is None else float(threshold)
+        self.calibration = Calibration() if line is None else Calibration.from_dict(line)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo_id: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | None = None,
+        token: str | bool | None = None,
+    ) -> Forecaster:
+        """Load a run's model folder, or download one from the hub (safetensors and JSON alone).
+
+        ``device`` is the first GPU where there is one, else the CPU. Raises InputError where the
+        folder or repository is no model of ours.
+        """
+        folder = Path(path_or_repo_id)
+        if not folder.is_dir():
+            folder = _download(str(path_or_repo_id), revision, token)
+        saved = Preprocessing.load(folder)
+        try:
+            model = TimerXLForClassification.from_pretrained(folder, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path_or_repo_id}: {error}") from error
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model.to(torch.device(chosen))  # type: ignore[arg-type]
+        return cls(model, saved)
+
+    def predict(
+        self,
+        table: pd.DataFrame | str | Path | None,
+        *,
+        at: str | list[str] | None = ALL,
+        batch_size: int = 64,
+        by_variable: bool = False,
+        progress: bool = False,
+    ) -> pd.DataFrame:
+        """Forecast from every region of a table (a frame, or the path of a Parquet or CSV file).
+
+        ``at``: "all" (every time with a full context behind it), "latest" (the last time of every
+        region), or ISO times. None as ``table`` is the synthetic series of the model. With
+        ``by_variable`` a column for each variable says by how much the log-odds of rain would
+        fall, were it replaced by its training mean (one more forward pass per variable).
+
+        Returns a row per region and issue time: region, issue_time, valid_until, probability
+        (calibrated), probability_raw, rain (the decision). ``attrs`` holds the event and the notes
+        on the data. Raises InputError, with numbers, where the table does not fit the model.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; expected 1 or more.")
+        given = read_forecast_input(table, self.saved)
+        rows = self._rows(given, at)
+        steps = range(0, len(rows), batch_size)
+        parts = [
+            self._forecast(given, rows[start : start + batch_size], by_variable)
+            for start in tqdm(steps, disable=not progress, unit="batch")
+        ]
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        series, raw = given.series, columns.pop("probability_raw")
+        issued = series.timestamps[rows]
+        horizon = np.timedelta64(round(self.horizon_hours * 3600), "s")
+        forecasts = pd.DataFrame(
+            {
+                "region": np.array(series.regions)[series.region_index[rows]],
+                "issue_time": issued,
+                "valid_until": issued + horizon,
+                "probability": self.calibration.apply(raw),
+                "probability_raw": raw,
+                "rain": raw >= self.threshold,
+                **columns,
+            }
+        )
+        forecasts.attrs = {"event": self.event, "threshold": self.threshold, "notes": given.notes}
+        return forecasts
+
+    def _rows(self, given: ForecastInput, at: str | list[str] | None) -> np.ndarray:
+        if at is None or at == ALL:
+            return given.rows_at(None, self.context_length)
+        if at == LATEST:
+            latest = given.latest_rows()
+            for time in np.unique(given.series.timestamps[latest[~given.ready[latest]]]):
+                given.rows_at([time], self.context_length)  # says what is missing
+            return latest
+        return given.rows_at(list(_times(at)), self.context_length)
+
+    @torch.no_grad()
+    def _forecast(
+        self, given: ForecastInput, rows: np.ndarray, by_variable: bool
+    ) -> dict[str, np.ndarray]:
+        batch = given.transform.windows(torch.from_numpy(rows))
+        inputs: dict[str, torch.Tensor] = {
+            key: batch[key].to(self.model.device)
+            for key in ("past_values", "static_real_features")
+            if key in batch
+        }
+        odds = self._log_odds(inputs)
+        found = {"probability_raw": 1.0 / (1.0 + np.exp(-odds))}
+        if by_variable:
+            whole = inputs["past_values"]
+            for column, name in enumerate(given.series.feature_names):
+                without = whole.clone()
+                without[:, :, column] = 0.0  # scaled: the mean over the training rows
+                found[f"by_{name}"] = odds - self._log_odds(inputs | {"past_values": without})
+        return found
+
+    def _log_odds(self, inputs: dict[str, torch.Tensor]) -> np.ndarray:
+        logits = self.model(**inputs).logits.double().cpu().numpy()
+        return np.asarray(logits[:, 1] - logits[:, 0])
+
+
+def _times(at: str | list[str]) -> Iterator[np.datetime64]:
+    for text in [at] if isinstance(at, str) else at:
+        time = pd.to_datetime(pd.Series([text]), utc=True, format="ISO8601", errors="coerce")
+        if time.isna().any():
+            raise InputError(f"at={text}: expected 'all', 'latest' or a time as 2024-06-01T06.")
+        yield time.dt.tz_localize(None).to_numpy().astype("datetime64[s]")[0]
+
+
+def _download(repo_id: str, revision: str | None, token: str | bool | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(repo_id, revision=revision, token=token, allow_patterns=PUBLISHED)
+        )
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{repo_id} is no folder here, and as a repository of the hub it can't be had: {reason}"
+        ) from error
