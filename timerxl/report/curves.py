@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from timerxl.report.drawing import (
     BLUE,
@@ -17,13 +17,13 @@ from timerxl.report.drawing import (
     ORANGE,
     PURPLE,
     SKY,
-    STYLE,
     VERMILLION,
     Picture,
     canvas,
     legend,
     mark_verdicts,
     rows_for,
+    styled,
     thin,
 )
 from timerxl.report.outcome import Said
@@ -67,7 +67,6 @@ def expectations_of(run: Run) -> list[Expected]:
     return found
 
 
-@matplotlib.rc_context(STYLE)
 def curves(run: Run, verdicts: list[Said]) -> Iterator[Picture]:
     """A picture for each of ``SCORES`` that the run has numbers of."""
     for key, title in SCORES.items():
@@ -75,6 +74,7 @@ def curves(run: Run, verdicts: list[Said]) -> Iterator[Picture]:
             yield _curve(run, key, title, verdicts)
 
 
+@styled
 def _curve(run: Run, key: str, title: str, verdicts: list[Said]) -> Picture:
     reference = _reference(run, key)
     bands = [band for band in expectations_of(run) if band.key == key and run.axis == "epoch"]
@@ -82,8 +82,9 @@ def _curve(run: Run, key: str, title: str, verdicts: list[Said]) -> Picture:
     bands = [band for band in bands if band.epoch <= end * (1 + 1e-9)]
     kinds = [kind for kind in _LOOKS if run.points(kind, key)[0] and (kind, key) not in _HIDDEN]
     entries = len(kinds) + (reference is not None) + bool(bands)
-    figure, axes = canvas(legend_rows=rows_for(entries))
+    figure, axes = canvas(legend_rows=rows_for(entries), top=0.26)
     axes.set_xlim(0, end * 1.03 or 1)
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     axes.set_xlabel(run.axis, labelpad=1)
     captions = []
     for kind in kinds:
@@ -91,7 +92,9 @@ def _curve(run: Run, key: str, title: str, verdicts: list[Said]) -> Picture:
         axes.plot(x, y, **_LOOKS[kind])
         if k > 1:
             what = "logged steps" if kind == "train" else f"{kind} events"
-            captions.append(f"{_LOOKS[kind]['label']}: means of {k} {what} in a row.")
+            captions.append(f"{_LOOKS[kind]['label'].capitalize()}: means of {k} {what} in a row.")
+    if key == "loss" and (above := _leave_out_spikes(run, axes)):
+        captions.append(above)
     if key == "accuracy" and _add_errors(run, axes):
         captions.append("Thin bars: two standard errors to either side, from blocks of time.")
     if reference is not None:
@@ -108,9 +111,7 @@ def _curve(run: Run, key: str, title: str, verdicts: list[Said]) -> Picture:
 
 _LOOKS: dict[str, dict[str, Any]] = {
     "train": dict(color=SKY, linewidth=1, label="training"),
-    "check": dict(
-        color=ORANGE, linestyle="", marker=".", markersize=3.5, label="checks (a sample)"
-    ),
+    "check": dict(color=ORANGE, linestyle="", marker=".", markersize=6, label="checks (a sample)"),
     "validation": dict(color=BLUE, marker="o", markersize=4, label="validation", zorder=3),
     "holdout": dict(color=GREEN, linestyle="--", marker="s", markersize=3.5, label="holdout"),
     "test_every_epoch": dict(
@@ -134,12 +135,12 @@ def _reference(run: Run, key: str) -> tuple[float, str] | None:
         return None
     if key == "f1":
         always = 2 * rain / (1 + rain)
-        return always, f"always rain, 2p/(1+p): {always:.3f}"
+        return always, f"always rain 2p/(1+p): {always:.3f}"
     if key == "accuracy":
         what = "always rain" if rain >= 0.5 else "never rain"
         return max(rain, 1 - rain), f"{what}: {max(rain, 1 - rain):.3f}"
     if key == "predicted_rain_share":
-        return rain, f"base rate of validation: {rain:.1%}"
+        return rain, f"base rate: {rain:.1%}"
     return None
 
 
@@ -153,6 +154,30 @@ def _add_errors(run: Run, axes: Axes) -> bool:
             axes.vlines(at, value - 2 * error, value + 2 * error, color=BLUE, linewidth=0.8)
             found = True
     return found
+
+
+def _leave_out_spikes(run: Run, axes: Axes) -> str:
+    """Cut the plot off above the bulk of the training loss: one spike would flatten all else.
+
+    Above is what lies more than 3 interquartile ranges beyond the third quartile, as drawn; the
+    sentence that comes back says so, "" without any.
+    """
+    _, y, _ = thin(*run.points("train", "loss"))
+    if len(y) < 8:
+        return ""
+    first, third = np.quantile(y, [0.25, 0.75])
+    fence = third + 3 * (third - first)
+    kept = [value for value in y if value <= fence]
+    if len(kept) == len(y):
+        return ""
+    for kind in ("check", "validation", "holdout", "test_every_epoch"):
+        kept += run.points(kind, "loss")[1]
+    low, high = min(kept), max(kept)
+    margin = 0.05 * (high - low) or 0.05
+    axes.set_ylim(low - margin, high + margin)
+    spikes = [value for value in y if value > high + margin]
+    many = "s lie" if len(spikes) > 1 else " lies"
+    return f"{len(spikes)} point{many} above the plot, up to {max(spikes):.3g}." if spikes else ""
 
 
 def _add_bands(axes: Axes, bands: list[Expected]) -> None:

@@ -12,6 +12,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -39,9 +40,9 @@ PURPLE, ORANGE, SKY = COLOURS["purple"], COLOURS["orange"], COLOURS["sky"]
 SEVERITY_COLOURS = {CERTAIN: VERMILLION, SUSPECTED: ORANGE, INFO: BLUE}
 
 # A figure as wide as a phone: drawn large, its letters would shrink there.
-WIDTH, LEGEND_ROW = 4.4, 0.19  # inches
-STYLE = {
-    "font.size": 9,
+WIDTH, LEGEND_ROW = 4.4, 0.2  # inches
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
     "text.parse_math": False,  # a "$" in a region's name is a "$"
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -58,10 +59,12 @@ STYLE = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 9.5,
     "lines.linewidth": 1.4,
     "svg.fonttype": "none",
 }
+# For functions that draw one picture; a generator would leave the style before it draws.
+styled = matplotlib.rc_context(STYLE)
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,11 @@ class Picture:
     caption: str = ""
 
 
-def canvas(height: float = 2.3, legend_rows: int = 0, left: float = 0.5) -> tuple[Figure, Axes]:
+def canvas(
+    height: float = 2.3, legend_rows: int = 0, left: float = 0.52, top: float = 0.08
+) -> tuple[Figure, Axes]:
     """A figure with one plot, ``height`` inches high, and room below for the legend."""
-    top, bottom = 0.22, 0.5 + LEGEND_ROW * legend_rows
+    bottom = 0.45 + LEGEND_ROW * legend_rows
     whole = height + top + bottom
     figure = Figure(figsize=(WIDTH, whole), facecolor="white")
     box = (left / WIDTH, bottom / whole, 1 - (left + 0.12) / WIDTH, height / whole)
@@ -97,7 +102,7 @@ def legend(figure: Figure, axes: Axes, columns: int = 2) -> None:
             bbox_to_anchor=(0.0, 0.0),
             ncols=columns,
             borderaxespad=0.1,
-            handlelength=2.2,
+            handlelength=2.0,
             columnspacing=1.2,
             labelspacing=0.3,
         )
@@ -109,12 +114,21 @@ def rows_for(count: int, columns: int = 2) -> int:
 
 
 def mark_verdicts(axes: Axes, verdicts: list[Said]) -> None:
-    """A line for every place with verdicts, its sign on top, with their numbers in the page."""
+    """A line for every place with verdicts, its sign on top, with their numbers in the page.
+
+    Numbers that would touch stand together.
+    """
     places: dict[float, list[Said]] = {}
     for verdict in verdicts:
         if verdict.place is not None:
             places.setdefault(verdict.place, []).append(verdict)
+    left, right = axes.get_xlim()
+    labels: list[tuple[float, list[Said]]] = []
     for x, said in sorted(places.items()):
+        if labels and x - labels[-1][0] < 0.045 * (right - left):
+            labels[-1][1].extend(said)
+        else:
+            labels.append((x, list(said)))
         worst = max((v.severity for v in said), key=SEVERITIES.index)
         colour = SEVERITY_COLOURS[worst]
         axes.axvline(x, color=colour, linewidth=1, linestyle=(0, (1, 1.5)), zorder=1)
@@ -129,6 +143,7 @@ def mark_verdicts(axes: Axes, verdicts: list[Said]) -> None:
             zorder=5,
         )
         axes.add_artist(head)
+    for x, said in labels:
         numbers = ",".join(str(v.number) for v in sorted(said, key=lambda v: v.number))
         axes.annotate(
             numbers,
@@ -138,7 +153,7 @@ def mark_verdicts(axes: Axes, verdicts: list[Said]) -> None:
             textcoords="offset points",
             ha="center",
             va="bottom",
-            fontsize=8,
+            fontsize=9,
             annotation_clip=False,
         )
 

@@ -68,11 +68,13 @@ def table(
     rows: Iterable[Sequence[str | Cell]],
     *,
     sortable: bool = True,
+    headed: bool = True,
     first: str | None = None,
 ) -> str:
-    """A table in a box of its own that scrolls where the screen is narrow.
+    """A table in a box of its own that scrolls where the screen is narrow; "" without rows.
 
-    The first cell of a row is its heading; the row headed ``first`` is in bold.
+    The first cell of a row is its heading; the row headed ``first`` is in bold. ``headed`` False
+    leaves the label to those who can't see what stands above.
     """
     body, numeric = [], [False] * len(heads)
     for row in rows:
@@ -88,23 +90,28 @@ def table(
         _head(head, right, sortable and len(body) > 1)
         for head, right in zip(heads, numeric, strict=True)
     )
+    title = f"<h3>{text(label)}</h3>" if headed else ""
+    head = f"<thead><tr>{top}</tr></thead>" if any(heads) else ""
     return (
-        f'<div class="wide" role="region" tabindex="0" aria-label="{text(label)}"><table>'
-        f"<caption>{text(label)}</caption><thead><tr>{top}</tr></thead>"
-        f"<tbody>{''.join(body)}</tbody></table></div>"
+        f'{title}<div class="wide" role="region" tabindex="0" aria-label="{text(label)}">'
+        f"<table>{head}<tbody>{''.join(body)}</tbody></table></div>"
     )
 
 
 def _head(words: str, right: bool, sortable: bool) -> str:
     css = ' class="n"' if right else ""
-    inner = f'<button type="button">{text(words)}</button>' if sortable and words else text(words)
+    inner = text(words)
+    if sortable and words:
+        short = ' class="short"' if len(words) < 12 else ""
+        inner = f'<button type="button"{short}>{inner}</button>'
     return f'<th scope="col"{css}>{inner}</th>'
 
 
 def _cell(cell: str | Cell, is_head: bool) -> str:
     if isinstance(cell, str):
         if is_head:
-            return f'<th scope="row">{text(cell)}</th>'
+            css = ' class="long"' if len(cell) > 18 else ""
+            return f'<th scope="row"{css}>{text(cell)}</th>'
         return (
             f'<td class="words">{text(cell)}</td>' if len(cell) > 30 else f"<td>{text(cell)}</td>"
         )

@@ -23,8 +23,8 @@ from timerxl.training.references import SHORT
 from timerxl.training.tables import ROWS
 
 SYNTHETIC = (
-    "SYNTHETIC DATA. This run saw the built-in generator's invented weather and no observation: "
-    "nothing here says how well real rain is forecast."
+    "SYNTHETIC DATA: invented weather of the built-in generator, no observation. Nothing here says "
+    "how well real rain is forecast."
 )
 CONTAMINATED = (
     "CONTAMINATION: the test split was scored at every evaluation (eval.test_every_epoch). Whoever "
@@ -43,7 +43,7 @@ def opening(run: Run) -> str:
     """Markup above the sections."""
     outcome = outcome_of(run)
     parts = [
-        f"<h1>Training run {text(run.recipe)} <small class=dim>in {text(run.name)}</small></h1>",
+        f'<h1>Training run {text(run.recipe)} <small class="dim">in {text(run.name)}</small></h1>',
         badge(outcome),
     ]
     if run.is_synthetic:
@@ -70,7 +70,12 @@ def badge(outcome: Outcome) -> str:
 
 
 def verdict_on_skill(run: Run) -> list[str]:
-    """Sentences on the test scores: ROC-AUC and MCC beside the reference, F1 beside always-rain."""
+    """Sentences on the test scores: ROC-AUC and MCC beside the reference, F1 beside always-rain.
+
+    Without test scores one on the latest evaluation.
+    """
+    if run.results is None:
+        return _latest(run)
     found = []
     for key in ("roc_auc", "mcc"):
         value, of_key = run.score("model", key), get(run.results, "differences", key)
@@ -80,7 +85,8 @@ def verdict_on_skill(run: Run) -> list[str]:
         sentence = f"{ROWS[key]} on test {score(value)}{f' ({ends})' if ends else ''}"
         if (gap := number(get(of_key, "estimate"))) is not None:
             low, high = number(get(of_key, "low")), number(get(of_key, "high"))
-            name = SHORT.get(str(of_key["reference"]), str(of_key["reference"]))
+            name = str(get(of_key, "reference"))
+            name = SHORT.get(name, name)
             ends = interval(low, high, "+")
             sentence += f"; {score(gap, sign='+')}{f' ({ends})' if ends else ''} against {name}"
             sentence += f", the best other forecast on validation: {judged(key, low, high)}"
@@ -89,6 +95,23 @@ def verdict_on_skill(run: Run) -> list[str]:
     if f1 is not None and always is not None:
         found.append(f'F1 on test {score(f1)}; saying "rain" always gets {score(always)}.')
     return found
+
+
+def _latest(run: Run) -> list[str]:
+    latest = run.last("validation")
+    known = [
+        f"{ROWS[key]} {score(value)}"
+        for key in ("roc_auc", "mcc", "f1", "accuracy")
+        if (value := number(latest.get(key))) is not None
+    ]
+    place = run.place(latest)
+    if not known or place is None:
+        return []
+    sentence = f"Latest on validation, {run.axis} {place:.4g}: {', '.join(known)}"
+    if (rain := run.base_rate) is not None:
+        sentence += f'; saying "rain" always gets F1 {score(2 * rain / (1 + rain))}, '
+        sentence += f"accuracy {score(rain)}"
+    return [sentence + "."]
 
 
 def judged(key: str, low: float | None, high: float | None) -> str:
@@ -163,7 +186,9 @@ def _article(said: Said) -> str:
         [name, json.dumps(json_ready(value), ensure_ascii=False, default=str)]
         for name, value in said.evidence.items()
     ]
-    evidence = table("The rule was met with", ["number", "value"], rows, sortable=False)
+    evidence = table(
+        "The rule was met with", ["number", "value"], rows, sortable=False, headed=False
+    )
     return (
         f'<article class="{said.severity}" id="verdict-{said.number}"><p><span class="tag">'
         f"{SIGNS[said.severity]} {said.severity.upper()}</span> <b>{said.number}. "

@@ -51,18 +51,22 @@ svg text { font-family: system-ui, sans-serif; }
 .wide { overflow-x: auto; margin: .5rem 0; max-width: 100%; }
 .wide:focus-visible { outline: 2px solid var(--note); outline-offset: 2px; }
 table { border-collapse: collapse; font-size: .92rem; }
-caption { text-align: left; font-weight: 600; padding: .2rem 0; }
 th, td { padding: .25rem .65rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: bottom; overflow-wrap: normal; }
-td { vertical-align: top; } .n { text-align: right; white-space: nowrap; }
-td small { display: block; color: var(--dim); white-space: nowrap; }
-td.words { min-width: 14rem; overflow-wrap: anywhere; } th[scope=row] { font-weight: 400;
-  vertical-align: top; min-width: 9rem; } tr.first > * { font-weight: 700; }
+td { vertical-align: top; white-space: nowrap; } .n { text-align: right; }
+td small { display: block; color: var(--dim); font-weight: 400; }
+td.words { min-width: 14rem; white-space: normal; overflow-wrap: anywhere; }
+th[scope=row] { font-weight: 400; vertical-align: top; position: sticky; left: 0;
+  background: var(--paper); }
+th:first-child { padding-left: 0; } th.long { min-width: 8.5rem; }
+article th[scope=row] { background: var(--card); }
+tr.first > * { font-weight: 700; }
 thead button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0;
   padding: 0; margin: 0; cursor: pointer; text-align: inherit; }
-thead button::after { content: " \\2195"; color: var(--dim); font-weight: 400; }
-th[aria-sort=ascending] button::after { content: " \\25B2"; color: inherit; }
-th[aria-sort=descending] button::after { content: " \\25BC"; color: inherit; }
+thead button.short { white-space: nowrap; }
+thead button::after { content: "\\00a0\\2195"; color: var(--dim); font-weight: 400; }
+th[aria-sort=ascending] button::after { content: "\\00a0\\25B2"; color: inherit; }
+th[aria-sort=descending] button::after { content: "\\00a0\\25BC"; color: inherit; }
 button:focus-visible, summary:focus-visible, a:focus-visible { outline: 2px solid var(--note);
   outline-offset: 2px; }
 details { margin: .5rem 0; } summary { cursor: pointer; font-weight: 600; }

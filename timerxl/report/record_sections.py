@@ -114,7 +114,7 @@ def configuration_section(run: Run) -> Section:
     ]
     differing += [[key, shown(value), "–"] for key, value in theirs.items() if key not in ours]
     heads = ["key", "recipe", "this run"]
-    listed = table(f"Other than in {against}", heads, differing)
+    listed = table(f"Other than in {against}", heads, differing, headed=False)
     body = details(
         f"{len(differing)} settings differ from {against}",
         listed or paragraph("None."),
@@ -167,5 +167,7 @@ def environment_section(run: Run) -> Section:
         body = paragraph("There is no environment.json in the run folder.")
     else:
         rows = [[key, shown(value)] for key, value in flat(run.environment).items()]
-        body = details("Versions, machine, command", table("Environment", ["", ""], rows), True)
+        body = details(
+            "Versions, machine, command", table("Environment", ["", ""], rows, headed=False), True
+        )
     return Section("environment", "Environment", body)

@@ -242,7 +242,7 @@ def read_forecasts(path: Path) -> pd.DataFrame:
     if not table["label"].isin([0, 1]).all():
         raise ValueError("label holds other values than 0 and 1.")
     table["split"], table["region"] = table["split"].astype(str), table["region"].astype(str)
-    for name in table.columns.difference(NOT_FORECASTS):
+    for name in table.columns.difference(list(NOT_FORECASTS)):
         if not table[name].astype(np.float64).between(0, 1).all():
             raise ValueError(f"{name} holds values that are no probability from 0 to 1.")
     return table

@@ -102,6 +102,8 @@ def curve_section(run: Run, verdicts: list[Said]) -> Section:
         body = paragraph("Nothing to draw yet: metrics.jsonl holds no step and no evaluation.")
         return Section("curves", "Curves", body)
     note = "Scores in training are at a threshold of 0.5."
+    if "check" in run.events:
+        note += " Checks look at a fixed sample of validation, with a share of rain of its own."
     if verdicts:
         note += " Dotted upright lines with a number: the verdicts above."
     body = paragraph(note, "dim") + shown + _expected(run) + _evaluations(run)
@@ -123,12 +125,12 @@ def _expected(run: Run) -> str:
             [
                 f"{band.epoch:g}",
                 band.key,
-                f"{band.low:g} to {band.high:g}",
-                number_cell(found),
                 signs.get(verdict, "✖ ") + verdict,
+                number_cell(found),
+                f"{band.low:g} to {band.high:g}",
             ]
         )
-    heads = ["epoch", "score", "expected", "validation", ""]
+    heads = ["epoch", "score", "which is", "validation", "expected"]
     return table("What the recipe expected", heads, rows)
 
 
@@ -137,7 +139,7 @@ def _evaluations(run: Run) -> str:
     keys = ["loss", "train_loss", *(key for key in COLUMNS)]
     events = [(run.place(e), what, e) for k, what in kinds.items() for e in run.events.get(k, [])]
     events.sort(key=lambda found: (found[0] or 0.0, found[1] != "validation"))
-    rows = [
+    rows: list[list[str | Cell]] = [
         [
             score(place, 2) if run.axis == "epoch" else f"{event['step']:.0f}",
             what,
@@ -147,7 +149,9 @@ def _evaluations(run: Run) -> str:
     ]
     heads = [run.axis, "on", "loss", "training loss", *COLUMNS.values()]
     return (
-        details(f"All {len(rows)} evaluations", table("Evaluations", heads, rows)) if rows else ""
+        details(f"All evaluations ({len(rows)})", table("Evaluations", heads, rows, headed=False))
+        if rows
+        else ""
     )
 
 
@@ -183,7 +187,7 @@ def _strata_table(run: Run, by: str, strata: list[Stratum]) -> list[str]:
     others = {key: SHORT.get(reference_of(run, key) or "", "") for key in SHOWN}
     heads = [by, "windows", "rain"]
     for key, heading in SHOWN.items():
-        heads += [heading, f"{others[key]}, {heading}"] if others[key] else [heading]
+        heads += [heading, f"{heading}, {others[key]}"] if others[key] else [heading]
     heads += ["F1", "always rain, F1", "Brier", "BSS", "says rain"]
     rows: list[list[str | Cell]] = []
     for stratum in strata:
@@ -198,5 +202,8 @@ def _strata_table(run: Run, by: str, strata: list[Stratum]) -> list[str]:
         row += [number_cell(scores[key]) for key in ("brier", "bss", "predicted_rain_share")]
         rows.append(row)
     found = [table(f"Scores by {by}", heads, rows)]
-    notes = sorted({stratum.note for stratum in strata if stratum.note})
-    return found + [paragraph(note, "dim") for note in notes]
+    notes: dict[str, list[str]] = {}
+    for stratum in strata:
+        if stratum.note:
+            notes.setdefault(stratum.note, []).append(stratum.name)
+    return found + [paragraph(f"{', '.join(n)}: {note}.", "dim") for note, n in notes.items()]

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from timerxl.metrics.probability_scores import reliability
@@ -23,12 +23,12 @@ from timerxl.report.drawing import (
     ORANGE,
     PURPLE,
     SKY,
-    STYLE,
     VERMILLION,
     Picture,
     canvas,
     legend,
     rows_for,
+    styled,
 )
 from timerxl.report.run_folder import Points, Run, Sample, get, number
 from timerxl.training.references import SHORT
@@ -50,7 +50,6 @@ _NAMES = {"model": "Timer-XL", "bayes": "best possible"} | SHORT
 _POINTS = 160  # of a curve in the page; the scores are those of all windows
 
 
-@matplotlib.rc_context(STYLE)
 def skill_pictures(run: Run) -> Iterator[Picture]:
     """Those pictures that the run has numbers for."""
     sample, threshold = run.sample(), run.thresholds.get("model")
@@ -64,17 +63,18 @@ def skill_pictures(run: Run) -> Iterator[Picture]:
         yield _ranking(run, sample, "precision-recall")
 
 
+@styled
 def _confusion(sample: Sample, threshold: float) -> Picture:
     table = rain_table(sample.probabilities["model"], sample.label, threshold)
     cells = [[table.hits, table.misses], [table.false_alarms, table.correct_negatives]]
     names = [["hits", "misses"], ["false alarms", "correct negatives"]]
-    figure, axes = canvas(height=2.0, left=0.95)
+    figure, axes = canvas(height=2.0, left=1.0)
     axes.grid(False)
     for row, (counts, titles) in enumerate(zip(cells, names, strict=True)):
         whole = max(sum(counts), 1)
         for column, (count, title) in enumerate(zip(counts, titles, strict=True)):
             colour = BLUE if row == column else VERMILLION
-            box = matplotlib.patches.Rectangle(
+            box = Rectangle(
                 (column - 0.5, row - 0.5),
                 1,
                 1,
@@ -83,9 +83,12 @@ def _confusion(sample: Sample, threshold: float) -> Picture:
                 lw=0,
             )
             axes.add_patch(box)
-            axes.text(column, row - 0.12, f"{count:,}", ha="center", va="center", fontsize=13)
-            share = f"{title}: {count / whole:.1%}"
-            axes.text(column, row + 0.22, share, ha="center", va="center", fontsize=8.5)
+            for y, words, size in (
+                (-0.18, f"{count:,}", 13),
+                (0.1, title, 9),
+                (0.3, f"{count / whole:.1%}", 9),
+            ):
+                axes.text(column, row + y, words, ha="center", va="center", fontsize=size)
     axes.set(xlim=(-0.5, 1.5), ylim=(1.5, -0.5))
     axes.set_xticks([0, 1], ['said "rain"', 'said "dry"'])
     axes.set_yticks([0, 1], ["rain came", "stayed dry"])
@@ -120,6 +123,7 @@ def _reliability_points(run: Run, sample: Sample | None) -> dict[str, Points]:
     return {name: points for name, points in found.items() if points[0]}
 
 
+@styled
 def _reliability(run: Run, sample: Sample | None, curves: dict[str, Points]) -> Picture:
     figure, axes = canvas(legend_rows=2)
     axes.plot([0, 1], [0, 1], color=DIM, linewidth=1, linestyle="-.", label="perfectly reliable")
@@ -141,14 +145,15 @@ def _reliability(run: Run, sample: Sample | None, curves: dict[str, Points]) -> 
     axes.set_ylabel("share with rain", labelpad=2)
     legend(figure, axes)
     scores = [
-        f"{looks[name]['label']}: ECE {ece:.3f}, Brier {brier:.3f}"
+        f"{str(looks[name]['label']).capitalize()}: ECE {ece:.3f}, Brier {brier:.3f}"
         for name in curves
         if (ece := run.score(name, "ece")) is not None
         and (brier := run.score(name, "brier")) is not None
     ]
-    return Picture("reliability", "Reliability", figure, " ".join(parts), "; ".join(scores))
+    return Picture("reliability", "Reliability", figure, " ".join(parts), ". ".join(scores))
 
 
+@styled
 def _ranking(run: Run, sample: Sample, kind: str) -> Picture:
     is_roc, rain = kind == "roc", float(sample.label.mean())
     lines = {n: look for n, look in _RANKED.items() if n in sample.probabilities}

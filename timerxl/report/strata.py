@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import matplotlib
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
+from timerxl.data.audit_labels import SEASONS
 from timerxl.metrics.bootstrap import bootstrap_scores, why_no_interval
 from timerxl.metrics.scores import forecast_scores
-from timerxl.report.drawing import BLUE, DIM, STYLE, Picture, canvas, legend
+from timerxl.report.drawing import BLUE, DIM, Picture, canvas, legend, styled
 from timerxl.report.run_folder import Run, Sample, get, number
 from timerxl.training.references import SHORT
-from timerxl.training.strata import SEASONS
 
 SHOWN = {"roc_auc": "ROC-AUC", "mcc": "MCC"}  # with intervals and the reference beside them
 NUM_RESAMPLES, BLOCK_DAYS = 1000, 14.0  # of a run whose config.yaml can't be read
@@ -32,11 +32,15 @@ class Stratum:
     note: str = ""
 
 
-def resampling(run: Run) -> tuple[int, float]:
-    """Resamples and days of a block, as the run's own."""
+def resampling(run: Run) -> tuple[int, float, int]:
+    """Resamples, days of a block, and seed, as the run's own."""
     count = number(get(run.config, "eval", "num_resamples"))
-    days = number(get(run.config, "eval", "block_days"))
-    return (NUM_RESAMPLES if count is None else int(count)), days or BLOCK_DAYS
+    days, seed = number(get(run.config, "eval", "block_days")), number(get(run.config, "seed"))
+    return (
+        (NUM_RESAMPLES if count is None else max(0, int(count))),
+        days or BLOCK_DAYS,
+        int(seed or 0),
+    )
 
 
 def strata_of(run: Run, by: str) -> list[Stratum]:
@@ -68,13 +72,19 @@ def reference_of(run: Run, key: str) -> str | None:
 def _stratum(run: Run, sample: Sample, name: str, mask: np.ndarray, threshold: float) -> Stratum:
     label, times = sample.label[mask], sample.issue_time[mask]
     model = sample.probabilities["model"][mask]
-    count, days = resampling(run)
+    count, days, seed = resampling(run)
     note = "no resamples were asked for" if not count else why_no_interval(times, days)
     intervals = {}
     if note is None:
         given = {"model": model}
         found = bootstrap_scores(
-            given, label, times, {"model": threshold}, block_days=days, num_resamples=count
+            given,
+            label,
+            times,
+            {"model": threshold},
+            block_days=days,
+            num_resamples=count,
+            seed=seed,
         )["model"]
         intervals = {
             key: (interval.low, interval.high)
@@ -98,7 +108,6 @@ def _stratum(run: Run, sample: Sample, name: str, mask: np.ndarray, threshold: f
     )
 
 
-@matplotlib.rc_context(STYLE)
 def strata_pictures(run: Run, strata: dict[str, list[Stratum]]) -> Iterator[Picture]:
     """For each cut ROC-AUC and MCC: the model with its interval, the reference beside it."""
     for by, found in strata.items():
@@ -107,9 +116,10 @@ def strata_pictures(run: Run, strata: dict[str, list[Stratum]]) -> Iterator[Pict
                 yield _dots(run, by, found, key)
 
 
+@styled
 def _dots(run: Run, by: str, strata: list[Stratum], key: str) -> Picture:
     longest = max(len(stratum.name[:24]) for stratum in strata)
-    left = 0.25 + 0.075 * longest
+    left = 0.25 + 0.08 * longest
     figure, axes = canvas(height=0.27 * len(strata) + 0.25, legend_rows=1, left=left)
     parts = []
     for row, stratum in enumerate(strata):
@@ -118,7 +128,7 @@ def _dots(run: Run, by: str, strata: list[Stratum], key: str) -> Picture:
             axes.plot(list(interval), [row, row], color=BLUE, linewidth=2.5, alpha=0.45)
         label = "Timer-XL, 95 % interval" if row == 0 else None
         axes.plot([value], [row], "o", color=BLUE, markersize=5, label=label, zorder=3)
-        said = f"{stratum.name} {value:.3f}"
+        said = f"{stratum.name} {value:.3f}" if value == value else f"{stratum.name} undefined"
         if interval is not None:
             said += f" ({interval[0]:.3f} to {interval[1]:.3f})"
         if key in stratum.references:
@@ -137,6 +147,7 @@ def _dots(run: Run, by: str, strata: list[Stratum], key: str) -> Picture:
     axes.set_yticks(range(len(strata)), [stratum.name[:24] for stratum in strata])
     axes.set_ylim(len(strata) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     legend(figure, axes)
     title = f"{SHOWN[key]} by {by}"
     words = f"{title} on test: {'; '.join(parts)}."

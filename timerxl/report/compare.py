@@ -1,0 +1,282 @@
+"""Several runs side by side: what was set apart, their curves, and paired differences on test.
+
+Runs are lettered A, B, C, ... in the order given; differences are against A. They are taken on the
+windows that all runs have forecast, on the same resampled blocks of time for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from timerxl.config import InputError
+from timerxl.metrics.bootstrap import Difference, paired_differences, why_no_interval
+from timerxl.report.curves import SCORES, in_words
+from timerxl.report.drawing import (
+    BLUE,
+    DIM,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    Picture,
+    canvas,
+    legend,
+    rows_for,
+    styled,
+    thin,
+)
+from timerxl.report.markup import (
+    Cell,
+    Section,
+    figures,
+    interval,
+    number_cell,
+    page,
+    paragraph,
+    table,
+    text,
+)
+from timerxl.report.opening import CONTAMINATED, SYNTHETIC, ends_of, judged
+from timerxl.report.outcome import outcome_of
+from timerxl.report.page import write_page
+from timerxl.report.record_sections import flat, shown
+from timerxl.report.run_folder import Run, get, read_run
+from timerxl.report.strata import NUM_RESAMPLES, resampling
+from timerxl.training.tables import COLUMNS, ROWS
+
+_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, DIM)
+_STYLES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
+_SHAPES = "osD^vPX"
+_KEYS = ["split", "region", "issue_time"]
+_UNDIRECTED = ("bias",)
+
+
+@dataclass(frozen=True)
+class Named:
+    """A run with its letter."""
+
+    letter: str
+    run: Run
+
+    @property
+    def title(self) -> str:
+        return f"{self.letter}: {self.run.name}"
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences of every later run against the first on the common windows, or why none."""
+
+    num_windows: int
+    against: str
+    differences: dict[str, dict[str, Difference]]
+    notes: list[str]
+
+
+def write_comparison(run_folders: Sequence[Path], output: Path) -> Path:
+    """Write one page on all of them and return its path.
+
+    Raises InputError on fewer than two folders, one that is no run folder, and where the page can't
+    be written.
+    """
+    if len(run_folders) < 2:
+        raise InputError("a comparison needs two run folders or more.")
+    runs = [Named(_letter(i), read_run(folder)) for i, folder in enumerate(run_folders)]
+    write_page(output, comparison_page(runs))
+    return output
+
+
+def _letter(index: int) -> str:
+    """A, B, ..., Z, A1, B1, ..."""
+    round_, place = divmod(index, 26)
+    return chr(ord("A") + place) + (str(round_) if round_ else "")
+
+
+def comparison_page(runs: list[Named]) -> str:
+    """The page as text."""
+    title = f"Comparison of {len(runs)} runs: {', '.join(named.run.name for named in runs)}"
+    parts = [f"<h1>{text(title)}</h1>"]
+    for what, chosen in (
+        (SYNTHETIC, [named for named in runs if named.run.is_synthetic]),
+        (CONTAMINATED, [named for named in runs if named.run.is_contaminated]),
+    ):
+        if chosen:
+            letters = ", ".join(named.letter for named in chosen)
+            parts.append(f'<p class="loud"><b>Run {letters}: {text(what)}</b></p>')
+    problems = [f"{n.letter}: {problem}" for n in runs for problem in n.run.problems]
+    if problems:
+        listed = "".join(f"<li>{text(problem)}</li>" for problem in problems)
+        parts.append(f'<div class="loud"><b>Not readable:</b><ul>{listed}</ul></div>')
+    sections = [
+        Section("runs", "Runs and their test scores", _runs_table(runs)),
+        Section("differences", "Paired differences", _paired_body(paired(runs))),
+        Section("settings", "What differs in the configuration", _settings(runs)),
+        Section("curves", "Curves", _curves(runs)),
+    ]
+    return page(title, "".join(parts), sections)
+
+
+def _runs_table(runs: list[Named]) -> str:
+    rows = []
+    for named in runs:
+        run, outcome = named.run, outcome_of(named.run)
+        row: list[str | Cell] = [named.title, run.recipe, f"{outcome.symbol} {outcome.word}"]
+        data = "not known" if run.is_synthetic is None else get(run.config, "data", "path")
+        row.append("SYNTHETIC" if run.is_synthetic else str(data or "not known"))
+        for key in COLUMNS:
+            ends = ends_of(get(run.results, "intervals", "model", key))
+            row.append(number_cell(run.score("model", key), interval(*ends)))
+        rows.append(row)
+    heads = ["run", "recipe", "outcome", "data", *COLUMNS.values()]
+    note = "Each run on its own test windows and at its own threshold, with its 95 % interval."
+    return table("Runs", heads, rows, headed=False) + paragraph(note, "dim")
+
+
+def _settings(runs: list[Named]) -> str:
+    known = [named for named in runs if named.run.config is not None]
+    settings = {named.letter: flat(named.run.config) for named in known}
+    keys = list(dict.fromkeys(key for of_run in settings.values() for key in of_run))
+    rows = []
+    for key in keys:
+        values = [shown(of[key]) if key in of else "–" for of in settings.values()]
+        if len(set(values)) > 1:
+            rows.append([key, *values])
+    body = "".join(
+        paragraph(f"{named.title} has no config.yaml that can be read.")
+        for named in runs
+        if named.run.config is None
+    )
+    listed = table("Settings", ["key", *settings], rows, headed=False)
+    return body + (listed or paragraph("Nothing, as far as the files say."))
+
+
+def common_forecasts(runs: list[Named]) -> tuple[pd.DataFrame, list[Named], list[str]]:
+    """Test windows that all usable runs have, with ``label`` and a column of P(rain) for each run.
+
+    Also the runs used, and notes on those left out. A run whose labels are others is left out as a
+    whole: the windows on which two events happen to agree are no fair sample.
+    """
+    common, used, notes = pd.DataFrame(), list[Named](), list[str]()
+    sizes: list[int] = []
+    for named in runs:
+        windows = named.run.forecasts
+        if windows is None or "model" not in windows or "model" not in named.run.thresholds:
+            notes.append(f"{named.title} is left out: no forecasts.parquet with a threshold.")
+            continue
+        part = windows.loc[windows["split"] == "test", [*_KEYS, "label", "model"]]
+        part = part.rename(columns={"label": "own label", "model": named.title})
+        if part.duplicated(_KEYS).any():
+            notes.append(f"{named.title} is left out: its forecasts hold a window twice.")
+            continue
+        if not used:
+            merged = part.rename(columns={"own label": "label"})
+        else:
+            merged = common.merge(part, on=_KEYS)
+            others = int((merged["label"] != merged["own label"]).sum())
+            if others:
+                notes.append(
+                    f"{named.title} is left out: {others:,} of {len(merged):,} windows that it has "
+                    f"in common with {used[0].title} carry other labels. Another event, or other "
+                    "data?"
+                )
+                continue
+            merged = merged.drop(columns="own label")
+        common, used, sizes = merged, [*used, named], [*sizes, len(part)]
+    for named, size in zip(used, sizes, strict=True):
+        if size > len(common):
+            notes.append(f"{named.title}: {len(common):,} of its {size:,} test windows are common.")
+    return common, used, notes
+
+
+def paired(runs: list[Named]) -> Paired:
+    """Every score of every later run minus that of the first usable one, on the same blocks."""
+    windows, used, notes = common_forecasts(runs)
+    if len(used) < 2:
+        return Paired(0, "", {}, [*notes, "Fewer than two runs have forecasts to compare."])
+    first = used[0]
+    if windows.empty:
+        return Paired(0, first.title, {}, [*notes, "The runs have no test window in common."])
+    count, days, seed = resampling(first.run)
+    times = windows["issue_time"].to_numpy("datetime64[s]")
+    if reason := why_no_interval(times, days):
+        notes.append(f"No intervals: {reason}.")
+    differences = paired_differences(
+        {named.title: windows[named.title].to_numpy(np.float64) for named in used},
+        windows["label"].to_numpy(np.int64),
+        times,
+        {named.title: named.run.thresholds["model"] for named in used},
+        reference=first.title,
+        block_days=days,
+        seed=seed,
+        num_resamples=count or NUM_RESAMPLES,  # a run without intervals; here they are the point
+    )
+    return Paired(len(windows), first.title, differences, notes)
+
+
+def _paired_body(found: Paired) -> str:
+    body = ""
+    if found.differences:
+        body = paragraph(
+            f"Each run minus {found.against}, on {found.num_windows:,} test windows that all of "
+            "them have forecast, each at its own threshold, with 95 % intervals from the same "
+            "resampled blocks of time. An interval without 0 says that two runs differ on periods "
+            "like this one; chance in training, as another seed would show, is not in it."
+        )
+    for name, of_run in found.differences.items():
+        rows: list[list[str | Cell]] = []
+        for key, heading in ROWS.items():
+            gap = of_run[key]
+            ends = interval(gap.low, gap.high, "+")
+            verdict = judged(key, gap.low, gap.high)
+            if key in _UNDIRECTED and verdict in ("better", "worse"):
+                verdict = "differs"
+            rows.append([heading, number_cell(gap.estimate, ends, sign="+"), verdict])
+        title = f"{name} minus {found.against}"
+        heads = ["score", "difference", f"{name.partition(':')[0]} is"]
+        body += table(title, heads, rows)
+    return body + "".join(paragraph(note, "loud") for note in found.notes)
+
+
+def _curves(runs: list[Named]) -> str:
+    shown_ = figures(_overlaid(runs))
+    note = "Full evaluations on validation, at a threshold of 0.5."
+    return (paragraph(note, "dim") + shown_) if shown_ else paragraph("No run has an evaluation.")
+
+
+def _overlaid(runs: list[Named]) -> Iterator[Picture]:
+    for key, heading in SCORES.items():
+        drawn = [named for named in runs if named.run.points("validation", key)[0]]
+        if drawn:
+            yield _overlay(runs, drawn, key, heading)
+
+
+@styled
+def _overlay(runs: list[Named], drawn: list[Named], key: str, heading: str) -> Picture:
+    # Epochs of two runs are as long as their batches say; steps are no common measure either.
+    axes_of = {named.run.axis for named in drawn}
+    figure, axes = canvas(legend_rows=rows_for(len(drawn)))
+    words = [f"{heading} on validation."]
+    for named in drawn:
+        index = runs.index(named)
+        x, y, _ = thin(*named.run.points("validation", key))
+        axes.plot(
+            x,
+            y,
+            color=_COLOURS[index % len(_COLOURS)],
+            linestyle=_STYLES[index % len(_STYLES)],
+            marker=_SHAPES[index % len(_SHAPES)],
+            markersize=3.5,
+            label=named.title if len(named.title) < 24 else f"{named.title[:22]}…",
+        )
+        words += in_words(named.run.points("validation", key), named.title, named.run.axis)
+    axes.set_xlabel(" or ".join(sorted(axes_of)), labelpad=1)
+    axes.set_xlim(left=0)
+    legend(figure, axes)
+    return Picture(f"curve-{key}", heading, figure, " ".join(words))
