@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -53,7 +55,7 @@ def test_an_all_reduce_moves_what_a_ring_moves(ranks: int, element_bytes: int) -
 
 
 def test_buckets_are_rounded_up_and_one_rank_sends_nothing() -> None:
-    settings = {"element_bytes": 4, "sharded": True, "accumulation_steps": 2}
+    settings: dict[str, Any] = {"element_bytes": 4, "sharded": True, "accumulation_steps": 2}
     assert exchange(1001, 2, bucket_elements=1000, **settings).num_messages == 2 * 2 + 2
     assert exchange(1000, 2, bucket_elements=1000, **settings).num_messages == 2 * 1 + 1
     assert exchange(1000, 1, bucket_elements=10, **settings) == Exchange(0.0, 0.0, 0)

@@ -175,7 +175,8 @@ def test_two_micro_batches_are_like_any_more(settings: StepSettings) -> None:
     )
     assert one < two == five
     traced = [trace_step(replace(full, accumulation_steps=n)).total for n in (2, 3)]
-    assert traced[0] == traced[1]
+    inputs = 4 * (16 * 3 * 4 + 8)  # windows and labels of one more micro-batch, held or not
+    assert 0 <= traced[1] - traced[0] <= inputs
 
 
 def test_a_rank_is_the_sum_of_its_parts() -> None:
@@ -195,6 +196,8 @@ def test_a_run_takes_the_deepspeed_file_of_its_precision(workload: MakeWorkload)
         assert found.weights == element * count
         assert found.buckets == 50_000_000 * element
         assert found.context == pytest.approx(CONTEXT, abs=1)
+    alone = memory_of(run, Choice("bf16", 2))
+    assert (alone.weights, alone.optimizer) == (2 * count, 12 * count)
     away = memory_of(run.changed(train__offload_optimizer=True), Choice("bf16", 2), ranks=4)
     assert (away.gradients, away.optimizer) == (0, 0)
     assert away.host == pytest.approx((4 + 12 + 2) * count / 4, rel=1e-3)
@@ -205,11 +208,11 @@ def test_a_run_takes_the_deepspeed_file_of_its_precision(workload: MakeWorkload)
 def test_settings_of_the_recipe_reach_the_trace(
     workload: MakeWorkload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = workload(
+    overrides = (
         "model.attn_implementation=eager train.batch_size=6 train.accumulation_steps=2 "
-        "train.gradient_checkpointing=true".split()[0],
-        *"train.batch_size=6 train.accumulation_steps=2 train.gradient_checkpointing=true".split(),
+        "train.gradient_checkpointing=true"
     )
+    run = workload(*overrides.split())
     asked = []
     monkeypatch.setattr(
         "timerxl.planner.workload.rank_memory", lambda *arguments: asked.append(arguments)

@@ -1,5 +1,5 @@
 """The traced step against the allocator's own events, and against what each layer keeps, counted
-by hand. B batch, L tokens, D hidden, I intermediate, H heads, d channels of a head."""
+by hand. B batch, L tokens, D hidden, I inner, H heads, d channels of a head."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from timerxl.planner.workload import Workload
 from timerxl.training.optim import build_optimizer
 
 MakeWorkload = Callable[..., Workload]
-C, D, I, H = 3, 32, 64, 2  # noqa: E741
+C, D, INNER, H = 3, 32, 64, 2
 FP32, HALF = 4, 2
 
 
@@ -128,7 +128,7 @@ def test_what_a_layer_keeps_on_a_cpu(step: Step) -> None:
     the inner activation BLI; a number per row of attention; mean and deviation of two norms."""
     batch, tokens = 64, 12
     rows = batch * tokens
-    kept = 8 * rows * D + rows * I + rows * H + 2 * 2 * rows
+    kept = 8 * rows * D + rows * INNER + rows * H + 2 * 2 * rows
     assert each_layer(step, "sdpa", batch, on_gpu=False) == FP32 * kept
 
 
@@ -144,7 +144,7 @@ def test_what_a_layer_keeps_on_a_gpu(step: Step) -> None:
     batch, tokens = 16, 48
     rows = batch * tokens
     wide = D * 24 // 16
-    kept = 4 * rows * wide + 5 * rows * D + rows * I + 2 * 2 * rows
+    kept = 4 * rows * wide + 5 * rows * D + rows * INNER + 2 * 2 * rows
     found = each_layer(step, "sdpa", batch, model__context_length=64)
     assert found == FP32 * kept + fused_extra(batch, tokens, FP32)
 
@@ -154,7 +154,7 @@ def test_what_a_layer_of_eager_attention_keeps(step: Step) -> None:
     tensors of the same-variable bias are shared by batch and heads."""
     batch, tokens = 16, 48
     rows = batch * tokens
-    kept = 8 * rows * D + rows * I + 2 * 2 * rows + rows * H * tokens + 2 * tokens**2
+    kept = 8 * rows * D + rows * INNER + 2 * 2 * rows + rows * H * tokens + 2 * tokens**2
     found = each_layer(step, "eager", batch, model__context_length=64)
     assert found == FP32 * kept + tokens**2
 
@@ -167,8 +167,8 @@ def test_what_a_layer_keeps_under_autocast_on_a_gpu(step: Step) -> None:
     attention = 4 * rows * D * 24 // 16 + rows * D  # q, k, v, output; its copy
     casts = 3 * rows * D + rows * D  # of the layer's input; of the first norm's output
     norms = FP32 * (2 * rows * D + 2 * 2 * rows)
-    weights = 4 * (D * D + D) + 2 * D * I + I + D
-    kept = HALF * (attention + casts + rows * I + weights) + norms
+    weights = 4 * (D * D + D) + 2 * D * INNER + INNER + D
+    kept = HALF * (attention + casts + rows * INNER + weights) + norms
     expected = kept + fused_extra(batch, tokens, HALF)
     assert each_layer(step, "sdpa", batch, half=True) == expected
 
@@ -195,7 +195,7 @@ def test_a_gpu_s_dropout_mask_is_a_byte_where_a_cpu_s_is_four(step: Step) -> Non
     tokens, layers = 12, 2
     rows = 16 * tokens
     # After attention and after the second projection D, after the activation I.
-    assert difference(16, model__hidden_dropout=0.1) == 3 * layers * rows * (2 * D + I)
+    assert difference(16, model__hidden_dropout=0.1) == 3 * layers * rows * (2 * D + INNER)
     assert difference(16, model__attention_dropout=0.1) == 3 * layers * H * rows * tokens
     assert difference(16) == 0
 
@@ -249,18 +249,21 @@ def test_a_solo_rank_accumulates_as_one_batch_would(step: Step) -> None:
         """Those that each call of the optimizer was given."""
         torch.manual_seed(0)
         model = TimerXLForClassification(step("eager", 1, num_static=5).model)
-        optimizer, given = build_optimizer(model, OptimConfig()), []
+        optimizer = build_optimizer(model, OptimConfig())
+        given: list[torch.Tensor] = []
 
-        def noted() -> None:
-            given.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        def note(*_: Any) -> None:
+            present = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+            given.append(torch.cat(present))
 
-        optimizer.step = noted  # type: ignore[method-assign]
+        optimizer.register_step_pre_hook(note)
         run_step(
             solo_step(model, SoloRank(optimizer, accumulation_steps, "cpu")),
             model.config,
             batch_size,
         )
         assert all(parameter.grad is None for parameter in model.parameters())
+        assert [len(gradient) for gradient in given] == [model.num_parameters()]
         return given
 
     (once,), (twice,) = gradients(4, 1), gradients(2, 2)
