@@ -29,35 +29,35 @@ from timerxl.config import InputError, RunConfig, load_recipe
 
 
 def run(config: RunConfig) -> int:
-    """Train and leave the outcome in status.json."""
+    """Train, leave the outcome in status.json, and draw the page of the run."""
     from timerxl.planner.prediction import predict_run
+    from timerxl.report.page import write_report
+    from timerxl.report.tensorboard import figures
     from timerxl.training.guard import RunStopped
-    from timerxl.training.run import Extras, train
+    from timerxl.training.run import Extras, draw_page, train
     from timerxl.training.saving import note_bad_input
     from timerxl.training.step import TrainingFailed
     from timerxl.training.tracking import write_status
 
     output_dir = Path(config.output_dir)
     is_main = is_main_rank()
+    code, reason = EXIT_OK, "finished"
     try:
-        train(config, Extras(predict=predict_run))
+        train(config, Extras(predict=predict_run, draw=write_report, figures=figures))
     except InputError as error:
         if is_main:
             note_bad_input(output_dir, str(error))
         raise
-    except RunStopped as error:
-        if is_main:
-            write_status(output_dir, EXIT_STOPPED, str(error))
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_STOPPED
-    except TrainingFailed as error:
-        if is_main:
-            write_status(output_dir, EXIT_FAILED, str(error))
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_FAILED
+    except (RunStopped, TrainingFailed) as error:
+        code = EXIT_STOPPED if isinstance(error, RunStopped) else EXIT_FAILED
+        reason = str(error)
     if is_main:
-        write_status(output_dir, EXIT_OK, "finished")
-    return EXIT_OK
+        write_status(output_dir, code, reason)
+        if code != EXIT_OK:
+            print(f"error: {reason}", file=sys.stderr, flush=True)
+        draw_page(write_report, output_dir)
+        print(f"Page of the run: {output_dir}/report/index.html", flush=True)
+    return code
 
 
 def main() -> int:

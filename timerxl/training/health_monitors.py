@@ -67,7 +67,7 @@ def slow(history: History, limits: MonitorsConfig) -> Verdict | None:
     """An epoch that will take ``slow_factor`` times what the plan said; certain at the third look
     in a row, since a device may be shared for a while."""
     planned, recent = history.planned_epoch_seconds, history.epoch_seconds[-SLOW_LOOKS:]
-    if planned is None or not recent or recent[-1] <= limits.slow_factor * planned:
+    if not planned or not recent or recent[-1] <= limits.slow_factor * planned:
         return None
     took = recent[-1]
     stays = len(recent) == SLOW_LOOKS and min(recent) > limits.slow_factor * planned

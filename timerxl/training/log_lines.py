@@ -20,7 +20,7 @@ EXPECTED = (
     "(lines such as 'Epoch: 1 cost time: 3897.7' and 'Val Accuracy: 69.05% (4160/6025)'); give "
     "one of these"
 )
-MAX_LINE = 4_000_000  # characters; what is longer is no line of ours and is read in pieces
+MAX_LINE = 1_000_000  # characters; what is longer is no line of ours and is read in pieces
 _PEEK = 65_536
 _BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 
@@ -100,7 +100,7 @@ def verdict_of(event: dict[str, Any]) -> Verdict | None:
     if not all(name in event and fits(name, event[name]) for name in names):
         return None
     said = Verdict(**{name: event[name] for name in names})
-    known = said.name in MONITORS and said.severity in SEVERITIES
+    known = said.name in list(MONITORS) and said.severity in SEVERITIES
     whole = all(isinstance(text, str) for text in (said.explanation, said.remedy))
     return said if known and whole and _is_flat(said.evidence) else None
 

@@ -17,11 +17,11 @@ from typing import Any
 MAX_NAMED = 5  # lines or epochs that a note names before it only counts them
 
 _ANSI = re.compile(r"\x1b\[[0-9;:?]{0,40}[A-Za-z]|\x1b\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)")
-_OF_INTEREST = re.compile(
-    r"cost time|steps:|accuracy:|(?:train|vali?|validation|test) loss:|earlystopping counter"
-    r"|class distribution",
-    re.IGNORECASE,
-)
+# A line without any of these is passed over; a log may hold millions of them.
+_WORDS = (
+    "cost time|steps:|accuracy:|earlystopping counter|class distribution|train loss:"
+    "|val loss:|vali loss:|validation loss:|test loss:"
+).split("|")
 _NUMBER = r"([-+]?\d{1,20}(?:\.\d{0,20})?(?:e[-+]?\d{1,3})?|nan|[-+]?inf)(?!\w|\.\d)"
 # 69.05%, or 69.05% (4160/6025); a bracket that is cut off or damaged spoils the whole.
 _SHARE = r"(\d{1,3}(?:\.(\d{1,8}))?) ?%(?:\s{0,4}\((\d{1,9})/(\d{1,9})\)|(?!\s{0,4}[(\d]))"
@@ -172,11 +172,10 @@ class LogReader:
         """True where ``line``, the ``number``-th, said something."""
         if "\x1b" in line:
             line = _ANSI.sub("", line)
-        if _OF_INTEREST.search(line) is None:
+        if not any(map(line.lower().__contains__, _WORDS)):
             return False
-        named = self._name(line, number)
-        scores = [self._accuracies(line, number), self._losses(line, number)]
-        return any([named, *scores, self._others(line)])
+        found = [self._name(line, number), self._accuracies(line, number)]
+        return any([*found, self._losses(line, number), self._others(line)])
 
     def finish(self) -> list[LoggedRun]:
         """All runs; to be called once, after the last line."""

@@ -45,8 +45,8 @@ class Extras:
     """What a command adds to a run, so that training need not know of it.
 
     ``predict`` says before the first step what the run will cost; what it cost stands beside it.
-    ``draw`` (re)writes the page of the run's folder after every evaluation and at the end;
-    ``figures`` gives the pictures for TensorBoard by name.
+    ``draw`` (re)writes the page of the run's folder after every evaluation; ``figures`` gives the
+    pictures for TensorBoard by name.
     """
 
     predict: Predictor | None = None
@@ -100,7 +100,7 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
         config, model, plan.global_batch_size, len(windows.issue_rows("validation"))
     )
     guard.event("start", **_start(config, windows, plan, steps.total_steps, check_every))
-    drawing = partial(_draw, extras.draw, log) if extras.draw is not None else None
+    drawing = partial(draw_page, extras.draw) if extras.draw is not None else None
     prediction = None
     if extras.predict is not None and accelerator.is_main_process:
         prediction = extras.predict(config, windows, RunFacts.of(accelerator))
@@ -155,7 +155,7 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
         metrics.write("results", **found)
         guard.write()
         if accelerator.is_main_process:
-            _show(config, accelerator, extras, progress.step, drawing)
+            _show(config, accelerator, extras, progress.step)
     except InputError as error:
         # The input was good: what the scores refuse now is what the model made of it.
         raise TrainingFailed(str(error)) from error
@@ -244,27 +244,18 @@ def _start(
     }
 
 
-def _draw(draw: Callable[[Path], object], log: Log, folder: Path) -> None:
+def draw_page(draw: Callable[[Path], object], folder: Path) -> None:
     """A page that can't be drawn must not end a run; it is said."""
     try:
         draw(folder)
     except Exception as error:
-        log(f"warning: the report was not written: {type(error).__name__}: {error}")
+        Log()(f"warning: the report was not written: {type(error).__name__}: {error}")
 
 
-def _show(
-    config: RunConfig,
-    accelerator: Accelerator,
-    extras: Extras,
-    step: int,
-    drawing: Callable[[Path], None] | None,
-) -> None:
-    """The final page, and its pictures in TensorBoard."""
-    folder = Path(config.output_dir)
-    if drawing is not None:
-        drawing(folder)
+def _show(config: RunConfig, accelerator: Accelerator, extras: Extras, step: int) -> None:
+    """The page's pictures in TensorBoard."""
     if extras.figures is None or "tensorboard" not in config.train.trackers:
         return
     writer = accelerator.get_tracker("tensorboard", unwrap=True)
-    for name, figure in extras.figures(folder).items():
-        writer.add_figure(f"report/{name}", figure, step)
+    for name, figure in extras.figures(Path(config.output_dir)).items():
+        writer.add_figure(name, figure, step)
