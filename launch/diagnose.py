@@ -22,6 +22,7 @@ from timerxl.config import InputError
 from timerxl.files import json_ready
 from timerxl.training.diagnosis import Diagnosis, Finding, diagnose, listed
 from timerxl.training.openltm_log import BaseRate
+from timerxl.training.verdicts import INFO
 
 MAX_ROUNDING = 0.005  # 0.7 is read as 0.70: a coarser share would fit any accuracy
 
@@ -65,7 +66,7 @@ def show(found: Diagnosis) -> None:
     evaluations = f"{found.num_evaluations} evaluation{'s' if found.num_evaluations != 1 else ''}"
     runs = f"{found.num_runs} runs, " if found.num_runs > 1 else ""
     print(f"{found.kind}: {runs}{evaluations}")
-    if not found.findings:
+    if all(finding.verdict.severity == INFO for finding in found.findings):
         print(f"no sign of a bad run in {evaluations}.")
     signs: dict[tuple[int, str, str], list[Finding]] = {}
     for finding in found.findings:

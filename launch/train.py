@@ -27,6 +27,8 @@ from timerxl.command_line import (
 )
 from timerxl.config import InputError, RunConfig, load_recipe
 
+HUB_SECONDS = 300.0  # to wait at the end for a push under way
+
 
 def run(config: RunConfig) -> int:
     """Train, leave the outcome in status.json, and draw the page of the run."""
@@ -37,13 +39,23 @@ def run(config: RunConfig) -> int:
     from timerxl.training.run import Extras, draw_page, train
     from timerxl.training.saving import note_bad_input
     from timerxl.training.step import TrainingFailed
-    from timerxl.training.tracking import write_status
+    from timerxl.training.tracking import Log, write_status
 
     output_dir = Path(config.output_dir)
     is_main = is_main_rank()
-    code, reason = EXIT_OK, "finished"
+    code, reason, hub = EXIT_OK, "finished", None
+    if is_main and config.hub.push:
+        from timerxl.hub.background import BackgroundPush
+
+        hub = BackgroundPush(str(config.hub.repo_id), Log(), config.hub.private)
+    extras = Extras(
+        predict=predict_run,
+        draw=write_report,
+        figures=figures,
+        new_best=hub.new_best if hub is not None else None,
+    )
     try:
-        train(config, Extras(predict=predict_run, draw=write_report, figures=figures))
+        train(config, extras)
     except InputError as error:
         if is_main:
             note_bad_input(output_dir, str(error))
@@ -56,6 +68,8 @@ def run(config: RunConfig) -> int:
         if code != EXIT_OK:
             print(f"error: {reason}", file=sys.stderr, flush=True)
         draw_page(write_report, output_dir)
+        if hub is not None:
+            hub.close(HUB_SECONDS)
         print(f"Page of the run: {output_dir}/report/index.html", flush=True)
     return code
 

@@ -195,6 +195,15 @@ class MonitorsConfig:
 
 
 @dataclass
+class HubConfig:
+    """``push`` sends each new best model to ``repo_id`` (user/name) in the background."""
+
+    push: bool = False
+    repo_id: Optional[str] = None
+    private: bool = False
+
+
+@dataclass
 class ExpectationConfig:
     """What a recipe expects of validation at the end of an epoch: [low, high] each, or null."""
 
@@ -216,6 +225,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     monitors: MonitorsConfig = field(default_factory=MonitorsConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
     expectations: list[ExpectationConfig] = field(default_factory=list)
 
 

@@ -106,6 +106,8 @@ def validate(config: Any) -> None:
             "data.train_fraction + data.validation_fraction must stay below 1: "
             "the rest is the test split."
         )
+    if config.hub.push and not config.hub.repo_id:
+        raise InputError("hub.push needs hub.repo_id=user/name; set it, or leave hub.push out.")
     for item in config.expectations:
         for key in ("loss", "accuracy", "f1"):
             band = getattr(item, key)

@@ -47,7 +47,7 @@ class Trainer:
     """One run's objects, and the loop over them.
 
     ``after_evaluation`` is called on the main process with the run's folder whenever validation
-    was scored: the page of the run is drawn there.
+    was scored: the page of the run is drawn there; ``new_best`` likewise where the model was kept.
     """
 
     config: RunConfig
@@ -62,6 +62,7 @@ class Trainer:
     check_every: int
     model_extras: dict[str, Any]
     after_evaluation: Callable[[Path], None] | None = None
+    new_best: Callable[[Path], None] | None = None
     progress: Progress = field(default_factory=Progress)
 
     def run(self) -> Progress:
@@ -82,6 +83,8 @@ class Trainer:
                         folder = Path(self.config.output_dir) / "model"
                         extras = self.model_extras | {"step": progress.step, "validation": scores}
                         save_model(self.accelerator, self.model, folder, extras)
+                        if self.new_best is not None and self.accelerator.is_main_process:
+                            self.new_best(folder.parent)
                     self._stop_if_agreed()
                     if not last and progress.evaluations_without_gain >= self.config.train.patience:
                         progress.stop_reason = (

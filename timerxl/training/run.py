@@ -46,12 +46,14 @@ class Extras:
 
     ``predict`` says before the first step what the run will cost; what it cost stands beside it.
     ``draw`` (re)writes the page of the run's folder after every evaluation; ``figures`` gives the
-    pictures for TensorBoard by name.
+    pictures for TensorBoard by name; ``new_best`` is told the folder of a run whose best model
+    is new.
     """
 
     predict: Predictor | None = None
     draw: Callable[[Path], object] | None = None
     figures: Callable[[Path], dict[str, Any]] | None = None
+    new_best: Callable[[Path], None] | None = None
 
 
 def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
@@ -130,6 +132,7 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
         check_every=check_every,
         model_extras=saved,
         after_evaluation=drawing,
+        new_best=extras.new_best,
     )
     try:
         progress = trainer.run()

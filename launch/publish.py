@@ -1,0 +1,98 @@
+"""A run to the Hugging Face Hub: python launch/publish.py --run runs/small --repo-id user/name.
+
+One commit with the best model, what it needs to run anywhere, the run's scores and a model card.
+--dry-run FOLDER writes exactly these files and sends nothing. The run's folder stays as it is.
+Prints the address. Exit code 0 when done, 1 when the upload failed, 2 on bad input: no such run,
+one that must not be published, a wrong name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+# The repository, not this folder, is on the path: a file here could hide an installed library.
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
+
+from timerxl.command_line import EXIT_FAILED, EXIT_OK, leave, quiet_libraries, run_command
+from timerxl.config import InputError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = arguments.add_argument
+    add("--run", required=True, type=Path, help="a run folder, as runs/quickstart")
+    add("--repo-id", required=True, help="user/name on the hub; made if it isn't there")
+    add("--private", action="store_true", help="a private repository; a public one is refused")
+    add("--revision", metavar="BRANCH", help="a branch other than main; made if it isn't there")
+    add("--data-licence", metavar="TEXT", help="licence of the data, for the card")
+    add("--force", action="store_true", help="also a run that was stopped; its card says so")
+    add("--dry-run", type=Path, metavar="FOLDER", help="write the files there, send nothing")
+    add("--timeout", type=float, metavar="SECONDS", help="end the upload after so long")
+    return arguments
+
+
+def check_dry_run(folder: Path, run: Path) -> None:
+    """A new or empty folder, and not in the run's."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"--dry-run {folder} is there already; name a new or an empty folder.")
+    if folder.resolve().is_relative_to(run.resolve()):
+        raise InputError(f"--dry-run {folder} lies in the run's folder, which stays as it is.")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Stage, then write or send."""
+    if given.timeout is not None and not given.timeout > 0:
+        raise InputError(f"--timeout is {given.timeout:g}; expected seconds above 0.")
+    if given.dry_run is not None:
+        check_dry_run(given.dry_run, given.run)
+    from timerxl.hub.package import Wording, stage
+    from timerxl.hub.push import Push, PushFailed, Target
+    from timerxl.hub.record import read_record
+
+    target = Target(given.repo_id, given.private, given.revision)
+    record = read_record(given.run, given.force)
+    wording = Wording(target.repo_id, target.revision, given.data_licence)
+    if given.dry_run is not None:
+        package = stage(record, given.dry_run, wording)
+        for name in package.files:
+            print(name)
+        note = f"{len(package.files)} files, {package.num_bytes:,} bytes in {given.dry_run}"
+        print(f"{note}; nothing was sent.", file=sys.stderr, flush=True)
+        return EXIT_OK
+    with tempfile.TemporaryDirectory(prefix="timerxl-hub-") as folder:
+        package = stage(record, Path(folder), wording)
+        size = f"{len(package.files)} files, {package.num_bytes:,} bytes"
+        print(f"sending {size} to {target.repo_id} ...", file=sys.stderr, flush=True)
+        try:
+            done = Push(package, target, f"Publish {record.name}", given.timeout)()
+        except PushFailed as error:
+            print(
+                f"error: {error}\n{given.run} is as it was. When that is mended, run again:\n"
+                f"  {target.command(given.run, given.force, given.data_licence)}",
+                file=sys.stderr,
+                flush=True,
+            )
+            return EXIT_FAILED
+    for name in done.removed:
+        print(f"removed from {target.repo_id}: {name}", file=sys.stderr)
+    for note in done.notes:
+        print(f"note of the hub: {note}", file=sys.stderr)
+    print(done.url, flush=True)
+    return EXIT_OK
+
+
+def main() -> int:
+    quiet_libraries()
+    given = parser().parse_args()
+    return run_command(lambda: run(given))
+
+
+if __name__ == "__main__":
+    leave(main())

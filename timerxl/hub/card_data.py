@@ -1,0 +1,215 @@
+"""The card's facts: what is forecast, from which data, how they were cut, and where it ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from timerxl.data.audit_findings import listed
+from timerxl.hub.card_scores import BETTER, WORSE, judged
+from timerxl.hub.markdown import bullets, code, facts, heading, score, table, words
+from timerxl.hub.record import Record, get
+from timerxl.training.references import TITLES
+from timerxl.training.tables import ROWS
+
+MANY_FEATURES = 40
+SPLITS = ("train", "holdout", "validation", "test")
+
+
+def event_section(record: Record) -> str:
+    """What a probability of this model is the probability of."""
+    saved = record.preprocessing
+    hours, label = f"{saved['step_hours']:g} h", saved["label"]
+    features = [code(name) for name in saved["feature_names"]]
+    threshold = saved.get("decision_threshold")
+    chosen = get(record.config, "eval", "threshold")
+    how = (
+        f"the best {ROWS.get(get(record.config, 'eval', 'threshold_score'), 'score')} on validation"
+        if chosen in ("auto", None)
+        else "set by hand"
+    )
+    extra = [code(name) for name in saved.get("static_feature_names") or []]
+    return "\n\n".join(
+        [
+            heading("What it predicts"),
+            facts(
+                [
+                    ("event", words(label["text"])),
+                    ("horizon", f"{label['horizon_hours']:g} h after the time of issue"),
+                    ("regions", f"{len(saved['regions'])}: {words(listed(saved['regions'], 12))}"),
+                    ("step of the series", hours),
+                    (
+                        "context",
+                        f"{saved['context_length']} steps = {saved['context_days']:g} days",
+                    ),
+                    ("features", f"{len(features)}: {listed(features, MANY_FEATURES)}"),
+                    ("known ahead", f"{len(extra)}: {listed(extra, 20)}" if extra else ""),
+                    (
+                        "says rain",
+                        f"from P(rain) = {score(threshold)} on: {how}"
+                        if threshold is not None
+                        else "from P(rain) = 0.5 on; no threshold was chosen",
+                    ),
+                ]
+            ),
+        ]
+    )
+
+
+def data_section(record: Record, licence: str | None) -> str:
+    """The series, its licence, and how it was cut."""
+    saved = record.preprocessing
+    source = saved.get("source") or {}
+    if record.is_synthetic:
+        series = "**SYNTHETIC**: made by timerxl's generator"
+        if source.get("seed") is not None:
+            series += f", seed {source['seed']}"
+    else:
+        series = code(get(record.config, "data", "path") or source.get("path") or "not stated")
+    digest = source.get("sha256")
+    rain = get(source, "prepared", "precipitation") or {}
+    hours = rain.get("hours_present_per_day")
+    pairs = [
+        ("series", series),
+        ("licence of the data", words(licence) if licence else "not stated"),
+        ("SHA-256 of the table", code(digest) if digest else ""),
+        ("rows", f"{source['rows']:,}" if isinstance(source.get("rows"), int) else ""),
+        ("from, to", _span(source.get("first"), source.get("last"))),
+        ("rain measured", f"{hours} of 24 hours of {code(rain['column'])}" if hours else ""),
+        ("ENSO", _oni(saved)),
+    ]
+    parts = [heading("Training data"), facts(pairs), _split_words(saved["split"])]
+    if periods := _periods(record):
+        parts.append(periods)
+    return "\n\n".join(parts)
+
+
+def _oni(saved: dict[str, Any]) -> str:
+    path, lag = get(saved, "data", "oni_path"), get(saved, "data", "oni_lag_months")
+    if path is None:
+        return ""
+    return f"NOAA's Oceanic Niño Index ({code(path)}) of {lag} months before is a feature"
+
+
+def _span(first: Any, last: Any) -> str:
+    return f"{_day(first)} to {_day(last)}" if first and last else ""
+
+
+def _day(time: Any) -> str:
+    return words(str(time)[:10])
+
+
+def _split_words(split: dict[str, Any]) -> str:
+    if split["method"] == "rows":
+        return (
+            "**Split by row number** (`data.split=rows`), to compare with published numbers: the "
+            "table, region after region, was cut in three. Windows run across regions and from one "
+            "split into the next, and the splits hold different regions."
+        )
+    words_ = (
+        "Split by time, at the same times in all regions: validation from "
+        f"{_day(split['validation_from'])}, test from {_day(split['test_from'])}, with an embargo "
+        f"of {split['embargo_hours']:g} h before each, so that no label of one split reaches into "
+        "the next. Scaling was fitted on training rows alone."
+    )
+    if split.get("holdout_from"):
+        words_ += (
+            f" From {_day(split['holdout_from'])} on, training data were held out to watch the run."
+        )
+    return words_
+
+
+def _periods(record: Record) -> str:
+    """Windows, period and rain of what was scored; of training what its cut says."""
+    rows = []
+    source, split = record.preprocessing.get("source") or {}, record.preprocessing["split"]
+    if split["method"] == "time" and source.get("first"):
+        until = split.get("holdout_from") or split["validation_from"]
+        rows.append(["train", _day(source["first"]), f"before {_day(until)}", "–", "–"])
+    scored = record.forecasts
+    for name in SPLITS:
+        part = None if scored is None else scored[scored["split"] == name]
+        if part is not None and len(part):
+            times = part["issue_time"]
+            share = f"{part['label'].mean():.1%}"
+            rows.append([name, _day(times.min()), _day(times.max()), f"{len(part):,}", share])
+    headings = ["split", "from", "to (time of issue)", "windows", "rain"]
+    return table(headings, rows, left=3) if rows else ""
+
+
+def limits_section(record: Record) -> str:
+    """What this model can't be trusted with, each sentence from a fact of the run."""
+    return "\n\n".join([heading("Known limits"), bullets(limits(record))])
+
+
+def limits(record: Record) -> list[str]:
+    """The sentences of :func:`limits_section`, as Markdown."""
+    saved, results, config = record.preprocessing, record.results, record.config
+    found = []
+    if record.is_synthetic:
+        found.append("**SYNTHETIC data**: of no use for real weather.")
+    if saved["split"]["method"] == "rows":
+        found.append(
+            "**Split by row number**: training and test share regions, times or windows, so the "
+            "test scores are not those of unseen data."
+        )
+    if get(config, "eval", "test_every_epoch") or record.last("test_every_epoch"):
+        found.append(
+            "**Contaminated test split** (`eval.test_every_epoch`): it was scored at every "
+            "evaluation. Whoever decided by those numbers has no unseen test left."
+        )
+    found += _sample(record, results)
+    found += _unskilled(results)
+    names = words(listed(saved["regions"], 12))
+    days = saved["context_days"]
+    found.append(
+        f"Trained and tested on {names} alone: nothing is known of other places."
+        + (" Other regions are refused." if saved.get("static_feature_names") else "")
+    )
+    found.append(
+        f"It needs a series in steps of {saved['step_hours']:g} h with exactly these features, in "
+        f"these units, and {days:g} days without a gap behind every forecast."
+    )
+    if get(saved, "source", "prepared", "precipitation", "is_sparse"):
+        found.append(
+            "**Sparse rain**: not all hours of a day are in the table, so the labels miss rain."
+        )
+    found.append(f"One run, seed {config.get('seed')}: another seed gives other numbers.")
+    audit = record.audit.get("lines")
+    found += [f"Audit of the data: {words(line)}" for line in audit or []]
+    return found
+
+
+def _sample(record: Record, results: dict[str, Any]) -> list[str]:
+    """How much the test split holds."""
+    if not results:
+        return ["The test split was never scored."]
+    count = results["num_windows"]["test"]
+    sentence = f"The test scores rest on {count:,} windows"
+    if record.forecasts is not None:
+        test = record.forecasts[record.forecasts["split"] == "test"]
+        times = pd.to_datetime(test["issue_time"])
+        days = (times.max() - times.min()).total_seconds() / 86400
+        sentence += f" of {test['region'].nunique()} regions in {days:,.0f} days"
+    sentence += ", which overlap in time and place: they hold less than as many independent ones."
+    if results.get("max_windows") is not None:
+        sentence += " They are a seeded sample, not all windows (`eval.max_windows`)."
+    found = [sentence]
+    if results.get("no_interval"):
+        found.append(f"No intervals: {words(results['no_interval'])}.")
+    return found
+
+
+def _unskilled(results: dict[str, Any]) -> list[str]:
+    """Said where the model isn't shown to beat what is simpler."""
+    found = get(results, "differences", "roc_auc")
+    if not found:
+        return []
+    name = words(TITLES.get(found["reference"], found["reference"]))
+    verdict = judged("roc_auc", found.get("low"), found.get("high"))
+    if verdict == BETTER:
+        return []
+    if verdict == WORSE:
+        return [f"By ROC-AUC it is worse than {name} on this series."]
+    return [f"By ROC-AUC it is not shown to beat {name} on this series."]

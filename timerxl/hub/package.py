@@ -1,0 +1,84 @@
+"""What is published of a run, put into a folder of its own: these files, and no others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from timerxl.config import InputError
+from timerxl.data.preprocessing import PREPROCESSING
+from timerxl.files import json_ready, write_json, write_text
+from timerxl.hub.card import model_card
+from timerxl.hub.privacy import as_yaml
+from timerxl.hub.record import CODE, MODEL_CONFIG, PAGE, WEIGHTS, Record
+
+CARD, TRAINING_CONFIG = "README.md", "training_config.yaml"
+# What a run may have or not: where a repository holds one that is no longer published, it goes.
+OPTIONAL = ("results.json", "metrics.jsonl", "verdict.json", str(PAGE))
+
+
+@dataclass(frozen=True)
+class Package:
+    """A folder whose ``files`` (paths within it, sorted) are all that is published."""
+
+    folder: Path
+    files: tuple[str, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum((self.folder / name).stat().st_size for name in self.files)
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What the card must be told, because no file of the run says it."""
+
+    repo_id: str
+    revision: str | None = None
+    data_licence: str | None = None
+
+
+def stage(record: Record, folder: Path, wording: Wording) -> Package:
+    """Write everything that is published into ``folder``, which is made or empty.
+
+    Raises InputError where a file would give away what is private and can't be rewritten.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(record.model_folder / WEIGHTS, folder / WEIGHTS)
+    for path in sorted(record.model_folder.glob(CODE)):
+        shutil.copyfile(path, folder / path.name)
+    model_config = json.loads((record.model_folder / MODEL_CONFIG).read_text(encoding="utf-8"))
+    write_json(folder / MODEL_CONFIG, record.scrubber.value(model_config))
+    write_json(folder / PREPROCESSING, record.preprocessing)
+    write_text(folder / TRAINING_CONFIG, as_yaml(record.config))
+    for name, content in (("results.json", record.results), ("verdict.json", record.verdict)):
+        if content:
+            write_json(folder / name, content)
+    if record.events:
+        lines = [json.dumps(json_ready(event)) + "\n" for event in record.events]
+        write_text(folder / "metrics.jsonl", "".join(lines))
+    if (record.folder / PAGE).is_file():
+        (folder / PAGE).parent.mkdir(exist_ok=True)
+        page = (record.folder / PAGE).read_text(encoding="utf-8", errors="replace")
+        write_text(folder / PAGE, record.scrubber.page(page))
+    card = model_card(record, wording.repo_id, wording.revision, wording.data_licence)
+    write_text(folder / CARD, record.scrubber.code(card))
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    package = Package(folder, tuple(file.as_posix() for file in files))
+    _check(package, record)
+    return package
+
+
+def _check(package: Package, record: Record) -> None:
+    """The last look: nothing private may be left in what is about to be sent."""
+    for name in package.files:
+        if name == WEIGHTS:
+            continue
+        text = (package.folder / name).read_text(encoding="utf-8")
+        if record.scrubber.code(text) != text:
+            raise InputError(
+                f"{name} holds a token, a path or a name of this machine; it is not published. "
+                f"Look into {record.model_folder.name}/{name} and take it out."
+            )

@@ -1,0 +1,167 @@
+"""What must not leave this machine: paths, names of hosts, tokens. Files keep their name alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REMOVED, HOST = "[removed]", "[host]"
+# Keys of config.yaml and preprocessing.json whose text is a path, whatever it looks like.
+_PATH_KEYS = {"path", "oni_path", "pretrained", "output_dir", "file", "folder", "checkpoint"}
+_SECRET_KEY = re.compile(
+    r"(^|_)(token|secret|password|passwd|api_?key|access_key|credentials?|authorization)(_|$)", re.I
+)
+_SECRET = re.compile(
+    r"\bhf_[A-Za-z0-9]{10,}|\bapi_org_[A-Za-z0-9]{10,}|\bgh[pousr]_[A-Za-z0-9]{20,}"
+    r"|\bgithub_pat_\w{20,}|\bAKIA[0-9A-Z]{16}\b|\bsk-[A-Za-z0-9_-]{16,}|\bxox[abprs]-[\w-]{10,}"
+    r"|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r"|\b(?:Bearer|Basic) [\w.~+/=-]{12,}"
+)
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
+_ADDRESS = re.compile(r"(?<![\w.])[\w.+-]+@[\w-]+(?:\.[\w-]+)*")
+_PART = r"[^\s\"'<>|:;,*?()\[\]{}\\/&]+"
+_PATHS = (
+    re.compile(rf"file://(?:{_PART})?/(?:{_PART}/)*({_PART})"),
+    # From the root or the home folder, through at least one folder.
+    re.compile(rf"(?<![\w.~/<\\)\]}}%+*-])(?:~\w*/|/(?!/))(?:{_PART}/)+({_PART})"),
+    re.compile(rf"(?<![\w.])~\w*/({_PART})"),
+    re.compile(rf"(?<!\w)[A-Za-z]:[\\/]+(?:{_PART}[\\/]+)*({_PART})"),
+    re.compile(rf"\\\\{_PART}(?:\\+{_PART})*\\+({_PART})"),
+)
+_DATA_FILE = (
+    r"parquet|csv|nc|zip|json|jsonl|ya?ml|pth?|bin|ckpt|safetensors|txt|html?|gz|log|npy|npz|h5"
+)
+_RELATIVE = re.compile(rf"(?<![\w./:~-])(?:[\w.-]+/)+([\w.-]+\.(?:{_DATA_FILE}))\b")
+# Of a page: program and style, whose slashes are no paths, and pictures written out as text.
+_NO_WORDS = re.compile(
+    r"(<script\b.*?</script>|<style\b.*?</style>|data:[\w/+.;-]+,[^\"')\s]*)", re.S
+)
+
+
+def file_name(path: str) -> str:
+    """The last part of a path of any system."""
+    return re.split(r"[\\/]+", path.rstrip("\\/"))[-1] or path
+
+
+def _is_path(text: str) -> bool:
+    return "/" in text or "\\" in text
+
+
+@dataclass(frozen=True)
+class Scrubber:
+    """``known``: private string -> what may be said instead, the longest first."""
+
+    known: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, run: Path, contents: list[Any], secrets: list[str]) -> Scrubber:
+        """For a run folder and what its files hold; ``secrets`` are tokens in use here."""
+        known: dict[str, str] = {}
+        for folder in {Path.home(), Path.cwd(), Path.home().resolve()}:
+            if len(str(folder)) > 3:
+                known[str(folder)] = "~"
+        for path in {str(run), str(run.absolute()), str(run.resolve())}:
+            if _is_path(path):
+                known[path] = run.absolute().name
+        for content in contents:
+            known |= {path: file_name(path) for path in _paths_in(content)}
+        names = {name for content in contents for name in _short_strings(content)}
+        host = socket.gethostname()
+        for name in {host, host.partition(".")[0]}:
+            # A plain word tells nobody anything, and might be a region's name.
+            if len(name) > 3 and re.search(r"[\d.-]", name) and name not in names:
+                known[name] = HOST
+        known |= {secret: REMOVED for secret in secrets}
+        return cls(tuple(sorted(known.items(), key=lambda item: -len(item[0]))))
+
+    def text(self, text: str) -> str:
+        """A sentence without what is private."""
+        for pattern in _PATHS:
+            text = pattern.sub(r"\1", self._known(text))
+        return _CREDENTIALS.sub("", _ADDRESS.sub(REMOVED, _SECRET.sub(REMOVED, text)))
+
+    def code(self, text: str) -> str:
+        """The same for a program: a slash there need not be a path."""
+        return _SECRET.sub(REMOVED, self._known(text))
+
+    def page(self, text: str) -> str:
+        """The same for HTML."""
+        parts = _NO_WORDS.split(text)
+        return "".join(
+            self.code(part) if index % 2 else self.text(part) for index, part in enumerate(parts)
+        )
+
+    def value(self, value: Any, key: str = "") -> Any:
+        """What a JSON or YAML file holds, without what is private, of the same shape."""
+        if isinstance(value, dict):
+            return {self.text(str(k)): self.value(item, str(k)) for k, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.value(item, key) for item in value]
+        if not isinstance(value, str):
+            return value
+        if _SECRET_KEY.search(key):
+            return REMOVED
+        if key in _PATH_KEYS:
+            value = file_name(value)
+        return self.text(_RELATIVE.sub(r"\1", self.text(value)))
+
+    def _known(self, text: str) -> str:
+        for private, said in self.known:
+            for form in {private, escape(private), private.replace("\\", "\\\\")}:
+                if form in text:
+                    # In a replacement a backslash would be read.
+                    plainly = said.replace("\\", "/")
+                    text = re.sub(rf"(?<![\w-]){re.escape(form)}(?![\w-])", plainly, text)
+        return text
+
+
+def secrets_here(environment: Mapping[str, str], token: str | None) -> list[str]:
+    """Values of variables that are called a token, a secret, a password or a key; and the token.
+
+    A short word (``TOKENIZERS_PARALLELISM=false``) is none.
+    """
+    found = {token} if token else set()
+    for name, value in environment.items():
+        long_enough = len(value) >= 20 or (len(value) >= 8 and re.search(r"\d", value))
+        if _SECRET_KEY.search(name) and long_enough and not re.search(r"\s", value):
+            found.add(value)
+    return sorted(found)
+
+
+def as_yaml(content: Any) -> str:
+    """As config.yaml is written, keys in their order, without comments."""
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _paths_in(content: Any, key: str = "") -> Iterator[str]:
+    """Texts under the keys of paths, where they name a folder as well."""
+    if isinstance(content, dict):
+        for name, item in content.items():
+            yield from _paths_in(item, str(name))
+    elif isinstance(content, list):
+        for item in content:
+            yield from _paths_in(item, key)
+    elif isinstance(content, str) and key in _PATH_KEYS and _is_path(content):
+        yield content
+        if not os.path.isabs(content):
+            yield os.path.abspath(content)
+
+
+def _short_strings(content: Any) -> Iterator[str]:
+    if isinstance(content, dict):
+        for name, item in content.items():
+            yield str(name)
+            yield from _short_strings(item)
+    elif isinstance(content, list):
+        for item in content:
+            yield from _short_strings(item)
+    elif isinstance(content, str):
+        yield content

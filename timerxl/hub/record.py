@@ -1,0 +1,216 @@
+"""A run read to be published: strictly, and free of what is private. Says why one can't be."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pandas as pd
+import yaml
+
+from timerxl.config import InputError
+from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
+from timerxl.hub.privacy import Scrubber, secrets_here
+
+Content = dict[str, Any]
+WEIGHTS, MODEL_CONFIG, CODE = "model.safetensors", "config.json", "*_timerxl.py"
+FORECASTS, PAGE = "forecasts.parquet", Path("report") / "index.html"
+FINISHED, FAILED, STOPPED = 0, 1, 3
+RUNNING = "running"  # the reason in status.json of a run under way
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the files of a run say, scrubbed; {} or None is "not there".
+
+    ``name`` is the run folder's, ``folder`` where its files are read from (of a run under way a
+    copy), ``model_folder`` the weights to publish, ``outcome`` one of finished, stopped, failed,
+    running, with ``reason``.
+    """
+
+    name: str
+    folder: Path
+    model_folder: Path
+    outcome: str
+    reason: str
+    scrubber: Scrubber
+    config: Content
+    preprocessing: Content
+    results: Content
+    verdict: Content
+    environment: Content
+    audit: Content
+    events: list[Content] = field(default_factory=list)
+    forecasts: pd.DataFrame | None = None
+
+    @property
+    def is_synthetic(self) -> bool:
+        return bool(self.preprocessing.get("is_synthetic"))
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """The weights are those at the stop, not the best of the run."""
+        return self.model_folder.name != "model"
+
+    def last(self, kind: str) -> Content:
+        """The last event of a kind in metrics.jsonl, {} where there is none."""
+        return next((event for event in reversed(self.events) if event.get("event") == kind), {})
+
+
+def get(content: Any, *keys: str) -> Any:
+    """``content[key][key]...``, or None where a step of the way is missing."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
+
+
+def read_record(
+    folder: Path, force: bool = False, under_way: bool = False, named: Path | None = None
+) -> Record:
+    """Read the run in ``folder``, whose own place is ``named`` where this is a copy.
+
+    Raises InputError where there is no run, where a file of it is damaged, and where it must not be
+    published: without results; stopped or failed without ``force``. ``under_way`` lets a run pass
+    that is still training.
+    """
+    own = named or folder
+    if not folder.is_dir() or not (folder / "config.yaml").is_file():
+        raise InputError(
+            f"--run {own} is no run folder: "
+            + ("it holds no config.yaml." if folder.is_dir() else "there's no such folder.")
+            + " Expected one as launch/train.py writes it, such as runs/quickstart."
+        )
+    status = _json(folder / "status.json")
+    results = _json(folder / "results.json")
+    outcome, reason = _outcome(own, status, bool(results), force, under_way)
+    model_folder = _model_folder(folder, own, outcome)
+    config = _read(folder / "config.yaml", yaml.safe_load)
+    preprocessing = Preprocessing.load(model_folder).content
+    secrets = secrets_here(os.environ, huggingface_hub.get_token())
+    scrubber = Scrubber.of(own, [config, preprocessing], secrets)
+    clean = scrubber.value
+    return Record(
+        name=scrubber.text(own.absolute().name),
+        folder=folder,
+        model_folder=model_folder,
+        outcome=outcome,
+        reason=scrubber.text(reason),
+        scrubber=scrubber,
+        config=clean(config),
+        preprocessing=clean(preprocessing),
+        results=clean(results),
+        verdict=clean(_json(folder / "verdict.json")),
+        environment=clean(_json(folder / "environment.json")),
+        audit=clean(_json(folder / "audit.json")),
+        events=clean(read_events(folder / "metrics.jsonl")),
+        forecasts=_forecasts(folder / FORECASTS),
+    )
+
+
+def _outcome(
+    own: Path, status: Content, has_results: bool, force: bool, under_way: bool
+) -> tuple[str, str]:
+    """(outcome, reason), where the run may be published."""
+    code, reason = status.get("code"), str(status.get("reason") or "no reason was written")
+    is_running = under_way and code == FAILED and reason == RUNNING
+    if has_results and (code == FINISHED or is_running):
+        return "finished", reason
+    if is_running:
+        return RUNNING, reason
+    force_it = "Publish it all the same with --force; its card then says so at the top."
+    if code == STOPPED:
+        if force:
+            return "stopped", reason
+        raise InputError(f"--run {own} is not published: it was {reason} {force_it}")
+    how = "status.json is missing" if not status else f"status.json says code {code}: {reason}"
+    if not has_results:
+        raise InputError(
+            f"--run {own} can't be published: it holds no results.json, so there are no test "
+            f"scores to publish; {how}. Wait for the run to finish, or train again."
+        )
+    if force:
+        return "failed", how
+    raise InputError(f"--run {own} is not published: {how}. {force_it}")
+
+
+def _model_folder(folder: Path, own: Path, outcome: str) -> Path:
+    """The best model; of a stopped run without one the newest checkpoint."""
+    found = folder / "model"
+    if not found.is_dir() and outcome == "stopped":
+        checkpoints = sorted((folder / "checkpoints").glob("step_*"))
+        found = checkpoints[-1] if checkpoints else found
+    where = own / found.relative_to(folder)
+    if not found.is_dir():
+        raise InputError(f"--run {own} holds no {where.name}/; there are no weights to publish.")
+    for name in (WEIGHTS, MODEL_CONFIG, PREPROCESSING):
+        if not (found / name).is_file():
+            raise InputError(f"{where} holds no {name}; expected a model folder as a run saves it.")
+    _check_weights(found / WEIGHTS, where / WEIGHTS)
+    modules = (_json(found / MODEL_CONFIG).get("auto_map") or {}).values()
+    for module in {str(name).partition(".")[0] for name in modules}:
+        if not (found / f"{module}.py").is_file():
+            raise InputError(
+                f"{where} holds no {module}.py, which its {MODEL_CONFIG} names; without it nobody "
+                "can load the model with trust_remote_code."
+            )
+    return found
+
+
+def _check_weights(path: Path, named: Path) -> None:
+    """A file that was cut off is refused here, not by those who download it."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header: Content = json.loads(file.read(length) if length < size else b"")
+            ends = [of["data_offsets"][1] for key, of in header.items() if key != "__metadata__"]
+        except (ValueError, AttributeError, TypeError, KeyError) as error:
+            raise InputError(f"{named} is no safetensors file: its header is damaged.") from error
+    if 8 + length + max(ends, default=0) != size:
+        raise InputError(f"{named} is damaged: it has {size:,} bytes, its header says otherwise.")
+
+
+def read_events(path: Path) -> list[Content]:
+    """The events of metrics.jsonl; a line that was cut off is no event."""
+    if not path.is_file():
+        return []
+    events = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    return events
+
+
+def _json(path: Path) -> Content:
+    return _read(path, json.loads) if path.is_file() else {}
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> Content:
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path} can't be read: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds {type(content).__name__}; expected a mapping.")
+    return content
+
+
+def _forecasts(path: Path) -> pd.DataFrame | None:
+    if not path.is_file():
+        return None
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read: {error}") from error
+    if missing := {"split", "region", "issue_time", "label", "model"} - set(table.columns):
+        raise InputError(f"{path} has no column {', '.join(sorted(missing))}.")
+    return table
