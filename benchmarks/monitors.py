@@ -5,7 +5,7 @@
 
 collapse: three runs set up to go wrong (bad_run.py), on one and on two processes: verdict, step,
 seconds, exit code. healthy: runs like quickstart on SYNTHETIC series of their own seeds, three
-epochs of three years, every monitor set to stop: how many are stopped, and what is warned of.
+epochs, a training window every 60 h, every monitor set to stop: how many are stopped, and what is warned of.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def healthy(runs: int, first_seed: int) -> int:
             folder = Path(parent) / "run"
             script = ["launch/train.py", "--config", "quickstart", f"output_dir={folder}", *QUICK]
             script += [f"seed={seed}", f"data.synthetic.seed={seed}", "train.epochs=3"]
-            script += ["data.synthetic.start=2022-01-01", "data.holdout_fraction=0.1"]
+            script += ["data.train_stride_hours=60", "data.holdout_fraction=0.1"]
+            script += ["eval.max_windows=1500"]
             script += ["train.log_every_steps=1", "eval.every_steps=30"]
             script += [f"monitors.{name}=stop" for name in MONITOR_NAMES]
             code, output, seconds = launched(script, 1)

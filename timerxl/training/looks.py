@@ -50,7 +50,7 @@ class Looks:
         scores: dict[str, Any] = {}
         if self.accelerator.is_main_process:
             scores = self._scores(found)
-            if not is_sample and config.eval.num_resamples:
+            if not is_sample:
                 scores["accuracy_std_error"] = self._std_error(found)
             scores["seconds"] = time.perf_counter() - started
         return dict(agree(self.accelerator, scores)) | {"num_windows": len(positions)}

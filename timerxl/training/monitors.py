@@ -28,6 +28,7 @@ ONE_CLASS = 0.99  # share of windows forecast alike that counts as "all"
 SOME_RANKING = 0.6  # ROC-AUC from which moving the threshold helps
 NO_RANKING = 0.05  # distance of ROC-AUC from 0.5 that is none
 CONSECUTIVE_CHECKS = 3
+STD_ERRORS = 3.0  # many evaluations of many runs are looked at: two would be passed by chance
 
 
 def collapse(history: History, limits: MonitorsConfig) -> Verdict | None:
@@ -247,8 +248,8 @@ def _difference_error(a: Scores, b: Scores) -> float | None:
 
 
 def _beyond(points: float, error: float | None) -> str:
-    """Certain where a difference is more than two standard errors (or none is known)."""
-    return SUSPECTED if error is not None and abs(points) <= 2 * error else CERTAIN
+    """Certain where a difference is more than three standard errors; where none is known, never."""
+    return CERTAIN if error is not None and abs(points) > STD_ERRORS * error else SUSPECTED
 
 
 def _points(error: float | None) -> dict[str, object]:

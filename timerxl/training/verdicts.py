@@ -70,8 +70,9 @@ class Scores:
 
     @property
     def std_error(self) -> float | None:
-        """Of the accuracy: from blocks of time, else as if windows were independent (too small)."""
-        if self.accuracy_std_error is not None:
+        """Of the accuracy. A run's comes from resampled blocks of time, or is not known; a log
+        (no step) has counts alone, and windows are taken as independent: too small."""
+        if self.accuracy_std_error is not None or self.step is not None:
             return self.accuracy_std_error
         if self.accuracy is None or not self.num_windows:
             return None
