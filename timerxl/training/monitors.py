@@ -248,7 +248,7 @@ def _difference_error(a: Scores, b: Scores) -> float | None:
 
 
 def _beyond(points: float, error: float | None) -> str:
-    """Certain where a difference is more than three standard errors; where none is known, never."""
+    """Certain where a difference is more than three standard errors; never where none is known."""
     return CERTAIN if error is not None and abs(points) > STD_ERRORS * error else SUSPECTED
 
 
