@@ -69,7 +69,7 @@ def run(given: argparse.Namespace) -> int:
 
 def main() -> int:
     quiet_libraries()
-    given = parser().parse_args()
+    given = parser().parse_intermixed_args()
     return run_command(lambda: run(given))
 
 

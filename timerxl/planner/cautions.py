@@ -50,8 +50,8 @@ def _computation(
         full = device.tflops.get("fp32", half)
         if precision == "fp32" and not device.is_cpu and half > 2 * full:
             found.append(
-                f"fp32 leaves {device.name}'s tensor cores idle: {full:g} of {half:g} TFLOP/s; "
-                "train.precision=auto uses them."
+                f"fp32 uses {full:g} of the {half:g} TFLOP/s that {device.name} has in half "
+                "precision; train.precision=auto uses them."
             )
     return found
 

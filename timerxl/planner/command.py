@@ -86,10 +86,17 @@ def answer(request: Request) -> Answer:
     gpus = _gpus(request.gpus)
     devices = _devices(request)
     if any(device.is_cpu for device in devices) and gpus != [1]:
-        raise InputError(f"--gpus {request.gpus} with --device cpu: a CPU is one device, leave it.")
+        raise InputError(
+            f"--gpus {request.gpus}: this machine's CPU is one device; leave --gpus out."
+        )
+    if len(request.configs) > 1 and request.fit is not None:
+        raise InputError("--fit is for one recipe; give --config NAME instead of --compare.")
+    names = [config.recipe for config in request.configs]
+    if len(set(names)) < len(names):
+        raise InputError(f"--compare {','.join(names)}: recipes of one name can't be told apart.")
     given = request.interconnects or (DEFAULT_INTERCONNECT if max(gpus) > 1 else "")
     links = parse_interconnects(given)
-    limit = parse_size_gib(request.fit, "--fit") if request.fit else None
+    limit = parse_size_gib(request.fit, "--fit") if request.fit is not None else None
     measure = calibrate if request.calibrate else None
     plans = {}
     for config in request.configs:
@@ -138,7 +145,7 @@ def _devices(request: Request) -> list[Device]:
                 f"--calibrate measures the device at hand, {here.name}; leave --device out."
             )
         return [here]
-    if asked == ["cpu"]:
+    if asked is not None and [name.lower() for name in asked] == ["cpu"]:
         here = device_at_hand()
         if not here.is_cpu:
             raise InputError(f"--device cpu: this machine would train on its GPU, {here.name}.")

@@ -58,16 +58,23 @@ def parse_interconnects(text: str) -> list[Interconnect]:
                 f"{', '.join(INTERCONNECTS)}."
             )
         found.append(INTERCONNECTS[name])
-    return found
+    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """Bytes that one rank sends in an optimizer step."""
+    """Bytes that one rank sends in an optimizer step.
 
-    reduce_bytes: float  # gradients, over all micro-batches
-    gather_bytes: float  # updated weights; 0 without ZeRO
+    ``reduce_bytes`` of gradients in ``num_messages`` buckets, over all micro-batches;
+    ``gather_bytes`` of updated weights in ``gather_messages`` (0 without ZeRO). With ``once`` the
+    gradients travel behind the last micro-batch alone.
+    """
+
+    reduce_bytes: float
+    gather_bytes: float
     num_messages: int
+    gather_messages: int = 0
+    once: bool = False
 
     @property
     def total_bytes(self) -> float:
@@ -93,18 +100,20 @@ def exchange(
     size = parameters * element_bytes * (ranks - 1) / ranks
     buckets = -(-parameters // bucket_elements)
     if not sharded:
-        return Exchange(2 * size, 0.0, buckets)
-    return Exchange(2 * size * accumulation_steps, size, buckets * accumulation_steps + buckets)
+        return Exchange(2 * size, 0.0, buckets, once=True)
+    reduced = buckets * accumulation_steps
+    return Exchange(2 * size * accumulation_steps, size, reduced, buckets)
 
 
 @dataclass(frozen=True)
 class Scaling:
     """One number of ranks over one interconnect.
 
-    ``efficiency``: compute over compute plus communication, one after the other
-    (``overlap_comm: false``, as our ds_configs have it); ``efficiency_overlapped``: gradients
-    travel while backward still runs; ``hiding_batch``: smallest micro-batch whose backward takes
-    as long as its gradients travel.
+    ``efficiency``: compute over compute plus communication, one after the other under ZeRO-2
+    (``overlap_comm: false``, as our ds_configs have it), overlapped without it (as
+    DistributedDataParallel does); ``efficiency_overlapped``: gradients travel while backward still
+    runs; ``hiding_batch``: smallest micro-batch whose backward takes as long as its gradients
+    travel. ``seconds`` is all communication.
     """
 
     ranks: int
@@ -127,20 +136,23 @@ def scaling(
     accumulation_steps: int,
 ) -> Scaling:
     """Predict a step of ``compute_seconds`` (all micro-batches) over ``link``."""
-    latency = sent.num_messages * 2 * math.log2(max(ranks, 1)) * link.latency_us * 1e-6
-    gather = sent.gather_bytes / link.bytes_per_s
-    reduce = sent.reduce_bytes / link.bytes_per_s + latency
-    backward = BACKWARD_SHARE * compute_seconds
-    exposed = max(0.0, reduce - backward) + gather
-    per_sample = backward / (batch_size * accumulation_steps)
-    hiding = math.ceil(reduce / accumulation_steps / per_sample) if reduce else 1
+    latency = 2 * math.log2(max(ranks, 1)) * link.latency_us * 1e-6
+    gather = sent.gather_bytes / link.bytes_per_s + sent.gather_messages * latency
+    reduce = sent.reduce_bytes / link.bytes_per_s + sent.num_messages * latency
+    # Gradients hide behind the backward passes that they follow: all, or the last one alone.
+    passes = 1 if sent.once else accumulation_steps
+    micro_backward = BACKWARD_SHARE * compute_seconds / accumulation_steps
+    exposed = max(0.0, reduce - passes * micro_backward) + gather
+    hiding = math.ceil(reduce / passes / (micro_backward / batch_size)) if reduce else 1
+    overlapped = compute_seconds / (compute_seconds + exposed)
+    in_turn = compute_seconds / (compute_seconds + reduce + gather)
     return Scaling(
         ranks=ranks,
         interconnect=link.name,
         gib_per_step=sent.total_bytes / 2**30,
         seconds=reduce + gather,
         compute_seconds=compute_seconds,
-        efficiency=compute_seconds / (compute_seconds + reduce + gather),
-        efficiency_overlapped=compute_seconds / (compute_seconds + exposed),
+        efficiency=overlapped if sent.once else in_turn,
+        efficiency_overlapped=overlapped,
         hiding_batch=max(1, hiding),
     )

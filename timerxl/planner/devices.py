@@ -22,7 +22,8 @@ CONTEXT_GIB = 0.45
 # ran at 0.31 of its 8.1 TFLOP/s; other devices and formats are an assumption until calibrated.
 EFFICIENCY = 0.30
 
-_UNITS = {"": 1.0, "B": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
+_OTHER = {"laptop", "mobile", "ti", "super", "nvl", "max"}  # slower or faster than their namesake
+_UNITS = {"B": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
 _UNITS |= {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 
@@ -75,7 +76,7 @@ DEFAULT_DEVICES = "t4,l4,a100"
 
 
 def parse_size_gib(text: str, key: str) -> float:
-    """``15GiB``, ``16GB``, ``15000MiB`` or bytes -> GiB; ``key`` names the option in an error."""
+    """``15GiB``, ``16GB`` or ``15000MiB`` -> GiB; ``key`` names the option in an error."""
     match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", text)
     try:
         size = float(match[1]) * _UNITS[match[2]] / GIB if match else math.nan
@@ -95,6 +96,8 @@ def parse_devices(texts: list[str]) -> list[Device]:
             found.setdefault(device.name, device)
             continue
         for name in filter(None, (part.strip().lower() for part in text.split(","))):
+            if name == "cpu":
+                raise InputError("--device cpu stands alone: this machine, beside no GPU.")
             if name not in DEVICES:
                 near = difflib.get_close_matches(name, DEVICES, n=1)
                 hint = f"did you mean {near[0]}? " if near else ""
@@ -141,6 +144,8 @@ def device_called(cuda_name: str) -> Device | None:
     """The table's entry for a name as the driver gives it ("Tesla T4", "NVIDIA L4"), or None."""
     words = re.sub(r"[^a-z0-9]+", " ", cuda_name.lower()).split()
     joined = "".join(words)
+    if _OTHER & set(words) or ("h100" in words and "pcie" in words):
+        return None
     if "a100" in words and "80gb" in words:
         return DEVICES["a100-80"]
     named = [name for name in DEVICES if name in words or (len(name) > 4 and name in joined)]

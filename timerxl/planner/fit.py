@@ -34,18 +34,10 @@ def find_fit(workload: Workload, device: Device, limit_gib: float, ranks: int) -
     if as_it_is.memory.total_gib <= limit_gib:
         return as_it_is
     for overrides, changed in _levels(workload, device):
-        # The smallest micro-batch first: where it does not fit, none of this level does.
-        sizes = _micro_batches(changed)
-        if _memory(changed, device, sizes[0], ranks).total_gib > limit_gib:
-            continue
-        low, high = 0, len(sizes) - 1
-        while low < high:
-            middle = (low + high + 1) // 2
-            if _memory(changed, device, sizes[middle], ranks).total_gib <= limit_gib:
-                low = middle
-            else:
-                high = middle - 1
-        return _fit(overrides, changed, device, sizes[low], ranks)
+        # One by one: accumulation keeps gradients, so a smaller micro-batch can need more.
+        for size in reversed(_micro_batches(changed)):
+            if _memory(changed, device, size, ranks).total_gib <= limit_gib:
+                return _fit(overrides, changed, device, size, ranks)
     return None
 
 

@@ -27,6 +27,8 @@ CATEGORIES = {
 
 def duration(seconds: float) -> str:
     """``45 s``, ``12 min``, ``3.4 h`` or ``2.1 days``."""
+    if seconds < 1:
+        return "under 1 s"
     for limit, size, unit in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):
         if seconds < limit:
             digits = 0 if unit != "h" else 1
@@ -77,7 +79,7 @@ def memory_table(plan: Plan) -> Table:
         left = []
         for device in plan.devices:
             margin = device.memory_gib - memory.total_gib
-            left.append(f"fits, {margin:.1f} left" if margin >= 0 else f"NO, {-margin:.1f} over")
+            left.append(f"fits, {margin:.1f} left" if margin >= 0 else f"NO, {-margin:.2f} over")
         table.add_row(str(gpus), *_sizes(memory), f"{memory.total_gib:.2f}", *left)
     return table
 
@@ -103,7 +105,7 @@ def time_table(times: list[RunTime], epochs: int) -> Table:
         "Time",
         columns,
         "efficiency: assumed share of the peak rate, unless calibrated. An epoch is training "
-        f"alone; the whole run is at most {times[0].num_steps:,} steps ({epochs} epochs) and every "
+        f"alone; the whole run is at most {epochs} epochs (or train.max_steps) and every "
         "evaluation; early stopping may end it sooner.",
     )
     for time in times:
@@ -134,7 +136,7 @@ def scaling_table(plan: Plan) -> Table:
         f"Scaling on paper, {plan.devices[0].name}",
         columns,
         "GiB that one GPU sends in a step. efficiency: computation over both, one after the other, "
-        "as ds_configs/ have it. Last column: micro-batch whose backward takes as long as its "
+        "as ds_configs/ have it, overlapped without ZeRO. Last column: micro-batch whose backward takes as long as its "
         "gradients travel.",
     )
     for item in plan.scaling:
@@ -155,16 +157,16 @@ def fit_lines(fit: Fit | None, limit_gib: float, where: str) -> list[str]:
     """The overrides to paste, or that nothing fits."""
     if fit is None:
         return [
-            f"nothing brings {where} under {limit_gib:.1f} GiB: take a smaller model or a shorter "
+            f"nothing brings {where} under {limit_gib:.2f} GiB: take a smaller model or a shorter "
             "model.context_length."
         ]
     size = f"{fit.memory.total_gib:.2f} GiB"
     if not fit.overrides:
-        return [f"{where} fits {limit_gib:.1f} GiB as it is: {size}."]
+        return [f"{where} fits {limit_gib:.2f} GiB as it is: {size}."]
     extra = ""
     if fit.memory.host:
         extra = f", and {fit.memory.host / GIB:.1f} GiB of the computer's own memory"
-    return [f"{where} fits {limit_gib:.1f} GiB with {size}{extra}:", f"  {fit.to_paste()}"]
+    return [f"{where} fits {limit_gib:.2f} GiB with {size}{extra}:", f"  {fit.to_paste()}"]
 
 
 def comparison_table(plans: dict[str, Plan], settings: list[tuple[str, list[Any]]]) -> Table:

@@ -43,7 +43,8 @@ def predict_time(
     samples, steps_per_epoch = workload.windows["train"], workload.steps_per_epoch(gpus)
     sent = 0.0
     if gpus > 1 and link is not None:
-        sent = predict_scaling(workload, rate, gpus, zero_stage, link).seconds
+        step = predict_scaling(workload, rate, gpus, zero_stage, link)
+        sent = step.compute_seconds * (1 / step.efficiency - 1)  # what is not hidden
     computed = samples / gpus * workload.flops_per_sample() / rates
     epoch = computed + steps_per_epoch * sent
     forward = workload.flops_per_sample(training=False) / rates / gpus

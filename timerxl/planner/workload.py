@@ -77,6 +77,7 @@ class Workload:
         config, model = copy.deepcopy(self.config), copy.deepcopy(self.model)
         for name, value in values.items():
             section, _, key = name.partition("__")
+            assert hasattr(getattr(config, section), key), name
             setattr(getattr(config, section), key, value)
         kept = {item: getattr(self, item) for item in self.__dataclass_fields__}
         return Workload(**kept | {"config": config, "model": model})

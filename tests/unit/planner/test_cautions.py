@@ -50,7 +50,8 @@ def test_idle_tensor_cores(workload: MakeWorkload) -> None:
     found = said(run, [T4, A100], 14.0, 30.0)
     rates = {"t4": "8.1 of 65", "a100": "19.5 of 312"}
     assert found == [
-        f"fp32 leaves {name}'s tensor cores idle: {rate} TFLOP/s; train.precision=auto uses them."
+        f"fp32 uses {rate.replace(' of ', ' of the ')} TFLOP/s that {name} has in half precision; "
+        "train.precision=auto uses them."
         for name, rate in rates.items()
     ]
     # Half precision, a device where it gains little, one without any, and a CPU.

@@ -10,7 +10,7 @@ import pytest
 
 from timerxl.config import load_recipe
 from timerxl.planner import fit as planner_fit
-from timerxl.planner.devices import GIB, Device
+from timerxl.planner.devices import CONTEXT_GIB, GIB, Device
 from timerxl.planner.fit import Fit, find_fit
 from timerxl.planner.memory import RankMemory
 from timerxl.planner.workload import Choice, Workload, choose, memory_of
@@ -212,3 +212,20 @@ def test_a_wide_model_is_sharded_then_offloaded(workload: MakeWorkload) -> None:
         if found is not None:
             assert found.memory == recomputed(run, found, GPU, 4)
             assert found.memory.total_gib <= limit
+
+
+def test_a_smaller_micro_batch_can_need_more(workload: MakeWorkload) -> None:
+    """Accumulation keeps all gradients: the full micro-batch fits here, smaller ones don't."""
+    gpu = Device("paper", 100.0, {"fp32": 10.0, "fp16": 100.0, "bf16": 100.0})
+    run = workload(
+        "model.attn_implementation=eager",
+        "model.hidden_size=256",
+        "model.num_attention_heads=16",
+        "model.intermediate_size=1024",
+        "model.context_length=64",
+        "train.batch_size=4",
+    )
+    found = find_fit(run, gpu, CONTEXT_GIB + 26.5 / 1024, 1)
+    assert found is not None
+    assert found.overrides == {"model.attn_implementation": "sdpa"}
+    assert found.memory.total_gib <= CONTEXT_GIB + 26.5 / 1024

@@ -72,7 +72,7 @@ def plan(workload: MakeWorkload) -> Plan:
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        (0.2, "0 s"),
+        (0.2, "under 1 s"),
         (45.4, "45 s"),
         (89.4, "89 s"),
         (90, "2 min"),
@@ -110,7 +110,7 @@ def test_memory_by_number_of_gpus(plan: Plan) -> None:
         "p100 15.9"
     ).split("|")
     assert [[cell.replace(" ", "_") for cell in row] for row in rows(table)] == [
-        "1 1.00 0.50 2.00 11.00 0.25 0.12 0.12 15.00 NO,_0.3_over fits,_0.9_left".split(),
+        "1 1.00 0.50 2.00 11.00 0.25 0.12 0.12 15.00 NO,_0.30_over fits,_0.9_left".split(),
         "2 1.00 0.50 2.00 8.00 0.25 0.12 0.12 12.00 fits,_2.7_left fits,_3.9_left".split(),
     ]
     assert (plan.fits(1, DEVICES["t4"]), plan.fits(2, DEVICES["t4"])) == (False, True)
@@ -130,7 +130,7 @@ def test_time_by_device(plan: Plan) -> None:
         [*"cpu 1 fp32 – measured 0.0456 123 1,234".split(), *durations],
     ]
     assert headings(table)[-3:] == ["epoch", "validation", "whole run"]
-    assert "at most 3,702 steps (3 epochs)" in " ".join(printed(table).split())
+    assert "at most 3 epochs (or train.max_steps)" in " ".join(printed(table).split())
 
 
 def test_scaling_by_interconnect(plan: Plan) -> None:
@@ -142,19 +142,19 @@ def test_scaling_by_interconnect(plan: Plan) -> None:
 def test_what_to_paste(workload: MakeWorkload) -> None:
     run = workload()
     assert text.fit_lines(None, 15.0, "small on 1 GPU") == [
-        "nothing brings small on 1 GPU under 15.0 GiB: take a smaller model or a shorter "
+        "nothing brings small on 1 GPU under 15.00 GiB: take a smaller model or a shorter "
         "model.context_length."
     ]
     as_it_is = Fit({}, run, MEMORY)
-    assert text.fit_lines(as_it_is, 15.0, "small") == ["small fits 15.0 GiB as it is: 12.00 GiB."]
+    assert text.fit_lines(as_it_is, 15.0, "small") == ["small fits 15.00 GiB as it is: 12.00 GiB."]
     overrides = {"train.batch_size": "4", "train.accumulation_steps": "2"}
     assert text.fit_lines(Fit(overrides, run, MEMORY), 15.0, "small") == [
-        "small fits 15.0 GiB with 12.00 GiB:",
+        "small fits 15.00 GiB with 12.00 GiB:",
         "  train.batch_size=4 train.accumulation_steps=2",
     ]
     away = replace(MEMORY, host=3 * GIB)
     first = text.fit_lines(Fit(overrides, run, away), 15.0, "small")[0]
-    assert first == "small fits 15.0 GiB with 12.00 GiB, and 3.0 GiB of the computer's own memory:"
+    assert first == "small fits 15.00 GiB with 12.00 GiB, and 3.0 GiB of the computer's own memory:"
 
 
 def test_recipes_side_by_side(plan: Plan, workload: MakeWorkload) -> None:
@@ -219,7 +219,7 @@ def test_the_screen_has_all_parts(plan: Plan, capsys: pytest.CaptureFixture[str]
         "Time",
         "Scaling on paper, t4",
         "Why quickstart needs what it needs",
-        "nothing brings quickstart on 1 t4 under 3.0 GiB",
+        "nothing brings quickstart on 1 t4 under 3.00 GiB",
         "warning: take care.",
     )
     places = [shown.index(part) for part in parts]
