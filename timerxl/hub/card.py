@@ -107,11 +107,14 @@ def _warnings(record: Record) -> list[str]:
             if record.is_checkpoint
             else f"the best by validation before the stop (step {step})"
         )
+        reached = get(record.verdict, "stopped_by", "name") == "target"
+        judgement = "This run is not a good one, and was published on demand: "
+        judgement = "Published on demand: " if reached else judgement
         found.append(
             loud(
                 "STOPPED BY A MONITOR.",
-                f"This run is not a good one, and was published on demand: it was {record.reason} "
-                f"The weights are {weights}. The test split was never scored.",
+                f"{judgement}it was {record.reason} The weights are {weights}. The test split was "
+                "never scored.",
             )
         )
     if record.outcome == "failed":

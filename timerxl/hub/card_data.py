@@ -164,8 +164,8 @@ def limits(record: Record) -> list[str]:
     names = words(listed(saved["regions"], 12))
     days = saved["context_days"]
     found.append(
-        f"Trained and tested on {names} alone: nothing is known of other places."
-        + (" Other regions are refused." if saved.get("static_feature_names") else "")
+        f"Trained{' and tested' if results else ''} on {names} alone: nothing is known of other "
+        "places." + (" Other regions are refused." if saved.get("static_feature_names") else "")
     )
     found.append(
         f"It needs a series in steps of {saved['step_hours']:g} h with exactly these features, in "

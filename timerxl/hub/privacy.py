@@ -86,7 +86,7 @@ class Scrubber:
         """A sentence without what is private."""
         for pattern in _PATHS:
             text = pattern.sub(r"\1", self._known(text))
-        return _CREDENTIALS.sub("", _ADDRESS.sub(REMOVED, _SECRET.sub(REMOVED, text)))
+        return _ADDRESS.sub(REMOVED, _CREDENTIALS.sub("", _SECRET.sub(REMOVED, text)))
 
     def code(self, text: str) -> str:
         """The same for a program: a slash there need not be a path."""

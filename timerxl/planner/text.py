@@ -136,8 +136,8 @@ def scaling_table(plan: Plan) -> Table:
         f"Scaling on paper, {plan.devices[0].name}",
         columns,
         "GiB that one GPU sends in a step. efficiency: computation over both, one after the other, "
-        "as ds_configs/ have it, overlapped without ZeRO. Last column: micro-batch whose backward takes as long as its "
-        "gradients travel.",
+        "as ds_configs/ have it, overlapped without ZeRO. Last column: micro-batch whose backward "
+        "takes as long as its gradients travel.",
     )
     for item in plan.scaling:
         table.add_row(
