@@ -44,10 +44,13 @@ def run(config: RunConfig) -> int:
     output_dir = Path(config.output_dir)
     is_main = is_main_rank()
     code, reason, hub = EXIT_OK, "finished", None
-    if is_main and config.hub.push:
+    if config.hub.push:
         from timerxl.hub.background import BackgroundPush
+        from timerxl.hub.push import Target
 
-        hub = BackgroundPush(str(config.hub.repo_id), Log(), config.hub.private)
+        Target(str(config.hub.repo_id))  # a bad name is refused on every rank
+        if is_main:
+            hub = BackgroundPush(str(config.hub.repo_id), Log(), config.hub.private)
     extras = Extras(
         predict=predict_run,
         draw=write_report,
@@ -69,6 +72,8 @@ def run(config: RunConfig) -> int:
             print(f"error: {reason}", file=sys.stderr, flush=True)
         draw_page(write_report, output_dir)
         if hub is not None:
+            if code == EXIT_OK:
+                hub.new_best(output_dir)  # with the results, the threshold and the final card
             hub.close(HUB_SECONDS)
         print(f"Page of the run: {output_dir}/report/index.html", flush=True)
     return code

@@ -28,6 +28,7 @@ MODEL_LIBRARIES = {"torch", "transformers", "safetensors", "huggingface_hub"}
 DOORS: dict[str, tuple[str, ...]] = {
     "accelerate": ("timerxl/training/", "launch/"),
     "deepspeed": ("timerxl/training/", "launch/"),
+    "huggingface_hub": ("timerxl/hub/", "timerxl/model/", "timerxl/forecaster.py"),
     "matplotlib": ("timerxl/report.py", "timerxl/report/"),
     "xarray": ("timerxl/data/era5.py", "timerxl/data/forecast_file.py"),
 }

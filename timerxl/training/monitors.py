@@ -137,7 +137,7 @@ def oscillation(history: History, limits: MonitorsConfig) -> Verdict | None:
     evidence = {"accuracy_before": before.accuracy, "accuracy": latest.accuracy, "points": jump}
     return verdict_at(
         "oscillation",
-        _beyond(jump, error),
+        _beyond(jump, error, latest),
         latest,
         evidence | _points(error),
         f"validation accuracy jumped by {jump:+.1f} points since the evaluation before "
@@ -167,7 +167,7 @@ def divergence(history: History, limits: MonitorsConfig) -> Verdict | None:
         f"{name}_accuracy": scores.accuracy,
     }
     evidence |= {"points": gap} | _points(error)
-    severity, balanced = _beyond(gap, error), ""
+    severity, balanced = _beyond(gap, error, latest), ""
     if latest.balanced_accuracy is not None and scores.balanced_accuracy is not None:
         fair = _points_apart(latest.balanced_accuracy, scores.balanced_accuracy)
         evidence["balanced_points"] = fair
@@ -247,9 +247,15 @@ def _difference_error(a: Scores, b: Scores) -> float | None:
     return 100 * math.hypot(a.std_error, b.std_error)
 
 
-def _beyond(points: float, error: float | None) -> str:
-    """Certain where a difference is more than three standard errors; never where none is known."""
-    return CERTAIN if error is not None and abs(points) > STD_ERRORS * error else SUSPECTED
+def _beyond(points: float, error: float | None, at: Scores) -> str:
+    """Certain where a difference is more than three standard errors.
+
+    Where none is known it is certain for a log, whose user's rule is all there is, and suspected
+    for a run, whose blocks of time were too few to tell.
+    """
+    if error is None:
+        return CERTAIN if at.step is None else SUSPECTED
+    return CERTAIN if abs(points) > STD_ERRORS * error else SUSPECTED
 
 
 def _points(error: float | None) -> dict[str, object]:

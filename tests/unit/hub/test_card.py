@@ -1,0 +1,295 @@
+"""The card: its numbers are the run's, what is loud is loud, and it is a card to the Hub."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hub_contents import card_errors
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+from sklearn.metrics import brier_score_loss, matthews_corrcoef, roc_auc_score
+from spoiled_runs import as_stopped, edit
+
+from timerxl.hub.card import METRICS, model_card
+from timerxl.hub.package import Package
+from timerxl.hub.record import read_record
+
+LOUD = "SYNTHETIC DATA"
+
+
+def card(run: Path, force: bool = False, **told: Any) -> str:
+    return model_card(read_record(run, force), "ana/rain", **told)
+
+
+def rows(text: str, title: str) -> dict[str, list[str]]:
+    """The tables below a heading: first cell -> the others."""
+    section = text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    cells = [[c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    return {row[0].strip("*"): row[1:] for row in cells}
+
+
+def edit_all(run: Path, **data: Any) -> None:
+    """As if the run had been trained with these settings of data."""
+    config = run / "config.yaml"
+    text = config.read_text()
+    for key, value in data.items():
+        text = re.sub(rf"(?m)^  {key}: .*$", f"  {key}: {value}", text, count=1)
+    config.write_text(text)
+
+
+def as_real(run: Path) -> None:
+    """The same numbers, said to be of a table."""
+    edit_all(run, path="weather/peru.parquet")
+
+    def change(saved: dict[str, Any]) -> None:
+        saved["is_synthetic"] = False
+        saved["data"]["path"] = "weather/peru.parquet"
+        saved["source"] = {"rows": 1234, "first": "2024-01-01T06:00", "last": "2024-12-30T18:00"}
+
+    edit(run / "model" / "preprocessing.json", change)
+    edit(run / "results.json", lambda found: found | {"is_synthetic": False})
+
+
+@pytest.fixture(scope="module")
+def text(package: Package) -> str:
+    return (package.folder / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def results(finished: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((finished / "results.json").read_text())
+    return found
+
+
+def test_the_hub_takes_it(text: str, results: dict[str, Any]) -> None:
+    assert card_errors(text) == []
+    parsed = ModelCard(text)
+    assert str(parsed) == text
+    data = parsed.data
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "time-series-forecasting")
+    assert {"timer-xl", "synthetic-data"} <= set(data.tags)
+    assert data.model_name == "rain"
+    found = {result.metric_type: result.metric_value for result in data.eval_results}
+    assert found == {
+        METRICS[key][0]: pytest.approx(results["test"][key], abs=1e-6) for key in METRICS
+    }
+    for result in data.eval_results:
+        assert (result.dataset_split, result.dataset_type) == ("test", "synthetic")
+        assert "SYNTHETIC" in result.dataset_name
+
+
+def test_synthetic_is_said_first(text: str, run: Path) -> None:
+    body = ModelCard(text).text.strip()
+    assert body.startswith("# rain (SYNTHETIC data)\n\n> ⚠️ **SYNTHETIC DATA.**")
+    as_real(run)
+    real = card(run, data_licence="CC BY 4.0 | Ana")
+    assert "SYNTHETIC" not in real
+    assert "synthetic" not in real.split("## Scores")[0]
+    assert "**series**: `peru.parquet`" in real
+    assert r"**licence of the data**: CC BY 4.0 \| Ana" in real
+    assert "weather/" not in real
+    assert "**licence of the data**: not stated" in text
+
+
+def test_the_model_stands_beside_every_baseline(text: str, results: dict[str, Any]) -> None:
+    table = rows(text, "Scores on the test split")
+    always = table["always rain"]
+    assert list(table)[:3] == ["forecast", ":---", "Timer-XL"]
+    assert {"Timer-XL, calibrated", "persistence (rained before)"} <= set(table)
+    assert len(table) == 2 + 2 + len(results["baselines"])
+    low, high = results["intervals"]["model"]["roc_auc"]
+    interval = f"{low:.3f} to {high:.3f}".replace(" ", "\u00a0")
+    assert table["Timer-XL"][0] == f"{results['test']['roc_auc']:.3f}<br><sub>{interval}</sub>"
+    assert always[3].startswith(f"{results['baselines']['always_rain']['f1']:.3f}<br>")
+    assert "An F1 alone proves nothing" in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words", "limit"),
+    [
+        (0.01, 0.05, "better than it", False),
+        (-0.05, -0.01, "worse than it", True),
+        (-0.01, 0.01, "not told apart from it", True),
+        (None, None, "chance can't be ruled out", True),
+    ],
+)
+def test_the_difference_is_judged(
+    run: Path, low: float | None, high: float | None, words: str, limit: bool
+) -> None:
+    def change(found: dict[str, Any]) -> None:
+        known = {"reference": "climatology", "estimate": 0.03, "skill": 0.1}
+        found["differences"] = {"roc_auc": known | {"low": low, "high": high}}
+
+    edit(run / "results.json", change)
+    text = card(run)
+    assert words in text.split("## Scores")[1].split("## ")[0]
+    assert ("By ROC-AUC it is" in text.split("## Known limits")[1]) == limit
+
+
+def test_numbers_are_read_not_typed(run: Path) -> None:
+    def change(found: dict[str, Any]) -> None:
+        found["test"]["roc_auc"], found["num_windows"]["test"] = 0.12345678, 4321
+        found["plan"] = {
+            "predicted_peak_memory_gib": 2.0,
+            "measured_peak_memory_gib": 1.0,
+            "predicted_epoch_seconds": None,
+            "measured_epoch_seconds": 7.0,
+        }
+
+    edit(run / "results.json", change)
+    text = card(run)
+    assert ModelCard(text).data.eval_results[0].metric_value == 0.123457
+    assert "ROC-AUC on test 0.123;" in text
+    assert "On 4,321 test windows" in text
+    made = rows(text, "How it was made")
+    assert made["peak memory, GiB"] == ["2.00", "1.00", "+100%"]
+    assert made["seconds of training an epoch"] == ["–", "7", "–"]
+
+
+def test_regions_are_scored_from_the_forecasts(
+    text: str, finished: Path, results: dict[str, Any]
+) -> None:
+    table = pd.read_parquet(finished / "forecasts.parquet")
+    table = table[table["split"] == "test"]
+    found = rows(text, "By region")
+    assert len(found) == 2 + table["region"].nunique()
+    for region, part in table.groupby("region"):
+        label, given = part["label"].to_numpy(), part["model"].to_numpy()
+        said = (given >= results["threshold"]).astype(int)
+        expected = [len(part), f"{label.mean():.1%}"]
+        expected += [f"{roc_auc_score(label, given):.3f}", f"{matthews_corrcoef(label, said):.3f}"]
+        expected += [f"{brier_score_loss(label, given):.3f}"]
+        assert found[str(region).replace("_", r"\_")] == [str(cell) for cell in expected]
+
+
+def test_what_it_predicts_and_how_it_was_cut(text: str, finished: Path) -> None:
+    saved = json.loads((finished / "model" / "preprocessing.json").read_text())
+    assert "**horizon**: 24 h" in text
+    assert "**context**: 16 steps = 8 days" in text
+    assert "1 if tp adds up to 0.1 mm or more in the 24 hours" in text
+    periods = rows(text, "Training data")
+    table = pd.read_parquet(finished / "forecasts.parquet")
+    for split in ("validation", "test"):
+        part = table[table["split"] == split]
+        first, last = (str(time)[:10] for time in (part.issue_time.min(), part.issue_time.max()))
+        share = f"{part['label'].mean():.1%}"
+        assert periods[split] == [first, last, f"{len(part):,}", share]
+    assert f"validation from {saved['split']['validation_from'][:10]}" in text
+    calibrated = rows(text, "Calibration")
+    assert set(calibrated) >= {"raw", "calibrated"}
+
+
+def test_limits_come_from_facts(run: Path, text: str) -> None:
+    for words in ("Contaminated", "Split by row", "No intervals", "seeded sample", "Sparse"):
+        assert words not in text
+    assert "nothing is known of other places" in text
+
+    def change(saved: dict[str, Any]) -> None:
+        saved["split"]["method"] = "rows"
+        saved["source"]["prepared"] = {
+            "precipitation": {"column": "tp", "is_sparse": True, "hours_present_per_day": 2}
+        }
+
+    def spoil(found: dict[str, Any]) -> None:
+        found |= {"max_windows": 40, "no_interval": "the test split is too short", "intervals": {}}
+
+    edit(run / "model" / "preprocessing.json", change)
+    edit(run / "results.json", spoil)
+    edit(run / "audit.json", lambda _: {"lines": ["WARNING 2 of 24 hours of tp"]})
+    edit_all(run, test_every_epoch="true")
+    limits = card(run).split("## Known limits")[1].split("## ")[0]
+    for words in ("Contaminated", "Split by row", "No intervals: the test split is too short"):
+        assert words in limits
+    for words in ("seeded sample", "Sparse rain", "Audit of the data: WARNING 2 of 24"):
+        assert words in limits
+    assert "2 of 24 hours of `tp`" in card(run)
+
+
+@pytest.mark.parametrize("has_best", [True, False])
+def test_a_stopped_run_says_so_at_the_top(run: Path, has_best: bool) -> None:
+    as_stopped(run, has_best)
+    text = card(run, force=True)
+    top = ModelCard(text).text.split("\n## ")[0]
+    assert top.index(LOUD) < top.index("STOPPED BY A MONITOR") < top.index("A [Timer-XL]")
+    assert ("those of the stop" in top) != has_best
+    assert "The test split was never scored" in top
+    assert card_errors(text) == []
+    assert "model-index" not in text
+    assert "**ROC-AUC**: 0.500" in text  # validation's, and called so
+    assert "flatter" in text
+    said = text.split("## What the monitors said")[1]
+    assert said.count("Rain is said for every window.") == 1
+    assert "**Stopped the run**: **collapse** (certain) at step 4" in said
+    assert "from P(rain) = 0.5 on; no threshold was chosen" in text
+
+
+def test_a_run_that_stopped_at_its_target_is_no_bad_one(run: Path) -> None:
+    as_stopped(run)
+    assert "This run is not a good one" in card(run, force=True)
+    edit(run / "verdict.json", lambda found: found | {"stopped_by": {"name": "target"}})
+    assert "This run is not a good one" not in card(run, force=True)
+
+
+def test_verdicts_of_a_finished_run(run: Path, text: str) -> None:
+    assert "Nothing: no sign of a collapse" in text
+    verdict = {
+        "name": "dead_input",
+        "severity": "certain",
+        "step": None,
+        "explanation": "tp never varies.",
+        "remedy": "Look.",
+    }
+    edit(run / "verdict.json", lambda _: {"stopped_by": None, "verdicts": [verdict]})
+    assert "- **dead input** (certain): tp never varies. Look." in card(run)
+
+
+def html(text: str) -> str:
+    body = re.sub(r"^---\n.*?\n---\n", "", text, flags=re.S)
+    return MarkdownIt("commonmark", {"html": True}).enable("table").render(body)
+
+
+def test_it_renders(text: str) -> None:
+    page = html(text)
+    assert page.count("<h1>") == 1
+    assert page.count("<h2>") == 9
+    assert page.count("<blockquote>") == 1
+    assert page.count("<table>") == 5
+    assert page.count('<code class="language-python">') == 2
+    assert "|" not in re.sub(r"P\(rain \| region[^)]*\)", "", re.sub(r"<pre>.*?</pre>", "", page))
+    for example in re.findall(r"```python\n(.*?)```", text, re.S):
+        ast.parse(example)
+
+
+def test_what_a_file_holds_is_never_markup(run: Path) -> None:
+    nasty = "<script>x</script> | `a` [b](c) *d*\n## e"
+
+    def rename(saved: dict[str, Any]) -> None:
+        saved["regions"] = [nasty, *saved["regions"][1:]]
+        saved["feature_names"][0] = nasty
+        saved["label"]["text"] = nasty
+
+    edit(run / "model" / "preprocessing.json", rename)
+    edit(run / "audit.json", lambda _: {"lines": [nasty]})
+    table = pd.read_parquet(run / "forecasts.parquet")
+    table["region"] = np.where(table["region"] == "selva", nasty, table["region"])
+    table.to_parquet(run / "forecasts.parquet")
+    page = html(card(run, data_licence=nasty))
+    assert "<script" not in page
+    assert page.count("<h2>") == 9
+    assert page.count("<table>") == 5
+    assert "<a href" not in page.replace('<a href="https://arxiv.org', "")
+    assert page.count("&lt;script&gt;x&lt;/script&gt; | ") >= 5
+
+
+def test_a_branch_is_named_in_the_examples(finished: Path) -> None:
+    text = card(finished, revision="v2")
+    assert 'from_pretrained("ana/rain", revision="v2")' in text
+    assert '"ana/rain", revision="v2", trust_remote_code=True' in text

@@ -1,0 +1,211 @@
+"""What is published: these files and no others, loadable, and with nothing private in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from spoiled_runs import SECRET, as_stopped, edit, home, plant, sums
+
+from timerxl.config import InputError, load_recipe
+from timerxl.hub.package import Package, Wording, stage
+from timerxl.hub.record import read_record
+from timerxl.model import TimerXLForClassification
+
+FILES = [
+    "README.md",
+    "attention_timerxl.py",
+    "config.json",
+    "configuration_timerxl.py",
+    "flops_timerxl.py",
+    "layers_timerxl.py",
+    "losses_timerxl.py",
+    "metrics.jsonl",
+    "model.safetensors",
+    "modeling_timerxl.py",
+    "outputs_timerxl.py",
+    "preprocessing.json",
+    "report/index.html",
+    "results.json",
+    "training_config.yaml",
+    "verdict.json",
+]
+
+
+def staged(run: Path, tmp_path: Path, force: bool = False) -> Package:
+    return stage(read_record(run, force), tmp_path / "staged", Wording("ana/rain"))
+
+
+def refused(run: Path, tmp_path: Path, force: bool = False) -> str:
+    before = sums(run)
+    with pytest.raises(InputError) as caught:
+        staged(run, tmp_path, force)
+    assert sums(run) == before
+    return str(caught.value)
+
+
+def test_the_files(package: Package, finished: Path) -> None:
+    assert sorted(package.files) == FILES
+    assert set(sums(package.folder)) == set(FILES)
+    assert package.num_bytes == sum(p.stat().st_size for p in package.folder.rglob("*.*"))
+
+
+def test_what_is_not_private_is_sent_as_it_is(package: Package, finished: Path) -> None:
+    theirs, ours = sums(finished), sums(package.folder)
+    for name in FILES:
+        if name.endswith((".py", ".safetensors")) or name == "config.json":
+            assert ours[name] == theirs[f"model/{name}"], name
+    for name in ("results.json", "verdict.json", "metrics.jsonl"):
+        assert ours[name] == theirs[name], name
+    assert ours["preprocessing.json"] == theirs["model/preprocessing.json"]
+
+
+def test_the_settings_can_be_trained_with_again(package: Package, finished: Path) -> None:
+    again = load_recipe(str(package.folder / "training_config.yaml"))
+    before = load_recipe(str(finished / "config.yaml"))
+    assert again.output_dir == "rainy-run"
+    again.output_dir = before.output_dir
+    assert again == before
+
+
+def test_the_folder_loads(package: Package) -> None:
+    model = TimerXLForClassification.from_pretrained(package.folder)
+    assert model.config.hidden_size == 16
+
+
+def test_nothing_private_is_staged(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    monkeypatch.setenv("WANDB_API_KEY", "f00dbabe" * 5)
+    forbidden = [*plant(run), "f00dbabe"]
+    config = run / "config.yaml"
+    config.write_text(config.read_text() + f"seen: {'f00dbabe' * 5}\n")
+    before = sums(run)
+    package = staged(run, tmp_path)
+    assert sums(run) == before
+    assert sorted(package.files) == FILES
+    for name in package.files:
+        content = (package.folder / name).read_bytes()
+        for private in forbidden:
+            assert private.encode() not in content, (name, private)
+    saved = json.loads((package.folder / "preprocessing.json").read_text())
+    assert saved["data"]["path"] == saved["source"]["path"] == "rain.parquet"
+    settings = yaml.safe_load((package.folder / "training_config.yaml").read_text())
+    assert settings["data"]["path"] == "rain.parquet"
+    assert settings["note"].startswith("see mine.txt with [removed]")
+    assert "could not read rain.parquet" in (package.folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("planted", [f'TOKEN = "{SECRET}"', "# {run}/x.py"])
+def test_a_program_with_something_private_is_refused(
+    run: Path, tmp_path: Path, planted: str
+) -> None:
+    program = run / "model" / "modeling_timerxl.py"
+    program.write_text(program.read_text() + planted.format(run=run))
+    message = refused(run, tmp_path)
+    assert message.startswith("modeling_timerxl.py holds a token, a path")
+    assert SECRET not in message
+
+
+def cut_off(run: Path) -> None:
+    weights = run / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+BAD: dict[str, tuple[Callable[[Path], object], list[str]]] = {
+    "no config": (lambda r: (r / "config.yaml").unlink(), ["is no run folder", "config.yaml"]),
+    "no model": (lambda r: (r / "model").rename(r / "other"), ["no model/"]),
+    "no weights": (
+        lambda r: (r / "model" / "model.safetensors").unlink(),
+        ["rainy-run/model holds no model.safetensors"],
+    ),
+    "no program": (
+        lambda r: (r / "model" / "modeling_timerxl.py").unlink(),
+        ["no modeling_timerxl.py", "trust_remote_code"],
+    ),
+    "cut off": (cut_off, ["model.safetensors is damaged"]),
+    "no weights at all": (
+        lambda r: (r / "model" / "model.safetensors").write_bytes(b"rain"),
+        ["no safetensors file"],
+    ),
+    "damaged results": (
+        lambda r: (r / "results.json").write_text('{"test": '),
+        ["results.json can't be read"],
+    ),
+    "no forecasts' column": (
+        lambda r: (
+            edit(r / "status.json", lambda s: {"code": 1, "reason": "the loss is nan"})
+            or (r / "results.json").unlink()
+        ),
+        ["can't be published", "no results.json", "code 1: the loss is nan"],
+    ),
+    "still running": (
+        lambda r: (
+            edit(r / "status.json", lambda s: {"code": 1, "reason": "running"})
+            or (r / "results.json").unlink()
+        ),
+        ["no results.json", "code 1: running", "Wait for the run"],
+    ),
+    "no status": (
+        lambda r: (r / "status.json").unlink() or (r / "results.json").unlink(),
+        ["no results.json", "status.json is missing"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_can_t_be_published_even_by_force(case: str, run: Path, tmp_path: Path) -> None:
+    spoil, named = BAD[case]
+    spoil(run)
+    message = refused(run, tmp_path, force=True)
+    for words in named:
+        assert words in message
+
+
+def test_no_such_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there's no such folder"):
+        read_record(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("has_best", [True, False])
+def test_a_stopped_run_needs_force(run: Path, tmp_path: Path, has_best: bool) -> None:
+    as_stopped(run, has_best)
+    message = refused(run, tmp_path)
+    assert "it was stopped by the monitor collapse (certain)" in message
+    assert "--force" in message
+    package = staged(run, tmp_path, force=True)
+    assert "results.json" not in package.files
+    folder = "model" if has_best else "checkpoints/step_00000004"
+    weights = sums(run)[f"{folder}/model.safetensors"]
+    assert sums(package.folder)["model.safetensors"] == weights
+
+
+@pytest.mark.parametrize("status", [{"code": 1, "reason": "the disk is full"}, None])
+def test_a_failed_run_with_results_needs_force(
+    run: Path, tmp_path: Path, status: dict[str, object] | None
+) -> None:
+    (run / "status.json").unlink()
+    if status:
+        (run / "status.json").write_text(json.dumps(status))
+    assert "--force" in refused(run, tmp_path)
+    assert "FAILED RUN" in (staged(run, tmp_path, force=True).folder / "README.md").read_text()
+
+
+def test_a_run_under_way_is_a_matter_of_the_background(run: Path) -> None:
+    edit(run / "status.json", lambda _: {"code": 1, "reason": "running"})
+    assert read_record(run, under_way=True).outcome == "finished"  # all but status.json is there
+    (run / "results.json").unlink()
+    assert read_record(run, under_way=True).outcome == "running"
+
+
+def test_a_run_is_named_by_its_folder_not_by_where_it_lies(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run)
+    assert read_record(Path()).name == "rainy-run"
+    edit(run / "verdict.json", lambda _: {"said": f"{run}/model and {home('x')}"})
+    assert read_record(Path()).verdict == {"said": "rainy-run/model and x"}
