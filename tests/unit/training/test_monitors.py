@@ -83,10 +83,10 @@ def test_a_plateau_at_the_end_of_a_cosine_schedule_is_no_stagnation() -> None:
     ("found", "expected"),
     [
         (accuracies(0.75, 0.70), None),  # exactly 5 points: more than 5 is asked for
-        (accuracies(0.75, 0.699), "suspected"),  # 3 standard errors are 6.0
-        (accuracies(0.75, 0.699, num_windows=10_000), "certain"),  # and here 1.9
+        (accuracies(0.75, 0.699, accuracy_std_error=0.02), "suspected"),  # 3 errors are 8.5
+        (accuracies(0.75, 0.699, accuracy_std_error=0.01), "certain"),  # and here 4.2
         (accuracies(0.70, 0.78), None),  # a rise to a new best
-        (accuracies(0.75, 0.69, 0.76, num_windows=10_000), "certain"),  # up again after a drop
+        (accuracies(0.75, 0.69, 0.76, accuracy_std_error=0.01), "certain"),  # up again after a drop
         (accuracies(0.75, 0.70, 0.76), None),  # the drop was none
         (accuracies(0.75, 0.69, 0.73), None),
         (accuracies(0.75, None, 0.60), None),
@@ -121,7 +121,7 @@ def test_noise_within_three_standard_errors_is_only_suspected(after: float, expe
 
 
 def test_without_a_standard_error_a_jump_is_certain_in_a_log_alone() -> None:
-    found = oscillation(accuracies(0.75, 0.69, num_windows=None), LIMITS)
+    found = oscillation(history(Scores(accuracy=0.75), Scores(accuracy=0.69)), LIMITS)
     assert found is not None
     assert found.severity == "certain"
     assert "std_error_points" not in found.evidence
