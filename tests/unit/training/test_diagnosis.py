@@ -171,6 +171,11 @@ def test_what_steps_and_costs_repeat_is_kept_once(tmp_path: Path) -> None:
         ("dead_input", "suspected", 10),  # at the start and at the nine steps after it
         ("dead_input", "certain", 41),
     ]
+    tracemalloc.start()
+    path = write(tmp_path, text_of([start, *(train(n) for n in range(5000))]))
+    assert [f.times for f in diagnose(path).findings] == [5001]
+    assert tracemalloc.get_traced_memory()[1] < 2_500_000  # with the events that were written
+    tracemalloc.stop()
     # Evaluations are all kept.
     flat = [validation(n, 0.75) for n in range(1, 6)]
     assert signs(diagnose(write(tmp_path, text_of(flat)))) == [
@@ -246,6 +251,12 @@ def test_a_console_log_in_any_encoding(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     found = diagnose(path)
     assert (found.kind, found.num_evaluations) == ("OpenLTM console log", 1)
+
+
+def test_lines_are_numbered_as_an_editor_does(tmp_path: Path) -> None:
+    path = tmp_path / "console.log"
+    path.write_bytes(LOG.encode() + b"1%\r2%\r\n3%\r4%\nVal Accuracy: 70.0")
+    assert diagnose(path).notes[-1].startswith("line 6 is not understood: ")
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,8 @@ def test_openltm_s_own_lines_say_the_same() -> None:
         event.pop("train_loss", None)
     assert printed == named
     assert signs(only(AS_PRINTED)) == signs(only(COLLAPSED))
+    train = "Train Accuracy: 71.43% (5/7)\n"
+    assert events(AS_PRINTED.replace("   Acc", train + "   Acc")) == events(AS_PRINTED)
 
 
 COLLAPSE = [("collapse", "suspected", 1), ("collapse", "certain", 2)]
@@ -160,6 +162,9 @@ def test_a_summary_alone_names_an_epoch() -> None:
         (4, 0.5),
     ]
     assert signs(only(text)) == [("overfitting", "certain", 4)]
+    assert [len(run.epochs) for run in read(text + text)[0]] == [4, 4]
+    twice = "".join(lines.format(1, loss) for loss in (8, 7))
+    assert [run.epochs[0].loss["train"] for run in read(twice)[0]] == [0.8, 0.7]
     # Accuracies come before the summary that names their epoch.
     text = "".join(line for line in AS_PRINTED.splitlines(True) if "cost time" not in line)
     assert signs(only(text)) == signs(only(COLLAPSED))
@@ -197,6 +202,11 @@ def test_the_share_of_the_larger_class_from_identical_counts(
     assert [sign[1:] for sign in found if sign[0] == "collapse"] == collapsed
 
 
+def test_validation_alone_is_not_enough() -> None:
+    text = "".join(line for line in COLLAPSED.splitlines(True) if "Test Acc" not in line)
+    assert shares(text) == [(None, None)] * 2
+
+
 def test_percent_alone_is_no_count() -> None:
     text = re.sub(r" \(\d+/\d+\)", "", COLLAPSED)
     assert [event["accuracy"] for event in events(text)] == pytest.approx([0.6334, 0.6905] * 2)
@@ -219,6 +229,8 @@ def test_a_class_distribution_counts_where_it_adds_up() -> None:
     assert shares(text + fitting) == [(0.71, "class distribution")] * 2
     assert shares(users + text) == [(0.7, "identical counts")] * 2
     assert shares(fitting + users + text) == [(0.71, "class distribution")] * 2
+    later = fitting + line.format(280, 720)  # as when a run is taken up again
+    assert shares(later + text) == [(0.72, "class distribution")] * 2
     assert shares(fitting.replace("VAL", "TRAIN") + text) == [(0.7, "identical counts")] * 2
     assert shares(fitting + text, BaseRate(0.72)) == [(0.72, "given")] * 2
     # What comes before the epochs of a run is that run's.
@@ -255,6 +267,7 @@ def test_a_rounded_base_rate_is_sharpened_by_the_counts(
         ("Val Accuracy: 169.05%", "line 1 is not understood: "),
         ("Val Accuracy: 0.00% (0/0)", "line 1 is not understood: "),
         ("Val Accuracy: 110.00% (11/10)", "line 1 is not understood: "),
+        ("Val Accuracy: 100.00% (10001/10000)", "line 1 is not understood: "),
         ("Vali Loss: 0.0x", "line 1 is not understood: "),
         ("Epoch 1 cost time: ", "line 1 is not understood: "),
         ("Val Accuracy: 69.05% (4160/6025)", "line 1 has scores, but no line names their epoch"),
@@ -276,6 +289,12 @@ def test_scores_whose_epoch_is_lost_go_to_no_other() -> None:
         assert [e.number for run in runs for e in run.epochs] == [1, 3]
         assert [e.counts("validation") for e in runs[0].epochs] == [(750, 1000), (760, 1000)]
         assert "line 5 has scores, but no line names their epoch; left out." in notes
+
+
+def test_the_same_scores_again_are_not_those_of_the_epoch_before() -> None:
+    lines = with_counts((700, 650), (700, 650)).splitlines(True)
+    _, notes = read("".join([*lines[:3], "Epoch: 2 cost time: xx\n", *lines[4:]]))
+    assert "line 5 has scores, but no line names their epoch; left out." in notes
 
 
 def test_more_than_two_nameless_accuracies_are_not_guessed_at() -> None:
