@@ -42,6 +42,9 @@ TORCH_FREE = (
     "timerxl/training/health_monitors.py",
     "timerxl/training/verdicts.py",
     "timerxl/training/watcher.py",
+    "timerxl/training/diagnosis.py",
+    "timerxl/training/openltm_log.py",
+    "timerxl/training/log_lines.py",
 )
 TORCH_ALLOWED = ("timerxl/data/windows.py", "timerxl/data/forecast_input.py")
 

@@ -90,6 +90,8 @@ class TrainingStep:
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         self.schedule.step()
+        if grad_norm is not None and not math.isfinite(grad_norm):
+            grad_norm = None  # fp16 alone comes here: the step was skipped, nothing is wrong
         return total, grad_norm
 
     @property

@@ -267,7 +267,7 @@ def test_a_rounded_base_rate_is_sharpened_by_the_counts(
         ("Val Accuracy: 169.05%", "line 1 is not understood: "),
         ("Val Accuracy: 0.00% (0/0)", "line 1 is not understood: "),
         ("Val Accuracy: 110.00% (11/10)", "line 1 is not understood: "),
-        ("Val Accuracy: 100.00% (10001/10000)", "line 1 is not understood: "),
+        ("Val Accuracy: 100.00% (100001/100000)", "line 1 is not understood: "),
         ("Vali Loss: 0.0x", "line 1 is not understood: "),
         ("Epoch 1 cost time: ", "line 1 is not understood: "),
         ("Val Accuracy: 69.05% (4160/6025)", "line 1 has scores, but no line names their epoch"),
