@@ -210,16 +210,21 @@ def test_somebody_s_files_are_left_alone(command: Command, tmp_path: Path) -> No
     assert files(tmp_path) == {"thesis.txt": b"mine"}
 
 
-def test_training_that_fails_says_so(command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("action", "expected"), [("warn", 1), ("stop", 3)])
+def test_training_that_fails_says_so(
+    command: Command, tmp_path: Path, action: str, expected: int
+) -> None:
     rain, output_dir = tmp_path / "rain.csv", tmp_path / "run"
     table().to_csv(rain, index=False)
-    code, message = command(f"data.path={rain}", f"output_dir={output_dir}", "optim.lr=1e30")
-    assert code == 1
+    given = [f"data.path={rain}", f"output_dir={output_dir}", "optim.lr=1e30"]
+    code, message = command(*given, f"monitors.nonfinite={action}")
+    assert code == expected
     (line,) = [line for line in message.splitlines() if line.startswith("error: ")]
     assert "Traceback" not in message
     status = json.loads((output_dir / "status.json").read_text())
-    assert status == {"code": 1, "reason": line.removeprefix("error: ")}
-    assert "the loss is" in line
+    assert status == {"code": expected, "reason": line.removeprefix("error: ")}
+    assert "the loss is" in line or "the gradient norm is" in line
+    assert (output_dir / "report" / "index.html").is_file()
 
 
 def test_bad_input_after_a_finished_run(command: Command, tmp_path: Path) -> None:
