@@ -174,8 +174,6 @@ def split_by_rows(
     the rest test; training issues from row ``context_length`` on, the others from each of their
     rows. Contexts run over borders of regions, gaps and splits. Notes say what is wrong with it.
     """
-    if config.holdout_fraction:
-        raise InputError("data.holdout_fraction needs data.split=time; set one of them back.")
     total = len(series.region_index)
     train_end = _cut(total, config.train_fraction)
     validation_end = train_end + _cut(total, config.validation_fraction)
@@ -227,6 +225,8 @@ def split_by_rows(
         "little about the future. Use data.split=time."
     )
     notes = [warning]
+    if config.holdout_fraction:
+        notes.append("data.holdout_fraction is not followed: a cut by rows has no holdout.")
     if dropped:
         notes.append(f"{dropped} windows of data.split=rows left out: a value or label is missing.")
     return Split(chosen, np.arange(train_end), method, notes)
