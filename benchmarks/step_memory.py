@@ -10,20 +10,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from pathlib import Path
-
-import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed._tools.mem_tracker import MemTracker
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.machine import machine_line
 from timerxl.config import load_recipe
-from timerxl.model import TimerXLConfig, TimerXLForClassification
+from timerxl.model import TimerXLConfig
+from timerxl.planner.trace import Peak, StepSettings, trace_step
 from timerxl.training.assembly import model_config
-from timerxl.training.optim import build_optimizer
 
 GIB = 2**30
 NUM_VARIABLES = 27
@@ -39,31 +34,11 @@ def recipe_settings(name: str, pooling: str | None = None) -> TimerXLConfig:
     return model_config(recipe, NUM_VARIABLES, num_static, alpha=0.5)
 
 
-def traced_peak(settings: TimerXLConfig, batch_size: int, checkpointing: bool) -> dict[str, float]:
-    """GiB by category at the peak of the second step (the first makes AdamW's state)."""
-    with FakeTensorMode():
-        model = TimerXLForClassification(settings).train()
-        if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
-        optimizer = build_optimizer(model, load_recipe("transfer_long").optim)
-        batch = {
-            "past_values": torch.randn(batch_size, settings.context_length, NUM_VARIABLES),
-            "labels": torch.zeros(batch_size, dtype=torch.long),
-        }
-        if settings.num_static_real_features:
-            width = settings.num_static_real_features
-            batch["static_real_features"] = torch.randn(batch_size, width)
-        tracker = MemTracker()
-        tracker.track_external(model, optimizer)
-        with tracker:
-            for step in range(2):
-                model(**batch).loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                if step == 0:
-                    tracker.reset_mod_stats()
-    peak = next(iter(tracker.get_tracker_snapshot("peak").values()))
-    return {str(kind).rsplit(".", 1)[-1]: size / GIB for kind, size in peak.items()}
+def traced_peak(settings: TimerXLConfig, batch_size: int, checkpointing: bool) -> Peak:
+    """The planner's trace of the loop's own step, as a CPU allocates."""
+    return trace_step(
+        StepSettings(settings, "sdpa", batch_size, checkpointing=checkpointing, on_gpu=False)
+    )
 
 
 def main() -> None:
@@ -71,7 +46,6 @@ def main() -> None:
     parser.add_argument("recipes", nargs="*", default=["transfer_long"])
     parser.add_argument("--batch-size", type=int, help="default: the recipe's")
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore", FutureWarning)
     print(machine_line())
     print("peak GiB of a traced fp32 training step, 27 variables, no dropout")
     for name in arguments.recipes:
@@ -80,18 +54,13 @@ def main() -> None:
         for checkpointing in (False, True):
             peak = traced_peak(settings, batch_size, checkpointing)
             parts = ", ".join(
-                f"{label} {peak[kind]:.2f}"
-                for kind, label in (
-                    ("PARAM", "weights"),
-                    ("OPT", "optimizer"),
-                    ("ACT", "activations"),
-                    ("GRAD", "gradients"),
-                    ("TEMP", "temporary"),
-                )
+                f"{kind} {getattr(peak, kind) / GIB:.2f}"
+                for kind in "weights optimizer activations gradients temporary".split()
             )
             mode = "with" if checkpointing else "without"
             print(
-                f"{name}, batch {batch_size}, {mode} checkpointing: {peak['Total']:.2f} ({parts})"
+                f"{name}, batch {batch_size}, {mode} checkpointing: {peak.total / GIB:.2f} "
+                f"({parts})"
             )
 
 

@@ -92,15 +92,13 @@ def read_forecast_input(
 
     Raises InputError where features, step, regions, units or times don't fit the model.
     """
-    path = None if source is None or isinstance(source, pd.DataFrame) else str(source)
+    table = source if isinstance(source, pd.DataFrame) else None
+    path = None if source is None else "the table" if table is not None else str(source)
     config = saved.data_config(path)
     config.label_column = None
     if source is None:
         series = load_synthetic(config)
     else:
-        table = source if isinstance(source, pd.DataFrame) else None
-        if table is not None:
-            config.features = saved.data_config("the table").features
         series = read_table(config, table, needs_label=False)
     if config.oni_path is not None:
         series = with_oni(series, Path(config.oni_path), config.oni_lag_months)

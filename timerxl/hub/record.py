@@ -13,6 +13,7 @@ import huggingface_hub
 import pandas as pd
 import yaml
 
+from timerxl.command_line import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.hub.privacy import Scrubber, secrets_here
@@ -20,7 +21,7 @@ from timerxl.hub.privacy import Scrubber, secrets_here
 Content = dict[str, Any]
 WEIGHTS, MODEL_CONFIG, CODE = "model.safetensors", "config.json", "*_timerxl.py"
 FORECASTS, PAGE = "forecasts.parquet", Path("report") / "index.html"
-FINISHED, FAILED, STOPPED = 0, 1, 3
+FINISHED, FAILED, STOPPED = EXIT_OK, EXIT_FAILED, EXIT_STOPPED
 RUNNING = "running"  # the reason in status.json of a run under way
 
 

@@ -9,9 +9,15 @@ from typing import Any
 from timerxl.config import InputError
 from timerxl.planner.cautions import cautions
 from timerxl.planner.communication import Interconnect, Scaling
-from timerxl.planner.devices import EFFICIENCY, GIB, Device
+from timerxl.planner.devices import GIB, Device
 from timerxl.planner.memory import RankMemory
-from timerxl.planner.timing import Rate, RunTime, predict_scaling, predict_time
+from timerxl.planner.timing import (
+    Rate,
+    RunTime,
+    assumed_rate,
+    predict_scaling,
+    predict_time,
+)
 from timerxl.planner.workload import Choice, Workload, choose, memory_of
 
 
@@ -104,8 +110,7 @@ def make_plan(
         if measure is not None:
             rates[device.name] = measure(workload, precision)
         elif not device.is_cpu:
-            peak = device.peak_tflops(precision)
-            rates[device.name] = Rate(device.name, precision, peak * EFFICIENCY, peak, EFFICIENCY)
+            rates[device.name] = assumed_rate(device, precision)
     link = interconnects[0] if interconnects else None
     times = [
         predict_time(workload, rate, count, choices[name].zero_stage, link)

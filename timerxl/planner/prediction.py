@@ -10,10 +10,10 @@ from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.planner.calibration import calibrate, device_at_hand
 from timerxl.planner.communication import INTERCONNECTS
-from timerxl.planner.devices import CONTEXT_GIB, EFFICIENCY, GIB
+from timerxl.planner.devices import CONTEXT_GIB, GIB
 from timerxl.planner.memory import RankMemory
 from timerxl.planner.text import duration
-from timerxl.planner.timing import Rate, RunTime, predict_time
+from timerxl.planner.timing import Rate, RunTime, assumed_rate, predict_time
 from timerxl.planner.workload import Choice, Workload, describe_windows, memory_of
 from timerxl.training.prediction import Prediction, RunFacts, peak_memory_gib
 
@@ -46,9 +46,7 @@ def _rate(workload: Workload, facts: RunFacts) -> Rate | None:
         return calibrate(workload, facts.precision, CALIBRATION_SECONDS)
     device = device_at_hand()
     peak = device.tflops.get(facts.precision)
-    if peak is None or peak != peak:
-        return None
-    return Rate(device.name, facts.precision, peak * EFFICIENCY, peak, EFFICIENCY)
+    return None if peak is None or peak != peak else assumed_rate(device, facts.precision)
 
 
 def _peak_gib(workload: Workload, memory: RankMemory, facts: RunFacts) -> float:

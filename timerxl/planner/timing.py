@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from timerxl.planner.communication import Interconnect, Scaling, exchange, scaling
+from timerxl.planner.devices import EFFICIENCY, Device
 from timerxl.planner.workload import Workload
 
 DDP_BUCKET_ELEMENTS = 25 * 2**20 // 4  # DistributedDataParallel's default, fp32
@@ -19,6 +20,12 @@ class Rate:
     tflops: float
     peak_tflops: float | None = None
     efficiency: float | None = None
+
+
+def assumed_rate(device: Device, precision: str) -> Rate:
+    """The table's peak rate times the assumed efficiency; InputError where there is no peak."""
+    peak = device.peak_tflops(precision)
+    return Rate(device.name, precision, peak * EFFICIENCY, peak, EFFICIENCY)
 
 
 @dataclass(frozen=True)

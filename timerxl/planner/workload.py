@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class Workload:
             self.model, head=HEAD, training=training, checkpointing=training and checkpointing
         )
 
-    @property
+    @cached_property
     def num_parameters(self) -> int:
         with torch.device("meta"):
             return TimerXLForClassification(copy.deepcopy(self.model)).num_parameters()
