@@ -1,9 +1,11 @@
 """Train a Timer-XL rain classifier: python launch/train.py --config quickstart [key=value ...].
 
-Also under a launcher: accelerate launch launch/train.py --config transfer. Exit code 0 when the
-run is done, 1 when training failed, 2 on bad input, 3 when a monitor stopped the run; status.json
-in the run folder holds the code and the reason where a launcher hides it. Bad input leaves an
-earlier run's folder as it is.
+Also under a launcher: accelerate launch launch/train.py --config transfer. The same command again
+goes on with a run that was cut off (train.resume). Exit code 0 when the run is done, 1 when
+training failed or another process was lost, 2 on bad input, 3 when a monitor stopped the run, 4
+when files can't be written or read, 143 and 130 after SIGTERM and SIGINT; status.json in the run
+folder holds the code and the reason where a launcher hides it. Bad input leaves an earlier run's
+folder as it is.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != H
 from timerxl.command_line import (
     EXIT_FAILED,
     EXIT_OK,
+    EXIT_SIGNAL,
     EXIT_STOPPED,
+    EXIT_STORAGE,
     is_main_rank,
     leave,
     quiet_libraries,
@@ -35,11 +39,15 @@ def run(config: RunConfig) -> int:
     from timerxl.planner.prediction import predict_run
     from timerxl.report.page import write_report
     from timerxl.report.tensorboard import figures
+    from timerxl.training.checkpoint_files import StorageFailed
     from timerxl.training.guard import RunStopped
+    from timerxl.training.interruption import Interrupted
+    from timerxl.training.peers import PeerLost
+    from timerxl.training.resume import RunEnded
     from timerxl.training.run import Extras, draw_page, train
-    from timerxl.training.saving import note_bad_input
+    from timerxl.training.saving import note_bad_input, note_end
     from timerxl.training.step import TrainingFailed
-    from timerxl.training.tracking import Log, write_status
+    from timerxl.training.tracking import Log
 
     output_dir = Path(config.output_dir)
     is_main = is_main_rank()
@@ -63,14 +71,23 @@ def run(config: RunConfig) -> int:
         if is_main:
             note_bad_input(output_dir, str(error))
         raise
-    except (RunStopped, TrainingFailed) as error:
-        code = EXIT_STOPPED if isinstance(error, RunStopped) else EXIT_FAILED
-        reason = str(error)
+    except RunEnded as ended:
+        Log(is_main)(str(ended))
+        return ended.code
+    except RunStopped as error:
+        code, reason = EXIT_STOPPED, str(error)
+    except (TrainingFailed, PeerLost) as error:
+        code, reason = EXIT_FAILED, str(error)
+    except Interrupted as error:
+        code, reason = EXIT_SIGNAL + error.number, str(error)
+    except (StorageFailed, OSError) as error:
+        code, reason = EXIT_STORAGE, str(error)
     if is_main:
-        write_status(output_dir, code, reason)
+        note_end(output_dir, code, reason)
         if code != EXIT_OK:
             print(f"error: {reason}", file=sys.stderr, flush=True)
-        draw_page(write_report, output_dir)
+        if code < EXIT_STORAGE:  # a full disk has no room, a signal leaves no time
+            draw_page(write_report, output_dir)
         if hub is not None:
             if code == EXIT_OK:
                 hub.new_best(output_dir)  # with the results, the threshold and the final card

@@ -10,7 +10,8 @@ from typing import NoReturn
 
 from timerxl.config import InputError
 
-EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STOPPED = 0, 1, 2, 3
+EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STOPPED, EXIT_STORAGE = 0, 1, 2, 3, 4
+EXIT_SIGNAL = 128  # plus the signal's number: 143 after SIGTERM, 130 after SIGINT, as shells say it
 
 
 def is_main_rank() -> bool:

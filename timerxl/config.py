@@ -126,6 +126,11 @@ class TrainConfig:
     """``batch_size`` is the micro-batch of one process.
 
     ``offload_optimizer`` keeps the optimizer in the computer's own memory (ZeRO-2 only).
+    Checkpoints are written at every evaluation, every ``checkpoint_every_steps`` steps and after
+    ``checkpoint_every_minutes`` (null: not by that); the newest ``keep_last`` are kept. ``resume``
+    is auto (go on from the newest valid one in the run's folder), never (an earlier run is moved
+    aside) or the path of a checkpoint; ``resume_force`` goes on although configuration or data
+    changed. A process that hears nothing of the others for ``collective_timeout_minutes`` stops.
     """
 
     epochs: int = 30
@@ -141,6 +146,12 @@ class TrainConfig:
     log_every_steps: int = 10
     num_workers: int = 0
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    checkpoint_every_steps: Optional[int] = None
+    checkpoint_every_minutes: Optional[float] = 10.0
+    keep_last: int = 2
+    resume: str = "auto"
+    resume_force: bool = False
+    collective_timeout_minutes: float = 30.0
 
 
 @dataclass

@@ -55,7 +55,9 @@ _POSITIVE = (
     "train.accumulation_steps train.patience train.log_every_steps eval.batch_size "
     "eval.max_windows eval.block_days data.window_stride_hours data.train_stride_hours "
     "model.num_variables optim.layer_lr_decay eval.check_windows monitors.num_evaluations "
-    "monitors.points monitors.slow_factor monitors.memory_cap_gb monitors.target_f1"
+    "train.checkpoint_every_steps train.checkpoint_every_minutes train.keep_last "
+    "train.collective_timeout_minutes monitors.points monitors.slow_factor "
+    "monitors.memory_cap_gb monitors.target_f1"
 ).split()
 _NOT_NEGATIVE = (
     "data.max_fill_hours model.freeze_backbone_epochs loss.gamma optim.weight_decay "

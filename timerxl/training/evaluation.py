@@ -109,3 +109,12 @@ def agree(accelerator: Accelerator, value: Any) -> Any:
     shared = [value]
     broadcast_object_list(shared)
     return shared[0]
+
+
+def agree_on_any(accelerator: Accelerator, wish: bool, number: int) -> tuple[bool, int]:
+    """(does any rank wish it, the largest number of all), the same on every rank."""
+    if accelerator.num_processes == 1:
+        return wish, number
+    own = torch.tensor([[int(wish), number]], device=accelerator.device)
+    wishes = accelerator.gather(own).amax(0).tolist()
+    return bool(wishes[0]), int(wishes[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,29 @@ class Guard:
             if stops and self.stop is None:
                 self.stop = verdict
             self.write()
+
+    def replay(self, path: Path) -> None:
+        """Show the monitors what metrics.jsonl holds already; nothing is said or stopped again."""
+        if self.accelerator.is_main_process and path.is_file():
+            with path.open(encoding="utf-8") as lines:
+                for line in lines:
+                    self.watcher.see(json.loads(line))
+
+    def compare_with_expectations(self, scores: dict[str, Any], epoch: float) -> None:
+        """Say where validation leaves the bands of the recipe at the end of this epoch."""
+        for expected in self.config.expectations:
+            if abs(epoch - expected.epoch) > 1e-9:
+                continue
+            for name in ("loss", "accuracy", "f1"):
+                band = getattr(expected, name)
+                if band is None or band[0] <= scores[name] <= band[1]:
+                    continue
+                found = {"epoch": epoch, "score": name, "value": scores[name]}
+                self.event("expectation", **found, low=band[0], high=band[1])
+                self.say(
+                    f"not as expected at epoch {epoch:g}: validation {name} {scores[name]:.4g}, "
+                    f"expected {band[0]:g} to {band[1]:g}."
+                )
 
     def agreed_stop(self) -> Verdict | None:
         """The verdict that ends the run, the same on every rank; to be called by all of them."""

@@ -121,11 +121,11 @@ def build_accelerator(config: RunConfig, log: Callable[[str], None]) -> Accelera
     arguments: dict[str, Any] = {}
     if not device.has_gpu:
         _use_threads(expected)
-    grouped = expected > 1 or zero.value == "2"
-    if grouped and not device.has_gpu:
-        # Without this, CPU processes under DeepSpeed each believe to be alone.
-        timeout = timedelta(minutes=30)
-        group = InitProcessGroupKwargs(backend="gloo", timeout=timeout)
+    if expected > 1 or zero.value == "2":
+        timeout = timedelta(minutes=config.train.collective_timeout_minutes)
+        # Without a backend, CPU processes under DeepSpeed each believe to be alone.
+        backend = "nccl" if device.has_gpu else "gloo"
+        group = InitProcessGroupKwargs(backend=backend, timeout=timeout)
         arguments["kwargs_handlers"] = [group]
     if not device.has_gpu and (launched_deepspeed or zero.value == "2"):
         _compile_nothing()

@@ -1,4 +1,4 @@
-"""The training loop: evaluate -> save -> stop? -> step -> log, read top to bottom."""
+"""The training loop: checkpoint -> evaluate -> save -> stop? -> step -> log, top to bottom."""
 
 from __future__ import annotations
 
@@ -19,27 +19,16 @@ from timerxl.data.windows import WeatherWindows
 from timerxl.metrics.scores import LOWER_IS_BETTER
 from timerxl.model.losses_timerxl import sample_weights
 from timerxl.training.batches import BatchPlan
-from timerxl.training.evaluation import loader
+from timerxl.training.checkpoint import Checkpoints
+from timerxl.training.checkpoint_files import CHECKPOINTS, checkpoint_name
+from timerxl.training.evaluation import agree_on_any, loader
 from timerxl.training.guard import Guard, RunStopped, describe_batch
+from timerxl.training.interruption import Interrupted, Interruption
 from timerxl.training.looks import Looks, NotFinite
 from timerxl.training.prediction import peak_memory_gib
+from timerxl.training.progress import Progress
 from timerxl.training.saving import save_model
 from timerxl.training.step import NumberNotFinite, TrainingFailed, TrainingStep
-
-
-@dataclass
-class Progress:
-    """What the loop has done so far."""
-
-    step: int = 0
-    best_score: float = -float("inf")
-    best_step: int = 0
-    evaluations_without_gain: int = 0
-    stop_reason: str = "all steps done"
-    train_seconds: float = 0.0
-    check_seconds: float = 0.0
-    samples_seen: int = 0
-    losses: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -61,6 +50,9 @@ class Trainer:
     guard: Guard
     check_every: int
     model_extras: dict[str, Any]
+    checkpoints: Checkpoints
+    interruption: Interruption
+    sync_metrics: Callable[[], int]
     after_evaluation: Callable[[Path], None] | None = None
     new_best: Callable[[Path], None] | None = None
     progress: Progress = field(default_factory=Progress)
@@ -68,8 +60,9 @@ class Trainer:
     def run(self) -> Progress:
         """Train to the last step or to an early stop; the best model is in ``model/`` then.
 
-        Raises RunStopped on all ranks where a monitor ends the run, TrainingFailed where it can't
-        go on.
+        Goes on after ``progress.step``. Raises RunStopped on all ranks where a monitor ends the
+        run, Interrupted where a signal does, TrainingFailed where it can't go on, StorageFailed
+        where a checkpoint or the model can't be written.
         """
         progress, steps_per_epoch = self.progress, self.plan.steps_per_epoch
         with self._bar() as bar:
@@ -77,7 +70,9 @@ class Trainer:
             while True:
                 # N + 1 passes, so that the last state is scored and saved by the same lines.
                 last = progress.step == self.total_steps
-                if progress.step and (progress.step % steps_per_epoch == 0 or last):
+                evaluates = progress.step and (progress.step % steps_per_epoch == 0 or last)
+                self._save_if_due(bool(evaluates))
+                if evaluates:
                     scores = self._evaluate(bar)
                     if self._is_best(scores):
                         folder = Path(self.config.output_dir) / "model"
@@ -98,9 +93,7 @@ class Trainer:
                 if last:
                     break
                 started = time.perf_counter()
-                lr = float(
-                    max(self.step.schedule.get_last_lr())
-                )  # of this step: it moves on within
+                lr = float(max(self.step.schedule.get_last_lr()))  # this step's: it moves on
                 group, batches, normalizer, samples = next(steps)
                 loss, grad_norm = self._take_step(group, batches, normalizer, samples)
                 seconds = time.perf_counter() - started
@@ -131,16 +124,42 @@ class Trainer:
             self._stop_if_agreed()
             raise
 
+    def _save_if_due(self, evaluates: bool) -> None:
+        """A checkpoint before an evaluation, by steps, by time, or because a signal came."""
+        config, step = self.config.train, self.progress.step
+        due = evaluates
+        if config.checkpoint_every_steps is not None:
+            due |= step % config.checkpoint_every_steps == 0
+        if config.checkpoint_every_minutes is not None:
+            due |= self.checkpoints.age_seconds >= config.checkpoint_every_minutes * 60
+        # Clocks and signals differ from rank to rank: one asking is enough, and all hear of it.
+        due, number = agree_on_any(self.accelerator, due, self.interruption.number)
+        if step and (due or number) and self.checkpoints.saved_step != step:
+            self._save(self.model_extras)
+        if number:
+            saved = self.checkpoints.saved_step
+            kept = f"{CHECKPOINTS}/{checkpoint_name(saved)}" if saved else None
+            raise Interrupted(number, step, kept)
+
+    def _save(self, extras: dict[str, Any]) -> Path:
+        progress = self.progress
+        progress.loading_seconds = self.step.loading_seconds
+        self.checkpoints.facts["metrics_bytes"] = self.sync_metrics()
+        return self.checkpoints.save(
+            progress.step, progress.to_dict(), extras | {"step": progress.step}
+        )
+
     def _steps(self) -> Any:
-        """(micro-batches, their tensors, normaliser of the global batch) of every step in turn."""
+        """(micro-batches, their tensors, normaliser of the global batch) of every step to come."""
         labels = torch.from_numpy(self.windows.labels_of("train"))
         loss = self.config.loss
         pin = self.accelerator.device.type == "cuda"
-        step, epoch = 0, 0
+        step = self.progress.step
         while step < self.total_steps:
-            count = min(self.plan.steps_per_epoch, self.total_steps - step)
+            epoch, first = divmod(step, self.plan.steps_per_epoch)
+            end = min(self.plan.steps_per_epoch, first + self.total_steps - step)
             order = self.plan.order(epoch)
-            samples = [self.plan.global_step(order, index) for index in range(count)]
+            samples = [self.plan.global_step(order, index) for index in range(first, end)]
             micro = [self.plan.micro_batches(globally) for globally in samples]
             batches = iter(
                 loader(
@@ -156,7 +175,7 @@ class Trainer:
                     sample_weights(labels[globally], loss.name, self.looks.alpha).sum().item()
                 )
                 yield group, batches, normalizer, globally
-            step, epoch = step + count, epoch + 1
+            step += end - first
 
     def _evaluate(self, bar: Any) -> dict[str, float]:
         """Scores on validation at threshold 0.5, the same on every rank."""
@@ -169,7 +188,7 @@ class Trainer:
         scores = self._look("validation", limit)
         record = self._record("validation", scores | {"train_loss": self._recent_loss()})
         self._record_cost()
-        self._compare_with_expectations(scores, record["epoch"])
+        self.guard.compare_with_expectations(scores, record["epoch"])
         shown = " ".join(
             f"{name} {scores[name]:.3f}"
             for name in ("loss", "roc_auc", "mcc", "macro_f1", "f1", "predicted_rain_share")
@@ -229,32 +248,14 @@ class Trainer:
         losses, self.progress.losses = self.progress.losses, []
         return float(np.mean(losses))
 
-    def _compare_with_expectations(self, scores: dict[str, Any], epoch: float) -> None:
-        for expected in self.config.expectations:
-            if abs(epoch - expected.epoch) > 1e-9:
-                continue
-            for name in ("loss", "accuracy", "f1"):
-                band = getattr(expected, name)
-                if band is None or band[0] <= scores[name] <= band[1]:
-                    continue
-                found = {"epoch": epoch, "score": name, "value": scores[name]}
-                self.guard.event("expectation", **found, low=band[0], high=band[1])
-                self.guard.say(
-                    f"not as expected at epoch {epoch:g}: validation {name} {scores[name]:.4g}, "
-                    f"expected {band[0]:g} to {band[1]:g}."
-                )
-
     def _stop_if_agreed(self) -> None:
-        """End the run on all ranks where a monitor asks for it; the weights are saved first."""
+        """End the run on all ranks where a monitor asks for it; its state is saved first."""
         verdict = self.guard.agreed_stop()
         if verdict is None:
             return
-        name = f"step_{self.progress.step:08d}"
-        folder = Path(self.config.output_dir) / "checkpoints" / name
-        extras = self.model_extras | {"step": self.progress.step, "stopped_by": verdict.to_dict()}
-        save_model(self.accelerator, self.model, folder, extras)
+        folder = self._save(self.model_extras | {"stopped_by": verdict.to_dict()})
         self.guard.write()
-        raise RunStopped(verdict, f"checkpoints/{name}")
+        raise RunStopped(verdict, f"{CHECKPOINTS}/{folder.name}")
 
     def _is_best(self, scores: dict[str, float]) -> bool:
         """Note the evaluation; True where it is the best so far (the first always is)."""
@@ -272,7 +273,10 @@ class Trainer:
         quiet = not self.accelerator.is_main_process
         # On a terminal several times a second; in a log file a line every ten seconds.
         interval = 0.2 if sys.stderr.isatty() else 10.0
-        return tqdm(total=self.total_steps, disable=quiet, mininterval=interval, unit="step")
+        begun = self.progress.step
+        return tqdm(
+            total=self.total_steps, initial=begun, disable=quiet, mininterval=interval, unit="step"
+        )
 
     def _log_step(
         self, bar: Any, loss: float, grad_norm: float | None, lr: float, seconds: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,12 +12,11 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from timerxl.command_line import EXIT_FAILED, is_main_rank
-from timerxl.config import InputError, RunConfig, to_yaml
+from timerxl.command_line import is_main_rank
+from timerxl.config import InputError, RunConfig
 from timerxl.data.audit import audit_windows
 from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
-from timerxl.files import write_json, write_text
 from timerxl.training.assembly import (
     build_model,
     class_share_lines,
@@ -26,18 +26,22 @@ from timerxl.training.assembly import (
     use_seed,
 )
 from timerxl.training.batches import BatchPlan
+from timerxl.training.checkpoint import Checkpoints
 from timerxl.training.ending import score_best
-from timerxl.training.environment import environment
-from timerxl.training.evaluation import agree
 from timerxl.training.guard import Guard, dead_features
+from timerxl.training.interruption import Interruption
 from timerxl.training.launcher import build_accelerator, fill_deepspeed
 from timerxl.training.looks import Looks, check_interval
 from timerxl.training.loop import Trainer
 from timerxl.training.optim import build_optimizer, build_schedule
+from timerxl.training.peers import PeerLost, lost_peer
 from timerxl.training.prediction import Predictor, RunFacts, check
-from timerxl.training.saving import RUN_CONFIG, check_output_dir, prepare_output_dir
+from timerxl.training.progress import Progress
+from timerxl.training.resume import code_fingerprint, data_fingerprint, plan_resume
+from timerxl.training.run_folder import METRICS, RunFolder
+from timerxl.training.saving import check_output_dir
 from timerxl.training.step import TrainingFailed, TrainingStep
-from timerxl.training.tracking import Log, MetricsLog, write_status
+from timerxl.training.tracking import Log, MetricsLog
 
 
 @dataclass(frozen=True)
@@ -59,16 +63,23 @@ class Extras:
 def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
     """Train, keep the best model, score the test split once; returns what results.json holds.
 
-    Raises InputError on bad input before any long work and before the first file is written,
-    TrainingFailed where the loss or the forecasts are no numbers any more, RunStopped where a
-    monitor ends the run.
+    Goes on from a checkpoint where ``config.train.resume`` says so and there is one. Raises
+    InputError on bad input before any long work and before the first file is written, RunEnded
+    where the run is over already, TrainingFailed where the loss or the forecasts are no numbers any
+    more, RunStopped where a monitor ends the run, Interrupted where a signal does, StorageFailed
+    where files can't be written or no checkpoint can be read, PeerLost where another process of
+    the run is gone.
     """
     extras = extras or Extras()
     started = time.perf_counter()
     output_dir = Path(config.output_dir)
     log = Log(active=is_main_rank())
     log(f"recipe {config.recipe} -> {output_dir}")
+    asked = asdict(config)
+    found = plan_resume(config, int(os.environ.get("WORLD_SIZE", "1")))
     check_output_dir(output_dir)
+    for note in found.notes:
+        log(note)
     windows, audit = load_windows(config, log)
     alpha, notes = resolve_alpha(config, windows.labels_of("train"))
     num_static = len(windows.static_feature_names)
@@ -88,9 +99,18 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
         seed=config.seed,
     )
     steps = plan_steps(config, plan.steps_per_epoch)
-    open_run_folder(accelerator, config, audit, log)
-    accelerator.init_trackers("tensorboard")
-    metrics = MetricsLog(output_dir / "metrics.jsonl", accelerator.is_main_process)
+    prints = {"data": data_fingerprint(windows), "code": code_fingerprint()}
+    folder = RunFolder(accelerator, config, log, audit, prints)
+    folder.open(found)
+    # What an interrupted run wrote after its checkpoint is not shown twice.
+    purge = {"tensorboard": {"purge_step": folder.step + 1}} if folder.step else {}
+    accelerator.init_trackers("tensorboard", init_kwargs=purge)
+    metrics = MetricsLog(output_dir / METRICS, accelerator.is_main_process)
+    facts: dict[str, Any] = {
+        "config": asked,
+        "global_batch_size": plan.global_batch_size,
+        **{f"{name}_fingerprint": value for name, value in prints.items()},
+    }
 
     if config.train.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
@@ -101,7 +121,12 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
     check_every = check_interval(
         config, model, plan.global_batch_size, len(windows.issue_rows("validation"))
     )
-    guard.event("start", **_start(config, windows, plan, steps.total_steps, check_every))
+    if folder.checkpoint is not None:
+        guard.replay(output_dir / METRICS)
+        world = accelerator.num_processes
+        guard.event("resume", step=folder.step, processes=world, checkpoint=folder.checkpoint.name)
+    else:
+        guard.event("start", **_start(config, windows, plan, steps.total_steps, check_every))
     drawing = partial(draw_page, extras.draw) if extras.draw is not None else None
     prediction = None
     if extras.predict is not None and accelerator.is_main_process:
@@ -119,6 +144,17 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
         accumulation_steps=config.train.accumulation_steps,
         max_grad_norm=config.optim.max_grad_norm,
     )
+    checkpoints = Checkpoints(
+        accelerator=accelerator,
+        model=prepared_model,
+        optimizer=prepared_optimizer,
+        schedule=schedule,
+        output_dir=output_dir,
+        keep_last=config.train.keep_last,
+        seed=config.seed,
+        facts=facts,
+    )
+    interruption, lost = Interruption(), False
     trainer = Trainer(
         config=config,
         accelerator=accelerator,
@@ -131,11 +167,20 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
         guard=guard,
         check_every=check_every,
         model_extras=saved,
+        checkpoints=checkpoints,
+        interruption=interruption,
+        sync_metrics=metrics.sync,
         after_evaluation=drawing,
         new_best=extras.new_best,
     )
     try:
-        progress = trainer.run()
+        if folder.checkpoint is not None:
+            trainer.progress = Progress.from_dict(folder.state["progress"])
+            step.loading_seconds = trainer.progress.loading_seconds
+            if changed := checkpoints.load(folder.checkpoint, folder.state):
+                log(f"resume: {changed}")
+        with interruption:
+            progress = trainer.run()
         cost = {
             "stop_reason": progress.stop_reason,
             "steps": progress.step,
@@ -143,6 +188,8 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
             "train_seconds": progress.train_seconds,
             "loading_seconds": step.loading_seconds,
             "check_seconds": progress.check_seconds,
+            "checkpoint_seconds": checkpoints.seconds,
+            "resumes": progress.resumes,
             "samples_per_s": progress.samples_seen / max(progress.train_seconds, 1e-9),
             "num_parameters": model.num_parameters(),
             "num_processes": accelerator.num_processes,
@@ -154,40 +201,30 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
             ).to_dict()
             metrics.write("plan_check", **cost["plan"])
         log(f"stopped: {progress.stop_reason}; best model from step {progress.best_step}.")
-        found = score_best(config, accelerator, prepared_model, windows, saved, cost, started, log)
-        metrics.write("results", **found)
+        results = score_best(
+            config, accelerator, prepared_model, windows, saved, cost, started, log
+        )
+        metrics.write("results", **results)
         guard.write()
         if accelerator.is_main_process:
             _show(config, accelerator, extras, progress.step)
     except InputError as error:
         # The input was good: what the scores refuse now is what the model made of it.
         raise TrainingFailed(str(error)) from error
+    except (RuntimeError, ConnectionError, TimeoutError) as error:
+        if (said := lost_peer(error)) is None:
+            raise
+        lost = True
+        raise PeerLost(
+            f"lost contact with another process after step {trainer.progress.step}: {said} The "
+            "same command goes on from the newest checkpoint."
+        ) from error
     finally:
         metrics.close()
-        accelerator.end_training()
-    return found
-
-
-def open_run_folder(
-    accelerator: Accelerator, config: RunConfig, audit: list[str], log: Log
-) -> None:
-    """The main process moves an earlier run aside and writes the first files of this one.
-
-    Raises InputError on all ranks where it can't: none may wait for a main process that stopped.
-    """
-    output_dir, problem = Path(config.output_dir), None
-    if accelerator.is_main_process:
-        try:
-            if moved := prepare_output_dir(output_dir):
-                log(moved)
-            write_text(output_dir / RUN_CONFIG, to_yaml(config))
-            write_status(output_dir, EXIT_FAILED, "running")
-            write_json(output_dir / "environment.json", environment(accelerator))
-            write_json(output_dir / "audit.json", {"lines": audit})
-        except (InputError, OSError) as error:
-            problem = str(error)
-    if problem := agree(accelerator, problem):
-        raise InputError(problem)
+        folder.close()
+        if not lost:  # it would wait for the others
+            accelerator.end_training()
+    return results
 
 
 def load_windows(config: RunConfig, log: Log) -> tuple[WeatherWindows, list[str]]:

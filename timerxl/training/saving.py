@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
@@ -18,9 +20,13 @@ from timerxl.command_line import EXIT_BAD_INPUT
 from timerxl.config import InputError
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.files import write_json
+from timerxl.training.checkpoint_files import StorageFailed, space_left, sync
+from timerxl.training.evaluation import agree
+from timerxl.training.run_lock import LOCK_FILE
 from timerxl.training.tracking import write_status
 
 RUN_CONFIG = "config.yaml"  # the first file of a run: a folder with it is a run's
+_NO_FILES_OF_A_RUN = ("status.json", LOCK_FILE)  # an attempt that was refused leaves these
 transformers_logging.disable_progress_bar()  # it would cut through the run's own
 
 
@@ -31,7 +37,7 @@ def check_output_dir(output_dir: Path) -> None:
     """
     try:
         if output_dir.is_dir() and not (output_dir / RUN_CONFIG).exists():
-            if any(path.name != "status.json" for path in output_dir.iterdir()):
+            if any(path.name not in _NO_FILES_OF_A_RUN for path in output_dir.iterdir()):
                 raise InputError(
                     f"output_dir {output_dir} holds files that are not a run's; choose an empty "
                     "folder."
@@ -89,31 +95,61 @@ def note_bad_input(output_dir: Path, reason: str) -> None:
         write_status(output_dir, EXIT_BAD_INPUT, reason)
 
 
+def note_end(output_dir: Path, code: int, reason: str) -> None:
+    """status.json as :func:`write_status`; a disk that takes not even that is said."""
+    try:
+        write_status(output_dir, code, reason)
+    except OSError as error:
+        print(f"warning: status.json can't be written: {error}", file=sys.stderr, flush=True)
+
+
+def write_model(
+    model: torch.nn.Module, state: dict[str, Any], folder: Path, extras: dict[str, Any]
+) -> None:
+    """Weights ``state``, configuration, code and ``extras`` of the unwrapped ``model``.
+
+    Weights are written as fp32 (an exact copy of half-precision ones), so that the folder loads
+    and runs on any machine.
+    """
+    weights = {key: value.float().cpu().contiguous() for key, value in state.items()}
+    model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
+    # save_pretrained notes the live model's type, not that of the weights it is given.
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    write_json(folder / "config.json", settings | {"dtype": "float32"})
+    write_json(folder / PREPROCESSING, extras)
+    # safetensors makes it readable by its owner alone, which a shared folder can't use.
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode & 0o777)
+
+
 def save_model(
     accelerator: Accelerator, model: torch.nn.Module, folder: Path, extras: dict[str, Any]
 ) -> None:
-    """Replace ``folder`` by the model's weights, configuration, code and ``extras``, whole or not.
+    """Replace ``folder`` by the model (see :func:`write_model`), whole or not at all.
 
-    Weights are written as fp32 (an exact copy of half-precision ones), so that the folder loads
-    and runs on any machine. To be called by all ranks; the main process writes.
+    To be called by all ranks; the main process writes. Raises StorageFailed on all of them where
+    it can't; what was there before is kept.
     """
-    state = accelerator.get_state_dict(model)
+    state, problem = accelerator.get_state_dict(model), None
     if accelerator.is_main_process:
-        unwrapped = accelerator.unwrap_model(model)
         fresh = folder.with_name(f".{folder.name}.new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        weights = {key: value.float().cpu().contiguous() for key, value in state.items()}
-        unwrapped.save_pretrained(fresh, state_dict=weights)
-        # save_pretrained notes the live model's type, not that of the weights it is given.
-        settings = json.loads((fresh / "config.json").read_text(encoding="utf-8"))
-        write_json(fresh / "config.json", settings | {"dtype": "float32"})
-        write_json(fresh / PREPROCESSING, extras)
         old = folder.with_name(f".{folder.name}.old")
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(fresh, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    accelerator.wait_for_everyone()
+        try:
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir(parents=True)
+            write_model(accelerator.unwrap_model(model), state, fresh, extras)
+            for path in (*fresh.iterdir(), fresh):
+                sync(path)
+            shutil.rmtree(old, ignore_errors=True)
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(fresh, folder)
+            sync(folder.parent)
+            shutil.rmtree(old, ignore_errors=True)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(fresh, ignore_errors=True)
+            problem = f"{folder} can't be written: {error}; {space_left(folder.parent)}."
+    if problem := agree(accelerator, problem):
+        raise StorageFailed(problem)
 
 
 def load_weights(accelerator: Accelerator, model: torch.nn.Module, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,13 @@ class MetricsLog:
         if self._file is not None:
             self._file.write(json.dumps(json_ready({"event": event, **values})) + "\n")
             self._file.flush()
+
+    def sync(self) -> int:
+        """Have the disk hold what was written; returns the length in bytes (0 elsewhere)."""
+        if self._file is None:
+            return 0
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
         if self._file is not None:

@@ -238,7 +238,7 @@ def test_bad_input_after_a_finished_run(command: Command, tmp_path: Path) -> Non
     assert {"config.yaml", "metrics.jsonl", "results.json", "model/config.json"} < before.keys()
 
     # As a script, and not from the repository's folder, which it finds by itself.
-    bad = ["data.path=snow.csv", "output_dir=run"]
+    bad = ["data.path=snow.csv", "output_dir=run", "train.resume=never"]
     done = subprocess.run(
         [sys.executable, SCRIPT, "--config", "quickstart", *TINY, *bad],
         cwd=tmp_path,
@@ -253,7 +253,8 @@ def test_bad_input_after_a_finished_run(command: Command, tmp_path: Path) -> Non
     assert files(output_dir) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rain.csv", "run"]
 
-    assert command(f"data.path={rain}", f"output_dir={output_dir}", "seed=1")[0] == 0
+    anew = (f"data.path={rain}", f"output_dir={output_dir}", "seed=1", "train.resume=never")
+    assert command(*anew)[0] == 0
     assert files(tmp_path / "run.1") == before
     assert "seed: 1" in (output_dir / "config.yaml").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rain.csv", "run", "run.1"]

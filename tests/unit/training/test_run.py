@@ -52,8 +52,8 @@ def test_the_run_folder_holds_these_files(finished: Any) -> None:
     names = sorted(path.name for path in finished.folder.iterdir())
     # The status is still that of a run under way: the command writes the outcome.
     expected = (
-        "audit.json config.yaml environment.json forecasts.parquet metrics.jsonl model "
-        "results.json status.json verdict.json"
+        "audit.json checkpoints config.yaml environment.json forecasts.parquet metrics.jsonl model "
+        "results.json run.lock status.json verdict.json"
     ).split()
     assert names == expected
     assert read(finished.folder / "status.json") == {"code": 1, "reason": "running"}

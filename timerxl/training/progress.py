@@ -1,0 +1,40 @@
+"""What a run has done so far, as the loop counts it and a checkpoint keeps it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class Progress:
+    """``losses`` are those of the steps since the last evaluation."""
+
+    step: int = 0
+    best_score: float = -math.inf
+    best_step: int = 0
+    evaluations_without_gain: int = 0
+    stop_reason: str = "all steps done"
+    train_seconds: float = 0.0
+    check_seconds: float = 0.0
+    loading_seconds: float = 0.0
+    samples_seen: int = 0
+    resumes: int = 0
+    losses: list[float] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, which keeps every digit of a float but knows no infinity: that is null."""
+        found = asdict(self)
+        if not math.isfinite(self.best_score):
+            found["best_score"] = None
+        return found
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Progress:
+        """Of a checkpoint; one more resume is counted."""
+        progress = cls(**saved)
+        if saved["best_score"] is None:
+            progress.best_score = -math.inf
+        progress.resumes += 1
+        return progress

@@ -1,0 +1,281 @@
+"""Whether a run begins, goes on or is over already, decided before anything slow or written.
+
+What may change between a checkpoint and the run that goes on from it is HARMLESS below; anything
+else would make it another experiment, and is refused by name unless forced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from timerxl.command_line import EXIT_OK, EXIT_STOPPED
+from timerxl.config import InputError, RunConfig
+from timerxl.data.windows import WeatherWindows
+from timerxl.training.checkpoint_files import (
+    CHECKPOINTS,
+    StorageFailed,
+    find_checkpoints,
+    read_trainer_state,
+)
+from timerxl.training.saving import RUN_CONFIG
+
+AUTO, NEVER = "auto", "never"
+# Where the run lives, what it says and how it is cut up: the same samples, updates and scores.
+HARMLESS = set(
+    "recipe output_dir data.path model.pretrained train.num_workers train.log_every_steps "
+    "train.trackers train.gradient_checkpointing train.zero_stage train.offload_optimizer "
+    "train.batch_size train.accumulation_steps train.checkpoint_every_steps "
+    "train.checkpoint_every_minutes train.keep_last train.resume train.resume_force "
+    "train.collective_timeout_minutes eval.batch_size eval.fitted_baselines eval.num_resamples "
+    "eval.block_days eval.test_every_epoch expectations".split()
+)
+HARMLESS_PARTS = ("monitors.", "hub.")
+_CODE = ("config.py", "data", "metrics", "model", "training")
+_MISSING = object()
+
+
+class RunEnded(RuntimeError):
+    """The run in output_dir is over; ``code`` is how it ended. Nothing was changed."""
+
+    def __init__(self, code: int, sentence: str):
+        super().__init__(sentence)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """``candidates``: checkpoints to go on from, newest first; none is a fresh start."""
+
+    candidates: list[Path] = field(default_factory=list)
+    global_batch_size: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def plan_resume(config: RunConfig, world_size: int) -> Resumption:
+    """What ``train.resume`` means here; fits ``config.train`` to the checkpoint's global batch.
+
+    Reads only, and finds the same on every rank. Raises RunEnded where there is nothing to do,
+    InputError where the run can't go on with these settings.
+    """
+    output_dir, choice = Path(config.output_dir), config.train.resume
+    if choice == NEVER:
+        return Resumption()
+    if choice != AUTO:
+        return _from_path(config, Path(choice), world_size)
+    if not (output_dir / RUN_CONFIG).exists():
+        return Resumption()
+    status = _json(output_dir / "status.json")
+    if status.get("code") == EXIT_OK and (output_dir / "results.json").exists():
+        # Its data are not read again to be compared, so their path must be the same.
+        saved, what = _yaml(output_dir / RUN_CONFIG), f"the finished run {output_dir}"
+        _refuse_changes(saved, config, what, HARMLESS - {"data.path", "model.pretrained"})
+        raise RunEnded(
+            EXIT_OK,
+            f"{output_dir} holds this run, finished: nothing to do. train.resume=never trains "
+            "anew and moves it aside.",
+        )
+    stopped = _json(output_dir / "verdict.json").get("stopped_by")
+    if status.get("code") == EXIT_STOPPED and isinstance(stopped, dict):
+        name = str(stopped.get("name"))
+        if getattr(config.monitors, name, None) == "stop":
+            raise RunEnded(
+                EXIT_STOPPED,
+                f"{output_dir} holds this run, {status.get('reason')} It would be stopped again: "
+                f"monitors.{name}=warn goes on from there, train.resume=never trains anew.",
+            )
+    candidates = [path for _, path in find_checkpoints(output_dir / CHECKPOINTS)]
+    if not candidates:
+        note = f"{output_dir} holds a run without a checkpoint: training starts anew."
+        return Resumption(notes=[note])
+    return _go_on(config, candidates, world_size)
+
+
+def _from_path(config: RunConfig, folder: Path, world_size: int) -> Resumption:
+    """``train.resume=PATH``: this checkpoint or none."""
+    if not folder.is_dir():
+        raise InputError(
+            f"train.resume={folder}: no such folder; expected auto, never or a checkpoint "
+            "(RUN/checkpoints/step_XXXXXXXX)."
+        )
+    own = (Path(config.output_dir) / CHECKPOINTS).resolve()
+    if folder.resolve().parent == own:
+        newest = find_checkpoints(own)[0][1]
+        if newest != folder.resolve():
+            raise InputError(
+                f"train.resume={folder}: this run has the newer {newest.name}; to branch off, give "
+                "another output_dir."
+            )
+    elif (Path(config.output_dir) / RUN_CONFIG).exists():
+        raise InputError(
+            f"train.resume={folder} is of another run than output_dir {config.output_dir}, which "
+            "holds one; choose an empty folder."
+        )
+    return _go_on(config, [folder], world_size)
+
+
+def _go_on(config: RunConfig, candidates: list[Path], world_size: int) -> Resumption:
+    state, problem = None, ""
+    for folder in candidates:
+        try:
+            state = read_trainer_state(folder)
+            break
+        except StorageFailed as error:
+            problem = str(error)
+    if state is None:
+        raise StorageFailed(
+            f"none of {len(candidates)} checkpoints in {candidates[0].parent} can be used: "
+            f"{problem} train.resume=never trains anew and moves the run aside."
+        )
+    notes = _refuse_changes(state.get("config", {}), config, f"checkpoint {candidates[0].name}")
+    total = int(state["global_batch_size"])
+    if note := fit_layout(config, state.get("config", {}), world_size, total):
+        notes.append(note)
+    return Resumption(candidates, total, notes)
+
+
+def changes(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (then, now) of every setting that both have and that differs."""
+    before, after = _flat(saved), _flat(now)
+    return {
+        key: (before[key], value)
+        for key, value in after.items()
+        if before.get(key, _MISSING) is not _MISSING and before[key] != value
+    }
+
+
+def _refuse_changes(
+    saved: dict[str, Any], config: RunConfig, what: str, harmless: set[str] = HARMLESS
+) -> list[str]:
+    """Notes on harmless changes; InputError on others, unless forced."""
+    notes, harmful = [], []
+    for key, (then, now) in changes(saved, asdict(config)).items():
+        sentence = f"{key} was {then!r}, is {now!r}"
+        if key in harmless or key.startswith(HARMLESS_PARTS):
+            if not key.startswith("train.resume"):
+                notes.append(f"resume: {sentence} (harmless).")
+        else:
+            harmful.append(sentence)
+    if harmful and not config.train.resume_force:
+        raise InputError(
+            f"{what} was made with other settings: {'; '.join(harmful)}. Give the old ones to go "
+            "on; train.resume=never (the old run is moved aside) or another output_dir for a new "
+            "run; train.resume_force=true to go on all the same."
+        )
+    return notes + [f"resume: {sentence} (forced)." for sentence in harmful]
+
+
+def fit_layout(
+    config: RunConfig, saved: dict[str, Any], world_size: int, global_batch_size: int
+) -> str | None:
+    """Set batch and accumulation so that the global batch stays; returns what was changed.
+
+    Raises InputError where this number of processes can't hold it, or the recipe asks for another.
+    """
+    train = config.train
+    asked = train.batch_size * train.accumulation_steps
+    if asked * world_size == global_batch_size:
+        return None
+    then = saved.get("train", {})
+    if asked != then.get("batch_size", 0) * then.get("accumulation_steps", 0):
+        raise InputError(
+            f"train.batch_size x train.accumulation_steps x processes is {train.batch_size} x "
+            f"{train.accumulation_steps} x {world_size} = {asked * world_size}, the run's global "
+            f"batch is {global_batch_size}: it can't change within a run."
+        )
+    per_rank, rest = divmod(global_batch_size, world_size)
+    if rest or not per_rank:
+        raise InputError(
+            f"the run's global batch of {global_batch_size} can't be shared by {world_size} "
+            "processes; choose a number of processes that divides it."
+        )
+    before = (train.batch_size, train.accumulation_steps)
+    train.batch_size = max(n for n in range(1, before[0] + 1) if per_rank % n == 0)
+    train.accumulation_steps = per_rank // train.batch_size
+    return (
+        f"resume: {world_size} processes now; batch {before[0]} x {before[1]} accumulation becomes "
+        f"{train.batch_size} x {train.accumulation_steps}, so that the global batch stays "
+        f"{global_batch_size}."
+    )
+
+
+def data_fingerprint(windows: WeatherWindows) -> str:
+    """SHA-256 of all that training and scoring read of the data."""
+    digest = hashlib.sha256()
+    series = windows.series
+    names = [series.feature_names, series.regions, windows.static_feature_names]
+    digest.update(json.dumps([[list(part) for part in names], windows.context_length]).encode())
+    arrays = [windows.values.numpy(), windows.label, windows.rained_before, series.region_index]
+    arrays.append(series.timestamps.astype("datetime64[s]").astype(np.int64))
+    arrays += [] if windows.static is None else [windows.static.numpy()]
+    for split in sorted(windows.rows):
+        digest.update(split.encode())
+        arrays.append(windows.rows[split])
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def code_fingerprint() -> str:
+    """SHA-256 of the code that makes samples, updates and scores."""
+    package, digest = Path(__file__).resolve().parent.parent, hashlib.sha256()
+    for part in _CODE:
+        path = package / part
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def check_fingerprints(
+    state: dict[str, Any], data: str, code: str, force: bool
+) -> tuple[str | None, list[str]]:
+    """(why the run can't go on, or None; notes) from a checkpoint's fingerprints and today's."""
+    notes = []
+    if state.get("code_fingerprint") != code:
+        notes.append(
+            "resume: the code of timerxl changed since the checkpoint; it goes on, but need not "
+            "give the numbers that the old code would have given."
+        )
+    if state.get("data_fingerprint") == data:
+        return None, notes
+    if force:
+        return None, [*notes, "resume: the data changed since the checkpoint (forced)."]
+    problem = (
+        "the data are not those of the checkpoint (values, labels, times or splits differ). Give "
+        "the old data to go on; train.resume=never or another output_dir for a new run; "
+        "train.resume_force=true to go on all the same."
+    )
+    return problem, notes
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object of a run folder; empty where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{path} can't be read: {error}; choose another output_dir.") from error
+    return content if isinstance(content, dict) else {}

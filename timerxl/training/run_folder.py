@@ -1,0 +1,164 @@
+"""The folder of a run on all processes: begun, or opened again, by one process at a time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from timerxl.command_line import EXIT_FAILED
+from timerxl.config import InputError, RunConfig, to_yaml
+from timerxl.files import write_json, write_text
+from timerxl.training.checkpoint_files import (
+    CHECKPOINTS,
+    StorageFailed,
+    find_problem,
+    read_trainer_state,
+    sweep,
+)
+from timerxl.training.environment import environment
+from timerxl.training.evaluation import agree
+from timerxl.training.resume import Resumption, check_fingerprints
+from timerxl.training.run_lock import RunLock
+from timerxl.training.saving import RUN_CONFIG, prepare_output_dir
+from timerxl.training.tracking import Log, write_status
+
+METRICS = "metrics.jsonl"
+
+
+@dataclass
+class RunFolder:
+    """``checkpoint`` and its ``state`` are what the run goes on from; None in a fresh start."""
+
+    accelerator: Accelerator
+    config: RunConfig
+    log: Log
+    audit: list[str]
+    fingerprints: dict[str, str]  # data_fingerprint and code_fingerprint, on the main process
+    checkpoint: Path | None = None
+    state: dict[str, Any] = field(default_factory=dict)
+    _lock: RunLock | None = None
+
+    @property
+    def path(self) -> Path:
+        return Path(self.config.output_dir)
+
+    def open(self, found: Resumption) -> None:
+        """Lock the folder, choose the checkpoint, write the first files; call on all ranks.
+
+        Raises InputError or StorageFailed on all of them where it can't be done: none may wait for
+        a main process that stopped.
+        """
+        self._on_main(self._take_lock)
+        if found.candidates:
+            self._choose(found.candidates)
+            self._on_main(self._reopen)
+        else:
+            self._on_main(self._begin)
+
+    def close(self) -> None:
+        """Let the next process have the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _on_main(self, action: Any) -> None:
+        bad_input = storage = None
+        if self.accelerator.is_main_process:
+            try:
+                action()
+            except (InputError, OSError) as error:
+                bad_input = str(error)
+            except StorageFailed as error:
+                storage = str(error)
+            if bad_input or storage:
+                self.close()
+        bad_input, storage = agree(self.accelerator, (bad_input, storage))
+        if storage:
+            raise StorageFailed(storage)
+        if bad_input:
+            raise InputError(bad_input)
+
+    def _take_lock(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = RunLock(self.path, self.log)
+        lock.acquire()
+        self._lock = lock
+
+    def _begin(self) -> None:
+        """An earlier run is moved aside, under its own lock; the new folder gets a new one."""
+        if moved := prepare_output_dir(self.path):
+            old = self._lock
+            self._take_lock()
+            if old is not None:
+                old.release()
+            self.log(moved)
+        write_text(self.path / RUN_CONFIG, to_yaml(self.config))
+        self._write_first_files()
+
+    def _choose(self, candidates: list[Path]) -> None:
+        """The newest checkpoint that is whole, the same for all ranks, who share the reading."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        said = []
+        for folder in agree(self.accelerator, candidates):
+            found = gather_object([find_problem(folder, rank, world)])
+            problem = next((one for one in agree(self.accelerator, found) if one), None)
+            if problem is None:
+                self.checkpoint, self.state = folder, read_trainer_state(folder)
+                break
+            said.append(f"checkpoint {folder.name} is not used: {problem}.")
+            self.log(said[-1])
+        if self.checkpoint is None:
+            raise StorageFailed(
+                f"no whole checkpoint in {candidates[0].parent}: {' '.join(said)} "
+                "train.resume=never trains anew and moves the run aside."
+            )
+
+    def _reopen(self) -> None:
+        """Back to the moment of the checkpoint: what came after it is done again."""
+        assert self.checkpoint is not None
+        problem, notes = check_fingerprints(
+            self.state, **self.fingerprints, force=self.config.train.resume_force
+        )
+        if problem is not None:
+            raise InputError(f"checkpoint {self.checkpoint.name}: {problem}")
+        for note in notes:
+            self.log(note)
+        source = self.checkpoint.resolve().parent.parent
+        if source != self.path.resolve():
+            self._branch_off(source)
+        sweep(self.path / CHECKPOINTS)
+        model, old = self.path / "model", self.path / ".model.old"
+        if old.exists() and not model.exists():  # killed between the two renames of a save
+            os.replace(old, model)
+        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(self.path / ".model.new", ignore_errors=True)
+        metrics, length = self.path / METRICS, int(self.state["metrics_bytes"])
+        if metrics.exists() and metrics.stat().st_size >= length:
+            os.truncate(metrics, length)
+        else:
+            self.log(f"warning: {metrics} lost lines; curves before step {self.step} have gaps.")
+        write_text(self.path / RUN_CONFIG, to_yaml(self.config))
+        self._write_first_files()
+        self.log(f"going on after step {self.step} from {self.checkpoint}.")
+
+    @property
+    def step(self) -> int:
+        return int(self.state.get("step", 0))
+
+    def _branch_off(self, source: Path) -> None:
+        """A checkpoint of another run folder: its curves and its best model come along."""
+        if (source / METRICS).is_file():
+            shutil.copyfile(source / METRICS, self.path / METRICS)
+        if (source / "model").is_dir():
+            shutil.copytree(source / "model", self.path / "model", dirs_exist_ok=True)
+
+    def _write_first_files(self) -> None:
+        write_status(self.path, EXIT_FAILED, "running")
+        write_json(self.path / "environment.json", environment(self.accelerator))
+        write_json(self.path / "audit.json", {"lines": self.audit})
