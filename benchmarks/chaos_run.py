@@ -68,6 +68,7 @@ def main() -> int:
         die_at("file", files[0])
         sync(path)
 
+    note({"started": os.environ.get("RANK", "0")})
     Trainer._take_step = noted  # type: ignore[method-assign]
     checkpoint_files.sync = synced
     return run_command(lambda: launch.train.run(load_recipe("quickstart", sys.argv[1:])))

@@ -102,6 +102,34 @@ def _use_threads(world_size: int) -> None:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
 
 
+def _meet_again(backend: str, timeout: timedelta, log: Callable[[str], None]) -> None:
+    """Join the process group of a restart by torchrun, which keeps one store for all attempts:
+    ranks would find addresses of processes that are dead, and wait for them (pytorch #135712).
+
+    On one machine all ranks know which attempt this is, and meet under its name.
+    """
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not attempt or not shared or os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == "1":
+        return
+    if int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1:
+        log(
+            "warning: restarted by torchrun on several machines; where the processes don't find "
+            "each other, set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun."
+        )
+        return
+    world_size = int(os.environ["WORLD_SIZE"])
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = torch.distributed.TCPStore(address, port, world_size, False, timeout)
+    torch.distributed.init_process_group(
+        backend,
+        store=torch.distributed.PrefixStore(f"attempt_{attempt}", store),
+        rank=int(os.environ["RANK"]),
+        world_size=world_size,
+        timeout=timeout,
+    )
+
+
 def deepspeed_config_path(precision: str, offload_optimizer: bool) -> Path:
     """The file of ds_configs/ for a run in fp32, fp16 or bf16."""
     return DS_CONFIGS / f"zero2_{precision}{'_offload' if offload_optimizer else ''}.json"
@@ -125,6 +153,7 @@ def build_accelerator(config: RunConfig, log: Callable[[str], None]) -> Accelera
         timeout = timedelta(minutes=config.train.collective_timeout_minutes)
         # Without a backend, CPU processes under DeepSpeed each believe to be alone.
         backend = "nccl" if device.has_gpu else "gloo"
+        _meet_again(backend, timeout, log)
         group = InitProcessGroupKwargs(backend=backend, timeout=timeout)
         arguments["kwargs_handlers"] = [group]
     if not device.has_gpu and (launched_deepspeed or zero.value == "2"):

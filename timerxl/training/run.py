@@ -39,7 +39,7 @@ from timerxl.training.prediction import Predictor, RunFacts, check
 from timerxl.training.progress import Progress
 from timerxl.training.resume import code_fingerprint, data_fingerprint, plan_resume
 from timerxl.training.run_folder import METRICS, RunFolder
-from timerxl.training.saving import check_output_dir
+from timerxl.training.saving import check_room
 from timerxl.training.step import TrainingFailed, TrainingStep
 from timerxl.training.tracking import Log, MetricsLog
 
@@ -77,7 +77,7 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
     log(f"recipe {config.recipe} -> {output_dir}")
     asked = asdict(config)
     found = plan_resume(config, int(os.environ.get("WORLD_SIZE", "1")))
-    check_output_dir(output_dir)
+    check_room(output_dir)
     for note in found.notes:
         log(note)
     windows, audit = load_windows(config, log)

@@ -25,7 +25,7 @@ from timerxl.training.environment import environment
 from timerxl.training.evaluation import agree
 from timerxl.training.resume import Resumption, check_fingerprints
 from timerxl.training.run_lock import RunLock
-from timerxl.training.saving import RUN_CONFIG, prepare_output_dir
+from timerxl.training.saving import RUN_CONFIG, check_output_dir, prepare_output_dir
 from timerxl.training.tracking import Log, write_status
 
 METRICS = "metrics.jsonl"
@@ -85,6 +85,7 @@ class RunFolder:
             raise InputError(bad_input)
 
     def _take_lock(self) -> None:
+        check_output_dir(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         lock = RunLock(self.path, self.log)
         lock.acquire()

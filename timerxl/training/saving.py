@@ -61,6 +61,17 @@ def check_output_dir(output_dir: Path) -> None:
         raise InputError(f"output_dir {output_dir} can't be written to: {error}") from error
 
 
+def check_room(output_dir: Path) -> None:
+    """As :func:`check_output_dir`, but StorageFailed where a run that is there can't be written to:
+    its disk has changed since, the input has not."""
+    try:
+        check_output_dir(output_dir)
+    except InputError as error:
+        if isinstance(error.__cause__, OSError) and (output_dir / RUN_CONFIG).exists():
+            raise StorageFailed(str(error)) from error
+        raise
+
+
 def prepare_output_dir(output_dir: Path) -> str | None:
     """Make sure that a run can be written to ``output_dir``; returns a sentence to log or None.
 

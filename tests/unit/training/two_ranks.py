@@ -21,7 +21,9 @@ from timerxl.data.windows import build_windows
 from timerxl.model import TimerXLForClassification
 from timerxl.training.evaluation import agree, forecast
 from timerxl.training.launcher import build_accelerator
-from timerxl.training.run import Log, open_run_folder
+from timerxl.training.resume import Resumption
+from timerxl.training.run_folder import RunFolder
+from timerxl.training.tracking import Log
 
 
 def main() -> None:
@@ -44,7 +46,8 @@ def main() -> None:
         found[str(size)] = {"logits": forecasts.logits.tolist(), "scored": sum(scored)}
     found["agreed"] = agree(accelerator, f"said by rank {accelerator.process_index}")
     try:
-        open_run_folder(accelerator, replace(config, output_dir=str(taken)), [], Log(active=False))
+        elsewhere = replace(config, output_dir=str(taken))
+        RunFolder(accelerator, elsewhere, Log(active=False), [], {}).open(Resumption())
     except InputError as error:
         found["error"] = str(error)
     (found_dir / f"rank{accelerator.process_index}.json").write_text(json.dumps(found))
