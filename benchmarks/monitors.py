@@ -64,13 +64,15 @@ def collapse(overrides: list[str]) -> bool:
                 status, verdict = read(folder, "status.json"), {}
                 if (folder / "verdict.json").is_file():
                     verdict = read(folder, "verdict.json")["stopped_by"] or {}
-                checkpoints = list(folder.glob("checkpoints/*/model.safetensors"))
-            ok = status["code"] == 3 and len(checkpoints) == 1 and bool(verdict)
+                # Others may stand beside it; the one of the stop is named.
+                checkpoint = status["reason"].rpartition("Checkpoint: ")[2].rstrip(".")
+                saved = (folder / checkpoint / "model.safetensors").is_file()
+            ok = status["code"] == 3 and saved and bool(verdict)
             good &= ok and (code == 3 or ranks > 1)
             print(
                 f"  {kind:9} on {ranks}: {verdict.get('name', 'not stopped')} at step "
                 f"{verdict.get('step')}, {seconds:.0f} s with the start, exit code {code}, "
-                f"status.json {status['code']}, {len(checkpoints)} checkpoint",
+                f"status.json {status['code']}, {'a' if saved else 'no'} checkpoint",
                 flush=True,
             )
             if not ok:

@@ -68,7 +68,8 @@ def test_a_bad_run_is_stopped(kind: str, ranks: int, names: set[str], tmp_path: 
     assert found["remedy"] in errors
     assert "Traceback" not in errors.split("elastic")[0].split("torch.distributed")[0]
     assert not (folder / "results.json").exists()
-    (checkpoint,) = (folder / "checkpoints").iterdir()
+    # Others may stand beside it; the one of the stop is named.
+    checkpoint = folder / status["reason"].rpartition("Checkpoint: ")[2].rstrip(".")
     model = TimerXLForClassification.from_pretrained(checkpoint)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert read(checkpoint / "preprocessing.json")["stopped_by"] == found

@@ -62,6 +62,7 @@ class Checkpoints:
     saved_step: int = 0
     seconds: float = 0.0
     _saved_at: float = field(default_factory=time.monotonic)
+    _sound: list[Path] = field(default_factory=list)  # read back, or gone on from
 
     @property
     def root(self) -> Path:
@@ -100,7 +101,8 @@ class Checkpoints:
         if problem is None and self.accelerator.is_main_process:
             try:
                 publish(folder, step, files)
-                prune(self.root, self.keep_last, folder)
+                prune(self.root, self.keep_last, folder, self._sound)
+                self._sound.append(folder)
             except (OSError, StorageFailed) as error:
                 problem = str(error)
         self._refuse(folder, problem)
@@ -167,6 +169,7 @@ class Checkpoints:
         _set_schedule(self.schedule, state["schedule"])
         self._set_scaler(state.get("scaler"))
         self.saved_step = int(state["step"])
+        self._sound.append(self.root / folder.name)
         rank = accelerator.process_index
         random_numbers = folder / f"rng-{rank:05d}.safetensors"
         if int(state["world_size"]) == accelerator.num_processes:

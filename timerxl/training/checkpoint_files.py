@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,21 @@ def space_left(folder: Path) -> str:
         return f"{shutil.disk_usage(folder).free / 1e9:.2f} GB are free there"
     except OSError:
         return "its free space can't be read"
+
+
+def short_of_room(folder: Path, num_parameters: int, keep_last: int) -> str | None:
+    """A sentence where the disk can't hold the checkpoints to come; None where it can.
+
+    fp32 weights and two moments, 12 bytes a parameter; one more than is kept while it is written.
+    """
+    needed = 12 * num_parameters * (keep_last + 1) + 4 * num_parameters  # and the best model
+    free = shutil.disk_usage(folder).free
+    if free >= needed:
+        return None
+    return (
+        f"checkpoints and the best model will need {needed / 1e9:.2f} GB in {folder}, "
+        f"{free / 1e9:.2f} are free; the run stops where they end (train.keep_last={keep_last})."
+    )
 
 
 def checkpoint_name(step: int) -> str:
@@ -155,17 +171,21 @@ def find_problem(folder: Path, share: int = 0, shares: int = 1) -> str | None:
     return None
 
 
-def prune(root: Path, keep_last: int, verified: Path) -> list[Path]:
+def prune(
+    root: Path, keep_last: int, verified: Path, sound: Collection[Path] | None = None
+) -> list[Path]:
     """Delete all but the newest ``keep_last`` checkpoints; returns what was deleted.
 
-    ``verified`` was just read back and found whole: only what is older than it goes.
+    ``verified`` was just read back and found whole: only what is older than it goes. Where
+    ``sound`` names the others known to be whole, those alone count as kept.
     """
     steps = find_checkpoints(root)
     newest = next((step for step, path in steps if path == verified), None)
     if newest is None:
         return []
     older = [path for step, path in steps if step < newest]
-    gone = older[keep_last - 1 :]
+    kept = [path for path in older if sound is None or path in sound][: keep_last - 1]
+    gone = [path for path in older if path not in kept]
     for path in gone:
         shutil.rmtree(path, ignore_errors=True)
     return gone

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 HANDLED = (signal.SIGTERM, signal.SIGINT)
+AGAIN_SECONDS = 0.5
 
 
 class Interrupted(RuntimeError):
@@ -24,10 +26,15 @@ class Interrupted(RuntimeError):
 
 
 class Interruption:
-    """Notes the first SIGTERM or SIGINT; a second one ends the process at once, as ever."""
+    """Notes the first SIGTERM or SIGINT; a second Ctrl-C ends the process at once, as ever.
+
+    The same signal may come twice, from a scheduler and from the launcher that passes it on: more
+    SIGTERMs change nothing, nor does a SIGINT within half a second.
+    """
 
     def __init__(self) -> None:
         self.number = 0
+        self._since = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -40,9 +47,11 @@ class Interruption:
             signal.signal(one, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        for one, handler in self._before.items():
-            signal.signal(one, handler)
+        if self.number:
+            if number == signal.SIGINT and time.monotonic() - self._since > AGAIN_SECONDS:
+                signal.default_int_handler(number, frame)
+            return
+        self.number, self._since = number, time.monotonic()
         name = signal.Signals(number).name
         # print() may be what was interrupted: the system call alone is safe here.
-        os.write(2, f"\n{name}: saving after this step; once more ends at once.\n".encode())
+        os.write(2, f"\n{name}: saving after this step; Ctrl-C once more ends at once.\n".encode())

@@ -27,6 +27,7 @@ from timerxl.training.assembly import (
 )
 from timerxl.training.batches import BatchPlan
 from timerxl.training.checkpoint import Checkpoints
+from timerxl.training.checkpoint_files import short_of_room
 from timerxl.training.ending import score_best
 from timerxl.training.guard import Guard, dead_features
 from timerxl.training.interruption import Interruption
@@ -117,6 +118,8 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
     optimizer = build_optimizer(model, config.optim, backbone)
     schedule = build_schedule(optimizer, config.optim, steps.total_steps, steps.freeze_steps)
     log(_work_line(config, settings, plan, steps.total_steps, model))
+    if short := short_of_room(output_dir, model.num_parameters(), config.train.keep_last):
+        log(f"warning: {short}")
     guard = Guard(config, accelerator, metrics, log)
     check_every = check_interval(
         config, model, plan.global_batch_size, len(windows.issue_rows("validation"))
