@@ -49,7 +49,7 @@ class Interruption:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number:
             if number == signal.SIGINT and time.monotonic() - self._since > AGAIN_SECONDS:
-                signal.default_int_handler(number, frame)
+                os._exit(128 + number)
             return
         self.number, self._since = number, time.monotonic()
         name = signal.Signals(number).name
