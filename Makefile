@@ -31,7 +31,7 @@ install: .venv/.installed ## the tested versions of everything, in .venv
 # torch alone comes first: where another build of it is at hand, nothing else may choose.
 	@for try in 1 2 3; do \
 		$(PIP_INSTALL) "$$(grep -m 1 '^torch==' constraints.txt)" \
-			&& $(PIP_INSTALL) -e '.[dev]' && break; \
+			&& $(PIP_INSTALL) -e '.[dev,onnx]' && break; \
 		echo "install: try $$try of 3 failed" >&2; \
 		test $$try -lt 3 || exit 1; \
 		sleep 5; \

@@ -29,6 +29,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "accelerate": ("timerxl/training/", "launch/"),
     "deepspeed": ("timerxl/training/", "launch/"),
     "huggingface_hub": ("timerxl/hub/", "timerxl/model/", "timerxl/forecaster.py"),
+    "onnx": ("timerxl/onnx_export.py",),
+    "onnxruntime": ("timerxl/onnx_export.py",),
     "matplotlib": ("timerxl/report.py", "timerxl/report/"),
     "xarray": ("timerxl/data/era5.py", "timerxl/data/forecast_file.py"),
 }
