@@ -7,7 +7,7 @@ wrong recipe is refused before the slow imports begin.
 
 from __future__ import annotations
 
-import difflib
+import io
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from timerxl.config_checks import VALIDATION_METRICS, InputError, validate
+from timerxl.config_reading import check_overrides, read_yaml_text, reason, unknown_key
 
 __all__ = ["VALIDATION_METRICS", "InputError", "RunConfig", "load_recipe", "to_yaml", "validate"]
 
@@ -253,12 +254,10 @@ def _leaf_keys(cls: type, prefix: str = "") -> list[str]:
 
 def _explain(error: OmegaConfBaseException, source: str) -> InputError:
     key = getattr(error, "full_key", None) or "?"
-    reason = str(error).splitlines()[0]
-    if "not in" in reason:
-        near = difflib.get_close_matches(key, _leaf_keys(RunConfig), n=1, cutoff=0.6)
-        hint = f"did you mean {near[0]}?" if near else "see timerxl/config.py for all keys."
-        return InputError(f"unknown key {key} in {source}; {hint}")
-    return InputError(f"{key} in {source}: {reason}")
+    said = str(error).partition("\n")[0]
+    if "not in" in said:
+        return unknown_key(key, source, _leaf_keys(RunConfig))
+    return InputError(f"{key} in {source}: {said}")
 
 
 def available_recipes() -> list[str]:
@@ -286,26 +285,26 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> RunConfig:
     Raises InputError on an unknown recipe or key, a wrong type, or a value out of its range.
     """
     path = recipe_path(name)
-    for override in overrides or []:
-        if "=" not in override:
-            raise InputError(f"override {override!r} is not of the form key=value.")
     config: Any = OmegaConf.structured(RunConfig)
+    text = read_yaml_text(path)
     try:
-        recipe = OmegaConf.load(path)
-        if not isinstance(recipe, DictConfig):
-            raise InputError(f"{path} holds no mapping of keys to values.")
-        config = OmegaConf.merge(config, {"recipe": path.stem}, recipe)
+        recipe = OmegaConf.load(io.StringIO(text))
+        if isinstance(recipe, DictConfig):
+            config = OmegaConf.merge(config, {"recipe": path.stem}, recipe)
     except OmegaConfBaseException as error:
         raise _explain(error, str(path)) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} can't be read as YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, ArithmeticError) as error:
+        raise InputError(f"{path} can't be read as YAML: {reason(error)}") from error
+    if not isinstance(recipe, DictConfig):
+        raise InputError(f"{path} holds no mapping of keys to values.")
+    check_overrides(overrides or [], _leaf_keys(RunConfig))
     try:
         config = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides or [])))
         resolved = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise _explain(error, "the overrides") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"the overrides can't be read: {error}") from error
+    except (yaml.YAMLError, ValueError, ArithmeticError) as error:
+        raise InputError(f"the overrides can't be read: {reason(error)}") from error
     assert isinstance(resolved, RunConfig)
     validate(resolved)
     return resolved

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from timerxl.data.forecast_input import ForecastInput, read_forecast_input
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.metrics.calibration import Calibration
 from timerxl.model import TimerXLForClassification
+from timerxl.model.convert_openltm import load_saved
 
 transformers_logging.disable_progress_bar()  # for what takes milliseconds
 PUBLISHED = ["config.json", "model.safetensors", PREPROCESSING]
@@ -62,10 +64,7 @@ class Forecaster:
         if not folder.is_dir():
             folder = _download(str(path_or_repo_id), revision, token)
         saved = Preprocessing.load(folder)
-        try:
-            model = TimerXLForClassification.from_pretrained(folder, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path_or_repo_id}: {error}") from error
+        model = load_classifier(folder, saved)
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model.to(torch.device(chosen))  # type: ignore[arg-type]
         return cls(model, saved)
@@ -150,6 +149,34 @@ class Forecaster:
     def _log_odds(self, inputs: dict[str, torch.Tensor]) -> np.ndarray:
         logits = self.model(**inputs).logits.double().cpu().numpy()
         return np.asarray(logits[:, 1] - logits[:, 0])
+
+
+def load_classifier(folder: Path, saved: Preprocessing) -> TimerXLForClassification:
+    """The classifier of a model folder, strictly, as its preprocessing.json wants it.
+
+    No code of the folder is run. Raises InputError where a file is damaged, a tensor is missing,
+    unknown, mis-shaped or not finite, or where the two files are not of one model.
+    """
+    try:
+        model = load_saved(folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: {error}") from error
+    config, content = model.config, saved.content
+    statics = len(content.get("static_feature_names", []))
+    fits = {
+        "a classifier": isinstance(model, TimerXLForClassification),
+        "of 2 classes": config.num_labels == 2,
+        f"of {statics} static features": config.num_static_real_features == statics,
+        f"of {len(content['feature_names'])} variables": (
+            config.num_variables in (None, len(content["feature_names"]))
+        ),
+        f"with patches that divide {saved.context_length} steps": (
+            saved.context_length % config.patch_length == 0
+        ),
+    }
+    if wrong := [what for what, is_so in fits.items() if not is_so]:
+        raise InputError(f"{folder} holds no model {' '.join(wrong)}, as its {PREPROCESSING} says.")
+    return cast(TimerXLForClassification, model)
 
 
 def _times(at: str | list[str]) -> Iterator[np.datetime64]:

@@ -6,19 +6,34 @@ read, scaled and cut by it, never by statistics of its own.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from timerxl.config import DataConfig, InputError, SyntheticConfig
+from timerxl.config import DataConfig, InputError, RunConfig, SyntheticConfig, validate
+from timerxl.config_reading import misfit, read_json, shape_of
 from timerxl.data.enso import ONI_FEATURE
 from timerxl.data.schema import WeatherSeries
 
 PREPROCESSING = "preprocessing.json"
-_NEEDED = ("feature_names", "scaling", "step_hours", "context_length", "regions", "split", "data")
+# What is read of it, and of what kind that is (timerxl.config_reading.misfit).
+_SHAPE = {
+    "feature_names": [str],
+    "scaling": {"mean": [float], "std": [float], "log1p": [str]},
+    "step_hours": float,
+    "context_length": range(1, 10**9),
+    "regions": [str],
+    "split": {"method": str, "embargo_hours?": float, "holdout_from?": str},
+    "data": {"path": (str, None), "synthetic": dict},
+    "label": {"text": str, "horizon_hours": float, "threshold_mm?": (float, None)},
+    "static_feature_names?": [str],
+    "is_synthetic?": bool,
+    "source?": {"path?": (str, None), "sha256?": (str, None)},
+    "decision_threshold?": (float, None),
+    "calibration?": ({"slope": float, "intercept": float}, None),
+}
 
 
 @dataclass(frozen=True)
@@ -37,13 +52,9 @@ class Preprocessing:
                 f"{folder} holds no {PREPROCESSING}; expected a model folder as a run writes it, "
                 "such as runs/quickstart/model."
             )
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} can't be read as JSON: {error}") from error
-        missing = [key for key in _NEEDED if key not in content]
-        if missing:
-            raise InputError(f"{path} has no {', '.join(missing)}; train again to write it anew.")
+        content = read_json(path)
+        if problem := _problem(content):
+            raise InputError(f"{path}: {problem}. Train again to write it anew.")
         return cls(folder, content)
 
     @property
@@ -67,15 +78,15 @@ class Preprocessing:
 
     def data_config(self, path: str | None) -> DataConfig:
         """How the training series was read, for the one at ``path`` (null: the synthetic one)."""
-        known = {item.name for item in fields(DataConfig)}
-        saved = {key: value for key, value in self.content["data"].items() if key in known}
-        synthetic = SyntheticConfig(**saved.pop("synthetic"))
         features = None
         if path is not None:
-            added = [] if saved.get("oni_path") is None else [ONI_FEATURE]
+            added = [] if self._data.oni_path is None else [ONI_FEATURE]
             features = [name for name in self.content["feature_names"] if name not in added]
-        saved |= {"path": path, "features": features}
-        return DataConfig(synthetic=synthetic, **saved)
+        return replace(self._data, path=path, features=features)
+
+    @property
+    def _data(self) -> DataConfig:
+        return _saved_data(self.content["data"])
 
     def check(self, series: WeatherSeries) -> None:
         """Raise InputError where the series isn't of the kind that the model was trained on."""
@@ -96,3 +107,54 @@ class Preprocessing:
             raise InputError(
                 f"the model knows the regions {', '.join(self.regions)}, not {', '.join(unknown)}."
             )
+
+
+def _problem(content: Any) -> str | None:
+    """What is wrong with the content of preprocessing.json, as a clause."""
+    if (found := misfit(content, _SHAPE)) is not None:
+        return found
+    names, scaling = content["feature_names"], content["scaling"]
+    if not names or not len(names) == len(scaling["mean"]) == len(scaling["std"]):
+        return f"scaling has not one mean and one deviation for each of {len(names)} features"
+    if not all(std > 0 for std in scaling["std"]):
+        return "scaling.std holds deviations that are not above 0"
+    if unknown := set(scaling["log1p"]) - set(names):
+        return f"scaling.log1p names {sorted(unknown)[0]!r}, which is no feature"
+    if len(set(names)) < len(names) or len(set(content["regions"])) < len(content["regions"]):
+        return "feature_names or regions holds a name twice"
+    if content["split"]["method"] == "time":
+        for key in ("validation_from", "test_from"):
+            if not _is_time(content["split"].get(key)):
+                return f"split.{key} is no ISO time"
+    try:
+        data = _saved_data(content["data"])
+    except InputError as error:
+        return str(error)
+    if content["label"]["horizon_hours"] != data.label_horizon_hours:
+        return "label.horizon_hours is not data.label_horizon_hours"
+    return None
+
+
+def _saved_data(saved: dict[str, Any]) -> DataConfig:
+    """The settings of ``data`` as a run resolved them; raises InputError naming a bad one.
+
+    What an older or a newer version called a setting is left out.
+    """
+    if problem := misfit(saved, shape_of(DataConfig), "data"):
+        raise InputError(problem)
+    known = {key: value for key, value in saved.items() if key in _names(DataConfig)}
+    synthetic = {k: v for k, v in known.pop("synthetic").items() if k in _names(SyntheticConfig)}
+    config = DataConfig(synthetic=SyntheticConfig(**synthetic), **known)
+    validate(RunConfig(data=config))
+    return config
+
+
+def _names(cls: type) -> set[str]:
+    return {item.name for item in fields(cls)}
+
+
+def _is_time(text: Any) -> bool:
+    try:
+        return isinstance(text, str) and not np.isnat(np.datetime64(text, "s"))
+    except ValueError:
+        return False

@@ -36,6 +36,10 @@ _SIZE_FIELDS = [
     "num_attention_heads",
 ]
 _FUNCTION_FIELDS = ["hidden_act", "covariate", "instance_norm", "rope_theta", "layer_norm_eps"]
+# What is taken of a stranger's config.json. Not attn_implementation, which may name a package that
+# transformers would then download and run.
+_OUR_FIELDS = (*TimerXLConfig.__annotations__, "id2label", "label2id")
+_LARGEST = 2**24
 _CLASSIFIER_KEYS = tuple(
     f"{ours}.{part}" for _, ours, parts in CLASSIFIER_MODULES for part in parts
 )
@@ -131,7 +135,7 @@ def _read_folder(folder: Path) -> tuple[dict[str, Tensor], TimerXLConfig]:
     try:
         fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         found = fields.get("model_type")
-        config = TimerXLConfig.from_dict(fields)
+        config = TimerXLConfig(**{key: fields[key] for key in _OUR_FIELDS if key in fields})
     except Exception as error:  # a config's fields are checked by several libraries' own errors
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise ValueError(f"{folder / 'config.json'} is no valid configuration: {reason}") from error
@@ -142,7 +146,22 @@ def _read_folder(folder: Path) -> tuple[dict[str, Tensor], TimerXLConfig]:
         )
     state = read_tensors(folder / "model.safetensors")
     raise_for(folder, [f"{k[:80]} {why}" for k, v in state.items() if (why := why_unusable(v))])
+    raise_for(folder, _odd_sizes(config, len(state)))
     return state, config
+
+
+def _odd_sizes(config: TimerXLConfig, num_tensors: int) -> list[str]:
+    """Sizes that no model has: to build one of them would take all memory, or never end."""
+    limits = {name: (1, _LARGEST) for name in _SIZE_FIELDS}
+    limits |= {"num_hidden_layers": (1, num_tensors), "num_labels": (1, _LARGEST)}
+    limits |= {"context_length": (1, _LARGEST), "classifier_hidden_size": (1, _LARGEST)}
+    limits |= {"num_variables": (1, _LARGEST), "num_static_real_features": (0, _LARGEST)}
+    found = {name: getattr(config, name) for name in limits}
+    return [
+        f"config.json says {name} {found[name]}, expected {low} to {high:,}"
+        for name, (low, high) in limits.items()
+        if found[name] is not None and not low <= found[name] <= high
+    ]
 
 
 def load_saved(folder: str | Path) -> TimerXLPreTrainedModel:

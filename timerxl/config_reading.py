@@ -1,0 +1,230 @@
+"""YAML and JSON that anybody may have written, read to plain values of a known shape.
+
+Both formats can nest, repeat themselves and hold numbers and text beyond what any program takes:
+that ends here, with an InputError that names the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from timerxl.config_checks import InputError
+
+MOST_YAML_CHARACTERS = 500_000  # a recipe has 2,000; PyYAML reads 100,000 a second
+MOST_VALUES = 100_000  # with every alias of YAML written out
+MOST_LEVELS = 100
+_WORDS = {
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
+    bool: "true or false",
+    list: "a list",
+    dict: "a mapping of keys to values",
+    None: "null",
+}
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; InputError where it can't be read."""
+    try:
+        content = json.loads(_read_text(path))
+        # Half a surrogate pair is JSON, but no text that could be written or printed.
+        json.dumps(content, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} can't be read as JSON: {reason(error)}") from error
+    if _levels(content) > MOST_LEVELS:
+        raise InputError(f"{path} can't be read as JSON: it nests more than {MOST_LEVELS} levels.")
+    return content
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds; InputError where it can't be read, or holds more than plain values.
+
+    Tags that would make Python objects are refused by PyYAML's safe loader.
+    """
+    text = read_yaml_text(path)
+    try:
+        content = yaml.safe_load(text)
+        json.dumps(content, ensure_ascii=False, default=str, skipkeys=True).encode()
+    except (yaml.YAMLError, ValueError, TypeError, ArithmeticError) as error:
+        raise InputError(f"{path} can't be read as YAML: {reason(error)}") from error
+    return content
+
+
+def read_yaml_text(path: Path) -> str:
+    """The text of a YAML file that :func:`check_yaml` finds no fault with."""
+    try:
+        text = _read_text(path)
+        check_yaml(text)
+    except ValueError as error:
+        raise InputError(f"{path} can't be read as YAML: {reason(error)}") from error
+    return text
+
+
+def check_yaml(text: str) -> None:
+    """Raise ValueError for what is no YAML, or too much of it (aliases can double at every line).
+
+    Nothing is made of it yet.
+    """
+    if len(text) > MOST_YAML_CHARACTERS:
+        raise ValueError(f"it has {len(text):,} characters, expected {MOST_YAML_CHARACTERS:,}.")
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        values, levels = (0, 0) if node is None else _written_out(node, {})
+    except yaml.YAMLError as error:
+        raise ValueError(reason(error)) from error
+    except RecursionError:
+        values, levels = 0, math.inf
+    if values > MOST_VALUES or levels > MOST_LEVELS:
+        raise ValueError(
+            f"expected at most {MOST_VALUES:,} values in {MOST_LEVELS} levels, aliases written out."
+        )
+
+
+def check_overrides(overrides: list[str], known: list[str]) -> None:
+    """Raise InputError for an override that is no key=value, of no ``known`` key, or no YAML."""
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise InputError(f"override {override[:80]!r} is not of the form key=value.")
+        if not any(leaf == key or leaf.startswith(f"{key}.") for leaf in known):
+            raise unknown_key(key, "the overrides", known)
+        try:
+            check_yaml(value)
+        except ValueError as error:
+            raise InputError(
+                f"{override[:80]!r} in the overrides can't be read: {error}"
+            ) from error
+
+
+def unknown_key(key: str, source: str, known: list[str]) -> InputError:
+    """The error for a dotted key of ``source`` that is none, with the one that may be meant."""
+    near = difflib.get_close_matches(key[:80], known, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]}?" if near else "see timerxl/config.py for all keys."
+    return InputError(f"unknown key {key[:80]} in {source}; {hint}")
+
+
+def reason(error: BaseException) -> str:
+    """What a library says, in one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def misfit(content: Any, shape: Any, name: str = "") -> str | None:
+    """Where a value is not of the ``shape`` asked for, as a clause; None where all is well.
+
+    A shape is int, float (any finite number), str, bool, list, dict or None; ``object`` for
+    anything; a range of whole numbers; a tuple of shapes, any of which will do; [shape] for a list
+    of such; {key: shape} for a mapping with these keys and any others, where "key?" may be missing.
+    """
+    where = name or "it"
+    if isinstance(shape, tuple):
+        found = [misfit(content, one, name) for one in shape]
+        return None if None in found else f"{where} is {_shown(content)}; expected {_words(shape)}"
+    if isinstance(shape, dict) and isinstance(content, dict):
+        for key, wanted in shape.items():
+            plain = key.removesuffix("?")
+            if plain not in content:
+                if key == plain:
+                    return f"{where} has no {plain}"
+            elif found_there := misfit(content[plain], wanted, f"{name}.{plain}".lstrip(".")):
+                return found_there
+        return None
+    if isinstance(shape, list) and isinstance(content, list):
+        misfits = (misfit(item, shape[0], f"{where}[{i}]") for i, item in enumerate(content))
+        return next((one for one in misfits if one is not None), None)
+    if _fits(content, shape):
+        return None
+    return f"{where} is {_shown(content)}; expected {_words(shape)}"
+
+
+def shape_of(cls: type) -> dict[str, Any]:
+    """The shape of a configuration's dataclass, as asdict writes it; any key may be missing."""
+    return {f"{key}?": _shape_of_hint(hint) for key, hint in get_type_hints(cls).items()}
+
+
+def _shape_of_hint(hint: Any) -> Any:
+    if is_dataclass(hint):
+        return shape_of(hint) if isinstance(hint, type) else dict
+    origin, parts = get_origin(hint), tuple(_shape_of_hint(part) for part in get_args(hint))
+    if origin is list:
+        return [parts[0]]
+    if origin is Union:
+        return parts
+    return None if hint is type(None) else hint
+
+
+def _fits(content: Any, shape: Any) -> bool:
+    """Of a shape without parts."""
+    if shape is object:
+        return True
+    if shape is None:
+        return content is None
+    if isinstance(content, bool) or shape is bool:
+        return isinstance(content, bool) and shape is bool
+    if isinstance(shape, range):
+        return isinstance(content, int) and content in shape
+    if shape is float:
+        return isinstance(content, int | float) and abs(content) < 1e300
+    return isinstance(shape, type) and isinstance(content, shape)
+
+
+def _words(shape: Any) -> str:
+    if isinstance(shape, tuple):
+        return " or ".join(_words(one) for one in shape)
+    if isinstance(shape, range):
+        return f"a whole number from {shape.start} to {shape.stop - 1}"
+    if isinstance(shape, list):
+        return "a list"
+    return _WORDS[dict if isinstance(shape, dict) else shape]
+
+
+def _shown(content: Any) -> str:
+    """A value of a stranger's file, short and printable."""
+    if isinstance(content, dict | list):
+        kind = "mapping" if isinstance(content, dict) else "list"
+        return f"a {kind} of {len(content)}"
+    if isinstance(content, int) and abs(content) > 10**30:
+        return "a number of more than 30 digits"
+    return ascii(content)[:60]
+
+
+def _read_text(path: Path) -> str:
+    """Of a regular file: a pipe would be waited for, a device read without end."""
+    try:
+        if not path.is_file():
+            raise ValueError("it is no file.")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+
+
+def _levels(content: Any) -> int:
+    """How deep lists and mappings stand in each other, without going down by recursion."""
+    levels, level = 0, [content] if isinstance(content, dict | list) else []
+    while level:
+        levels += 1
+        parts = [item.values() if isinstance(item, dict) else item for item in level]
+        level = [part for inner in parts for part in inner if isinstance(part, dict | list)]
+    return levels
+
+
+def _written_out(node: yaml.Node, known: dict[int, tuple[float, float]]) -> tuple[float, float]:
+    """(values, levels) of a node with its aliases written out; infinite where it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = (math.inf, math.inf)
+        parts: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            parts = node.value
+        elif isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        sizes = [_written_out(part, known) for part in parts]
+        values = 1 + sum(size[0] for size in sizes)
+        known[id(node)] = (values, 1 + max((size[1] for size in sizes), default=0))
+    return known[id(node)]
