@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # The repository, not this folder, is on the path: a file here could hide an installed library.
 HERE = Path(__file__).resolve().parent
@@ -19,6 +21,9 @@ sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != H
 
 from timerxl.command_line import EXIT_FAILED, EXIT_OK, leave, quiet_libraries, run_command
 from timerxl.config import InputError
+
+if TYPE_CHECKING:  # slow to import: a wrong argument is refused before
+    from timerxl.hub.package import Package
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,6 +51,22 @@ def check_dry_run(folder: Path, run: Path) -> None:
         raise InputError(f"--dry-run {folder} lies in the run's folder, which stays as it is.")
 
 
+def dry_run(folder: Path, fill: Callable[[Path], Package]) -> int:
+    """Fill a folder beside ``folder`` and rename it: all of the package is there, or nothing."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".timerxl-hub-", dir=folder.parent) as place:
+            package = fill(Path(place) / "package")
+            size = f"{len(package.files)} files, {package.num_bytes:,} bytes"
+            package.folder.replace(folder)
+    except OSError as error:
+        raise InputError(f"--dry-run {folder} can't be written: {error}") from error
+    for name in package.files:
+        print(name)
+    print(f"{size} in {folder}; nothing was sent.", file=sys.stderr, flush=True)
+    return EXIT_OK
+
+
 def run(given: argparse.Namespace) -> int:
     """Stage, then write or send."""
     if given.timeout is not None and not given.timeout > 0:
@@ -60,12 +81,7 @@ def run(given: argparse.Namespace) -> int:
     record = read_record(given.run, given.force)
     wording = Wording(target.repo_id, target.revision, given.data_licence)
     if given.dry_run is not None:
-        package = stage(record, given.dry_run, wording)
-        for name in package.files:
-            print(name)
-        note = f"{len(package.files)} files, {package.num_bytes:,} bytes in {given.dry_run}"
-        print(f"{note}; nothing was sent.", file=sys.stderr, flush=True)
-        return EXIT_OK
+        return dry_run(given.dry_run, lambda folder: stage(record, folder, wording))
     with tempfile.TemporaryDirectory(prefix="timerxl-hub-") as folder:
         package = stage(record, Path(folder), wording)
         size = f"{len(package.files)} files, {package.num_bytes:,} bytes"

@@ -34,7 +34,7 @@ _WORDS = {
 def read_json(path: Path) -> Any:
     """What a JSON file holds; InputError where it can't be read."""
     try:
-        content = json.loads(_read_text(path))
+        content = json.loads(_read_text(path), parse_int=_whole)
         # Half a surrogate pair is JSON, but no text that could be written or printed.
         json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -193,6 +193,13 @@ def _shown(content: Any) -> str:
     if isinstance(content, int) and abs(content) > 10**30:
         return "a number of more than 30 digits"
     return ascii(content)[:60]
+
+
+def _whole(digits: str) -> int:
+    """No file of ours counts so far, and what does can't even become a float."""
+    if len(digits) > 30:
+        raise ValueError(f"it holds a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _read_text(path: Path) -> str:

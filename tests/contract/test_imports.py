@@ -15,11 +15,12 @@ REPO = Path(__file__).resolve().parents[2]
 PARTS: dict[str, set[str]] = {
     "timerxl": {"timerxl.model", "timerxl.forecaster"},
     "timerxl.config_checks": set(),
-    "timerxl.config": {"timerxl.config_checks"},
+    "timerxl.config_reading": {"timerxl.config_checks"},
+    "timerxl.config": {"timerxl.config_checks", "timerxl.config_reading"},
     "timerxl.command_line": {"timerxl.config"},
     "timerxl.files": set(),
     "timerxl.model": set(),
-    "timerxl.data": {"timerxl.config", "timerxl.files"},
+    "timerxl.data": {"timerxl.config", "timerxl.config_reading", "timerxl.files"},
     "timerxl.metrics": {"timerxl.config"},
 }
 # The hub carries model/ to machines that have torch and transformers, with what these two need.

@@ -122,7 +122,11 @@ def _problem(content: Any) -> str | None:
         return f"scaling.log1p names {sorted(unknown)[0]!r}, which is no feature"
     if len(set(names)) < len(names) or len(set(content["regions"])) < len(content["regions"]):
         return "feature_names or regions holds a name twice"
+    if content["split"]["method"] not in ("time", "rows"):
+        return "split.method is neither time nor rows"
     if content["split"]["method"] == "time":
+        if "embargo_hours" not in content["split"]:
+            return "split has no embargo_hours"
         for key in ("validation_from", "test_from"):
             if not _is_time(content["split"].get(key)):
                 return f"split.{key} is no ISO time"

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from timerxl.config import InputError
+from timerxl.config_reading import read_yaml
 
 _EPSILON = 1e-6  # degrees, about 0.1 m: coordinates are stored as rounded binary numbers
 _BOX, _POINT = ("north", "south", "west", "east"), ("latitude", "longitude")
@@ -44,9 +44,9 @@ def load_regions(path: Path) -> list[Region]:
     360, the meridian of Greenwich). Raises InputError naming the file and the region.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--regions {path} can't be read as YAML: {error}") from error
+        content = read_yaml(path)
+    except InputError as error:
+        raise InputError(f"--regions {error}") from error
     found = content.get("regions") if isinstance(content, dict) else None
     if not isinstance(found, dict) or not found:
         raise InputError(f"--regions {path} holds no mapping 'regions' of names to boxes.")

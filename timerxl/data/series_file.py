@@ -18,9 +18,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from timerxl.config import DataConfig, InputError
+from timerxl.config_reading import misfit, read_json
 
 SERIES, DESCRIPTION, FORMAT = "series.parquet", "series.json", 1
 PRECIPITATION = "tp"
+# What is read of series.json, as timerxl.config_reading.misfit takes it.
+_SHAPE = {
+    "format": range(FORMAT, FORMAT + 1),
+    "sha256": str,
+    "is_synthetic": bool,
+    "precipitation": {
+        "column": str,
+        "unit": str,
+        "is_sparse": bool,
+        "hours_present_per_day": (float, None),
+    },
+}
 
 
 def sha256_of(path: Path) -> str:
@@ -150,12 +163,11 @@ def read_prepared(
     if path.name != SERIES or not beside.is_file():
         return None, []
     try:
-        prepared = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{beside} can't be read: {error}; prepare the series again.") from error
-    keys = {"format", "sha256", "precipitation", "is_synthetic"}
-    if not isinstance(prepared, dict) or prepared.get("format") != FORMAT or keys - set(prepared):
-        raise InputError(f"{beside} has not format {FORMAT}; prepare the series again.")
+        prepared = read_json(beside)
+    except InputError as error:
+        raise InputError(f"{error}; prepare the series again.") from error
+    if problem := misfit(prepared, _SHAPE):
+        raise InputError(f"{beside} has not format {FORMAT}: {problem}; prepare the series again.")
     if prepared["sha256"] != sha256:
         raise InputError(
             f"{path} is not the file that {DESCRIPTION} beside it describes (sha256 {sha256[:12]}, "

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
+from timerxl.config_reading import misfit
 from timerxl.data.audit_findings import plain
 
 _MARKUP = re.compile(r"([\\`*_\[\]<>|~#])")
@@ -48,7 +48,7 @@ def facts(pairs: list[tuple[str, str]]) -> str:
 
 def score(value: Any, digits: int = 3, sign: str = "") -> str:
     """A number for a reader, a dash where there is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if misfit(value, float):
         return "–"
     return f"{value:{sign}.{digits}f}"
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from timerxl.config import InputError
+from timerxl.config_reading import read_json
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.files import json_ready, write_json, write_text
 from timerxl.hub.card import model_card
@@ -49,7 +50,7 @@ def stage(record: Record, folder: Path, wording: Wording) -> Package:
     shutil.copyfile(record.model_folder / WEIGHTS, folder / WEIGHTS)
     for path in sorted(record.model_folder.glob(CODE)):
         shutil.copyfile(path, folder / path.name)
-    model_config = json.loads((record.model_folder / MODEL_CONFIG).read_text(encoding="utf-8"))
+    model_config = read_json(record.model_folder / MODEL_CONFIG)
     write_json(folder / MODEL_CONFIG, record.scrubber.value(model_config))
     write_json(folder / PREPROCESSING, record.preprocessing)
     write_text(folder / TRAINING_CONFIG, as_yaml(record.config))

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pandas as pd
-import yaml
 
 from timerxl.command_line import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError
+from timerxl.config_reading import misfit, read_json, read_yaml, reason
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
+from timerxl.hub import shapes
 from timerxl.hub.privacy import Scrubber, secrets_here
+from timerxl.model.convert_openltm import load_saved
+from timerxl.report.run_folder import UNREADABLE, read_forecasts
 
 Content = dict[str, Any]
 WEIGHTS, MODEL_CONFIG, CODE = "model.safetensors", "config.json", "*_timerxl.py"
@@ -86,12 +88,15 @@ def read_record(
             + ("it holds no config.yaml." if folder.is_dir() else "there's no such folder.")
             + " Expected one as launch/train.py writes it, such as runs/quickstart."
         )
-    status = _json(folder / "status.json")
-    results = _json(folder / "results.json")
+    status = _json(folder / "status.json", {})
+    results = _json(folder / "results.json", shapes.RESULTS)
     outcome, reason = _outcome(own, status, bool(results), force, under_way)
     model_folder = _model_folder(folder, own, outcome)
-    config = _read(folder / "config.yaml", yaml.safe_load)
+    if not under_way:  # what is under way was written by this very run
+        _check_model(model_folder)
+    config = _checked(folder / "config.yaml", read_yaml(folder / "config.yaml"), shapes.CONFIG)
     preprocessing = Preprocessing.load(model_folder).content
+    _checked(model_folder / PREPROCESSING, preprocessing, shapes.PREPROCESSING)
     secrets = secrets_here(os.environ, huggingface_hub.get_token())
     scrubber = Scrubber.of(own, [config, preprocessing], secrets)
     clean = scrubber.value
@@ -105,9 +110,9 @@ def read_record(
         config=clean(config),
         preprocessing=clean(preprocessing),
         results=clean(results),
-        verdict=clean(_json(folder / "verdict.json")),
-        environment=clean(_json(folder / "environment.json")),
-        audit=clean(_json(folder / "audit.json")),
+        verdict=clean(_json(folder / "verdict.json", shapes.VERDICT)),
+        environment=clean(_json(folder / "environment.json", shapes.ENVIRONMENT)),
+        audit=clean(_json(folder / "audit.json", shapes.AUDIT)),
         events=clean(read_events(folder / "metrics.jsonl")),
         forecasts=_forecasts(folder / FORECASTS),
     )
@@ -152,7 +157,7 @@ def _model_folder(folder: Path, own: Path, outcome: str) -> Path:
         if not (found / name).is_file():
             raise InputError(f"{where} holds no {name}; expected a model folder as a run saves it.")
     _check_weights(found / WEIGHTS, where / WEIGHTS)
-    modules = (_json(found / MODEL_CONFIG).get("auto_map") or {}).values()
+    modules = (_json(found / MODEL_CONFIG, shapes.MODEL_CONFIG).get("auto_map") or {}).values()
     for module in {str(name).partition(".")[0] for name in modules}:
         if not (found / f"{module}.py").is_file():
             raise InputError(
@@ -170,10 +175,19 @@ def _check_weights(path: Path, named: Path) -> None:
         try:
             header: Content = json.loads(file.read(length) if length < size else b"")
             ends = [of["data_offsets"][1] for key, of in header.items() if key != "__metadata__"]
-        except (ValueError, AttributeError, TypeError, KeyError) as error:
+            expected = 8 + length + max(ends, default=0)
+        except (ValueError, AttributeError, TypeError, LookupError, RecursionError) as error:
             raise InputError(f"{named} is no safetensors file: its header is damaged.") from error
-    if 8 + length + max(ends, default=0) != size:
+    if expected != size:
         raise InputError(f"{named} is damaged: it has {size:,} bytes, its header says otherwise.")
+
+
+def _check_model(folder: Path) -> None:
+    """Every tensor is there, fits and is finite."""
+    try:
+        load_saved(folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the model can't be published: {error}") from error
 
 
 def read_events(path: Path) -> list[Content]:
@@ -184,34 +198,32 @@ def read_events(path: Path) -> list[Content]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(event, dict):
             events.append(event)
     return events
 
 
-def _json(path: Path) -> Content:
-    return _read(path, json.loads) if path.is_file() else {}
+def _json(path: Path, shape: Content) -> Content:
+    """A JSON object of this shape; {} where there is no file."""
+    return _checked(path, read_json(path), shape) if path.exists() else {}
 
 
-def _read(path: Path, parse: Callable[[str], Any]) -> Content:
-    try:
-        content = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path} can't be read: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds {type(content).__name__}; expected a mapping.")
-    return content
+def _checked(path: Path, content: Any, shape: Content) -> Content:
+    if problem := misfit(content, shape):
+        raise InputError(f"{path} can't be published: {problem}.")
+    found: Content = content
+    return found
 
 
 def _forecasts(path: Path) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} can't be read: {error}") from error
-    if missing := {"split", "region", "issue_time", "label", "model"} - set(table.columns):
-        raise InputError(f"{path} has no column {', '.join(sorted(missing))}.")
+        table = read_forecasts(path)
+    except UNREADABLE as error:
+        raise InputError(f"{path} can't be read: {reason(error)}") from error
+    if "model" not in table.columns:
+        raise InputError(f"{path} has no column model.")
     return table

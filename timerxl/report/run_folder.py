@@ -7,7 +7,6 @@ one that can't be used is None and named in ``problems``, and so is every line l
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,9 +16,9 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 import pyarrow
-import yaml
 
 from timerxl.config import InputError
+from timerxl.config_reading import misfit, read_json, read_yaml
 
 Content = dict[str, Any]
 Points = tuple[list[float], list[float]]  # x and y
@@ -31,18 +30,16 @@ FILES = (
     "config.yaml status.json verdict.json metrics.jsonl results.json forecasts.parquet audit.json "
     "environment.json"
 ).split()
-_UNREADABLE = (
-    *(OSError, ValueError, KeyError, TypeError, RecursionError),
-    *(yaml.YAMLError, pyarrow.ArrowException),
+UNREADABLE = (
+    *(OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError),
+    pyarrow.ArrowException,
 )
 NOT_FORECASTS = ("split", "region", "issue_time", "label")
 
 
 def number(value: Any) -> float | None:
     """A finite number as float; None for anything else (JSON knows no NaN: it is null)."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+    return None if misfit(value, float) else float(value)
 
 
 def get(content: Any, *keys: str) -> Any:
@@ -193,8 +190,9 @@ def read_run(folder: Path) -> Run:
     run = Run(folder)
     for name in ("status", "verdict", "results", "audit", "environment"):
         setattr(run, name, _read(run, f"{name}.json", _json_object))
-    run.config_text = _read(run, "config.yaml", lambda path: path.read_text("utf-8")) or ""
     run.config = _read(run, "config.yaml", _yaml_mapping)
+    if run.config is not None:
+        run.config_text = _read(run, "config.yaml", lambda path: path.read_text("utf-8")) or ""
     run.forecasts = _read(run, "forecasts.parquet", read_forecasts)
     _read(run, "metrics.jsonl", lambda path: _read_events(run, path))
     return run
@@ -206,7 +204,7 @@ def _read(run: Run, name: str, reader: Callable[[Path], Read]) -> Read | None:
         return None
     try:
         return reader(path)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
         problem = f"{name} can't be used and is left out: {reason}"
         if problem not in run.problems:
@@ -215,14 +213,14 @@ def _read(run: Run, name: str, reader: Callable[[Path], Read]) -> Read | None:
 
 
 def _json_object(path: Path) -> Content:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError("it holds no JSON object.")
     return content
 
 
 def _yaml_mapping(path: Path) -> Content:
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ValueError("it holds no mapping of keys to values.")
     return content

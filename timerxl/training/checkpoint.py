@@ -30,6 +30,7 @@ from timerxl.training.checkpoint_files import (
     fresh_folder,
     prune,
     publish,
+    read_manifest,
     record_files,
     space_left,
 )
@@ -158,7 +159,7 @@ class Checkpoints:
         Raises StorageFailed where the files don't fit this run.
         """
         accelerator = self.accelerator
-        saved = SavedState(folder, OPTIMIZER_FILES)
+        saved = SavedState(folder, OPTIMIZER_FILES, read_manifest(folder)["files"])
         model = accelerator.unwrap_model(self.model)
         try:
             weights = load_file(folder / WEIGHTS)
@@ -166,6 +167,12 @@ class Checkpoints:
             OptimizerState(self.optimizer, model).read(saved, weights)
         except (KeyError, RuntimeError, SafetensorError) as error:
             raise StorageFailed(f"{folder} does not fit this run's model: {error}") from error
+        rates, groups = state["schedule"]["_last_lr"], self.schedule.optimizer.param_groups
+        if len(rates) != len(groups):
+            raise StorageFailed(
+                f"{folder} has {len(rates)} groups of parameters, this run {len(groups)}: give the "
+                "old model.pretrained and optim.layer_lr_decay."
+            )
         _set_schedule(self.schedule, state["schedule"])
         self._set_scaler(state.get("scaler"))
         self.saved_step = int(state["step"])

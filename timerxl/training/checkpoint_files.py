@@ -8,7 +8,6 @@ Nothing here knows of torch or of other processes.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -16,13 +15,34 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from timerxl.config import InputError
+from timerxl.config_reading import misfit, read_json, shape_of
 from timerxl.files import write_json
+from timerxl.training.progress import Progress
 
 CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 TRAINER_STATE = "trainer_state.json"
 FORMAT = 1
-_NAME = re.compile(r"step_(\d{8,})")
+_NAME = re.compile(r"step_(\d{8,15})")
+_FILE = re.compile(r"[\w-][\w.-]*")
+_COUNT, _ABOVE_0 = range(2**53), range(1, 2**53)
+_RECORD = {"size": _COUNT, "sha256": str}
+# Of trainer_state.json, as timerxl.config_reading.misfit takes it.
+_PROGRESS = {
+    key.removesuffix("?"): _COUNT if kind is int else kind
+    for key, kind in shape_of(Progress).items()
+}
+_STATE: dict[str, Any] = {
+    "step": _ABOVE_0,
+    "world_size": _ABOVE_0,
+    "global_batch_size": _ABOVE_0,
+    "metrics_bytes": _COUNT,
+    "config": {"train?": {"batch_size?": _ABOVE_0, "accumulation_steps?": _ABOVE_0}},
+    "progress": _PROGRESS | {"step": _ABOVE_0, "best_score": (float, None)},
+    "schedule": {"last_epoch": _COUNT, "_step_count": _COUNT, "_last_lr": [float]},
+    "scaler": (dict, None),
+}
 _BLOCK = 2**20
 
 
@@ -67,8 +87,16 @@ def find_checkpoints(root: Path) -> list[tuple[int, Path]]:
     """(step, folder) of the checkpoints in ``root``, newest first, valid or not."""
     if not root.is_dir():
         return []
-    found = [(_NAME.fullmatch(path.name), path) for path in root.iterdir() if path.is_dir()]
-    return sorted(((int(name[1]), path) for name, path in found if name), reverse=True)
+    folders = [path for path in root.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)]
+    # One that was about to be replaced by a process that was killed counts under its own name.
+    folders += [old for old in root.glob(".step_*.old") if not settled(old).exists()]
+    named = [(_NAME.fullmatch(settled(path).name), path) for path in folders]
+    return sorted(((int(name[1]), path) for name, path in named if name), reverse=True)
+
+
+def settled(path: Path) -> Path:
+    """The name of a folder that was found under the one it has while it is replaced."""
+    return path.with_name(re.sub(r"^\.(.+)\.(old|new)$", r"\1", path.name))
 
 
 def sync(path: Path) -> None:
@@ -104,45 +132,67 @@ def publish(folder: Path, step: int, files: dict[str, dict[str, Any]]) -> None:
     A folder of that name (damaged, or of the same step) is replaced. Raises StorageFailed where
     what the disk gives back is not what was written.
     """
-    fresh, old = fresh_folder(folder), folder.with_name(f".{folder.name}.old")
+    fresh = fresh_folder(folder)
     write_json(fresh / MANIFEST, {"format": FORMAT, "step": step, "files": files})
     sync(fresh / MANIFEST)
     sync(fresh)
     if problem := find_problem(fresh):
         raise StorageFailed(f"it was written, but reads back wrong: {problem}")
+    replace_folder(fresh, folder)
+
+
+def replace_folder(fresh: Path, folder: Path) -> None:
+    """Give ``fresh`` the name of ``folder``; what had it goes, or comes back where this fails.
+
+    A kill between the two renames leaves it as ``.NAME.old``, where :func:`find_checkpoints` and
+    :func:`settle` look.
+    """
+    old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)
-    os.replace(fresh, folder)
+    try:
+        os.replace(fresh, folder)
+    except OSError:
+        if old.exists():
+            os.replace(old, folder)
+        raise
     sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
+def settle(folder: Path) -> None:
+    """Finish what a kill in the middle of :func:`replace_folder` left, and clear up behind it."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():
+        os.replace(old, folder)
+    for left in (old, fresh_folder(folder)):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest; raises ValueError with a sentence where it can't be used."""
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{MANIFEST} is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{MANIFEST} can't be read: {error}") from error
+    if not (folder / MANIFEST).exists():
+        raise ValueError(f"{MANIFEST} is missing")
+    manifest = read_json(folder / MANIFEST)
     files = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(files, dict) or not files:
         raise ValueError(f"{MANIFEST} names no files")
     if manifest.get("format") != FORMAT:
         raise ValueError(f"{MANIFEST} has format {manifest.get('format')!r}, expected {FORMAT}")
     for name, record in files.items():
-        good = isinstance(record, dict) and {"size", "sha256"} <= set(record)
-        if not good or Path(name).name != name:
-            raise ValueError(f"{MANIFEST} has a bad entry for {name!r}")
+        if misfit(record, _RECORD) or not _FILE.fullmatch(name):
+            raise ValueError(f"{MANIFEST} has a bad entry for {ascii(name)[:80]}")
     return manifest
 
 
-def find_problem(folder: Path, share: int = 0, shares: int = 1) -> str | None:
+def find_problem(
+    folder: Path, share: int = 0, shares: int = 1, names: Collection[str] | None = None
+) -> str | None:
     """What is wrong with a checkpoint, naming the file; None where it is whole.
 
-    Every ``shares``-th file is read, from the ``share``-th on, so that ranks can divide the work.
+    Every ``shares``-th file is read, from the ``share``-th on, so that ranks can divide the work;
+    or only those called ``names``. All must be there with their size.
     """
     try:
         manifest = read_manifest(folder)
@@ -159,9 +209,11 @@ def find_problem(folder: Path, share: int = 0, shares: int = 1) -> str | None:
             size = (folder / name).stat().st_size
         except OSError as error:
             return f"{name} can't be read: {error.strerror or error}"
+        if not (folder / name).is_file():  # a pipe would be waited for
+            return f"{name} can't be read: it is no file"
         if size != expected["size"]:
             return f"{name} has {size:,} bytes, expected {expected['size']:,}"
-    for name in sorted(files)[share::shares]:
+    for name in sorted(files if names is None else names)[share::shares]:
         try:
             found = file_record(folder / name)
         except OSError as error:
@@ -195,23 +247,44 @@ def sweep(root: Path) -> None:
     """Clear away what a process that was killed in the middle of a save left behind."""
     if not root.is_dir():
         return
-    for old in root.glob(".step_*.old"):
-        folder = root / old.name.removeprefix(".").removesuffix(".old")
-        if not folder.exists():  # killed between the two renames of publish()
-            os.replace(old, folder)
-    for path in (*root.glob(".step_*.new"), *root.glob(".step_*.old")):
-        shutil.rmtree(path, ignore_errors=True)
+    for left in (*root.glob(".step_*.old"), *root.glob(".step_*.new")):
+        settle(settled(left))
 
 
-def read_trainer_state(folder: Path) -> dict[str, Any]:
+def read_trainer_state(folder: Path, complete: bool = False) -> dict[str, Any]:
     """Position, scores, configuration and fingerprints of a checkpoint.
 
-    Raises StorageFailed where the file can't be used.
+    Raises StorageFailed where the file can't be used: what is there is of its kind and of this
+    checkpoint. To go on from it, it must be ``complete`` as well.
     """
+    path = folder / TRAINER_STATE
     try:
-        state = json.loads((folder / TRAINER_STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise StorageFailed(f"{folder / TRAINER_STATE} can't be read: {error}") from error
-    if not isinstance(state, dict) or not isinstance(state.get("progress"), dict):
-        raise StorageFailed(f"{folder / TRAINER_STATE} holds no state of training.")
-    return state
+        state = read_json(path)
+    except InputError as error:
+        raise StorageFailed(str(error)) from error
+    if problem := _state_problem(state, folder, complete):
+        raise StorageFailed(f"{path} holds no state to go on from: {problem}.")
+    return dict(state)
+
+
+def _state_problem(state: Any, folder: Path, complete: bool) -> str | None:
+    """What is wrong with the content of trainer_state.json, as a clause."""
+    progress = state.get("progress") if isinstance(state, dict) else None
+    if not isinstance(progress, dict):
+        return "it has no progress"
+    shape, parts = _STATE, _STATE["progress"]
+    if not complete:  # only what is there
+        parts = {key: kind for key, kind in parts.items() if key in {*progress, "step"}}
+        shape = {key: kind for key, kind in _STATE.items() if key in {*state, "step"}}
+    if (problem := misfit(state, shape | {"progress": parts})) is not None:
+        return problem
+    if unknown := sorted(progress.keys() - _PROGRESS.keys()):
+        return f"progress.{ascii(unknown[0])[:80]} is not known"
+    if misfit(list((state.get("scaler") or {}).values()), [float]):
+        return "scaler holds something that is no number"
+    step, named = state["step"], _NAME.fullmatch(folder.name)
+    if progress["step"] != step or (named and int(named[1]) != step):
+        return f"it is of step {step} and counts {progress['step']}, the folder is {folder.name}"
+    if state.get("schedule", {}).get("last_epoch", 0) > step:
+        return f"its schedule is at step {state['schedule']['last_epoch']:,}, the run at {step:,}"
+    return None

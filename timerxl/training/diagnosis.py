@@ -14,13 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from timerxl.config import InputError, MonitorsConfig, load_recipe
-from timerxl.training.log_lines import EXPECTED, event_of, file_of, fits, lines_of, verdict_of
+from timerxl.training.log_lines import (
+    EXPECTED,
+    event_of,
+    file_of,
+    lines_of,
+    missing_keys,
+    take_unfit,
+    verdict_of,
+)
 from timerxl.training.openltm_log import MAX_NAMED, BaseRate, LoggedRun, LogReader, excerpt
 from timerxl.training.verdicts import Verdict
 from timerxl.training.watcher import LOOKS_AT, Watcher
 
 _EVENTS = {*LOOKS_AT, *"plan holdout test_every_epoch verdict".split()}
-_NEEDED = {"train": ("step", "loss"), "holdout": ("step",), "test_every_epoch": ("step",)}
 
 
 @dataclass
@@ -200,13 +207,10 @@ class MetricsReader:
         if name == "start" and self._has_begun:
             replay.start()
         self._has_begun = name != "start" and (self._has_begun or name in LOOKS_AT)
-        for key in [key for key, value in event.items() if not fits(key, value)]:
-            self._fault(f"line {number}: {key} is {excerpt(repr(event.pop(key)))}; left out.")
-        # A null loss is one that was no number; without a step nothing can be placed.
-        needed = _NEEDED.get(name, ())
-        if event.get("step", 0) is None or not all(key in event for key in needed):
-            wanted = " and ".join(needed) or "step"
-            self._fault(f"line {number}: {name} without its {wanted} is left out.")
+        for key, value in take_unfit(event).items():
+            self._fault(f"line {number}: {key} is {excerpt(repr(value))}; left out.")
+        if missing := missing_keys(event):
+            self._fault(f"line {number}: {name} without its {' and '.join(missing)} is left out.")
         else:
             if name == "validation" and self.base_rate and event.get("rain_share") is None:
                 event |= {"rain_share": self.base_rate.share, "rain_share_source": "given"}

@@ -61,12 +61,19 @@ class Guard:
                 self.stop = verdict
             self.write()
 
-    def replay(self, path: Path) -> None:
-        """Show the monitors what metrics.jsonl holds already; nothing is said or stopped again."""
+    def replay(self, path: Path) -> dict[str, Any]:
+        """Show the monitors what metrics.jsonl holds already; nothing is said or stopped again.
+
+        Returns the last event of a training step.
+        """
+        last: dict[str, Any] = {}
         if self.accelerator.is_main_process and path.is_file():
             with path.open(encoding="utf-8") as lines:
                 for line in lines:
-                    self.watcher.see(json.loads(line))
+                    event = json.loads(line)  # whole: what a kill cut in two is gone by now
+                    self.watcher.see(event)
+                    last = event if event["event"] == "train" else last
+        return last
 
     def compare_with_expectations(self, scores: dict[str, Any], epoch: float) -> None:
         """Say where validation leaves the bands of the recipe at the end of this epoch."""

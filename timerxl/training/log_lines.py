@@ -33,6 +33,7 @@ _LIMITS = (
     | dict.fromkeys("rain_share predicted_rain_share".split(), 1.0)
 )
 _SIGNED = 1e300  # the limit of losses and norms, which may also be no numbers
+_NEEDED = {"train": ("step", "loss"), "holdout": ("step",), "test_every_epoch": ("step",)}
 
 
 def file_of(path: Path) -> Path:
@@ -92,6 +93,20 @@ def fits(key: str, value: Any) -> bool:
     if limit == _SIGNED:
         return isinstance(value, float) or abs(value) <= limit
     return (value != value and limit == 1.0) or 0 <= value <= limit
+
+
+def take_unfit(event: dict[str, Any]) -> dict[str, Any]:
+    """Take out of an event, and return, what the monitors can't read."""
+    return {key: event.pop(key) for key in list(event) if not fits(key, event[key])}
+
+
+def missing_keys(event: dict[str, Any]) -> tuple[str, ...]:
+    """What an event lacks to be shown to the monitors; () where it has all."""
+    needed = _NEEDED.get(event["event"], ())
+    # A null loss is one that was no number; without a step nothing can be placed.
+    if event.get("step", 0) is None or not all(key in event for key in needed):
+        return needed or ("step",)
+    return ()
 
 
 def verdict_of(event: dict[str, Any]) -> Verdict | None:

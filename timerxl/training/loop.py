@@ -70,8 +70,11 @@ class Trainer:
             while True:
                 # N + 1 passes, so that the last state is scored and saved by the same lines.
                 last = progress.step == self.total_steps
-                evaluates = progress.step and (progress.step % steps_per_epoch == 0 or last)
-                self._save_if_due(bool(evaluates))
+                looks = progress.step > progress.looked_step
+                evaluates = looks and (progress.step % steps_per_epoch == 0 or last)
+                every = self.check_every
+                checks = looks and not evaluates and every > 0 and progress.step % every == 0
+                self._save_if_due(evaluates)
                 if evaluates:
                     scores = self._evaluate(bar)
                     if self._is_best(scores):
@@ -80,16 +83,17 @@ class Trainer:
                         save_model(self.accelerator, self.model, folder, extras)
                         if self.new_best is not None and self.accelerator.is_main_process:
                             self.new_best(folder.parent)
-                    self._stop_if_agreed()
-                    if not last and progress.evaluations_without_gain >= self.config.train.patience:
-                        progress.stop_reason = (
-                            f"no better {self.config.train.metric_for_best_model} in "
-                            f"{self.config.train.patience} evaluations"
-                        )
-                        break
-                elif self.check_every and progress.step and progress.step % self.check_every == 0:
+                elif checks:
                     self._check()
+                progress.looked_step = progress.step
+                if evaluates or checks:
                     self._stop_if_agreed()
+                if not last and progress.evaluations_without_gain >= self.config.train.patience:
+                    progress.stop_reason = (
+                        f"no better {self.config.train.metric_for_best_model} in "
+                        f"{self.config.train.patience} evaluations"
+                    )
+                    break
                 if last:
                     break
                 started = time.perf_counter()
@@ -291,5 +295,10 @@ class Trainer:
             values = {"loss": loss, "lr": lr, "grad_norm": grad_norm, "samples_per_s": rate}
             epoch = step / self.plan.steps_per_epoch
             self.guard.event("train", step=step, epoch=epoch, **values)
-            known = {f"train/{k}": v for k, v in values.items() if v is not None}
-            self.accelerator.log(known, step)
+            self.accelerator.log(train_curves(values), step)
+
+
+def train_curves(values: dict[str, Any]) -> dict[str, float]:
+    """What TensorBoard shows of a training step, from its event in metrics.jsonl."""
+    names = ("loss", "lr", "grad_norm", "samples_per_s")
+    return {f"train/{name}": values[name] for name in names if values.get(name) is not None}

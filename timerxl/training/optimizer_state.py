@@ -9,7 +9,8 @@ without ZeRO. Nothing is pickled.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from timerxl.config_reading import misfit
 from timerxl.training.checkpoint_files import StorageFailed
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MASTER = "master"  # ZeRO's fp32 copy of weights that the model holds in half precision
 STEP = "step"
 RANGES = "ranges"
+_RANK = re.compile(r"-(\d+)-of-(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ class OptimizerState:
             if master is None:
                 master = weights[piece.name].view(-1)[piece.start : end]
             piece.of(piece.flat).copy_(master)
+            if not saved.has_state(piece.name):
+                continue
             for kind in MOMENTS:
                 if (part := saved.read(kind, piece.name, piece.start, piece.numel)) is not None:
                     state = flats.setdefault(id(piece.flat), {})
@@ -126,44 +131,88 @@ class OptimizerState:
 
 
 class SavedState:
-    """The pieces of a checkpoint, from whatever number of ranks; files are opened, not loaded."""
+    """The pieces of a checkpoint, from whatever number of ranks; files are opened, not loaded.
 
-    def __init__(self, folder: Path, pattern: str):
+    Raises StorageFailed where a rank's file is missing or holds no pieces of an AdamW's state.
+    """
+
+    def __init__(self, folder: Path, pattern: str, names: Collection[str] | None = None):
+        """``names``: the files that count, as the manifest has them; None for all."""
         self._pieces: dict[str, list[tuple[int, int, Any, str]]] = {}
-        paths = sorted(folder.glob(pattern))
+        paths = sorted(p for p in folder.glob(pattern) if names is None or p.name in names)
         if not paths:
             raise StorageFailed(f"{folder} holds no {pattern}.")
+        self._check_ranks(paths)
         for path in paths:
             try:
-                file = safe_open(path, framework="pt")
-                keys = list(file.keys())
-                ranges = json.loads((file.metadata() or {})[RANGES])
-                for key in keys:
-                    start, numel = ranges[key.partition("/")[2]]
-                    self._pieces.setdefault(key, []).append((int(start), int(numel), file, key))
-            except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+                self._open(path)
+            except (SafetensorError, OSError, LookupError, ValueError, RecursionError) as error:
                 raise StorageFailed(f"{path} can't be read: {error}") from error
+
+    def _check_ranks(self, paths: list[Path]) -> None:
+        """``-00001-of-00004`` stands beside the three others; a name without numbers says nothing.
+
+        Of a parameter that only a missing file knows nothing would be left to be counted.
+        """
+        numbers = [_RANK.search(path.name) for path in paths]
+        found = [(int(number[1]), int(number[2])) for number in numbers if number]
+        if found and found != [(rank, len(paths)) for rank in range(len(paths))]:
+            raise StorageFailed(
+                f"{paths[0].parent} does not hold the files of all ranks once: "
+                f"{', '.join(path.name for path in paths[:8])}."
+            )
+
+    def _open(self, path: Path) -> None:
+        """Take note of a file's pieces; raises ValueError and others where they are none."""
+        if not path.is_file():
+            raise ValueError("it is no file")
+        file = safe_open(path, framework="pt")
+        ranges = json.loads((file.metadata() or {})[RANGES])
+        if problem := misfit(ranges, dict) or misfit(list(ranges.values()), [[range(2**53)]]):
+            raise ValueError(f"its {RANGES}: {problem}")
+        for key in file.keys():  # noqa: SIM118 - a file of safetensors is no mapping
+            kind, _, name = key.partition("/")
+            start, numel = ranges[name]
+            part = file.get_slice(key)
+            if part.get_dtype() != "F32" or part.get_shape() != [1 if kind == STEP else numel]:
+                found = f"{part.get_dtype()} {part.get_shape()}"
+                raise ValueError(f"{ascii(key)[:80]} is {found}, not the {numel} numbers it says")
+            self._pieces.setdefault(key, []).append((start, numel, file, key))
+
+    def has_state(self, name: str) -> bool:
+        """Whether a parameter was stepped; raises StorageFailed where half of its state is there:
+        AdamW would begin the other half anew."""
+        kinds = (*MOMENTS, STEP)
+        found = [kind for kind in kinds if f"{kind}/{name}" in self._pieces]
+        if found and len(found) < len(kinds):
+            raise StorageFailed(f"of the state of {name} only {' and '.join(found)} is there.")
+        return bool(found)
 
     def read(self, kind: str, name: str, start: int, numel: int) -> torch.Tensor | None:
         """Elements ``start`` to ``start + numel`` of the flattened tensor; None where none were
-        saved. Raises StorageFailed where some are missing."""
+        saved. Raises StorageFailed where some are missing or there twice."""
         pieces = self._pieces.get(f"{kind}/{name}")
         if not pieces:
             return None
-        found, filled = torch.empty(numel), 0
-        for first, count, file, key in pieces:
-            low, high = max(first, start), min(first + count, start + numel)
+        found, end, edges = torch.empty(numel), start + numel, [start]
+        for first, count, file, key in sorted(pieces, key=lambda piece: piece[:2]):
+            low, high = max(first, start), min(first + count, end)
             if low < high:
-                found[low - start : high - start] = file.get_slice(key)[low - first : high - first]
-                filled += high - low
-        if filled != numel:
+                edges += [low, high]
+                part = file.get_slice(key)[low - first : high - first]
+                found[low - start : high - start] = part
+        edges.append(end)
+        if edges[::2] != edges[1::2]:  # where one piece ends, the next begins
             raise StorageFailed(
-                f"{kind} of {name} is not whole: {filled:,} of {numel:,} elements are there; a "
-                "rank's file is missing or there twice."
+                f"{kind} of {name} is not whole: its pieces leave out, or hold twice, some of the "
+                f"{numel:,} elements from {start:,} on; a rank's file is missing or there twice."
             )
         return found
 
     def step_of(self, name: str) -> torch.Tensor:
-        """AdamW's own count of steps for a parameter."""
+        """AdamW's own count of steps for a parameter; raises StorageFailed where it is none."""
         file, key = self._pieces[f"{STEP}/{name}"][0][2:]
-        return file.get_tensor(key)[0]
+        count: torch.Tensor = file.get_tensor(key)[0]
+        if not (1 <= count < 2**53 and count == count.round()):
+            raise StorageFailed(f"{name} is said to have made {count.item()} steps.")
+        return count

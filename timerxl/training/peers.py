@@ -6,10 +6,8 @@ import re
 
 import torch
 
-# What gloo, NCCL and the store say when the other side is gone or silent.
-_SIGNS = re.compile(
-    r"gloo|nccl|connection (closed|reset|refused)|timed out|broken pipe|socket|store", re.I
-)
+# What gloo and NCCL say when the other side is gone or silent; the store has errors of its own.
+_SIGNS = re.compile(r"\bgloo\b|\bNCCL\b|connection (closed|reset) by peer|connectFullMesh", re.I)
 
 
 class PeerLost(RuntimeError):

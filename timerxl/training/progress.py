@@ -9,9 +9,11 @@ from typing import Any
 
 @dataclass
 class Progress:
-    """``losses`` are those of the steps since the last evaluation."""
+    """``losses`` are those of the steps since the last evaluation; ``looked_step`` is the last step
+    whose evaluation or check is done, as it is in the checkpoint of a stop."""
 
     step: int = 0
+    looked_step: int = 0
     best_score: float = -math.inf
     best_step: int = 0
     evaluations_without_gain: int = 0
@@ -22,6 +24,10 @@ class Progress:
     samples_seen: int = 0
     resumes: int = 0
     losses: list[float] = field(default_factory=list)
+
+    def forget_best(self) -> None:
+        """The best model is not there: the next evaluation is the best again."""
+        self.best_score, self.best_step = -math.inf, 0
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, which keeps every digit of a float but knows no infinity: that is null."""

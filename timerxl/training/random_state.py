@@ -7,7 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from timerxl.training.checkpoint_files import StorageFailed
+
+_UNUSABLE = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, SafetensorError)
+_WORDS = 624  # of a Mersenne Twister; a place behind them is not checked by numpy
 
 
 def write_random_state(path: Path) -> None:
@@ -28,13 +34,25 @@ def write_random_state(path: Path) -> None:
 
 
 def read_random_state(path: Path) -> None:
-    """Set what :func:`write_random_state` wrote; a GPU that was not there then is left alone."""
-    saved = load_file(path)
+    """Set what :func:`write_random_state` wrote; a GPU that was not there then is left alone.
+
+    Raises StorageFailed where the file holds no such state.
+    """
+    try:
+        _set_random_state(load_file(path))
+    # Torch, Python and numpy each check their own, and say so each with their own errors.
+    except _UNUSABLE as error:
+        raise StorageFailed(f"{path} holds no state of random numbers: {error}") from error
+
+
+def _set_random_state(saved: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(saved["torch"])
     gauss = saved["python_gauss"].tolist()
     random.setstate((3, tuple(saved["python"].tolist()), gauss[0] if gauss else None))
     position, has_gauss, cached = saved["numpy_rest"].tolist()
     keys = saved["numpy_keys"].numpy().astype(np.uint32)
+    if len(keys) != _WORDS or not 0 <= position <= _WORDS:
+        raise ValueError(f"numpy's has {len(keys)} words and stands at {position}")
     np.random.set_state(("MT19937", keys, int(position), int(has_gauss), cached))  # noqa: NPY002
     for index in range(torch.cuda.device_count()):
         if f"cuda_{index}" in saved:

@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from timerxl.command_line import EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError, RunConfig
+from timerxl.config_reading import read_json, read_yaml
 from timerxl.data.windows import WeatherWindows
 from timerxl.training.checkpoint_files import (
     CHECKPOINTS,
+    TRAINER_STATE,
     StorageFailed,
     find_checkpoints,
+    find_problem,
     read_trainer_state,
 )
 from timerxl.training.saving import RUN_CONFIG
@@ -29,7 +31,7 @@ from timerxl.training.saving import RUN_CONFIG
 AUTO, NEVER = "auto", "never"
 # Where the run lives, what it says and how it is cut up: the same samples, updates and scores.
 HARMLESS = set(
-    "recipe output_dir data.path model.pretrained train.num_workers train.log_every_steps "
+    "recipe output_dir data.path train.num_workers train.log_every_steps "
     "train.trackers train.gradient_checkpointing train.zero_stage train.offload_optimizer "
     "train.batch_size train.accumulation_steps train.checkpoint_every_steps "
     "train.checkpoint_every_minutes train.keep_last train.resume train.resume_force "
@@ -75,7 +77,7 @@ def plan_resume(config: RunConfig, world_size: int) -> Resumption:
     if status.get("code") == EXIT_OK and (output_dir / "results.json").exists():
         # Its data are not read again to be compared, so their path must be the same.
         saved, what = _yaml(output_dir / RUN_CONFIG), f"the finished run {output_dir}"
-        _refuse_changes(saved, config, what, HARMLESS - {"data.path", "model.pretrained"})
+        _refuse_changes(saved, config, what, HARMLESS - {"data.path"})
         raise RunEnded(
             EXIT_OK,
             f"{output_dir} holds this run, finished: nothing to do. train.resume=never trains "
@@ -99,18 +101,18 @@ def plan_resume(config: RunConfig, world_size: int) -> Resumption:
 
 def _from_path(config: RunConfig, folder: Path, world_size: int) -> Resumption:
     """``train.resume=PATH``: this checkpoint or none."""
-    if not folder.is_dir():
+    if not _is_folder(folder):
         raise InputError(
             f"train.resume={folder}: no such folder; expected auto, never or a checkpoint "
             "(RUN/checkpoints/step_XXXXXXXX)."
         )
     own = (Path(config.output_dir) / CHECKPOINTS).resolve()
     if folder.resolve().parent == own:
-        newest = find_checkpoints(own)[0][1]
-        if newest != folder.resolve():
+        newest = [path for _, path in find_checkpoints(own)][:1]
+        if newest != [folder.resolve()]:
+            has = f"has the newer {newest[0].name}" if newest else "has no checkpoint of that name"
             raise InputError(
-                f"train.resume={folder}: this run has the newer {newest.name}; to branch off, give "
-                "another output_dir."
+                f"train.resume={folder}: this run {has}; to branch off, give another output_dir."
             )
     elif (Path(config.output_dir) / RUN_CONFIG).exists():
         raise InputError(
@@ -120,20 +122,32 @@ def _from_path(config: RunConfig, folder: Path, world_size: int) -> Resumption:
     return _go_on(config, [folder], world_size)
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
+
+
 def _go_on(config: RunConfig, candidates: list[Path], world_size: int) -> Resumption:
-    state, problem = None, ""
+    state, problems = None, []
     for folder in candidates:
+        if (found := find_problem(folder, names=[TRAINER_STATE])) is not None:
+            problems.append(f"{folder.name}: {found}.")
+            continue
         try:
             state = read_trainer_state(folder)
             break
         except StorageFailed as error:
-            problem = str(error)
+            problems.append(str(error))
     if state is None:
         raise StorageFailed(
-            f"none of {len(candidates)} checkpoints in {candidates[0].parent} can be used: "
-            f"{problem} train.resume=never trains anew and moves the run aside."
+            f"no whole checkpoint in {candidates[0].parent}: {' '.join(problems)} "
+            "train.resume=never trains anew and moves the run aside."
         )
     notes = _refuse_changes(state.get("config", {}), config, f"checkpoint {candidates[0].name}")
+    if "global_batch_size" not in state:
+        raise StorageFailed(f"{folder / TRAINER_STATE} does not say its global batch.")
     total = int(state["global_batch_size"])
     if note := fit_layout(config, state.get("config", {}), world_size, total):
         notes.append(note)
@@ -156,7 +170,7 @@ def _refuse_changes(
     """Notes on harmless changes; InputError on others, unless forced."""
     notes, harmful = [], []
     for key, (then, now) in changes(saved, asdict(config)).items():
-        sentence = f"{key} was {then!r}, is {now!r}"
+        sentence = f"{key} was {_short(then)}, is {_short(now)}"
         if key in harmless or key.startswith(HARMLESS_PARTS):
             if not key.startswith("train.resume"):
                 notes.append(f"resume: {sentence} (harmless).")
@@ -169,6 +183,11 @@ def _refuse_changes(
             "run; train.resume_force=true to go on all the same."
         )
     return notes + [f"resume: {sentence} (forced)." for sentence in harmful]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def fit_layout(
@@ -267,15 +286,15 @@ def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _json(path: Path) -> dict[str, Any]:
     """A JSON object of a run folder; empty where there is none that can be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(path)
+    except InputError:
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{path} can't be read: {error}; choose another output_dir.") from error
+        content = read_yaml(path)
+    except InputError as error:
+        raise InputError(f"{error} Choose another output_dir.") from error
     return content if isinstance(content, dict) else {}

@@ -33,7 +33,7 @@ from timerxl.training.guard import Guard, dead_features
 from timerxl.training.interruption import Interruption
 from timerxl.training.launcher import build_accelerator, fill_deepspeed
 from timerxl.training.looks import Looks, check_interval
-from timerxl.training.loop import Trainer
+from timerxl.training.loop import Trainer, train_curves
 from timerxl.training.optim import build_optimizer, build_schedule
 from timerxl.training.peers import PeerLost, lost_peer
 from timerxl.training.prediction import Predictor, RunFacts, check
@@ -103,8 +103,9 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
     prints = {"data": data_fingerprint(windows), "code": code_fingerprint()}
     folder = RunFolder(accelerator, config, log, audit, prints)
     folder.open(found)
-    # What an interrupted run wrote after its checkpoint is not shown twice.
-    purge = {"tensorboard": {"purge_step": folder.step + 1}} if folder.step else {}
+    # What an interrupted run wrote after its checkpoint is not shown twice: the looks of its step
+    # will come again, its loss is shown again below.
+    purge = {"tensorboard": {"purge_step": folder.step}} if folder.step else {}
     accelerator.init_trackers("tensorboard", init_kwargs=purge)
     metrics = MetricsLog(output_dir / METRICS, accelerator.is_main_process)
     facts: dict[str, Any] = {
@@ -125,7 +126,9 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
         config, model, plan.global_batch_size, len(windows.issue_rows("validation"))
     )
     if folder.checkpoint is not None:
-        guard.replay(output_dir / METRICS)
+        last = guard.replay(output_dir / METRICS)
+        if last.get("step") == folder.step:
+            accelerator.log(train_curves(last), folder.step)
         world = accelerator.num_processes
         guard.event("resume", step=folder.step, processes=world, checkpoint=folder.checkpoint.name)
     else:
@@ -179,6 +182,8 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
     try:
         if folder.checkpoint is not None:
             trainer.progress = Progress.from_dict(folder.state["progress"])
+            if not folder.holds_best(trainer.progress.best_step):
+                trainer.progress.forget_best()
             step.loading_seconds = trainer.progress.loading_seconds
             if changed := checkpoints.load(folder.checkpoint, folder.state):
                 log(f"resume: {changed}")

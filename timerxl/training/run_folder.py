@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -13,12 +14,15 @@ from accelerate.utils import gather_object
 
 from timerxl.command_line import EXIT_FAILED
 from timerxl.config import InputError, RunConfig, to_yaml
+from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.files import write_json, write_text
 from timerxl.training.checkpoint_files import (
     CHECKPOINTS,
     StorageFailed,
     find_problem,
     read_trainer_state,
+    settle,
+    settled,
     sweep,
 )
 from timerxl.training.environment import environment
@@ -56,7 +60,8 @@ class RunFolder:
         """
         self._on_main(self._take_lock)
         if found.candidates:
-            self._choose(found.candidates)
+            self._on_main(lambda: sweep(self.path / CHECKPOINTS))
+            self._choose([settled(path) for path in found.candidates])
             self._on_main(self._reopen)
         else:
             self._on_main(self._begin)
@@ -133,20 +138,25 @@ class RunFolder:
         source = self.checkpoint.resolve().parent.parent
         if source != self.path.resolve():
             self._branch_off(source)
-        sweep(self.path / CHECKPOINTS)
-        model, old = self.path / "model", self.path / ".model.old"
-        if old.exists() and not model.exists():  # killed between the two renames of a save
-            os.replace(old, model)
-        shutil.rmtree(old, ignore_errors=True)
-        shutil.rmtree(self.path / ".model.new", ignore_errors=True)
+        settle(self.path / "model")
         metrics, length = self.path / METRICS, int(self.state["metrics_bytes"])
-        if metrics.exists() and metrics.stat().st_size >= length:
-            os.truncate(metrics, length)
-        else:
+        known = metrics.read_bytes()[:length] if metrics.exists() else b""
+        if len(known) < length:
             self.log(f"warning: {metrics} lost lines; curves before step {self.step} have gaps.")
+            known = known[: known.rfind(b"\n") + 1]
+        if metrics.exists():
+            os.truncate(metrics, len(known))
         write_text(self.path / RUN_CONFIG, to_yaml(self.config))
         self._write_first_files()
         self.log(f"going on after step {self.step} from {self.checkpoint}.")
+
+    def holds_best(self, best_step: int) -> bool:
+        """Whether ``model/`` is that of this step: it may be of a later one that comes again."""
+        try:
+            saved = json.loads((self.path / "model" / PREPROCESSING).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(saved, dict) and saved.get("best_step", saved.get("step")) == best_step
 
     @property
     def step(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -20,7 +19,13 @@ from timerxl.command_line import EXIT_BAD_INPUT
 from timerxl.config import InputError
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.files import write_json
-from timerxl.training.checkpoint_files import StorageFailed, space_left, sync
+from timerxl.training.checkpoint_files import (
+    StorageFailed,
+    fresh_folder,
+    replace_folder,
+    space_left,
+    sync,
+)
 from timerxl.training.evaluation import agree
 from timerxl.training.run_lock import LOCK_FILE
 from timerxl.training.tracking import write_status
@@ -142,20 +147,14 @@ def save_model(
     """
     state, problem = accelerator.get_state_dict(model), None
     if accelerator.is_main_process:
-        fresh = folder.with_name(f".{folder.name}.new")
-        old = folder.with_name(f".{folder.name}.old")
+        fresh = fresh_folder(folder)
         try:
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir(parents=True)
             write_model(accelerator.unwrap_model(model), state, fresh, extras)
             for path in (*fresh.iterdir(), fresh):
                 sync(path)
-            shutil.rmtree(old, ignore_errors=True)
-            if folder.exists():
-                os.replace(folder, old)
-            os.replace(fresh, folder)
-            sync(folder.parent)
-            shutil.rmtree(old, ignore_errors=True)
+            replace_folder(fresh, folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(fresh, ignore_errors=True)
             problem = f"{folder} can't be written: {error}; {space_left(folder.parent)}."

@@ -274,6 +274,7 @@ def test_what_a_file_holds_is_never_markup(run: Path) -> None:
     def rename(saved: dict[str, Any]) -> None:
         saved["regions"] = [nasty, *saved["regions"][1:]]
         saved["feature_names"][0] = nasty
+        saved["scaling"]["log1p"] = []
         saved["label"]["text"] = nasty
 
     edit(run / "model" / "preprocessing.json", rename)

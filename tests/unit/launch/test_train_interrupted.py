@@ -1,0 +1,227 @@
+"""Signals to real processes, disks that are full or read-only: what is left, how it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from whole_runs import assert_same_end, before_step, command, curves, events, read
+
+from timerxl.model import TimerXLForClassification
+from timerxl.training.checkpoint_files import find_checkpoints, find_problem
+
+# Imports once what a run needs, which takes longer than the run; then every run is a process of
+# its own, to which signals come from the system as they always do.
+SERVER = """
+import json, os, sys, time
+sys.path[:0] = sys.argv[1:]
+from whole_runs import before_step, command
+import timerxl.training.run
+print("ready", flush=True)
+for line in sys.stdin:
+    overrides, step, signals, output = json.loads(line)
+    child = os.fork()
+    if not child:
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+
+        def strike():
+            for count, number in enumerate(signals):
+                time.sleep(0.7 if count else 0)  # a person's second Ctrl-C, no launcher's echo
+                os.kill(os.getpid(), number)
+
+        with before_step(step, strike):
+            code = command(*overrides)
+        sys.stdout.flush()
+        os._exit(code)
+    status = os.waitpid(child, 0)[1]
+    print(json.dumps([child, os.waitstatus_to_exitcode(status)]), flush=True)
+"""
+Struck = Callable[[Path, int, list[int]], tuple[int, int, str]]
+
+
+@pytest.fixture(scope="module")
+def struck() -> Iterator[Struck]:
+    """Run in ``folder`` and send ``signals`` before this step; (process, exit code, output)."""
+    here = Path(__file__).parent
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(here), str(here.parents[2])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    assert server.stdout.readline() == "ready\n"
+
+    def ask(folder: Path, step: int, signals: list[int]) -> tuple[int, int, str]:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        output = folder.with_name("output.txt")
+        asked = [[f"output_dir={folder}"], step, [int(one) for one in signals], str(output)]
+        server.stdin.write(json.dumps(asked) + "\n")
+        server.stdin.flush()
+        process, code = json.loads(server.stdout.readline())
+        return process, code, output.read_text()
+
+    yield ask
+    server.stdin.close()
+    server.wait(60)
+
+
+def saved_steps(folder: Path) -> list[int]:
+    found = find_checkpoints(folder / "checkpoints")
+    assert [find_problem(path) for _, path in found] == [None] * len(found)
+    return [step for step, _ in found]
+
+
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [
+        ([signal.SIGTERM], 143),
+        ([signal.SIGINT], 130),
+        ([signal.SIGTERM, signal.SIGTERM], 143),  # from the scheduler and from the launcher
+    ],
+)
+def test_a_signal_saves_before_it_ends(
+    tmp_path: Path, straight: Path, struck: Struck, signals: list[int], code: int
+) -> None:
+    run = tmp_path / "run"
+    _, found, output = struck(run, 8, signals)
+    assert found == code
+    assert saved_steps(run) == [8, 6, 5]
+    status = read(run / "status.json")
+    name = signal.Signals(signals[0]).name
+    assert status["code"] == code
+    for words in (name, "after step 8", "checkpoints/step_00000008"):
+        assert words in status["reason"]
+    assert f"error: {status['reason']}" in output
+    assert (run / "run.lock").read_text() == ""
+    assert command(f"output_dir={run}") == 0
+    assert [event["step"] for event in events(run, "resume")] == [8]
+    assert_same_end(run, straight)
+    assert curves(run) == curves(straight)
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, straight: Path, struck: Struck) -> None:
+    run = tmp_path / "run"
+    _, code, output = struck(run, 8, [signal.SIGINT, signal.SIGINT])
+    assert code in (130, -signal.SIGINT)
+    assert "once more" in output
+    assert saved_steps(run) == [6, 5]
+    assert [event["step"] for event in events(run, "train")] == list(range(1, 8))
+    assert command(f"output_dir={run}") == 0
+    assert_same_end(run, straight)
+
+
+def test_sigkill_leaves_a_lock_that_is_taken_over(
+    tmp_path: Path, straight: Path, struck: Struck, capsys: Any
+) -> None:
+    run = tmp_path / "run"
+    process, code, _ = struck(run, 8, [signal.SIGKILL])
+    assert code == -signal.SIGKILL
+    assert read(run / "run.lock")["pid"] == process
+    assert command(f"output_dir={run}") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "taken over" in line]
+    assert f"process {process} on " in line
+    assert_same_end(run, straight)
+
+
+def mounted(*arguments: str) -> None:
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
+
+
+@contextmanager
+def unmounted(place: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def assert_stopped_by_the_disk(run: Path, words: str, capsys: Any) -> None:
+    """In order: the reason, the best model, and nothing half-written."""
+    status = read(run / "status.json")
+    assert status["code"] == 4
+    assert words in status["reason"]
+    assert "step_00000010 can't be written" in status["reason"]
+    assert f"error: {status['reason']}" in capsys.readouterr().err
+    assert saved_steps(run) == [6, 5]
+    assert [path.name for path in run.rglob(".*")] == []
+    best = TimerXLForClassification.from_pretrained(run / "model").state_dict()
+    at_six = TimerXLForClassification.from_pretrained(run / "checkpoints" / "step_00000006")
+    assert all((best[name] == tensor).all() for name, tensor in at_six.state_dict().items())
+
+
+def test_a_full_disk(tmp_path: Path, straight: Path, capsys: Any) -> None:
+    """Room for two checkpoints and the model, not for a third one."""
+    disk, run = tmp_path / "disk", tmp_path / "disk" / "run"
+    disk.mkdir()
+    mounted("-t", "tmpfs", "-o", "size=2400k", "tmpfs", str(disk))
+    with unmounted(disk):
+        assert command(f"output_dir={run}") == 4
+        assert_stopped_by_the_disk(run, "No space left on device", capsys)
+        mounted("-o", "remount,size=64m", str(disk))
+        assert command(f"output_dir={run}") == 0
+        assert_same_end(run, straight)
+
+
+def test_no_room_for_the_status_either(tmp_path: Path, straight: Path, capsys: Any) -> None:
+    """The code still says it; and the same command goes on once there is room."""
+    disk, run = tmp_path / "disk", tmp_path / "disk" / "run"
+    disk.mkdir()
+    mounted("-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk))
+
+    def fill() -> None:
+        with (disk / "somebody's").open("wb", buffering=0) as file:
+            while True:
+                try:
+                    file.write(bytes(4096))
+                except OSError:
+                    break
+        os.sync()
+
+    with unmounted(disk):
+        with before_step(8, fill):
+            assert command(f"output_dir={run}") == 4
+        assert "No space left on device" in capsys.readouterr().err
+        assert saved_steps(run) == [6, 5]
+        (disk / "somebody's").unlink()
+        assert command(f"output_dir={run}") == 0
+        assert_same_end(run, straight)
+
+
+def test_a_disk_that_turns_read_only(tmp_path: Path, straight: Path, capsys: Any) -> None:
+    run = tmp_path / "run"
+    checkpoints = str(run / "checkpoints")
+    undo: list[Any] = []
+
+    def freeze() -> None:
+        mounted("--bind", checkpoints, checkpoints)
+        undo.append(unmounted(Path(checkpoints)))
+        undo[0].__enter__()
+        mounted("-o", "remount,ro,bind", checkpoints)
+
+    try:
+        with before_step(8, freeze):
+            assert command(f"output_dir={run}") == 4
+        assert_stopped_by_the_disk(run, "Read-only file system", capsys)
+        # Again while it lasts: no more is lost.
+        assert command(f"output_dir={run}") == 4
+        assert saved_steps(run) == [6, 5]
+    finally:
+        for one in undo:
+            one.__exit__(None, None, None)
+    assert command(f"output_dir={run}") == 0
+    assert_same_end(run, straight)
