@@ -10,6 +10,7 @@ folder as it is.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -80,6 +81,9 @@ def run(config: RunConfig) -> int:
         code, reason = EXIT_FAILED, str(error)
     except Interrupted as error:
         code, reason = EXIT_SIGNAL + error.number, str(error)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - till the end
+        code, reason = EXIT_FAILED, "standard output was closed by its reader."
     except (StorageFailed, OSError) as error:
         code, reason = EXIT_STORAGE, str(error)
     if is_main:

@@ -116,6 +116,8 @@ class Trainer:
         try:
             return self.step(number, group, batches, normalizer)
         except NumberNotFinite as error:
+            # The checkpoint of a stop is of the step before: so are its curves.
+            length = self.sync_metrics()
             self.guard.event(
                 "train",
                 step=number,
@@ -125,7 +127,7 @@ class Trainer:
                 batch=describe_batch(self.windows, samples),
                 last_good_step=self.progress.best_step,
             )
-            self._stop_if_agreed()
+            self._stop_if_agreed(length)
             raise
 
     def _save_if_due(self, evaluates: bool) -> None:
@@ -145,10 +147,11 @@ class Trainer:
             kept = f"{CHECKPOINTS}/{checkpoint_name(saved)}" if saved else None
             raise Interrupted(number, step, kept)
 
-    def _save(self, extras: dict[str, Any]) -> Path:
+    def _save(self, extras: dict[str, Any], metrics_bytes: int | None = None) -> Path:
         progress = self.progress
         progress.loading_seconds = self.step.loading_seconds
-        self.checkpoints.facts["metrics_bytes"] = self.sync_metrics()
+        length = self.sync_metrics()
+        self.checkpoints.facts["metrics_bytes"] = length if metrics_bytes is None else metrics_bytes
         return self.checkpoints.save(
             progress.step, progress.to_dict(), extras | {"step": progress.step}
         )
@@ -252,12 +255,13 @@ class Trainer:
         losses, self.progress.losses = self.progress.losses, []
         return float(np.mean(losses))
 
-    def _stop_if_agreed(self) -> None:
+    def _stop_if_agreed(self, metrics_bytes: int | None = None) -> None:
         """End the run on all ranks where a monitor asks for it; its state is saved first."""
         verdict = self.guard.agreed_stop()
         if verdict is None:
             return
-        folder = self._save(self.model_extras | {"stopped_by": verdict.to_dict()})
+        extras = self.model_extras | {"stopped_by": verdict.to_dict()}
+        folder = self._save(extras, metrics_bytes)
         self.guard.write()
         raise RunStopped(verdict, f"{CHECKPOINTS}/{folder.name}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,18 @@ class RunEnded(RuntimeError):
 
 @dataclass(frozen=True)
 class Resumption:
-    """``candidates``: checkpoints to go on from, newest first; none is a fresh start."""
+    """``candidates``: checkpoints to go on from, newest first; none is a fresh start. ``status`` is
+    what status.json said then."""
 
     candidates: list[Path] = field(default_factory=list)
     global_batch_size: int | None = None
     notes: list[str] = field(default_factory=list)
+    status: dict[str, Any] = field(default_factory=dict)
+
+
+def read_status(output_dir: Path) -> dict[str, Any]:
+    """status.json; empty where there is none that can be read."""
+    return _json(output_dir / "status.json")
 
 
 def plan_resume(config: RunConfig, world_size: int) -> Resumption:
@@ -66,6 +73,11 @@ def plan_resume(config: RunConfig, world_size: int) -> Resumption:
     Reads only, and finds the same on every rank. Raises RunEnded where there is nothing to do,
     InputError where the run can't go on with these settings.
     """
+    status = read_status(Path(config.output_dir))
+    return replace(_plan(config, world_size, status), status=status)
+
+
+def _plan(config: RunConfig, world_size: int, status: dict[str, Any]) -> Resumption:
     output_dir, choice = Path(config.output_dir), config.train.resume
     if choice == NEVER:
         return Resumption()
@@ -73,7 +85,6 @@ def plan_resume(config: RunConfig, world_size: int) -> Resumption:
         return _from_path(config, Path(choice), world_size)
     if not (output_dir / RUN_CONFIG).exists():
         return Resumption()
-    status = _json(output_dir / "status.json")
     if status.get("code") == EXIT_OK and (output_dir / "results.json").exists():
         # Its data are not read again to be compared, so their path must be the same.
         saved, what = _yaml(output_dir / RUN_CONFIG), f"the finished run {output_dir}"

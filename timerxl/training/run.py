@@ -103,9 +103,10 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
     prints = {"data": data_fingerprint(windows), "code": code_fingerprint()}
     folder = RunFolder(accelerator, config, log, audit, prints)
     folder.open(found)
-    # What an interrupted run wrote after its checkpoint is not shown twice: the looks of its step
-    # will come again, its loss is shown again below.
-    purge = {"tensorboard": {"purge_step": folder.step}} if folder.step else {}
+    # What an interrupted run wrote after its checkpoint is not shown twice. Where the looks of its
+    # step will come again, its loss is shown again below.
+    again = not folder.looked
+    purge = {"tensorboard": {"purge_step": folder.step + (not again)}} if folder.step else {}
     accelerator.init_trackers("tensorboard", init_kwargs=purge)
     metrics = MetricsLog(output_dir / METRICS, accelerator.is_main_process)
     facts: dict[str, Any] = {
@@ -127,7 +128,7 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
     )
     if folder.checkpoint is not None:
         last = guard.replay(output_dir / METRICS)
-        if last.get("step") == folder.step:
+        if again and last.get("step") == folder.step:
             accelerator.log(train_curves(last), folder.step)
         world = accelerator.num_processes
         guard.event("resume", step=folder.step, processes=world, checkpoint=folder.checkpoint.name)

@@ -27,7 +27,7 @@ from timerxl.training.checkpoint_files import (
 )
 from timerxl.training.environment import environment
 from timerxl.training.evaluation import agree
-from timerxl.training.resume import Resumption, check_fingerprints
+from timerxl.training.resume import NEVER, Resumption, check_fingerprints, read_status
 from timerxl.training.run_lock import RunLock
 from timerxl.training.saving import RUN_CONFIG, check_output_dir, prepare_output_dir
 from timerxl.training.tracking import Log, write_status
@@ -59,6 +59,7 @@ class RunFolder:
         a main process that stopped.
         """
         self._on_main(self._take_lock)
+        self._on_main(lambda: self._check_unchanged(found))
         if found.candidates:
             self._on_main(lambda: sweep(self.path / CHECKPOINTS))
             self._choose([settled(path) for path in found.candidates])
@@ -95,6 +96,14 @@ class RunFolder:
         lock = RunLock(self.path, self.log)
         lock.acquire()
         self._lock = lock
+
+    def _check_unchanged(self, found: Resumption) -> None:
+        """Between the plan and the lock, while the data were read, another process may have ended
+        its run here."""
+        if self.config.train.resume != NEVER and read_status(self.path) != found.status:
+            raise InputError(
+                f"output_dir {self.path} was in use by another run until now: start again."
+            )
 
     def _begin(self) -> None:
         """An earlier run is moved aside, under its own lock; the new folder gets a new one."""
@@ -157,6 +166,11 @@ class RunFolder:
         except (OSError, ValueError):
             return False
         return isinstance(saved, dict) and saved.get("best_step", saved.get("step")) == best_step
+
+    @property
+    def looked(self) -> bool:
+        """Whether the evaluation or check of the checkpoint's step is behind it."""
+        return bool(self.state) and self.state["progress"]["looked_step"] == self.step
 
     @property
     def step(self) -> int:

@@ -27,6 +27,7 @@ from whole_runs import (
 
 from timerxl.training import run as run_module
 from timerxl.training.run_lock import RunLock
+from timerxl.training.step import NumberNotFinite, TrainingStep
 
 
 @pytest.mark.parametrize("where", [3, 7, 12, "scores"])
@@ -57,7 +58,7 @@ def test_a_finished_run_stays_as_it_is(straight: Path, capsys: Any) -> None:
 
 def test_a_stopped_run_stays_stopped_until_told_otherwise(tmp_path: Path, capsys: Any) -> None:
     """At a rate of nothing the collapse is certain at step 12, and patience ends at step 18."""
-    still = ["optim.lr=1e-12", "train.max_steps=24", "train.patience=2", "train.trackers=[]"]
+    still = ["optim.lr=1e-12", "train.max_steps=24", "train.patience=2"]
     straight, run = tmp_path / "straight", tmp_path / "run"
     assert command(*still, f"output_dir={straight}", "monitors.collapse=warn") == 0
     assert [event["step"] for event in events(straight, "validation")] == [6, 12, 18]
@@ -73,8 +74,27 @@ def test_a_stopped_run_stays_stopped_until_told_otherwise(tmp_path: Path, capsys
     assert [event["step"] for event in events(run, "resume")][-1] == 15
     for name in ("train", "validation"):
         assert events(run, name) == events(straight, name)
+    assert curves(run) == curves(straight)
     for key in ("best_step", "steps", "stop_reason"):
         assert read(run / "results.json")[key] == read(straight / "results.json")[key]
+
+
+def test_a_step_that_was_no_number_and_is_one_now(tmp_path: Path, straight: Path) -> None:
+    """Stopped at step 8, whose line says so; done again, it stands there once, with its loss."""
+    run, take_step = tmp_path / "run", TrainingStep.__call__
+
+    def bad(self: TrainingStep, number: int, *rest: Any) -> Any:
+        if number == 8:
+            raise NumberNotFinite(number, float("nan"))
+        return take_step(self, number, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingStep, "__call__", bad)
+        assert command(f"output_dir={run}", "monitors.nonfinite=stop") == 3
+    assert [event["loss"] for event in events(run, "train")][-1] is None
+    assert command(f"output_dir={run}", "monitors.nonfinite=warn") == 0
+    assert events(run, "train") == events(straight, "train")
+    assert curves(run) == curves(straight)
 
 
 def edit(path: Path, old: str, new: str) -> None:
