@@ -207,9 +207,9 @@ def stop(launch: Launch, network: Network, how: str, back_after: float | None = 
     launch.wait(launch.limit + 2 * LAST_WORD)
 
 
-def finish(network: Network, run: Run, *settings: str, limit: float = DEFAULT) -> float:
+def finish(network: Network, run: Run, *settings: str) -> float:
     """Launch and wait for the good end of both; the seconds it took. RuntimeError where not."""
-    with Launch(network, run, *settings, limit=limit) as launch:
+    with Launch(network, run, *settings, limit=DEFAULT) as launch:  # a busy disk may take seconds
         launch.wait(PATIENCE)
     if launch.codes != [0, 0]:
         raise RuntimeError(f"exit codes {launch.codes}:\n{launch.said(0)[-3000:]}")
@@ -249,7 +249,7 @@ def cut_off(network: Network, run: Run, straight: Run, name: str, away: float) -
         wrong = launch.complaint(newest)
         time.sleep(max(0.0, away - max(launch.seconds)))
         network.cut(how, undo=True)
-        finish(network, run, *SETTINGS, limit=TIMEOUT)
+        finish(network, run, *SETTINGS)
         # A run that began anew would end with the same weights.
         if [e["step"] for e in run.entries() if "step" in e][done] != newest + 1:
             wrong += " began anew"

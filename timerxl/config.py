@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from timerxl.config_checks import VALIDATION_METRICS, InputError, validate
-from timerxl.config_reading import check_overrides, read_yaml_text, reason, unknown_key
+from timerxl.config_reading import check_overrides, is_file, read_yaml_text, reason, unknown_key
 
 __all__ = ["VALIDATION_METRICS", "InputError", "RunConfig", "load_recipe", "to_yaml", "validate"]
 
@@ -268,10 +268,10 @@ def available_recipes() -> list[str]:
 def recipe_path(name: str) -> Path:
     """Find a recipe by name or by path; raises InputError where there is none."""
     path = Path(name)
-    if path.suffix in {".yaml", ".yml"} and path.is_file():
+    if path.suffix in {".yaml", ".yml"} and is_file(path):
         return path
     path = RECIPES / f"{name}.yaml"
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(
             f"unknown recipe {name!r}: expected one of {', '.join(available_recipes())}, "
             "or the path of a YAML file."

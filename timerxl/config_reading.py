@@ -202,10 +202,18 @@ def _whole(digits: str) -> int:
     return int(digits)
 
 
+def is_file(path: Path) -> bool:
+    """As Path.is_file, which raises OSError for a name that is too long."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _read_text(path: Path) -> str:
     """Of a regular file: a pipe would be waited for, a device read without end."""
     try:
-        if not path.is_file():
+        if not is_file(path):
             raise ValueError("it is no file.")
         return path.read_text(encoding="utf-8")
     except OSError as error:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from timerxl.config import DataConfig, InputError
+from timerxl.config_reading import is_file, reason
 from timerxl.data.enso import with_oni
 from timerxl.data.features import choose_features
 from timerxl.data.fill import fill_forward
@@ -18,6 +19,11 @@ from timerxl.data.synthetic_event import load_synthetic
 
 # More than any measured fall; above it the column is in another unit or holds fill values.
 _MOST_MM_PER_STEP = 10_000.0
+# Pyarrow's, pandas' and the codecs' own; what Parquet says of pandas' index is taken unchecked.
+PARSER_ERRORS = (
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(NotImplementedError, RecursionError, MemoryError),
+)
 # ERA5's packing leaves noise of this size below zero; anything lower is a code for "missing".
 _NEGATIVE_NOISE_MM = 0.01
 
@@ -154,17 +160,17 @@ class _Where:
 
 def open_table(path: Path) -> pd.DataFrame:
     """A Parquet or CSV file as a frame; InputError where it's neither, empty or ambiguous."""
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"data.path {path} is no file; give the path of a Parquet or CSV table.")
     suffix = path.suffix.lower()
     if suffix not in (".parquet", ".csv"):
         raise InputError(f"data.path {path} ends in {suffix!r}; expected .parquet or .csv.")
     try:
         table = pd.read_parquet(path) if suffix == ".parquet" else pd.read_csv(path)
-    # Each parser raises its own family (pyarrow's, pandas', codecs'); ArrowInvalid is a ValueError.
-    except (ValueError, OSError, UnicodeDecodeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"data.path {path} can't be read as a {suffix} table: {reason}") from error
+    except PARSER_ERRORS as error:
+        raise InputError(
+            f"data.path {path} can't be read as a {suffix} table: {reason(error)}"
+        ) from error
     return _checked(table, f"data.path {path}")
 
 

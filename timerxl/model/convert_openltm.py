@@ -157,6 +157,9 @@ def _odd_sizes(config: TimerXLConfig, num_tensors: int) -> list[str]:
     limits |= {"context_length": (1, _LARGEST), "classifier_hidden_size": (1, _LARGEST)}
     limits |= {"num_variables": (1, _LARGEST), "num_static_real_features": (0, _LARGEST)}
     found = {name: getattr(config, name) for name in limits}
+    theta = config.rope_theta  # transformers lets any type of it through
+    if not isinstance(theta, int | float) or not 0 < theta < 1e30:
+        return [f"config.json says rope_theta {str(theta)[:60]}, expected a number above 0"]
     return [
         f"config.json says {name} {found[name]}, expected {low} to {high:,}"
         for name, (low, high) in limits.items()

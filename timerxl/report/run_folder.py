@@ -19,6 +19,7 @@ import pyarrow
 
 from timerxl.config import InputError
 from timerxl.config_reading import misfit, read_json, read_yaml
+from timerxl.data.readers import PARSER_ERRORS
 
 Content = dict[str, Any]
 Points = tuple[list[float], list[float]]  # x and y
@@ -30,10 +31,7 @@ FILES = (
     "config.yaml status.json verdict.json metrics.jsonl results.json forecasts.parquet audit.json "
     "environment.json"
 ).split()
-UNREADABLE = (
-    *(OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError),
-    pyarrow.ArrowException,
-)
+UNREADABLE = (*PARSER_ERRORS, pyarrow.ArrowException)
 NOT_FORECASTS = ("split", "region", "issue_time", "label")
 
 
