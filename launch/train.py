@@ -24,6 +24,7 @@ from timerxl.command_line import (
     EXIT_SIGNAL,
     EXIT_STOPPED,
     EXIT_STORAGE,
+    is_first_here,
     is_main_rank,
     leave,
     quiet_libraries,
@@ -88,8 +89,9 @@ def run(config: RunConfig) -> int:
         code, reason = EXIT_STORAGE, str(error)
     if is_main:
         note_end(output_dir, code, reason)
-        if code != EXIT_OK:
-            print(f"error: {reason}", file=sys.stderr, flush=True)
+    if code != EXIT_OK and is_first_here():
+        print(f"error: {reason}", file=sys.stderr, flush=True)
+    if is_main:
         if code < EXIT_STORAGE:  # a full disk has no room, a signal leaves no time
             draw_page(write_report, output_dir)
         if hub is not None:

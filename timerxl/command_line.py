@@ -19,6 +19,11 @@ def is_main_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_first_here() -> bool:
+    """True in one process of every machine: each has a terminal or a log of its own."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def quiet_libraries() -> None:
     """Libraries talk less: their notes would bury ours. Errors still come through.
 

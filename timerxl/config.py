@@ -295,6 +295,8 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> RunConfig:
         raise _explain(error, str(path)) from error
     except (yaml.YAMLError, ValueError, ArithmeticError) as error:
         raise InputError(f"{path} can't be read as YAML: {reason(error)}") from error
+    except OSError:  # "invalid loaded object type": a number, a word or a date alone
+        recipe = None
     if not isinstance(recipe, DictConfig):
         raise InputError(f"{path} holds no mapping of keys to values.")
     check_overrides(overrides or [], _leaf_keys(RunConfig))

@@ -34,7 +34,7 @@ _WORDS = {
 def read_json(path: Path) -> Any:
     """What a JSON file holds; InputError where it can't be read."""
     try:
-        content = json.loads(_read_text(path), parse_int=_whole)
+        content = json.loads(read_text(path), parse_int=_whole)
         # Half a surrogate pair is JSON, but no text that could be written or printed.
         json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -61,7 +61,7 @@ def read_yaml(path: Path) -> Any:
 def read_yaml_text(path: Path) -> str:
     """The text of a YAML file that :func:`check_yaml` finds no fault with."""
     try:
-        text = _read_text(path)
+        text = read_text(path)
         check_yaml(text)
     except ValueError as error:
         raise InputError(f"{path} can't be read as YAML: {reason(error)}") from error
@@ -210,8 +210,11 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def _read_text(path: Path) -> str:
-    """Of a regular file: a pipe would be waited for, a device read without end."""
+def read_text(path: Path) -> str:
+    """Of a regular file in UTF-8: a pipe would be waited for, a device read without end.
+
+    Raises ValueError with the reason where it can't be read.
+    """
     try:
         if not is_file(path):
             raise ValueError("it is no file.")

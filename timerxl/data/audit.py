@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from timerxl.config import InputError, RunConfig, load_recipe
+from timerxl.config_reading import misfit, read_json
 from timerxl.data.audit_columns import check_columns, check_missing, check_series
 from timerxl.data.audit_findings import Audit, Subject
 from timerxl.data.audit_future import check_future
@@ -177,9 +178,11 @@ def _described_rain(table: Path) -> dict[str, Any]:
     if table.name != SERIES or not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["precipitation"])
-    except (OSError, ValueError, TypeError, KeyError):
+        said = read_json(path)
+    except InputError:
         return {}
+    problem = misfit(said, {"precipitation": {"column": str, "unit": str}})
+    return {} if problem else dict(said["precipitation"])
 
 
 def _assume_columns(

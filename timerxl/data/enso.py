@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from timerxl.config import InputError
+from timerxl.config_reading import read_text, reason
 from timerxl.data.schema import WeatherSeries
 
 SEASONS = "DJF JFM FMA MAM AMJ MJJ JJA JAS ASO SON OND NDJ".split()
@@ -93,9 +94,9 @@ def read_oni(path: Path) -> OceanicNinoIndex:
     Raises InputError where the file is missing, a line is no such row, or a month is left out.
     """
     try:
-        lines = path.read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the ONI file {path} can't be read: {error}") from error
+        lines = read_text(path).splitlines()
+    except ValueError as error:
+        raise InputError(f"the ONI file {path} can't be read: {reason(error)}") from error
     if not lines or lines[0].split() != ["SEAS", "YR", "TOTAL", "ANOM"]:
         found = lines[0].strip()[:60] if lines else "nothing"
         raise InputError(

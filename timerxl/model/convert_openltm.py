@@ -161,9 +161,10 @@ def _odd_sizes(config: TimerXLConfig, num_tensors: int) -> list[str]:
     if not isinstance(theta, int | float) or not 0 < theta < 1e30:
         return [f"config.json says rope_theta {str(theta)[:60]}, expected a number above 0"]
     return [
-        f"config.json says {name} {found[name]}, expected {low} to {high:,}"
+        f"config.json says {name} {str(found[name])[:60]}, expected {low} to {high:,}"
         for name, (low, high) in limits.items()
-        if found[name] is not None and not low <= found[name] <= high
+        if found[name] is not None
+        and not (type(found[name]) is int and low <= found[name] <= high)  # a bool is no size
     ]
 
 

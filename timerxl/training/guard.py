@@ -70,7 +70,7 @@ class Guard:
         if self.accelerator.is_main_process and path.is_file():
             with path.open(encoding="utf-8") as lines:
                 for line in lines:
-                    event = json.loads(line)  # whole: what a kill cut in two is gone by now
+                    event = json.loads(line)  # whole: RunFolder.open took out the others
                     self.watcher.see(event)
                     last = event if event["event"] == "train" else last
         return last

@@ -130,6 +130,19 @@ def _meet_again(backend: str, timeout: timedelta, log: Callable[[str], None]) ->
     )
 
 
+def limit_waiting(config: RunConfig) -> None:
+    """``train.collective_timeout_minutes`` for every process group there is; after ``prepare``.
+
+    DeepSpeed makes groups of its own, which wait torch's half an hour whatever the main one does.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    groups = torch.distributed.distributed_c10d
+    timeout = timedelta(minutes=config.train.collective_timeout_minutes)
+    for group in list(groups._world.pg_map):
+        groups._set_pg_timeout(timeout, group)
+
+
 def deepspeed_config_path(precision: str, offload_optimizer: bool) -> Path:
     """The file of ds_configs/ for a run in fp32, fp16 or bf16."""
     return DS_CONFIGS / f"zero2_{precision}{'_offload' if offload_optimizer else ''}.json"

@@ -109,6 +109,12 @@ def missing_keys(event: dict[str, Any]) -> tuple[str, ...]:
     return ()
 
 
+def is_whole(line: str) -> bool:
+    """Whether a line is an event that the monitors can read to its last value."""
+    event = event_of(line)
+    return event is not None and not take_unfit(event) and not missing_keys(event)
+
+
 def verdict_of(event: dict[str, Any]) -> Verdict | None:
     """The verdict that the run itself wrote, or None where it is damaged."""
     names = [item.name for item in fields(Verdict)]

@@ -31,7 +31,7 @@ from timerxl.training.checkpoint_files import short_of_room
 from timerxl.training.ending import score_best
 from timerxl.training.guard import Guard, dead_features
 from timerxl.training.interruption import Interruption
-from timerxl.training.launcher import build_accelerator, fill_deepspeed
+from timerxl.training.launcher import build_accelerator, fill_deepspeed, limit_waiting
 from timerxl.training.looks import Looks, check_interval
 from timerxl.training.loop import Trainer, train_curves
 from timerxl.training.optim import build_optimizer, build_schedule
@@ -141,6 +141,7 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
         log(prediction.summary)
         guard.event("plan", **asdict(prediction))
     prepared_model, prepared_optimizer = accelerator.prepare(model, optimizer)
+    limit_waiting(config)
     use_seed(config.seed, rank=accelerator.process_index)
     saved = windows.preprocessing() | {"loss": {"name": config.loss.name, "alpha": alpha}}
     step = TrainingStep(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -14,19 +13,23 @@ from accelerate.utils import gather_object
 
 from timerxl.command_line import EXIT_FAILED
 from timerxl.config import InputError, RunConfig, to_yaml
+from timerxl.config_reading import read_json
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.files import write_json, write_text
 from timerxl.training.checkpoint_files import (
     CHECKPOINTS,
     StorageFailed,
     find_problem,
+    fresh_folder,
     read_trainer_state,
+    replace_folder,
     settle,
     settled,
     sweep,
 )
 from timerxl.training.environment import environment
 from timerxl.training.evaluation import agree
+from timerxl.training.log_lines import is_whole
 from timerxl.training.resume import NEVER, Resumption, check_fingerprints, read_status
 from timerxl.training.run_lock import RunLock
 from timerxl.training.saving import RUN_CONFIG, check_output_dir, prepare_output_dir
@@ -121,10 +124,16 @@ class RunFolder:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         said = []
         for folder in agree(self.accelerator, candidates):
-            found = gather_object([find_problem(folder, rank, world)])
-            problem = next((one for one in agree(self.accelerator, found) if one), None)
+            problem, state = find_problem(folder, rank, world), {}
             if problem is None:
-                self.checkpoint, self.state = folder, read_trainer_state(folder)
+                try:
+                    state = read_trainer_state(folder, complete=True)
+                except StorageFailed as error:
+                    problem = str(error).rstrip(".")
+            found = agree(self.accelerator, gather_object([problem]))
+            problem = next((one for one in found if one), None)
+            if problem is None:
+                self.checkpoint, self.state = folder, state
                 break
             said.append(f"checkpoint {folder.name} is not used: {problem}.")
             self.log(said[-1])
@@ -149,11 +158,19 @@ class RunFolder:
             self._branch_off(source)
         settle(self.path / "model")
         metrics, length = self.path / METRICS, int(self.state["metrics_bytes"])
+        if metrics.exists() and not metrics.is_file():  # a pipe would be waited for
+            raise StorageFailed(f"{metrics} is no file: move it away, its curves will have a gap.")
         known = metrics.read_bytes()[:length] if metrics.exists() else b""
         if len(known) < length:
             self.log(f"warning: {metrics} lost lines; curves before step {self.step} have gaps.")
             known = known[: known.rfind(b"\n") + 1]
-        if metrics.exists():
+        lines = known.splitlines(keepends=True)
+        whole = [line for line in lines if is_whole(line.decode("utf-8", errors="replace"))]
+        if len(whole) < len(lines):
+            count = len(lines) - len(whole)
+            self.log(f"warning: {count} damaged line(s) of {metrics} are taken out.")
+            metrics.write_bytes(b"".join(whole))
+        elif metrics.exists():
             os.truncate(metrics, len(known))
         write_text(self.path / RUN_CONFIG, to_yaml(self.config))
         self._write_first_files()
@@ -162,8 +179,8 @@ class RunFolder:
     def holds_best(self, best_step: int) -> bool:
         """Whether ``model/`` is that of this step: it may be of a later one that comes again."""
         try:
-            saved = json.loads((self.path / "model" / PREPROCESSING).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            saved = read_json(self.path / "model" / PREPROCESSING)
+        except InputError:
             return False
         return isinstance(saved, dict) and saved.get("best_step", saved.get("step")) == best_step
 
@@ -180,8 +197,17 @@ class RunFolder:
         """A checkpoint of another run folder: its curves and its best model come along."""
         if (source / METRICS).is_file():
             shutil.copyfile(source / METRICS, self.path / METRICS)
-        if (source / "model").is_dir():
-            shutil.copytree(source / "model", self.path / "model", dirs_exist_ok=True)
+        best = self.path / "model"
+        if not (source / "model").is_dir():
+            return
+        try:
+            shutil.copytree(source / "model", fresh_folder(best))
+            replace_folder(fresh_folder(best), best)
+        except OSError as error:
+            # shutil lists (from, to, why) of every file that it could not copy.
+            why = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+            shutil.rmtree(fresh_folder(best), ignore_errors=True)
+            self.log(f"warning: the best model so far can't be copied, and is left out: {why}.")
 
     def _write_first_files(self) -> None:
         write_status(self.path, EXIT_FAILED, "running")

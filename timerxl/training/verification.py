@@ -21,8 +21,8 @@ from timerxl.data.labels import label_and_persistence
 from timerxl.data.preprocessing import Preprocessing
 from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
+from timerxl.forecaster import load_classifier
 from timerxl.metrics.calibration import Calibration
-from timerxl.model import TimerXLForClassification
 from timerxl.training.assessment import VALIDATION, Decision, decide
 from timerxl.training.evaluation import Forecasts, forecast
 from timerxl.training.final import assess_windows
@@ -81,7 +81,7 @@ def verify(
     for note in windows.notes:
         log(f"data: {note}")
     events = _events(request, saved, windows, config)
-    forecasts = _forecasts(request, accelerator, windows)
+    forecasts = _forecasts(request, accelerator, windows, saved)
     if not accelerator.is_main_process:
         return {}
     found: dict[str, Any] = {
@@ -168,13 +168,9 @@ def _events(
 
 
 def _forecasts(
-    request: Request, accelerator: Accelerator, windows: WeatherWindows
+    request: Request, accelerator: Accelerator, windows: WeatherWindows, saved: Preprocessing
 ) -> dict[str, Forecasts]:
-    try:
-        model = TimerXLForClassification.from_pretrained(request.model)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--model {request.model}: {error}") from error
-    model.to(accelerator.device)
+    model = load_classifier(request.model, saved).to(accelerator.device)
     found = {}
     for split in (VALIDATION, request.split):
         positions = windows.sample_windows(split, request.max_windows, request.seed)

@@ -70,6 +70,7 @@ def as_stopped(run: Path, has_best: bool = False) -> None:
 
     edit(run / "model" / "preprocessing.json", unfinish)
     checkpoint = run / "checkpoints" / "step_00000004"
+    shutil.rmtree(checkpoint.parent)  # of the run to its end
     checkpoint.parent.mkdir()
     if has_best:
         shutil.copytree(run / "model", checkpoint)

@@ -1,0 +1,111 @@
+"""Damaged and hostile inputs: the short form of benchmarks/fuzz.py, and its judge."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from benchmarks.fuzz_case import INPUTS, MARKER, OUTPUT, Case, put
+from benchmarks.fuzz_damage import Payload, hostile_pickle
+from benchmarks.fuzz_inputs import KINDS
+from benchmarks.fuzz_judge import Outcome, faults, snapshot
+
+REPO = Path(__file__).resolve().parents[3]
+REFUSED = Outcome(2, "", "error: found x, expected y.\n", 0.1)
+
+
+def test_damaged_inputs_end_as_promised() -> None:
+    inputs = 8 * len(KINDS)
+    command = [sys.executable, "benchmarks/fuzz.py", "--inputs", str(inputs), "--seed", "11"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    rows = {line.split()[0]: line.split()[1:5] for line in done.stdout.splitlines() if line}
+    found = {kind: [int(cell) for cell in rows[kind]] for kind in (*KINDS, "all")}
+    assert all(found[kind][0] == 8 for kind in KINDS)
+    total, refused, accepted, wrong = found["all"]
+    assert (total, refused + accepted, wrong) == (inputs, inputs, 0)
+    assert min(refused, accepted) > inputs // 8  # both happen
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    for name in (INPUTS, OUTPUT):
+        (tmp_path / name).mkdir()
+    (tmp_path / INPUTS / "table.csv").write_text("timestamp,x\n")
+    return Case("predict", ["--json"], tmp_path / OUTPUT, "a table")
+
+
+def judged(case: Case, outcome: Outcome, **written: str) -> list[str]:
+    """Faults of a command that wrote these files, "__" standing for "/"."""
+    assert case.output is not None
+    folder = case.output.parent
+    before = snapshot(folder)
+    for name, text in written.items():
+        (folder / name.replace("__", "/")).write_text(text)
+    return faults(case, outcome, before, folder)
+
+
+def test_the_judge_passes_what_is_right(case: Case) -> None:
+    assert judged(case, REFUSED) == []
+    assert judged(case, Outcome(0, "{}", "", 0.1)) == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (Outcome(None, "", "", 30.0), "not done after 30 s"),
+        (Outcome(-11, "", "error: x\n", 0.1), "exit code -11"),
+        (Outcome(2, "", "", 0.1), "0 lines 'error: ...'"),
+        (Outcome(2, "", "error: a\nerror: b\n", 0.1), "2 lines 'error: ...'"),
+        (Outcome(0, "{}", "error: a\n", 0.1), "exit code 0 with an error"),
+        (Outcome(0, "not json", "", 0.1), "no JSON"),
+        (
+            Outcome(2, "", "Traceback (most recent call last):\nKeyError: 'x'\nerror: x\n", 0.1),
+            "a traceback",
+        ),
+    ],
+)
+def test_the_judge_sees_how_a_command_ends(case: Case, outcome: Outcome, reason: str) -> None:
+    assert any(reason in fault for fault in judged(case, outcome))
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "text", "reason"),
+    [
+        (2, "inputs__table.csv", "other", "inputs were changed"),
+        (2, "output__forecasts.csv", "a,b\n1,2\n", "the output was changed"),
+        (0, "output__.forecasts.csv.77.tmp", "a,b", "left half-written"),
+        (0, "output__results.json", '{"a": ', "can't be read"),
+        (0, "output__forecasts.parquet", "PAR1", "can't be read"),
+        (0, "output__page.html", "<html><body>", "can't be read"),
+        (0, MARKER, "", "code of a file was executed"),
+    ],
+)
+def test_the_judge_sees_what_was_written(
+    case: Case, code: int, name: str, text: str, reason: str
+) -> None:
+    outcome = REFUSED if code else Outcome(0, "{}", "", 0.1)
+    assert any(reason in fault for fault in judged(case, outcome, **{name: text}))
+
+
+def test_the_hostile_pickle_is_hostile(tmp_path: Path) -> None:
+    """What the readers must not run does leave its mark where it is unpickled."""
+    path = tmp_path / "weights.pth"
+    path.write_bytes(hostile_pickle(Random(0), tmp_path / MARKER, None))
+    code = f"import pickle; pickle.load(open({str(path)!r}, 'rb'))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert (tmp_path / MARKER).exists()
+    assert Payload(tmp_path).__reduce__()[0] is os.system
+
+
+def test_a_case_can_be_made_again(tmp_path: Path) -> None:
+    for name in "ab":
+        put(Random(5), tmp_path / name, json.dumps({"x": 1}).encode())
+    first, second = (tmp_path / name for name in "ab")
+    assert first.read_bytes() == second.read_bytes() == b'{"x": 1}'
