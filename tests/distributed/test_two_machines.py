@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos_judge import ZERO, Run
-from benchmarks.two_machines import CLOSE, Network, finish, weights_gap
+from benchmarks.chaos_judge import ZERO, Run, compare
+from benchmarks.two_machines import CLOSE, Launch, Network, finish, stop, weights_gap
 
 STEPS, CUT, KEPT, LIMIT = 12, 10, 8, 10.0  # of the run; where it is cut; what is left; seconds
 TINY = f"train.max_steps={STEPS} train.checkpoint_every_steps=4 eval.max_windows=40".split()
@@ -50,6 +50,28 @@ def test_two_machines_follow_the_trajectory_of_one(straight: Run, tmp_path: Path
     # Two processes of one run, each started by the launcher of its own machine.
     assert json.loads((straight.folder / "results.json").read_text())["num_processes"] == 2
     assert straight.status() == {"code": 0, "reason": "finished"}
+
+
+def test_a_cut_link_stops_both_machines_and_the_run_goes_on(
+    network: Network, straight: Run, tmp_path: Path
+) -> None:
+    if network.why_not:
+        pytest.skip(f"no link to cut: {network.why_not}")
+    run = Run(tmp_path / "run")
+    # In the middle of a step, in a group of DeepSpeed's own; nothing tells either machine.
+    with Launch(network, run, *TINY, limit=LIMIT, hold=f"backward:{CUT}") as launch:
+        stop(launch, network, "silent")
+    assert launch.complaint(newest=KEPT) == ""
+    assert steps(run) == list(range(1, CUT))
+    assert not (run.folder / "results.json").exists()
+    network.cut("silent", undo=True)
+    finish(network, run, *TINY)
+    # From the newest checkpoint on: a run that began anew would end with the same weights.
+    assert steps(run)[CUT - 1 :] == list(range(KEPT + 1, STEPS + 1))
+    found = compare(straight, run)
+    assert found.identical, found.why
+    assert weights_gap(straight, run) == 0.0
+    assert run.status()["code"] == 0
 
 
 @pytest.mark.parametrize(
