@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -193,6 +194,17 @@ def test_another_folder_or_series_is_refused(
     table.write_text("timestamp,region,tp,t2m\n2024-01-01T00,a,0.0,1\n2024-01-01T12,a,0.2,2\n")
     model = ["--model", str(run_folder / "model")]
     check_refused([*model, "--data", str(table)], "other.csv", capsys, monkeypatch)
+
+
+def test_damaged_weights_are_refused(
+    run_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = shutil.copytree(run_folder / "model", tmp_path / "model")
+    (model / "model.safetensors").write_bytes(b"\xff" * 5000)
+    check_refused(["--model", str(model)], "can't be read as a checkpoint", capsys, monkeypatch)
 
 
 def check_refused(

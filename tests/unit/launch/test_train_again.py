@@ -221,6 +221,45 @@ def test_curves_that_lost_their_end(tmp_path: Path, half: Path, capsys: Any) -> 
     assert [event["step"] for event in events(run, "train")][-2:] == [11, 12]
 
 
+@pytest.mark.parametrize("line", ["x" * 40, '{"event": "train", "step": 2, "loss": "low"}', "{}"])
+def test_a_damaged_line_of_the_curves_is_taken_out(
+    tmp_path: Path, half: Path, straight: Path, capsys: Any, line: str
+) -> None:
+    run = shutil.copytree(half, tmp_path / "run")
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    (at,) = [i for i, text in enumerate(lines) if '"train", "step": 2,' in text]
+    lines[at] = line.ljust(len(lines[at]))
+    path.write_text("\n".join(lines) + "\n")
+    assert command(f"output_dir={run}", "train.trackers=[]") == 0
+    assert f"1 damaged line(s) of {path} are taken out" in capsys.readouterr().out
+    kept = [event for event in events(straight, "train") if event["step"] != 2]
+    assert events(run, "train") == kept
+    weights = "model/model.safetensors"
+    assert (run / weights).read_bytes() == (straight / weights).read_bytes()
+
+
+def test_curves_that_are_a_pipe(tmp_path: Path, half: Path, capsys: Any) -> None:
+    run = shutil.copytree(half, tmp_path / "run")
+    (run / "metrics.jsonl").unlink()
+    os.mkfifo(run / "metrics.jsonl")
+    assert command(f"output_dir={run}", "train.trackers=[]") == 4
+    assert "metrics.jsonl is no file" in capsys.readouterr().err
+
+
+def test_a_branch_whose_best_model_is_lost(tmp_path: Path, half: Path, capsys: Any) -> None:
+    """It goes on without, and its own next evaluation is the best."""
+    source, branch = shutil.copytree(half, tmp_path / "source"), tmp_path / "branch"
+    (source / "model" / "model.safetensors").unlink()
+    (source / "model" / "model.safetensors").symlink_to("model.safetensors")
+    start = source / "checkpoints" / "step_00000010"
+    given = [f"train.resume={start}", "train.trackers=[]", f"output_dir={branch}"]
+    assert command(*given) == 0
+    assert "can't be copied, and is left out: [Errno 40]" in capsys.readouterr().out
+    assert read(branch / "results.json")["best_step"] == 12
+    assert [path.name for path in branch.rglob(".*")] == []
+
+
 def test_pretrained_weights_that_are_not_named_any_more(
     tmp_path: Path, straight: Path, capsys: Any
 ) -> None:

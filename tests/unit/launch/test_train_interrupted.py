@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +72,8 @@ def struck() -> Iterator[Struck]:
         server.stdin.write(json.dumps(asked) + "\n")
         server.stdin.flush()
         process, code = json.loads(server.stdout.readline())
+        # Event files of one second are read in the order of their process numbers.
+        time.sleep(1.0 - time.time() % 1.0)
         return process, code, output.read_text()
 
     yield ask
