@@ -43,12 +43,18 @@ def recipe_parser(description: str) -> argparse.ArgumentParser:
 
 
 def run_command(command: Callable[[], int | None]) -> int:
-    """Run ``command``; bad input becomes its message on stderr and exit code 2, no traceback."""
+    """Run ``command``; bad input becomes its message on stderr and exit code 2, no traceback.
+
+    Exit code 1, in silence, where the reader of standard output is gone (``... | head``).
+    """
     try:
         return command() or EXIT_OK
     except InputError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_BAD_INPUT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
+        return EXIT_FAILED
 
 
 def leave(code: int) -> NoReturn:

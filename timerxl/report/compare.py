@@ -55,7 +55,7 @@ _COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, DIM)
 _STYLES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 _SHAPES = "osD^vPX"
 _KEYS = ["split", "region", "issue_time"]
-_UNDIRECTED = ("bias",)
+_UNDIRECTED = ("bias", "pod", "far")  # each is bought by saying rain more, or less, often
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,13 @@ def verdict_section(run: Run, verdicts: list[Said]) -> Section:
     return Section("verdicts", f"Verdicts{counts}", body)
 
 
+def _four_digits(value: Any) -> Any:
+    """Numbers, also those in a list, as a person reads them; verdict.json has every digit."""
+    if isinstance(value, list):
+        return [_four_digits(item) for item in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
 def _article(said: Said) -> str:
     where = []
     if said.epoch is not None:
@@ -183,7 +190,7 @@ def _article(said: Said) -> str:
         where.append(f"action: {said.action}")
     remedy = f"<p><b>To do:</b> {text(said.remedy)}</p>" if said.remedy else ""
     rows = [
-        [name, json.dumps(json_ready(value), ensure_ascii=False, default=str)]
+        [name, json.dumps(_four_digits(json_ready(value)), ensure_ascii=False, default=str)]
         for name, value in said.evidence.items()
     ]
     evidence = table(

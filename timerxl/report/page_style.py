@@ -50,7 +50,7 @@ svg * { stroke-linejoin: round; stroke-linecap: butt; }
 svg text { font-family: system-ui, sans-serif; }
 .wide { overflow-x: auto; margin: .5rem 0; max-width: 100%; }
 .wide:focus-visible { outline: 2px solid var(--note); outline-offset: 2px; }
-table { border-collapse: collapse; font-size: .92rem; }
+table { border-collapse: separate; border-spacing: 0; font-size: .92rem; }
 th, td { padding: .25rem .65rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: bottom; overflow-wrap: normal; }
 td { vertical-align: top; white-space: nowrap; } .n { text-align: right; }

@@ -60,9 +60,22 @@ def cost_section(run: Run) -> Section:
         body = paragraph("Neither a plan nor a measurement is in metrics.jsonl.")
     elif not checked and cost:
         body += paragraph("Measured so far; the run's own comparison comes at its end.", "dim")
+    if beside := _beside_training(run):
+        body += paragraph(beside, "dim")
     if summary := plan.get("summary"):
         body += paragraph(summary, "dim")
     return Section("cost", "Memory and time", body)
+
+
+def _beside_training(run: Run) -> str:
+    """What looking between evaluations and saving took, in words; empty where it is not known."""
+    trained = number(get(run.results, "train_seconds"))
+    parts = []
+    for key, what in (("check_seconds", "checks"), ("checkpoint_seconds", "checkpoints")):
+        took = number(get(run.results, key))
+        if took is not None and trained:
+            parts.append(f"{what} {took:.1f} s ({took / trained:.1%} of the time of training)")
+    return f"Beside {trained:,.0f} s of training: {', '.join(parts)}." if parts else ""
 
 
 def _three_digits(value: float | None) -> Cell:

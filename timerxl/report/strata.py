@@ -121,12 +121,12 @@ def _dots(run: Run, by: str, strata: list[Stratum], key: str) -> Picture:
     longest = max(len(stratum.name[:24]) for stratum in strata)
     left = 0.25 + 0.08 * longest
     figure, axes = canvas(height=0.27 * len(strata) + 0.25, legend_rows=1, left=left)
-    parts = []
+    parts, shown = [], any(key in stratum.intervals for stratum in strata)
     for row, stratum in enumerate(strata):
         value, interval = stratum.scores[key], stratum.intervals.get(key)
         if interval is not None:
             axes.plot(list(interval), [row, row], color=BLUE, linewidth=2.5, alpha=0.45)
-        label = "Timer-XL, 95 % interval" if row == 0 else None
+        label = ("Timer-XL, 95 % interval" if shown else "Timer-XL") if row == 0 else None
         axes.plot([value], [row], "o", color=BLUE, markersize=5, label=label, zorder=3)
         said = f"{stratum.name} {value:.3f}" if value == value else f"{stratum.name} undefined"
         if interval is not None:

@@ -50,13 +50,26 @@ class Diagnosis:
     notes: list[str]
 
     def to_list(self) -> list[dict[str, Any]]:
-        """The findings for JSON; ``run`` is there where there are several."""
+        """The findings for JSON: name, epoch, severity and evidence.
+
+        The evidence says the step of a run, how many ``times`` steps said so where it was more
+        than once, and which ``run`` it was where there are several.
+        """
         rows = []
         for finding in self.findings:
-            verdict = finding.verdict.to_dict()
-            row = {key: verdict[key] for key in ("name", "epoch", "severity", "evidence")}
-            row |= {"run": finding.run} if self.num_runs > 1 else {}
-            rows.append(row | verdict | {"times": finding.times})
+            verdict = finding.verdict
+            found = dict(verdict.evidence)
+            found |= {"step": verdict.step} if verdict.step is not None else {}
+            found |= {"times": finding.times} if finding.times > 1 else {}
+            found |= {"run": finding.run} if self.num_runs > 1 else {}
+            rows.append(
+                {
+                    "name": verdict.name,
+                    "epoch": verdict.epoch,
+                    "severity": verdict.severity,
+                    "evidence": found,
+                }
+            )
         return rows
 
 
@@ -277,10 +290,26 @@ def remarks(run: LoggedRun, base_rate: BaseRate | None) -> list[str]:
             )
         elif min(abs(right - share * total), abs(right - (1 - share) * total)) > 0.5:
             notes.append(f"{same}, as if one class were forecast; but {share:.2%} is rain.")
+    if given is None and not run.repeated("validation"):
+        notes += _alike(run)
     last = run.epochs[-1]
     if last.stopping is not None and last.stopping[0] >= last.stopping[1]:
         notes.append(f"OpenLTM's early stopping ended it after epoch {last.number}.")
     return notes
+
+
+def _alike(run: LoggedRun) -> list[str]:
+    """Accuracies of validation that come again, where test or the counts do not prove anything."""
+    found = []
+    for first, second in pairwise(run.epochs):
+        one, other = first.accuracy.get("validation"), second.accuracy.get("validation")
+        if one is None or one != other or first.accuracy.get("test") != second.accuracy.get("test"):
+            continue
+        found.append(
+            f"epochs {first.number} and {second.number} have the same validation accuracy, "
+            f"{one.share:.2%}, as if one class were forecast: --base-rate SHARE tells."
+        )
+    return found[:1]
 
 
 def listed(noun: str, numbers: Sequence[object], count: int | None = None) -> str:

@@ -15,6 +15,7 @@ from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.files import write_json
 from timerxl.training.evaluation import agree
+from timerxl.training.health_monitors import explodes, usual_norm
 from timerxl.training.tracking import MetricsLog
 from timerxl.training.verdicts import Verdict
 from timerxl.training.watcher import Watcher
@@ -74,6 +75,11 @@ class Guard:
                     self.watcher.see(event)
                     last = event if event["event"] == "train" else last
         return last
+
+    def explodes(self, grad_norm: float | None) -> bool:
+        """Whether the monitors should see this step, due or not."""
+        usual = usual_norm(self.watcher.history.steps)
+        return usual is not None and explodes(grad_norm, usual)
 
     def compare_with_expectations(self, scores: dict[str, Any], epoch: float) -> None:
         """Say where validation leaves the bands of the recipe at the end of this epoch."""

@@ -4,13 +4,23 @@ the target. As in :mod:`timerxl.training.monitors`: pure functions of the histor
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import median
 
 from timerxl.config import MonitorsConfig
-from timerxl.training.verdicts import CERTAIN, INFO, SUSPECTED, History, Verdict, verdict_at
+from timerxl.training.verdicts import (
+    CERTAIN,
+    INFO,
+    SUSPECTED,
+    History,
+    StepNumbers,
+    Verdict,
+    verdict_at,
+)
 
 EXPLODING = 100.0  # times the median gradient norm
 SLOW_LOOKS = 3
+MOST_SKIPPED = 25  # a loss scale of 2^16 is at 1 after 16 halvings
 
 
 def nonfinite(history: History, limits: MonitorsConfig) -> Verdict | None:
@@ -18,7 +28,22 @@ def nonfinite(history: History, limits: MonitorsConfig) -> Verdict | None:
     if not history.steps:
         return None
     now = history.steps[-1]
-    evidence = {"loss": now.loss, "grad_norm": now.grad_norm, "batch": now.batch}
+    evidence: dict[str, object] = {"loss": now.loss, "grad_norm": now.grad_norm}
+    where = f" ({now.batch})" if now.batch else ""
+    kept = f" The newest checkpoint is {now.checkpoint}." if now.checkpoint else ""
+    for name in ("batch", "checkpoint"):
+        evidence |= {name: found} if (found := getattr(now, name)) else {}
+    if now.skipped > MOST_SKIPPED:
+        return Verdict(
+            "nonfinite",
+            CERTAIN,
+            now.epoch,
+            now.step,
+            evidence | {"skipped_updates": now.skipped},
+            f"fp16 has left out {now.skipped} updates in a row up to step {now.step}: the "
+            f"gradients are no numbers at any scale of the loss, and nothing is learned.{kept}",
+            "Lower optim.lr, look for extreme values in the series, or use train.precision=fp32.",
+        )
     for name, value in (("loss", now.loss), ("gradient norm", now.grad_norm)):
         if value is not None and not math.isfinite(value):
             return Verdict(
@@ -27,25 +52,35 @@ def nonfinite(history: History, limits: MonitorsConfig) -> Verdict | None:
                 now.epoch,
                 now.step,
                 evidence,
-                f"the {name} is {value} at step {now.step} ({now.batch}).",
+                f"the {name} is {value} at step {now.step}{where}.{kept}",
                 "Lower optim.lr, or look for extreme values in these windows of the series.",
             )
-    norms = [s.grad_norm for s in history.steps[-51:-1] if s.grad_norm is not None]
-    before = [norm for norm in norms if math.isfinite(norm)]
-    if now.grad_norm is None or len(before) < 20 or now.step < history.grace_steps:
+    usual = usual_norm(history.steps[:-1])
+    if usual is None or now.step < history.grace_steps or not explodes(now.grad_norm, usual):
         return None
-    if now.grad_norm <= EXPLODING * max(median(before), 1e-12):
-        return None
+    norm = float(now.grad_norm or 0.0)
     return Verdict(
         "nonfinite",
         SUSPECTED,
         now.epoch,
         now.step,
-        evidence | {"median_grad_norm": median(before)},
-        f"the gradient norm exploded to {now.grad_norm:.3g} at step {now.step}, "
-        f"{now.grad_norm / max(median(before), 1e-12):.0f} times its median ({now.batch}).",
+        evidence | {"median_grad_norm": usual},
+        f"the gradient norm exploded to {norm:.3g} at step {now.step}, "
+        f"{norm / usual:.0f} times its median{where}.{kept}",
         "It was clipped; if it comes again, lower optim.lr or look at these windows.",
     )
+
+
+def usual_norm(steps: Sequence[StepNumbers]) -> float | None:
+    """Median gradient norm of the 50 newest of these steps; None where under 20 are known."""
+    norms = [step.grad_norm for step in steps[-50:] if step.grad_norm is not None]
+    finite = [norm for norm in norms if math.isfinite(norm)]
+    return max(median(finite), 1e-12) if len(finite) >= 20 else None
+
+
+def explodes(norm: float | None, usual: float) -> bool:
+    """Whether a gradient norm is far above the usual one."""
+    return norm is not None and norm > EXPLODING * usual
 
 
 def memory(history: History, limits: MonitorsConfig) -> Verdict | None:
@@ -119,6 +154,8 @@ def target(history: History, limits: MonitorsConfig) -> Verdict | None:
     if not abs(gap) <= limits.target_points:
         return None
     floor = latest.always_rain_f1
+    if latest.says_one_class or (floor is not None and latest.f1 <= floor):
+        return None  # no success: saying "rain" to everything gets as much
     beside = "" if floor is None else f"; always-rain has {floor:.3f}"
     return verdict_at(
         "target",

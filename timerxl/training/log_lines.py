@@ -27,7 +27,7 @@ _BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xb
 # What the monitors read of an event, and how large it may be.
 _LIMITS = (
     dict.fromkeys("loss train_loss grad_norm".split(), 1e300)
-    | dict.fromkeys("step epoch num_windows grace_steps logit_spread".split(), 1e15)
+    | dict.fromkeys("step epoch num_windows grace_steps logit_spread skipped".split(), 1e15)
     | dict.fromkeys("accuracy_std_error epoch_seconds peak_memory_gb".split(), 1e15)
     | dict.fromkeys("accuracy balanced_accuracy f1 roc_auc best_threshold".split(), 1.0)
     | dict.fromkeys("rain_share predicted_rain_share".split(), 1.0)

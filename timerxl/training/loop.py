@@ -105,7 +105,7 @@ class Trainer:
                 progress.samples_seen += len(samples)
                 progress.train_seconds += seconds
                 progress.losses.append(loss)
-                self._log_step(bar, loss, grad_norm, lr, seconds)
+                self._log_step(bar, loss, grad_norm, lr, seconds, samples)
         return progress
 
     def _take_step(
@@ -124,11 +124,16 @@ class Trainer:
                 epoch=number / self.plan.steps_per_epoch,
                 loss=error.loss,
                 grad_norm=error.grad_norm,
-                batch=describe_batch(self.windows, samples),
-                last_good_step=self.progress.best_step,
+                **self._suspects(samples),
             )
             self._stop_if_agreed(length)
             raise
+
+    def _suspects(self, samples: np.ndarray) -> dict[str, str]:
+        """Of a step that went wrong: its windows, and the state to go back to."""
+        saved = self.checkpoints.saved_step
+        kept = {"checkpoint": f"{CHECKPOINTS}/{checkpoint_name(saved)}"} if saved else {}
+        return {"batch": describe_batch(self.windows, samples)} | kept
 
     def _save_if_due(self, evaluates: bool) -> None:
         """A checkpoint before an evaluation, by steps, by time, or because a signal came."""
@@ -286,19 +291,21 @@ class Trainer:
             total=self.total_steps, initial=begun, disable=quiet, mininterval=interval, unit="step"
         )
 
-    def _log_step(
-        self, bar: Any, loss: float, grad_norm: float | None, lr: float, seconds: float
-    ) -> None:
+    def _log_step(self, bar: Any, loss: float, grad_norm: float | None, lr: float,
+                  seconds: float, samples: np.ndarray) -> None:  # fmt: skip
         step, every = self.progress.step, self.config.train.log_every_steps
         rate = min(self.plan.global_batch_size, self.plan.num_samples) / seconds
         bar.set_postfix(
             loss=f"{loss:.4f}", lr=f"{lr:.2e}", samples_per_s=f"{rate:.1f}", refresh=False
         )
         bar.update()
-        if step % every == 0 or step == 1 or step == self.total_steps:
+        explodes = self.guard.explodes(grad_norm)
+        if step % every == 0 or step == 1 or step == self.total_steps or explodes:
             values = {"loss": loss, "lr": lr, "grad_norm": grad_norm, "samples_per_s": rate}
             epoch = step / self.plan.steps_per_epoch
-            self.guard.event("train", step=step, epoch=epoch, **values)
+            odd: dict[str, Any] = self._suspects(samples) if explodes else {}
+            odd |= {"skipped": self.step.skipped} if self.step.skipped else {}
+            self.guard.event("train", step=step, epoch=epoch, **values, **odd)
             self.accelerator.log(train_curves(values), step)
 
 

@@ -24,9 +24,10 @@ from timerxl.training.verdicts import (
 
 Monitor = Callable[[History, MonitorsConfig], Verdict | None]
 
-ONE_CLASS = 0.99  # share of windows forecast alike that counts as "all"
 SOME_RANKING = 0.6  # ROC-AUC from which moving the threshold helps
-NO_RANKING = 0.05  # distance of ROC-AUC from 0.5 that is none
+NO_RANKING = 0.05  # distance of ROC-AUC from 0.5 that may be none,
+RANK_STD_ERRORS = 2.0  # and is none within this many of its standard errors
+RANKS_NOTHING = "the forecasts rank nothing"
 CONSECUTIVE_CHECKS = 3
 STD_ERRORS = 3.0  # many evaluations of many runs are looked at: two would be passed by chance
 
@@ -35,7 +36,7 @@ def collapse(history: History, limits: MonitorsConfig) -> Verdict | None:
     """(Nearly) one class on validation, accuracy at the base rate, or no ranking at all.
 
     Certain at the second full evaluation in a row, or at the third look in a row (checks between
-    evaluations included) once the grace steps are over.
+    evaluations included), counted once the grace steps are over.
     """
     latest = history.latest
     if latest is None or (reason := collapsed(latest)) is None:
@@ -58,12 +59,15 @@ def collapse(history: History, limits: MonitorsConfig) -> Verdict | None:
             f"misplaced, not the model.{where}",
             "Move the threshold: eval.threshold=auto takes the best one on validation.",
         )
-    looks = history.evaluations[-CONSECUTIVE_CHECKS:]
-    past_grace = latest.step is None or latest.step >= history.grace_steps
-    full = history.full[-2:]
-    often = len(looks) == CONSECUTIVE_CHECKS and all(map(collapsed, looks)) and past_grace
+    grace = history.grace_steps
+    past = [one for one in history.evaluations if one.step is None or one.step >= grace]
+    looks = past[-CONSECUTIVE_CHECKS:]
+    full = [one for one in past if not one.is_sample][-2:]
+    often = len(looks) == CONSECUTIVE_CHECKS and all(map(collapsed, looks))
     twice = not latest.is_sample and len(full) == 2 and all(map(collapsed, full))
-    ranking = "" if auc is None else f" ROC-AUC {auc:.3f}: the forecasts rank nothing."
+    ranking = "" if auc is None or "ROC-AUC" in reason else f" ROC-AUC {auc:.3f}: {_ranks(latest)}."
+    if past[-1:] != [latest]:
+        ranking += f" The first {grace} steps are a time of grace: no certainty yet."
     return verdict_at(
         "collapse",
         CERTAIN if often or twice else SUSPECTED,
@@ -78,18 +82,34 @@ def collapse(history: History, limits: MonitorsConfig) -> Verdict | None:
 def collapsed(scores: Scores) -> str | None:
     """Why these scores are those of a collapsed model, or None."""
     share, base, accuracy = scores.predicted_rain_share, scores.rain_share, scores.accuracy
-    if share is not None and max(share, 1 - share) >= ONE_CLASS:
+    if share is not None and scores.says_one_class:
         says = "rain" if share > 0.5 else "no rain"
         at = "" if base is None else f" while {base:.1%} of the windows have rain"
         return f'"{says}" for {max(share, 1 - share):.1%} of the windows{at}'
     if share is None and base is not None and accuracy is not None:
         tolerance = 0.5 / scores.num_windows if scores.num_windows else 5e-5
         for which, part in (("larger", max(base, 1 - base)), ("smaller", min(base, 1 - base))):
+            if abs(accuracy - part) <= tolerance and scores.share_is_assumed:
+                return f"accuracy {accuracy:.2%} comes again to the window, as of one class alone"
             if abs(accuracy - part) <= tolerance:
                 return f"accuracy {accuracy:.2%} is exactly the share of the {which} class"
-    if scores.roc_auc is not None and abs(scores.roc_auc - 0.5) < NO_RANKING:
-        return "the forecasts say nothing about the labels"
+    if _ranks(scores) == RANKS_NOTHING:
+        windows = f" on {scores.num_windows:,} windows" if scores.num_windows else ""
+        return f"no skill: ROC-AUC {scores.roc_auc:.3f}{windows}, the forecasts rank nothing"
     return None
+
+
+def _ranks(scores: Scores) -> str | None:
+    """What a ROC-AUC of SOME_RANKING or less says, as a clause; None where it is not known."""
+    if scores.roc_auc is None:
+        return None
+    distance, error = scores.roc_auc - 0.5, scores.roc_auc_std_error
+    within = NO_RANKING if error is None else min(NO_RANKING, RANK_STD_ERRORS * error)
+    if abs(distance) < within:
+        return RANKS_NOTHING
+    if distance < 0:
+        return "the forecasts rank the wrong way, as if the labels were inverted"
+    return "the forecasts rank a little"
 
 
 def stagnation(history: History, limits: MonitorsConfig) -> Verdict | None:
@@ -131,7 +151,8 @@ def oscillation(history: History, limits: MonitorsConfig) -> Verdict | None:
     jump = _points_apart(latest.accuracy, before.accuracy)
     known = [scores.accuracy for scores in full[:-1] if scores.accuracy is not None]
     dropped = any(_points_apart(a, b) > limits.points for a, b in pairwise(known))
-    if abs(jump) <= limits.points or (jump > 0 and not dropped):
+    new_best = jump > 0 and latest.accuracy > max(known)
+    if abs(jump) <= limits.points or (new_best and not dropped):
         return None
     error = _difference_error(before, latest)
     evidence = {"accuracy_before": before.accuracy, "accuracy": latest.accuracy, "points": jump}
@@ -177,9 +198,14 @@ def divergence(history: History, limits: MonitorsConfig) -> Verdict | None:
     for key, found in (("validation", latest), (name, scores)):
         if found.rain_share is not None:
             evidence[f"{key}_rain_share"] = found.rain_share
+    remedy = (
+        "The periods differ or the model learned one of them by heart: more dropout, a smaller "
+        "model, and a look at the audit."
+    )
     if collapsed(latest) is not None:
         severity = SUSPECTED
         balanced += "; the model has collapsed, so both are class shares"
+        remedy = "Mend the collapse first; the gap is that of the two periods' shares of rain."
     return verdict_at(
         "divergence",
         severity,
@@ -187,8 +213,7 @@ def divergence(history: History, limits: MonitorsConfig) -> Verdict | None:
         evidence,
         f"validation accuracy is {latest.accuracy:.2%}, {name} {scores.accuracy:.2%}: {gap:+.1f} "
         f"points apart{_plus_minus(error)}{balanced}.",
-        "The periods differ or the model learned one of them by heart: more dropout, a smaller "
-        "model, and a look at the audit.",
+        remedy,
     )
 
 

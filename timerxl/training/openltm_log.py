@@ -95,7 +95,7 @@ class LoggedRun:
         for epoch in self.epochs:
             at = {"epoch": epoch.number}
             if scores := self._scores(epoch, "test", None, repeated["test"]):
-                yield {"event": "test_every_epoch", "step": epoch.number} | at | scores
+                yield {"event": "test_every_epoch"} | at | scores
             if scores := self._scores(epoch, "validation", given, repeated["validation"]):
                 beside = {"train_loss": epoch.loss.get("train"), "seconds": epoch.seconds}
                 yield {"event": "validation"} | at | scores | beside
@@ -119,6 +119,7 @@ class LoggedRun:
             found |= {"rain_share": of_classes, "rain_share_source": "class distribution"}
         elif counts is not None and counts in repeated:
             found |= {"rain_share": accuracy.share, "rain_share_source": "identical counts"}
+            found["share_is_assumed"] = True
         return found
 
     def class_share(self, split: str, windows: int | None) -> float | None:

@@ -44,6 +44,8 @@ from timerxl.training.saving import check_room
 from timerxl.training.step import TrainingFailed, TrainingStep
 from timerxl.training.tracking import Log, MetricsLog
 
+GRACE_STEPS = 200  # of warm-up, or an epoch of it, in which nothing is certain yet
+
 
 @dataclass(frozen=True)
 class Extras:
@@ -255,6 +257,11 @@ def load_windows(config: RunConfig, log: Log) -> tuple[WeatherWindows, list[str]
     audit = audit_windows(windows, config).short_lines()
     for line in audit:
         log(f"audit: {line}")
+    if "holdout" not in windows.splits:
+        log(
+            "note: no holdout (data.holdout_fraction=0): the monitors divergence and target have "
+            "nothing to compare validation with."
+        )
     if config.eval.test_every_epoch:
         log(
             "warning: eval.test_every_epoch scores the test split at every evaluation: whoever "
@@ -287,8 +294,8 @@ def _start(
         "steps_per_epoch": plan.steps_per_epoch,
         "total_steps": total_steps,
         "check_every": check_every,
-        # Until then a healthy network may still say one class only.
-        "grace_steps": min(warmup, -(-plan.steps_per_epoch // 4)),
+        # Until then a healthy network may still say one class only, or rank nothing.
+        "grace_steps": min(warmup, max(plan.steps_per_epoch, GRACE_STEPS)),
         "dead_features": dead_features(windows),
         "class_shares": shares,
     }

@@ -39,6 +39,7 @@ class TrainingStep:
         accelerator: accelerate's Accelerator, or the planner's rank on paper.
         accumulation_steps: micro-batches of one rank in a step.
         max_grad_norm: the global gradient norm is clipped to this.
+        skipped: updates in a row, up to now, that fp16 left out because gradients overflowed.
     """
 
     accelerator: Any
@@ -48,6 +49,7 @@ class TrainingStep:
     accumulation_steps: int
     max_grad_norm: float
     loading_seconds: float = 0.0
+    skipped: int = 0
 
     def __call__(
         self,
@@ -90,6 +92,8 @@ class TrainingStep:
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         self.schedule.step()
+        left_out = bool(getattr(self.optimizer, "step_was_skipped", False))
+        self.skipped = self.skipped + 1 if left_out else 0
         if grad_norm is not None and not math.isfinite(grad_norm):
             grad_norm = None  # fp16 alone comes here: the step was skipped, nothing is wrong
         return total, grad_norm

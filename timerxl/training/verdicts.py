@@ -8,6 +8,7 @@ from typing import Any
 
 INFO, SUSPECTED, CERTAIN = "info", "suspected", "certain"
 SEVERITIES = (INFO, SUSPECTED, CERTAIN)
+ONE_CLASS = 0.99  # share of windows forecast alike that counts as "all"
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class Scores:
     """One evaluation on validation (or a sample of it), on the holdout, or on test.
 
     Shares and accuracies are from 0 to 1; None is "not known" (a console log knows little).
-    ``rain_share`` is the share of rain among the labels, ``train_loss`` the mean training loss
-    since the evaluation before, ``logit_spread`` the standard deviation of the logits' difference,
+    ``rain_share`` is the share of rain among the labels (``share_is_assumed``: taken from an
+    accuracy that came again to the window), ``train_loss`` the mean training loss since the
+    evaluation before, ``logit_spread`` the standard deviation of the logits' difference,
     ``accuracy_std_error`` from resampled blocks of time, ``is_sample`` a check between two
     evaluations.
     """
@@ -62,6 +64,7 @@ class Scores:
     loss: float | None = None
     train_loss: float | None = None
     rain_share: float | None = None
+    share_is_assumed: bool = False
     predicted_rain_share: float | None = None
     logit_spread: float | None = None
     best_threshold: float | None = None
@@ -77,6 +80,25 @@ class Scores:
         if self.accuracy is None or not self.num_windows:
             return None
         return float((self.accuracy * (1 - self.accuracy) / self.num_windows) ** 0.5)
+
+    @property
+    def says_one_class(self) -> bool:
+        """Whether (nearly) all forecasts are the same decision."""
+        share = self.predicted_rain_share
+        return share is not None and max(share, 1 - share) >= ONE_CLASS
+
+    @property
+    def roc_auc_std_error(self) -> float | None:
+        """Of the ROC-AUC of forecasts without skill (Mann & Whitney 1947), widened by as much as
+        blocks of time widen the error of the accuracy; None where the labels are not known."""
+        share, count = self.rain_share, self.num_windows
+        if share is None or not count or not 0 < share < 1:
+            return None
+        variance = (count + 1) / (12 * count**2 * share * (1 - share))
+        accuracy, error = self.accuracy, self.accuracy_std_error
+        if error is not None and accuracy is not None and 0 < accuracy < 1:
+            variance *= max(1.0, error**2 * count / (accuracy * (1 - accuracy)))
+        return float(variance**0.5)
 
     @property
     def always_rain_f1(self) -> float | None:
@@ -99,13 +121,17 @@ def verdict_at(
 
 @dataclass(frozen=True)
 class StepNumbers:
-    """One optimizer step; ``batch`` says which windows (regions, times) it was made of."""
+    """One optimizer step; ``batch`` says which windows (regions, times) it was made of,
+    ``checkpoint`` which one is the newest, where something is wrong with it. ``skipped`` counts the
+    updates in a row that fp16 left out, up to this one."""
 
     step: int
     epoch: float
     loss: float
     grad_norm: float | None
     batch: str = ""
+    checkpoint: str = ""
+    skipped: int = 0
 
 
 @dataclass

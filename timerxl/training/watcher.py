@@ -59,6 +59,8 @@ def feed(history: History, event: Mapping[str, Any]) -> None:
                 loss=float("nan") if loss is None else float(loss),
                 grad_norm=None if norm is None else float(norm),
                 batch=str(event.get("batch") or ""),
+                checkpoint=str(event.get("checkpoint") or ""),
+                skipped=int(event.get("skipped") or 0),
             )
         )
         del history.steps[:-_KEPT_STEPS]
@@ -67,7 +69,8 @@ def feed(history: History, event: Mapping[str, Any]) -> None:
     elif kind == "holdout":
         history.holdout[event["step"]] = scores_of(event)
     elif kind == "test_every_epoch":
-        history.test[event["step"]] = scores_of(event)
+        # A log counts epochs alone; ``History.elsewhere`` looks there too.
+        history.test[event["step"] if "step" in event else event["epoch"]] = scores_of(event)
     elif kind == "cost":
         history.peak_memory_gb = event.get("peak_memory_gb")
         if (seconds := event.get("epoch_seconds")) is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from timerxl.config import MonitorsConfig
 from timerxl.training.monitors import collapse
@@ -71,6 +73,55 @@ def test_forecasts_that_rank_nothing(roc_auc: float, bad: bool) -> None:
     assert severity(found) == ("certain" if bad else None)
 
 
+@pytest.mark.parametrize(
+    ("num_windows", "error", "bad"),
+    [
+        (256, None, True),  # two standard errors of 0.036 hold 0.545: nothing is known
+        (6000, None, False),  # but two of 0.0075 do not: the model has some skill
+        (6000, 0.03, True),  # blocks of time: as much as 233 independent windows are worth
+        (6000, 0.004, False),  # smaller than that of independent windows is not believed
+    ],
+)
+def test_a_little_skill_on_many_windows_is_no_collapse(
+    num_windows: int, error: float | None, bad: bool
+) -> None:
+    row = Scores(
+        step=1,
+        num_windows=num_windows,
+        accuracy=0.6,
+        rain_share=0.5,
+        predicted_rain_share=0.6,
+        roc_auc=0.545,
+        accuracy_std_error=error,
+    )
+    assert severity(collapse(history(row, row), LIMITS)) == ("certain" if bad else None)
+
+
+def test_the_error_of_a_roc_auc_without_skill() -> None:
+    """Against random forecasts of random labels, drawn many times."""
+    random = np.random.default_rng(0)
+    drawn = []
+    for _ in range(2000):
+        label = np.r_[np.ones(60, int), np.zeros(140, int)]
+        drawn.append(roc_auc_score(label, random.random(200)))
+    known = Scores(rain_share=0.3, num_windows=200)
+    assert known.roc_auc_std_error == pytest.approx(np.std(drawn), rel=0.05)
+    assert Scores(rain_share=1.0, num_windows=200).roc_auc_std_error is None
+    assert Scores(num_windows=200).roc_auc_std_error is None
+
+
+@pytest.mark.parametrize(
+    ("roc_auc", "words"),
+    [(0.51, "rank nothing"), (0.25, "rank the wrong way"), (0.58, "rank a little")],
+)
+def test_one_class_says_how_it_ranks(roc_auc: float, words: str) -> None:
+    row = Scores(step=1, predicted_rain_share=1.0, roc_auc=roc_auc)
+    found = collapse(history(row), LIMITS)
+    assert found is not None
+    assert f"ROC-AUC {roc_auc:.3f}: the forecasts {words}" in found.explanation
+    assert found.explanation.count("forecasts") == 1
+
+
 ONE_CLASS = {"predicted_rain_share": 1.0, "roc_auc": 0.5}
 BOTH = {"predicted_rain_share": 0.6, "roc_auc": 0.8}
 
@@ -98,9 +149,12 @@ def looks(pattern: str) -> list[Scores]:
         ("CcCC", 0, "suspected"),
         ("CCE", 0, "certain"),
         ("ECC", 0, "certain"),
-        ("CCC", 301, "suspected"),  # the third look is at step 300
-        ("CCC", 300, "certain"),
-        ("CCCC", 301, "certain"),
+        ("CCCC", 201, "suspected"),  # the third look past the grace steps is at step 500
+        ("CCCCC", 201, "certain"),
+        ("CCCCC", 300, "certain"),
+        ("CCCCC", 301, "suspected"),
+        ("EE", 101, "suspected"),  # of the full evaluations only the second counts
+        ("EE", 100, "certain"),
         ("EcEC", 0, "suspected"),  # said at the second full evaluation, not at the check after it
         ("EEC", 301, "suspected"),
     ],

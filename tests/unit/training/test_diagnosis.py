@@ -64,8 +64,9 @@ def test_a_file_and_its_folder(tmp_path: Path) -> None:
     other.write_text(text_of(UNSTEADY))
     assert signs(diagnose(other)) == DROP
     (row,) = found.to_list()
-    assert list(row)[:4] == ["name", "epoch", "severity", "evidence"]
-    assert (row["step"], row["times"], "run" in row) == (200, 1, False)
+    assert list(row) == ["name", "epoch", "severity", "evidence"]
+    assert row["evidence"]["step"] == 200
+    assert not {"times", "run"} & row["evidence"].keys()
     assert row["evidence"]["points"] == pytest.approx(-8)
 
 
@@ -186,7 +187,7 @@ def test_what_steps_and_costs_repeat_is_kept_once(tmp_path: Path) -> None:
 def test_several_runs_in_a_file(tmp_path: Path) -> None:
     found = diagnose(write(tmp_path, text_of([*UNSTEADY, *UNSTEADY])))
     assert (found.num_runs, signs(found)) == (2, DROP * 2)
-    assert [row["run"] for row in found.to_list()] == [1, 2]
+    assert [row["evidence"]["run"] for row in found.to_list()] == [1, 2]
     assert diagnose(write(tmp_path, text_of([START, START, *UNSTEADY]))).num_runs == 1
 
 

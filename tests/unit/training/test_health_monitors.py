@@ -77,6 +77,30 @@ def test_a_gradient_may_explode_in_the_grace_steps() -> None:
     assert "1000 times its median (batch 25)" in found.explanation
 
 
+def test_what_went_wrong_names_its_windows_and_the_newest_checkpoint() -> None:
+    before = [StepNumbers(step=n, epoch=0.1, loss=0.5, grad_norm=1.0) for n in range(20)]
+    odd = {"step": 20, "epoch": 0.2, "batch": "64 windows of selva", "checkpoint": "step_00000010"}
+    for numbers in ({"loss": NAN, "grad_norm": None}, {"loss": 0.5, "grad_norm": 1e4}):
+        found = nonfinite(History(steps=[*before, StepNumbers(**odd, **numbers)]), LIMITS)
+        assert found is not None
+        assert "(64 windows of selva)" in found.explanation
+        assert "newest checkpoint is step_00000010" in found.explanation
+        assert found.evidence["checkpoint"] == "step_00000010"
+    bare = StepNumbers(step=20, epoch=0.2, loss=0.5, grad_norm=1e4)
+    found = nonfinite(History(steps=[*before, bare]), LIMITS)
+    assert found is not None
+    assert "()" not in found.explanation
+    assert "checkpoint" not in found.explanation
+
+
+@pytest.mark.parametrize(("skipped", "expected"), [(25, None), (26, "certain")])
+def test_fp16_that_leaves_out_every_update(skipped: int, expected: str | None) -> None:
+    now = StepNumbers(step=30, epoch=0.1, loss=0.7, grad_norm=None, skipped=skipped)
+    found = nonfinite(History(steps=[now]), LIMITS)
+    assert severity(found) == expected
+    assert found is None or found.evidence["skipped_updates"] == 26
+
+
 @pytest.mark.parametrize(
     ("peak", "cap", "expected"),
     [(7.0, 7.0, None), (7.01, 7.0, "certain"), (99.0, None, None), (None, 7.0, None)],
@@ -149,12 +173,16 @@ def scored(f1: float | None, here: float | None, there: float | None, **rest: An
         (scored(0.83, None, 0.8), None),
         (scored(0.83, 0.8, None), None),
         (scored(0.83, 0.8, 0.8, is_sample=True), None),
+        (scored(0.83, 0.8, 0.8, predicted_rain_share=0.98), "info"),
+        (scored(0.83, 0.8, 0.8, predicted_rain_share=0.99), None),  # "rain" for everything
         (History(evaluations=[Scores(step=9, f1=0.9, accuracy=0.8)]), None),
         (History(), None),
     ],
 )
 def test_the_target_needs_f1_and_a_holdout_close_by(seen: History, expected: str | None) -> None:
     limits = MonitorsConfig(target_f1=0.82)
+    # No target at or below what "rain" for everything gets is a success.
+    assert target(scored(0.8165, 0.8, 0.8), MonitorsConfig(target_f1=0.8)) is None
     found = target(seen, limits)
     assert severity(found) == expected
     assert target(seen, LIMITS) is None  # no target_f1

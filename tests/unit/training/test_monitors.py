@@ -89,6 +89,7 @@ def test_a_plateau_at_the_end_of_a_cosine_schedule_is_no_stagnation() -> None:
         (accuracies(0.75, 0.69, 0.76, accuracy_std_error=0.01), "certain"),  # up again after a drop
         (accuracies(0.75, 0.70, 0.76), None),  # the drop was none
         (accuracies(0.75, 0.69, 0.73), None),
+        (accuracies(0.80, 0.77, 0.74, 0.795), "suspected"),  # up by 5.5, and no new best
         (accuracies(0.75, None, 0.60), None),
         (accuracies(0.75), None),
     ],

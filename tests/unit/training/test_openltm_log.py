@@ -71,12 +71,12 @@ def test_the_events_of_an_epoch() -> None:
     assert test == {
         "event": "test_every_epoch",
         "epoch": 1,
-        "step": 1,  # where History.elsewhere looks for the scores of an epoch without steps
         "loss": 0.0413758,
         "accuracy": 3817 / 6026,
         "num_windows": 6026,
         "rain_share": 3817 / 6026,
         "rain_share_source": "identical counts",
+        "share_is_assumed": True,
     }
     assert validation == {
         "event": "validation",
@@ -86,6 +86,7 @@ def test_the_events_of_an_epoch() -> None:
         "num_windows": 6025,
         "rain_share": 4160 / 6025,
         "rain_share_source": "identical counts",
+        "share_is_assumed": True,
         "train_loss": None,
         "seconds": 3897.7179651260376,
     }
