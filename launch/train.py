@@ -19,11 +19,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
 from timerxl.command_line import (
-    EXIT_FAILED,
     EXIT_OK,
-    EXIT_SIGNAL,
-    EXIT_STOPPED,
-    EXIT_STORAGE,
     is_first_here,
     is_main_rank,
     leave,
@@ -37,18 +33,14 @@ HUB_SECONDS = 300.0  # to wait at the end for a push under way
 
 
 def run(config: RunConfig) -> int:
-    """Train, leave the outcome in status.json, and draw the page of the run."""
+    """Train, and see that the outcome is in status.json, on stderr and in the exit code."""
     from timerxl.planner.prediction import predict_run
     from timerxl.report.page import write_report
     from timerxl.report.tensorboard import figures
-    from timerxl.training.checkpoint_files import StorageFailed
-    from timerxl.training.guard import RunStopped
-    from timerxl.training.interruption import Interrupted
-    from timerxl.training.peers import PeerLost
-    from timerxl.training.resume import RunEnded
-    from timerxl.training.run import Extras, draw_page, train
+    from timerxl.training.outcome import outcome_of
+    from timerxl.training.resume import RunEnded, read_status
+    from timerxl.training.run import Extras, train
     from timerxl.training.saving import note_bad_input, note_end
-    from timerxl.training.step import TrainingFailed
     from timerxl.training.tracking import Log
 
     output_dir = Path(config.output_dir)
@@ -76,24 +68,18 @@ def run(config: RunConfig) -> int:
     except RunEnded as ended:
         Log(is_main)(str(ended))
         return ended.code
-    except RunStopped as error:
-        code, reason = EXIT_STOPPED, str(error)
-    except (TrainingFailed, PeerLost) as error:
-        code, reason = EXIT_FAILED, str(error)
-    except Interrupted as error:
-        code, reason = EXIT_SIGNAL + error.number, str(error)
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - till the end
-        code, reason = EXIT_FAILED, "standard output was closed by its reader."
-    except (StorageFailed, OSError) as error:
-        code, reason = EXIT_STORAGE, str(error)
-    if is_main:
-        note_end(output_dir, code, reason)
+    except Exception as error:
+        if (found := outcome_of(error)) is None:
+            raise
+        code, reason = found
+        if isinstance(error, BrokenPipeError):
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - till the end
+        # A run that began has said so itself, while the folder was its own.
+        if is_main and read_status(output_dir) != {"code": code, "reason": reason}:
+            note_end(output_dir, code, reason)
     if code != EXIT_OK and is_first_here():
         print(f"error: {reason}", file=sys.stderr, flush=True)
     if is_main:
-        if code < EXIT_STORAGE:  # a full disk has no room, a signal leaves no time
-            draw_page(write_report, output_dir)
         if hub is not None:
             if code == EXIT_OK:
                 hub.new_best(output_dir)  # with the results, the threshold and the final card

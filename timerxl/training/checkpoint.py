@@ -37,9 +37,8 @@ from timerxl.training.checkpoint_files import (
 from timerxl.training.evaluation import agree
 from timerxl.training.optimizer_state import OptimizerState, SavedState
 from timerxl.training.random_state import read_random_state, write_random_state
-from timerxl.training.saving import write_model
+from timerxl.training.saving import WEIGHTS, write_model
 
-WEIGHTS = "model.safetensors"
 OPTIMIZER_FILES = "optimizer-*.safetensors"
 _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # DeepSpeed's, in fp16
 
@@ -153,8 +152,8 @@ class Checkpoints:
             names += [p.name for p in fresh.iterdir() if not p.name.startswith(theirs)]
         return names
 
-    def load(self, folder: Path, state: dict[str, Any]) -> str | None:
-        """Take over everything but the progress; returns a sentence where something can't be.
+    def load(self, folder: Path, state: dict[str, Any]) -> list[str]:
+        """Take over everything but the progress; returns what is otherwise than it was.
 
         Raises StorageFailed where the files don't fit this run.
         """
@@ -179,15 +178,21 @@ class Checkpoints:
         self._sound.append(self.root / folder.name)
         rank = accelerator.process_index
         random_numbers = folder / f"rng-{rank:05d}.safetensors"
+        notes = [
+            f"{name} was {state[key]}, is {self.facts[key]}."
+            for key, name in (("precision", "the precision"), ("zero_stage", "the ZeRO stage"))
+            if key in self.facts and state.get(key, self.facts[key]) != self.facts[key]
+        ]
         if int(state["world_size"]) == accelerator.num_processes:
             read_random_state(random_numbers)
-            return None
+            return notes
         use_seed(self.seed + 15_485_863 * self.saved_step, rank)
-        return (
+        return [
+            *notes,
             f"saved by {state['world_size']} processes, gone on with by "
             f"{accelerator.num_processes}: samples and updates are the same, dropout masks are "
-            "drawn anew."
-        )
+            "drawn anew.",
+        ]
 
     def _scaler(self) -> dict[str, Any] | None:
         if self.accelerator.scaler is not None:

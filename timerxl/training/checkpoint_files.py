@@ -7,6 +7,7 @@ Nothing here knows of torch or of other processes.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -44,10 +45,16 @@ _STATE: dict[str, Any] = {
     "scaler": (dict, None),
 }
 _BLOCK = 2**20
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
 class StorageFailed(RuntimeError):
     """Files of the run can't be written or read; the message says which, why, and what is left."""
+
+
+def is_storage_error(error: BaseException | None) -> bool:
+    """Whether the disk is full or broken, which no other input would mend."""
+    return isinstance(error, OSError) and error.errno in _DISK_ERRORS
 
 
 def space_left(folder: Path) -> str:

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from timerxl.config import RunConfig
+from timerxl.config_reading import read_json
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.data.windows import WeatherWindows
 from timerxl.files import write_json
@@ -57,7 +58,8 @@ def score_best(
         "best_step": cost["best_step"],
         "scores": {"validation": found["validation"], "test": found["test"]},
     }
-    write_json(folder / PREPROCESSING, extras)
+    weights = {"weights": read_json(folder / PREPROCESSING).get("weights")}  # size and SHA-256
+    write_json(folder / PREPROCESSING, extras | weights)
     table = forecast_table(windows, final, probabilities)
     table.to_parquet(Path(config.output_dir) / FORECASTS, index=False)
     write_json(Path(config.output_dir) / "results.json", found)

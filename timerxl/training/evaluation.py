@@ -9,14 +9,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch.utils.data import DataLoader
 
 from timerxl.data.windows import WeatherWindows
 from timerxl.metrics.forecast_skill import ForecastSkill
 from timerxl.model.losses_timerxl import classification_loss
 from timerxl.training.batches import evaluation_share, reassemble
-
-BATCH_KEYS = ("past_values", "labels", "static_real_features")
+from timerxl.training.feed import loader, to_device
 
 
 @dataclass(frozen=True)
@@ -33,26 +31,6 @@ class Forecasts:
         """[n] float64 P(rain), the softmax's second column."""
         logits = self.logits.astype(np.float64)
         return 1.0 / (1.0 + np.exp(logits[:, 0] - logits[:, 1]))
-
-
-def loader(
-    windows: WeatherWindows, split: str, batches: list[list[int]], num_workers: int, pin: bool
-) -> DataLoader[Any]:
-    """A DataLoader that asks the split's dataset for whole batches of positions."""
-    return DataLoader(
-        windows.splits[split],
-        sampler=batches,  # one "sample" is a list of positions: datasets stacks them at once
-        batch_size=None,
-        num_workers=num_workers,
-        pin_memory=pin,
-        # A generator of its own: looking at the model must not move the run's random numbers.
-        generator=torch.Generator(),
-    )
-
-
-def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """The model's inputs of a batch on ``device``."""
-    return {key: batch[key].to(device, non_blocking=True) for key in BATCH_KEYS if key in batch}
 
 
 @torch.no_grad()

@@ -17,13 +17,13 @@ from tqdm import tqdm
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.metrics.scores import LOWER_IS_BETTER
-from timerxl.model.losses_timerxl import sample_weights
 from timerxl.training.batches import BatchPlan
 from timerxl.training.checkpoint import Checkpoints
 from timerxl.training.checkpoint_files import CHECKPOINTS, checkpoint_name
-from timerxl.training.evaluation import agree_on_any, loader
+from timerxl.training.evaluation import agree_on_any
+from timerxl.training.feed import training_steps
 from timerxl.training.guard import Guard, RunStopped, describe_batch
-from timerxl.training.interruption import Interrupted, Interruption
+from timerxl.training.interruption import Interrupted, Interruption, way_on
 from timerxl.training.looks import Looks, NotFinite
 from timerxl.training.prediction import peak_memory_gib
 from timerxl.training.progress import Progress
@@ -66,10 +66,17 @@ class Trainer:
         """
         progress, steps_per_epoch = self.progress, self.plan.steps_per_epoch
         with self._bar() as bar:
-            steps = self._steps()
+            steps = training_steps(
+                self.config,
+                self.windows,
+                self.plan,
+                self.looks.alpha,
+                range(progress.step, self.total_steps),
+                pin=self.accelerator.device.type == "cuda",
+            )
             while True:
                 # N + 1 passes, so that the last state is scored and saved by the same lines.
-                last = progress.step == self.total_steps
+                last = progress.step >= self.total_steps
                 looks = progress.step > progress.looked_step
                 evaluates = looks and (progress.step % steps_per_epoch == 0 or last)
                 every = self.check_every
@@ -106,6 +113,7 @@ class Trainer:
                 progress.train_seconds += seconds
                 progress.losses.append(loss)
                 self._log_step(bar, loss, grad_norm, lr, seconds, samples)
+        self._leave_if_asked(agree_on_any(self.accelerator, False, self.interruption.number)[1])
         return progress
 
     def _take_step(
@@ -147,10 +155,15 @@ class Trainer:
         due, number = agree_on_any(self.accelerator, due, self.interruption.number)
         if step and (due or number) and self.checkpoints.saved_step != step:
             self._save(self.model_extras)
+        self._leave_if_asked(number)
+
+    def _leave_if_asked(self, number: int) -> None:
+        """Interrupted where a signal came to any rank."""
         if number:
             saved = self.checkpoints.saved_step
             kept = f"{CHECKPOINTS}/{checkpoint_name(saved)}" if saved else None
-            raise Interrupted(number, step, kept)
+            way = way_on(self.config.train.resume)
+            raise Interrupted(number, self.progress.step, kept, way)
 
     def _save(self, extras: dict[str, Any], metrics_bytes: int | None = None) -> Path:
         progress = self.progress
@@ -160,34 +173,6 @@ class Trainer:
         return self.checkpoints.save(
             progress.step, progress.to_dict(), extras | {"step": progress.step}
         )
-
-    def _steps(self) -> Any:
-        """(micro-batches, their tensors, normaliser of the global batch) of every step to come."""
-        labels = torch.from_numpy(self.windows.labels_of("train"))
-        loss = self.config.loss
-        pin = self.accelerator.device.type == "cuda"
-        step = self.progress.step
-        while step < self.total_steps:
-            epoch, first = divmod(step, self.plan.steps_per_epoch)
-            end = min(self.plan.steps_per_epoch, first + self.total_steps - step)
-            order = self.plan.order(epoch)
-            samples = [self.plan.global_step(order, index) for index in range(first, end)]
-            micro = [self.plan.micro_batches(globally) for globally in samples]
-            batches = iter(
-                loader(
-                    self.windows,
-                    "train",
-                    [m.positions for group in micro for m in group],
-                    self.config.train.num_workers,
-                    pin,
-                )
-            )
-            for globally, group in zip(samples, micro, strict=True):
-                normalizer = (
-                    sample_weights(labels[globally], loss.name, self.looks.alpha).sum().item()
-                )
-                yield group, batches, normalizer, globally
-            step += end - first
 
     def _evaluate(self, bar: Any) -> dict[str, float]:
         """Scores on validation at threshold 0.5, the same on every rank."""

@@ -6,18 +6,15 @@ else would make it another experiment, and is refused by name unless forced.
 
 from __future__ import annotations
 
-import hashlib
-import json
+import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from timerxl.command_line import EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError, RunConfig
 from timerxl.config_reading import read_json, read_yaml
-from timerxl.data.windows import WeatherWindows
+from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.training.checkpoint_files import (
     CHECKPOINTS,
     TRAINER_STATE,
@@ -39,7 +36,6 @@ HARMLESS = set(
     "eval.block_days eval.test_every_epoch expectations".split()
 )
 HARMLESS_PARTS = ("monitors.", "hub.")
-_CODE = ("config.py", "data", "metrics", "model", "training")
 _MISSING = object()
 
 
@@ -54,12 +50,13 @@ class RunEnded(RuntimeError):
 @dataclass(frozen=True)
 class Resumption:
     """``candidates``: checkpoints to go on from, newest first; none is a fresh start. ``status`` is
-    what status.json said then."""
+    what status.json said then, ``choice`` what train.resume comes to."""
 
     candidates: list[Path] = field(default_factory=list)
     global_batch_size: int | None = None
     notes: list[str] = field(default_factory=list)
     status: dict[str, Any] = field(default_factory=dict)
+    choice: str = AUTO
 
 
 def read_status(output_dir: Path) -> dict[str, Any]:
@@ -73,12 +70,17 @@ def plan_resume(config: RunConfig, world_size: int) -> Resumption:
     Reads only, and finds the same on every rank. Raises RunEnded where there is nothing to do,
     InputError where the run can't go on with these settings.
     """
-    status = read_status(Path(config.output_dir))
-    return replace(_plan(config, world_size, status), status=status)
+    status, choice, notes = read_status(Path(config.output_dir)), config.train.resume, []
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if attempt and choice != AUTO and (Path(config.output_dir) / RUN_CONFIG).exists():
+        notes = [f"restart {attempt} by the launcher: train.resume={choice} counts as auto now."]
+        choice = AUTO
+    found = _plan(config, choice, world_size, status)
+    return replace(found, status=status, choice=choice, notes=notes + found.notes)
 
 
-def _plan(config: RunConfig, world_size: int, status: dict[str, Any]) -> Resumption:
-    output_dir, choice = Path(config.output_dir), config.train.resume
+def _plan(config: RunConfig, choice: str, world_size: int, status: dict[str, Any]) -> Resumption:
+    output_dir = Path(config.output_dir)
     if choice == NEVER:
         return Resumption()
     if choice != AUTO:
@@ -94,20 +96,36 @@ def _plan(config: RunConfig, world_size: int, status: dict[str, Any]) -> Resumpt
             f"{output_dir} holds this run, finished: nothing to do. train.resume=never trains "
             "anew and moves it aside.",
         )
-    stopped = _json(output_dir / "verdict.json").get("stopped_by")
-    if status.get("code") == EXIT_STOPPED and isinstance(stopped, dict):
-        name = str(stopped.get("name"))
-        if getattr(config.monitors, name, None) == "stop":
-            raise RunEnded(
-                EXIT_STOPPED,
-                f"{output_dir} holds this run, {status.get('reason')} It would be stopped again: "
-                f"monitors.{name}=warn goes on from there, train.resume=never trains anew.",
-            )
     candidates = [path for _, path in find_checkpoints(output_dir / CHECKPOINTS)]
+    _refuse_stopped(config, status, candidates)
     if not candidates:
         note = f"{output_dir} holds a run without a checkpoint: training starts anew."
         return Resumption(notes=[note])
     return _go_on(config, candidates, world_size)
+
+
+def _refuse_stopped(config: RunConfig, status: dict[str, Any], candidates: list[Path]) -> None:
+    """RunEnded where a monitor ended the run and would end it again.
+
+    The checkpoint of the stop says so too: status.json does not, where the main process was killed
+    before it could write.
+    """
+    said = [_json(Path(config.output_dir) / "verdict.json")]
+    said = said if status.get("code") == EXIT_STOPPED else []
+    said += [_json(path / PREPROCESSING) for path in candidates[:1]]
+    stopped = next((one["stopped_by"] for one in said if one.get("stopped_by")), None)
+    if not isinstance(stopped, dict):
+        return
+    name = str(stopped.get("name"))
+    if getattr(config.monitors, name, None) != "stop":
+        return
+    how = status.get("reason") if status.get("code") == EXIT_STOPPED else None
+    raise RunEnded(
+        EXIT_STOPPED,
+        f"{config.output_dir} holds this run, {how or f'stopped by the monitor {name}.'} It would "
+        f"be stopped again: monitors.{name}=warn goes on from there, train.resume=never trains "
+        "anew.",
+    )
 
 
 def _from_path(config: RunConfig, folder: Path, world_size: int) -> Resumption:
@@ -233,55 +251,6 @@ def fit_layout(
         f"{train.batch_size} x {train.accumulation_steps}, so that the global batch stays "
         f"{global_batch_size}."
     )
-
-
-def data_fingerprint(windows: WeatherWindows) -> str:
-    """SHA-256 of all that training and scoring read of the data."""
-    digest = hashlib.sha256()
-    series = windows.series
-    names = [series.feature_names, series.regions, windows.static_feature_names]
-    digest.update(json.dumps([[list(part) for part in names], windows.context_length]).encode())
-    arrays = [windows.values.numpy(), windows.label, windows.rained_before, series.region_index]
-    arrays.append(series.timestamps.astype("datetime64[s]").astype(np.int64))
-    arrays += [] if windows.static is None else [windows.static.numpy()]
-    for split in sorted(windows.rows):
-        digest.update(split.encode())
-        arrays.append(windows.rows[split])
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
-def code_fingerprint() -> str:
-    """SHA-256 of the code that makes samples, updates and scores."""
-    package, digest = Path(__file__).resolve().parent.parent, hashlib.sha256()
-    for part in _CODE:
-        path = package / part
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
-def check_fingerprints(
-    state: dict[str, Any], data: str, code: str, force: bool
-) -> tuple[str | None, list[str]]:
-    """(why the run can't go on, or None; notes) from a checkpoint's fingerprints and today's."""
-    notes = []
-    if state.get("code_fingerprint") != code:
-        notes.append(
-            "resume: the code of timerxl changed since the checkpoint; it goes on, but need not "
-            "give the numbers that the old code would have given."
-        )
-    if state.get("data_fingerprint") == data:
-        return None, notes
-    if force:
-        return None, [*notes, "resume: the data changed since the checkpoint (forced)."]
-    problem = (
-        "the data are not those of the checkpoint (values, labels, times or splits differ). Give "
-        "the old data to go on; train.resume=never or another output_dir for a new run; "
-        "train.resume_force=true to go on all the same."
-    )
-    return problem, notes
 
 
 def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,8 @@ from accelerate import Accelerator
 
 from timerxl.command_line import is_main_rank
 from timerxl.config import InputError, RunConfig
-from timerxl.data.audit import audit_windows
-from timerxl.data.readers import load_series
-from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.training.assembly import (
     build_model,
-    class_share_lines,
     model_config,
     plan_steps,
     resolve_alpha,
@@ -29,22 +26,22 @@ from timerxl.training.batches import BatchPlan
 from timerxl.training.checkpoint import Checkpoints
 from timerxl.training.checkpoint_files import short_of_room
 from timerxl.training.ending import score_best
-from timerxl.training.guard import Guard, dead_features
-from timerxl.training.interruption import Interruption
+from timerxl.training.fingerprints import code_fingerprint, data_fingerprint
+from timerxl.training.guard import Guard
+from timerxl.training.interruption import Interruption, way_on
 from timerxl.training.launcher import build_accelerator, fill_deepspeed, limit_waiting
 from timerxl.training.looks import Looks, check_interval
 from timerxl.training.loop import Trainer, train_curves
+from timerxl.training.opening import load_windows, start_event, work_line
 from timerxl.training.optim import build_optimizer, build_schedule
-from timerxl.training.peers import PeerLost, lost_peer
+from timerxl.training.peers import PeerLost, naming_lost_peers
 from timerxl.training.prediction import Predictor, RunFacts, check
 from timerxl.training.progress import Progress
-from timerxl.training.resume import code_fingerprint, data_fingerprint, plan_resume
+from timerxl.training.resume import plan_resume
 from timerxl.training.run_folder import METRICS, RunFolder
 from timerxl.training.saving import check_room
 from timerxl.training.step import TrainingFailed, TrainingStep
-from timerxl.training.tracking import Log, MetricsLog
-
-GRACE_STEPS = 200  # of warm-up, or an epoch of it, in which nothing is certain yet
+from timerxl.training.tracking import Log, MetricsLog, draw_page
 
 
 @dataclass(frozen=True)
@@ -52,9 +49,9 @@ class Extras:
     """What a command adds to a run, so that training need not know of it.
 
     ``predict`` says before the first step what the run will cost; what it cost stands beside it.
-    ``draw`` (re)writes the page of the run's folder after every evaluation; ``figures`` gives the
-    pictures for TensorBoard by name; ``new_best`` is told the folder of a run whose best model
-    is new.
+    ``draw`` (re)writes the page of the run's folder after every evaluation and at the end;
+    ``figures`` gives the pictures for TensorBoard by name; ``new_best`` is told the folder of a run
+    whose best model is new.
     """
 
     predict: Predictor | None = None
@@ -71,9 +68,14 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
     where the run is over already, TrainingFailed where the loss or the forecasts are no numbers any
     more, RunStopped where a monitor ends the run, Interrupted where a signal does, StorageFailed
     where files can't be written or no checkpoint can be read, PeerLost where another process of
-    the run is gone.
+    the run is gone. status.json says so before the folder is free for the next process.
     """
-    extras = extras or Extras()
+    way = way_on(config.train.resume)
+    with naming_lost_peers(lambda: "before the first step", way), ExitStack() as at_end:
+        return _train(config, extras or Extras(), at_end)
+
+
+def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, Any]:
     started = time.perf_counter()
     output_dir = Path(config.output_dir)
     log = Log(active=is_main_rank())
@@ -103,17 +105,25 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
     )
     steps = plan_steps(config, plan.steps_per_epoch)
     prints = {"data": data_fingerprint(windows), "code": code_fingerprint()}
-    folder = RunFolder(accelerator, config, log, audit, prints)
+    folder = RunFolder(accelerator, config, log, audit, prints, extras.draw)
     folder.open(found)
+    interruption = Interruption()
+    at_end.callback(interruption.hear_again)  # the last of these, which run from below
+    at_end.push(partial(_leave_group, accelerator))
+    at_end.push(folder.end)
     # What an interrupted run wrote after its checkpoint is not shown twice. Where the looks of its
     # step will come again, its loss is shown again below.
     again = not folder.looked
     purge = {"tensorboard": {"purge_step": folder.step + (not again)}} if folder.step else {}
     accelerator.init_trackers("tensorboard", init_kwargs=purge)
     metrics = MetricsLog(output_dir / METRICS, accelerator.is_main_process)
+    at_end.callback(metrics.close)
+    settled = RunFacts.of(accelerator)
     facts: dict[str, Any] = {
         "config": asked,
         "global_batch_size": plan.global_batch_size,
+        "precision": settled.precision,
+        "zero_stage": settled.zero_stage,
         **{f"{name}_fingerprint": value for name, value in prints.items()},
     }
 
@@ -121,7 +131,7 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
         model.activation_checkpointing_enable({"use_reentrant": False})
     optimizer = build_optimizer(model, config.optim, backbone)
     schedule = build_schedule(optimizer, config.optim, steps.total_steps, steps.freeze_steps)
-    log(_work_line(config, settings, plan, steps.total_steps, model))
+    log(work_line(config, settings, plan, steps.total_steps, model))
     if short := short_of_room(output_dir, model.num_parameters(), config.train.keep_last):
         log(f"warning: {short}")
     guard = Guard(config, accelerator, metrics, log)
@@ -135,11 +145,10 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
         world = accelerator.num_processes
         guard.event("resume", step=folder.step, processes=world, checkpoint=folder.checkpoint.name)
     else:
-        guard.event("start", **_start(config, windows, plan, steps.total_steps, check_every))
-    drawing = partial(draw_page, extras.draw) if extras.draw is not None else None
+        guard.event("start", **start_event(config, windows, plan, steps.total_steps, check_every))
     prediction = None
     if extras.predict is not None and accelerator.is_main_process:
-        prediction = extras.predict(config, windows, RunFacts.of(accelerator))
+        prediction = extras.predict(config, windows, settled)
         log(prediction.summary)
         guard.event("plan", **asdict(prediction))
     prepared_model, prepared_optimizer = accelerator.prepare(model, optimizer)
@@ -164,7 +173,6 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
         seed=config.seed,
         facts=facts,
     )
-    interruption, lost = Interruption(), False
     trainer = Trainer(
         config=config,
         accelerator=accelerator,
@@ -180,17 +188,21 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
         checkpoints=checkpoints,
         interruption=interruption,
         sync_metrics=metrics.sync,
-        after_evaluation=drawing,
+        after_evaluation=partial(draw_page, extras.draw),
         new_best=extras.new_best,
     )
-    try:
-        if folder.checkpoint is not None:
-            trainer.progress = Progress.from_dict(folder.state["progress"])
-            if not folder.holds_best(trainer.progress.best_step):
-                trainer.progress.forget_best()
-            step.loading_seconds = trainer.progress.loading_seconds
-            if changed := checkpoints.load(folder.checkpoint, folder.state):
-                log(f"resume: {changed}")
+    if folder.checkpoint is not None:
+        trainer.progress = Progress.from_dict(folder.state["progress"])
+        if (lost := folder.lost_best(trainer.progress.best_step)) is not None:
+            trainer.progress.forget_best()
+            log(lost)
+        step.loading_seconds = trainer.progress.loading_seconds
+        for changed in checkpoints.load(folder.checkpoint, folder.state):
+            log(f"resume: {changed}")
+    reached = naming_lost_peers(
+        lambda: f"after step {trainer.progress.step}", way_on(config.train.resume)
+    )
+    with reached, _outputs_of_the_model():
         with interruption:
             progress = trainer.run()
         cost = {
@@ -220,93 +232,22 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
         guard.write()
         if accelerator.is_main_process:
             _show(config, accelerator, extras, progress.step)
-    except InputError as error:
-        # The input was good: what the scores refuse now is what the model made of it.
-        raise TrainingFailed(str(error)) from error
-    except (RuntimeError, ConnectionError, TimeoutError) as error:
-        if (said := lost_peer(error)) is None:
-            raise
-        lost = True
-        raise PeerLost(
-            f"lost contact with another process after step {trainer.progress.step}: {said} The "
-            "same command goes on from the newest checkpoint."
-        ) from error
-    finally:
-        metrics.close()
-        folder.close()
-        if not lost:  # it would wait for the others
-            accelerator.end_training()
     return results
 
 
-def load_windows(config: RunConfig, log: Log) -> tuple[WeatherWindows, list[str]]:
-    """The series as windows and the audit's lines; what a reader must know is logged."""
-    series = load_series(config.data)
-    if series.is_synthetic:
-        log("data: SYNTHETIC series from the built-in generator (data.path=PATH for your own).")
-    windows = build_windows(series, config.data, config.model.context_length)
-    for note in windows.notes:
-        log(f"data: {note}")
-    log(
-        f"context {config.model.context_length} steps of {series.step_hours:g} h = "
-        f"{windows.context_days:g} days; {len(series.feature_names)} features, "
-        f"{len(series.regions)} regions."
-    )
-    for line in class_share_lines(windows):
-        log(line)
-    audit = audit_windows(windows, config).short_lines()
-    for line in audit:
-        log(f"audit: {line}")
-    if "holdout" not in windows.splits:
-        log(
-            "note: no holdout (data.holdout_fraction=0): the monitors divergence and target have "
-            "nothing to compare validation with."
-        )
-    if config.eval.test_every_epoch:
-        log(
-            "warning: eval.test_every_epoch scores the test split at every evaluation: whoever "
-            "decides by it has no unseen test left, and the report says so."
-        )
-    return windows, audit
-
-
-def _work_line(
-    config: RunConfig, settings: Any, plan: BatchPlan, total_steps: int, model: Any
-) -> str:
-    tokens = settings.num_variables * (config.model.context_length // config.model.patch_length)
-    return (
-        f"{plan.num_samples:,} training windows, global batch {plan.global_batch_size} = "
-        f"{plan.batch_size} x {plan.accumulation_steps} accumulation x {plan.world_size} ranks, "
-        f"{plan.steps_per_epoch} steps an epoch, {total_steps} in all; {tokens} tokens and "
-        f"{model.flops_per_sample() / 1e9:.3g} GFLOP a sample."
-    )
-
-
-def _start(
-    config: RunConfig, windows: WeatherWindows, plan: BatchPlan, total_steps: int, check_every: int
-) -> dict[str, Any]:
-    """What the monitors and the page must know of the run before its first step."""
-    shares: dict[str, dict[str, float | None]] = {}
-    for row in windows.class_shares():
-        shares.setdefault(row["split"], {})[row["region"]] = row["rain_share"]
-    warmup = round(config.optim.warmup_ratio * total_steps)
-    return {
-        "steps_per_epoch": plan.steps_per_epoch,
-        "total_steps": total_steps,
-        "check_every": check_every,
-        # Until then a healthy network may still say one class only, or rank nothing.
-        "grace_steps": min(warmup, max(plan.steps_per_epoch, GRACE_STEPS)),
-        "dead_features": dead_features(windows),
-        "class_shares": shares,
-    }
-
-
-def draw_page(draw: Callable[[Path], object], folder: Path) -> None:
-    """A page that can't be drawn must not end a run; it is said."""
+@contextmanager
+def _outputs_of_the_model() -> Iterator[None]:
+    """The input was good: what the scores refuse from here on is what the model made of it."""
     try:
-        draw(folder)
-    except Exception as error:
-        Log()(f"warning: the report was not written: {type(error).__name__}: {error}")
+        yield
+    except InputError as error:
+        raise TrainingFailed(str(error)) from error
+
+
+def _leave_group(accelerator: Accelerator, kind: Any, error: Any, trace: Any) -> None:
+    """Close the trackers and the process group; without a lost process, which it would wait for."""
+    if not isinstance(error, PeerLost):
+        accelerator.end_training()
 
 
 def _show(config: RunConfig, accelerator: Accelerator, extras: Extras, step: int) -> None:

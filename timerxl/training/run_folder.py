@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from timerxl.command_line import EXIT_FAILED
+from timerxl.command_line import EXIT_FAILED, EXIT_STORAGE
 from timerxl.config import InputError, RunConfig, to_yaml
 from timerxl.config_reading import read_json
 from timerxl.data.preprocessing import PREPROCESSING
@@ -19,23 +22,35 @@ from timerxl.files import write_json, write_text
 from timerxl.training.checkpoint_files import (
     CHECKPOINTS,
     StorageFailed,
+    find_checkpoints,
     find_problem,
     fresh_folder,
+    is_storage_error,
     read_trainer_state,
     replace_folder,
     settle,
     settled,
+    space_left,
     sweep,
 )
 from timerxl.training.environment import environment
 from timerxl.training.evaluation import agree
+from timerxl.training.fingerprints import check_fingerprints
 from timerxl.training.log_lines import is_whole
-from timerxl.training.resume import NEVER, Resumption, check_fingerprints, read_status
-from timerxl.training.run_lock import RunLock
-from timerxl.training.saving import RUN_CONFIG, check_output_dir, prepare_output_dir
-from timerxl.training.tracking import Log, write_status
+from timerxl.training.outcome import outcome_of
+from timerxl.training.resume import AUTO, NEVER, Resumption, read_status
+from timerxl.training.run_lock import LOCK_FILE, RunLock
+from timerxl.training.saving import (
+    RUN_CONFIG,
+    check_output_dir,
+    model_problem,
+    note_end,
+    prepare_output_dir,
+)
+from timerxl.training.tracking import Log, draw_page, write_status
 
 METRICS = "metrics.jsonl"
+SHOWN_SECONDS = 30.0  # NFS remembers for so long that a file is not there
 
 
 @dataclass
@@ -47,6 +62,7 @@ class RunFolder:
     log: Log
     audit: list[str]
     fingerprints: dict[str, str]  # data_fingerprint and code_fingerprint, on the main process
+    draw: Callable[[Path], object] | None = None  # the page of the run
     checkpoint: Path | None = None
     state: dict[str, Any] = field(default_factory=dict)
     _lock: RunLock | None = None
@@ -62,6 +78,8 @@ class RunFolder:
         a main process that stopped.
         """
         self._on_main(self._take_lock)
+        self._check_shared("run.lock", self._sees_lock())
+        self._check_shared("checkpoints", [path.name for path in found.candidates])
         self._on_main(lambda: self._check_unchanged(found))
         if found.candidates:
             self._on_main(lambda: sweep(self.path / CHECKPOINTS))
@@ -69,6 +87,16 @@ class RunFolder:
             self._on_main(self._reopen)
         else:
             self._on_main(self._begin)
+
+    def end(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Write how the run ended, in status.json and on its page; then the folder is free."""
+        found = outcome_of(error)
+        code, reason = found or (EXIT_FAILED, f"failed: {type(error).__name__}: {error}")
+        if self.accelerator.is_main_process:
+            note_end(self.path, code, reason)
+            if code < EXIT_STORAGE:  # a full disk has no room, a signal leaves no time
+                draw_page(self.draw, self.path)
+        self.close()
 
     def close(self) -> None:
         """Let the next process have the folder."""
@@ -82,7 +110,10 @@ class RunFolder:
             try:
                 action()
             except (InputError, OSError) as error:
-                bad_input = str(error)
+                if is_storage_error(error) or is_storage_error(error.__cause__):
+                    storage = f"{str(error).rstrip('.')}; {space_left(self.path)}."
+                else:
+                    bad_input = str(error)
             except StorageFailed as error:
                 storage = str(error)
             if bad_input or storage:
@@ -101,12 +132,40 @@ class RunFolder:
         self._lock = lock
 
     def _check_unchanged(self, found: Resumption) -> None:
-        """Between the plan and the lock, while the data were read, another process may have ended
-        its run here."""
-        if self.config.train.resume != NEVER and read_status(self.path) != found.status:
+        """Between the plan and the lock, while the data were read, another process may have begun,
+        gone on with or ended its run here."""
+        if found.choice == NEVER:
+            return
+        same = read_status(self.path) == found.status
+        if found.choice == AUTO:
+            now = find_checkpoints(self.path / CHECKPOINTS)
+            same = same and [path for _, path in now] == found.candidates
+        if not same:
             raise InputError(
                 f"output_dir {self.path} was in use by another run until now: start again."
             )
+
+    def _check_shared(self, what: str, seen: Any) -> None:
+        """Every process must see the same folder: on several machines it is on shared storage."""
+        here = (self.accelerator.process_index, socket.gethostname(), seen)
+        first, *others = gather_object([here])
+        for rank, host, other in others:
+            if other != first[2]:
+                self.close()
+                raise InputError(
+                    f"output_dir {self.path} is not the same everywhere: rank 0 on {first[1]} sees "
+                    f"{what} {first[2]}, rank {rank} on {host} {other}. All machines of a run must "
+                    "share the storage of output_dir (NFS, Lustre, a mounted bucket)."
+                )
+
+    def _sees_lock(self) -> bool:
+        """Whether the main process's lock is there; shared storage may take seconds to show it."""
+        until = time.monotonic() + SHOWN_SECONDS
+        while not (self.path / LOCK_FILE).exists():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.2)
+        return True
 
     def _begin(self) -> None:
         """An earlier run is moved aside, under its own lock; the new folder gets a new one."""
@@ -176,13 +235,21 @@ class RunFolder:
         self._write_first_files()
         self.log(f"going on after step {self.step} from {self.checkpoint}.")
 
-    def holds_best(self, best_step: int) -> bool:
-        """Whether ``model/`` is that of this step: it may be of a later one that comes again."""
-        try:
-            saved = read_json(self.path / "model" / PREPROCESSING)
-        except InputError:
-            return False
-        return isinstance(saved, dict) and saved.get("best_step", saved.get("step")) == best_step
+    def lost_best(self, best_step: int) -> str | None:
+        """Why ``model/`` is not the best model of this step, in a sentence; None where it is, or
+        where there was none. It may be of a later step, which comes again."""
+        problem, folder = None, self.path / "model"
+        if self.accelerator.is_main_process and best_step:
+            problem = model_problem(folder)
+            saved = read_json(folder / PREPROCESSING) if problem is None else {}
+            if problem is None and (step := saved.get("best_step", saved.get("step"))) != best_step:
+                problem = f"it holds that of step {step}"
+        if (problem := agree(self.accelerator, problem)) is None:
+            return None
+        return (
+            f"the best model so far, of step {best_step}, is not in {folder}: "
+            f"{problem}; the next evaluation is the best again."
+        )
 
     @property
     def looked(self) -> bool:

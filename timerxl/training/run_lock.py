@@ -38,21 +38,27 @@ class RunLock:
     def acquire(self) -> None:
         """Raises InputError, naming host and process, where another run holds the folder."""
         file = self.path.open("a+", encoding="utf-8")
+        is_locked = True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             owner = self._owner(file)
             file.close()
             raise InputError(self._refusal(owner)) from None
+        except OSError as error:
+            is_locked = False
+            self._log(
+                f"warning: the storage of {self.path.parent} has no locks "
+                f"({error.strerror or error}): what run.lock says is all that keeps a second run "
+                "out."
+            )
         owner = self._owner(file)
         if owner:
-            age = self._age(file)
-            if owner["host"] != socket.gethostname() and age < STALE_SECONDS:
+            is_here = owner["host"] == socket.gethostname()
+            lives = _is_process(owner["pid"]) and not is_locked if is_here else self._beats()
+            if lives:
                 file.close()
-                raise InputError(
-                    f"{self._refusal(owner)} If that machine is gone, try again in "
-                    f"{STALE_SECONDS - age:.0f} s."
-                )
+                raise InputError(self._refusal(owner))
             self._log(
                 f"the lock of process {owner['pid']} on {owner['host']} (since {owner['since']}) "
                 "is stale, its process is gone: taken over."
@@ -63,6 +69,7 @@ class RunLock:
         file.write(json.dumps(mine) + "\n")
         file.flush()
         self._file = file
+        _held.add(self)
         self._beat = threading.Thread(target=self._touch, name="run-lock", daemon=True)
         self._beat.start()
 
@@ -71,10 +78,27 @@ class RunLock:
         if self._file is None:
             return
         self._done.set()
+        _held.discard(self)
         with contextlib.suppress(OSError):
             self._file.truncate(0)
         self._file.close()
         self._file = None
+
+    def _beats(self) -> bool:
+        """Whether the owner, on another machine, touches its lock again before it is stale: one
+        that is gone is waited for, so that a job can begin anew elsewhere at once."""
+        age = before = self._age()
+        if age < STALE_SECONDS:
+            self._log(
+                f"the lock {self.path} is of another machine and {age:.0f} s old: looking whether "
+                f"its run is gone, for {STALE_SECONDS - age:.0f} s at most."
+            )
+        while age < STALE_SECONDS:
+            time.sleep(min(1.0, HEARTBEAT_SECONDS / 4))
+            before, age = age, self._age()
+            if age < before:
+                return True
+        return False
 
     def _touch(self) -> None:
         while not self._done.wait(HEARTBEAT_SECONDS):
@@ -100,11 +124,29 @@ class RunLock:
         good = isinstance(owner, dict) and {"host", "pid", "since"} <= set(owner)
         return owner if good else {}
 
-    def _age(self, file: Any) -> float:
+    def _age(self) -> float:
         """Seconds since the last touch by the clock of the file system, not of this machine."""
         probe = self.path.with_name(f".{LOCK_FILE}.{os.getpid()}")
         try:
             probe.touch()
-            return probe.stat().st_mtime - os.fstat(file.fileno()).st_mtime
+            return probe.stat().st_mtime - self.path.stat().st_mtime
         finally:
             probe.unlink(missing_ok=True)
+
+
+def _is_process(number: Any) -> bool:
+    """Whether a process of this number is alive on this machine."""
+    return isinstance(number, int) and number > 0 and Path(f"/proc/{number}").exists()
+
+
+_held: set[RunLock] = set()
+
+
+def _let_go_in_child() -> None:
+    """A forked child (a worker that loads data) must not hold the lock when its run is gone."""
+    for lock in _held:
+        if lock._file is not None:
+            lock._file.close()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)

@@ -17,11 +17,14 @@ from transformers.utils import logging as transformers_logging
 
 from timerxl.command_line import EXIT_BAD_INPUT
 from timerxl.config import InputError
+from timerxl.config_reading import read_json
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.files import write_json
 from timerxl.training.checkpoint_files import (
     StorageFailed,
+    file_record,
     fresh_folder,
+    is_storage_error,
     replace_folder,
     space_left,
     sync,
@@ -30,6 +33,7 @@ from timerxl.training.evaluation import agree
 from timerxl.training.run_lock import LOCK_FILE
 from timerxl.training.tracking import write_status
 
+WEIGHTS = "model.safetensors"
 RUN_CONFIG = "config.yaml"  # the first file of a run: a folder with it is a run's
 _NO_FILES_OF_A_RUN = ("status.json", LOCK_FILE)  # an attempt that was refused leaves these
 transformers_logging.disable_progress_bar()  # it would cut through the run's own
@@ -67,12 +71,14 @@ def check_output_dir(output_dir: Path) -> None:
 
 
 def check_room(output_dir: Path) -> None:
-    """As :func:`check_output_dir`, but StorageFailed where a run that is there can't be written to:
-    its disk has changed since, the input has not."""
+    """As :func:`check_output_dir`, but StorageFailed where the disk is at fault and not the input:
+    it is full or broken, or a run that is there can't be written to any more."""
     try:
         check_output_dir(output_dir)
     except InputError as error:
-        if isinstance(error.__cause__, OSError) and (output_dir / RUN_CONFIG).exists():
+        cause = error.__cause__
+        is_known = isinstance(cause, OSError) and (output_dir / RUN_CONFIG).exists()
+        if is_known or is_storage_error(cause):
             raise StorageFailed(str(error)) from error
         raise
 
@@ -134,7 +140,7 @@ def write_model(
     write_json(folder / "config.json", settings | {"dtype": "float32"})
     write_json(folder / PREPROCESSING, extras)
     # safetensors makes it readable by its owner alone, which a shared folder can't use.
-    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode & 0o777)
+    (folder / WEIGHTS).chmod((folder / "config.json").stat().st_mode & 0o777)
 
 
 def save_model(
@@ -152,6 +158,8 @@ def save_model(
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir(parents=True)
             write_model(accelerator.unwrap_model(model), state, fresh, extras)
+            record = {"weights": file_record(fresh / WEIGHTS)}
+            write_json(fresh / PREPROCESSING, extras | record)
             for path in (*fresh.iterdir(), fresh):
                 sync(path)
             replace_folder(fresh, folder)
@@ -162,8 +170,29 @@ def save_model(
         raise StorageFailed(problem)
 
 
+def model_problem(folder: Path) -> str | None:
+    """What is wrong with a folder of :func:`save_model`, as a clause; None where it is whole."""
+    try:
+        saved = read_json(folder / PREPROCESSING)
+        found = file_record(folder / WEIGHTS)
+    except (InputError, OSError) as error:
+        return str(error).rstrip(".")
+    expected = saved.get("weights") if isinstance(saved, dict) else {}
+    if expected is not None and found != expected:
+        return f"{WEIGHTS} is damaged: its size or SHA-256 is not that of {PREPROCESSING}"
+    return None
+
+
 def load_weights(accelerator: Accelerator, model: torch.nn.Module, folder: Path) -> None:
-    """Put the saved weights back into the live model, for evaluation."""
-    accelerator.wait_for_everyone()
-    state = load_file(folder / "model.safetensors")
+    """Put the saved weights back into the live model, for evaluation; call on all ranks.
+
+    Raises StorageFailed on all of them where the file is damaged.
+    """
+    problem = model_problem(folder) if accelerator.is_main_process else None
+    if problem := agree(accelerator, problem):
+        raise StorageFailed(
+            f"the best model in {folder} can't be scored: {problem}. The same command goes on from "
+            "the newest checkpoint, without that model."
+        )
+    state = load_file(folder / WEIGHTS)
     accelerator.unwrap_model(model).load_state_dict(state, strict=True)

@@ -12,7 +12,7 @@ import torch
 
 from timerxl.model.losses_timerxl import IGNORE_INDEX
 from timerxl.training.batches import MicroBatch
-from timerxl.training.evaluation import to_device
+from timerxl.training.feed import to_device
 
 
 class TrainingFailed(RuntimeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,15 @@ def write_status(output_dir: Path, code: int, reason: str) -> None:
     """status.json holds the exit code where a launcher turns every failure into 1."""
     output_dir.mkdir(parents=True, exist_ok=True)
     write_json(output_dir / "status.json", {"code": code, "reason": reason})
+
+
+def draw_page(draw: Callable[[Path], object] | None, folder: Path) -> None:
+    """A page that can't be drawn must not end a run; it is said."""
+    try:
+        if draw is not None:
+            draw(folder)
+    except Exception as error:
+        Log()(f"warning: the report was not written: {type(error).__name__}: {error}")
 
 
 class MetricsLog:

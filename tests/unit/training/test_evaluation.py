@@ -63,6 +63,12 @@ def test_two_real_ranks(finished: Any, tmp_path: Path) -> None:
     # Only the main process touches the folder; what stops it stops the other one.
     assert "taken is no folder" in ranks[0]["error"]
     assert ranks[1]["error"] == ranks[0]["error"]
+    # A run.lock that only the main process can see is on a disk of its own.
+    for rank in ranks:
+        assert "is not the same everywhere: rank 0 on" in rank["not shared"]
+        assert "sees run.lock True, rank 1 on" in rank["not shared"]
+    assert (tmp_path / "disk_of_rank_0" / "run.lock").read_text() == ""
+    assert not (tmp_path / "disk_of_rank_1").exists()
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

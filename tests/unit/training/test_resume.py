@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timerxl.config import InputError, RunConfig, load_recipe, to_yaml
-from timerxl.data.readers import load_series
-from timerxl.data.schema import WeatherSeries
-from timerxl.data.windows import build_windows
 from timerxl.training import checkpoint_files as files
-from timerxl.training import resume
 from timerxl.training.checkpoint_files import TRAINER_STATE, StorageFailed, checkpoint_name
 from timerxl.training.progress import Progress
 from timerxl.training.resume import (
     RunEnded,
-    check_fingerprints,
-    code_fingerprint,
-    data_fingerprint,
     fit_layout,
     plan_resume,
 )
@@ -248,66 +238,6 @@ def test_a_wish_for_another_global_batch_is_refused(tmp_path: Path, force: str) 
             plan_resume(given_config(run, wish, f"train.resume_force={force}"), world)
 
 
-# Without static features, into which times and regions go as well.
-SERIES = "data.synthetic.start=2024-06-01 model.context_length=16 data.static_features=false"
-CHANGES: dict[str, Callable[[WeatherSeries], WeatherSeries]] = {
-    "a value": lambda s: replace(s, values=moved(s.values, (40, 3))),
-    "a time": lambda s: replace(s, timestamps=s.timestamps + np.timedelta64(1, "s")),
-    "a region's name": lambda s: replace(s, regions=[*s.regions[:-1], "elsewhere"]),
-    "a feature's name": lambda s: replace(s, feature_names=[*s.feature_names[:-1], "other"]),
-}
-
-
-def moved(values: np.ndarray, place: Any) -> np.ndarray:
-    values = values.copy()
-    values[place] += 1.0
-    return values
-
-
-def test_the_data_s_fingerprint_sees_any_change(tmp_path: Path) -> None:
-    config = given_config(tmp_path, *SERIES.split())
-    series = load_series(config.data)
-
-    def of(series: WeatherSeries, **changes: Any) -> str:
-        return data_fingerprint(build_windows(series, replace(config.data, **changes), 16))
-
-    first = of(series)
-    assert of(load_series(config.data)) == first  # read again
-    found = {case: of(change(series)) for case, change in CHANGES.items()}
-    windows = build_windows(series, config.data, 16)
-    for name in ("label", "rained_before"):
-        changed = replace(windows, **{name: 1 - getattr(windows, name)})
-        found[name] = data_fingerprint(changed)
-    found["splits"] = of(series, train_fraction=0.6)
-    assert [case for case, value in found.items() if value == first] == []
-
-
-def test_the_code_s_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = Path(resume.__file__).parent.parent
-    copy = shutil.copytree(package, tmp_path / "p", ignore=shutil.ignore_patterns("__pycache__"))
-    first = code_fingerprint()
-    monkeypatch.setattr(resume, "__file__", str(copy / "training" / "resume.py"))
-    assert code_fingerprint() == first  # of the content, not of the place
-    for name, counts in (("training/step.py", True), ("data/labels.py", True), ("hub", False)):
-        path = copy / name if counts else next((copy / name).glob("*.py"))
-        before = code_fingerprint()
-        path.write_text(path.read_text() + "\n# changed\n")
-        assert (code_fingerprint() != before) is counts, name
-
-
-def test_changed_data_are_refused_and_changed_code_is_noted() -> None:
-    state = {"data_fingerprint": "d", "code_fingerprint": "c"}
-    assert check_fingerprints(state, "d", "c", force=False) == (None, [])
-    problem, notes = check_fingerprints(state, "other", "c", force=False)
-    assert problem is not None
-    assert "train.resume_force=true" in problem
-    assert notes == []
-    assert check_fingerprints(state, "other", "c", force=True)[0] is None
-    problem, (note,) = check_fingerprints(state, "d", "other", force=False)
-    assert problem is None
-    assert "code" in note
-
-
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False)), st.floats(allow_nan=False))
 def test_progress_goes_through_json_exactly(losses: list[float], best: float) -> None:
     progress = Progress(step=7, best_score=best, losses=losses, train_seconds=0.1 + 0.2, resumes=2)
@@ -316,3 +246,42 @@ def test_progress_goes_through_json_exactly(losses: list[float], best: float) ->
         return
     again = Progress.from_dict(json.loads(text, parse_constant=pytest.fail))
     assert again == replace(progress, resumes=3)
+
+
+def test_a_stop_that_only_its_checkpoint_tells_of(tmp_path: Path) -> None:
+    """The main process was killed before it could write how the run ended."""
+    run = make_run(tmp_path / "run", (6, 12), "monitors.stagnation=stop", reason="running")
+    for step, content in ((6, {}), (12, {"stopped_by": {"name": "stagnation"}})):
+        path = run / "checkpoints" / checkpoint_name(step) / "preprocessing.json"
+        path.write_text(json.dumps(content))
+    with pytest.raises(RunEnded, match=r"stopped by the monitor stagnation\. It would") as ended:
+        plan_resume(given_config(run, "monitors.stagnation=stop"), 1)
+    assert ended.value.code == 3
+    warned = plan_resume(given_config(run, "monitors.stagnation=warn"), 1)
+    assert names(warned.candidates) == [12, 6]
+    # Gone on with since: the newest one knows of no stop.
+    path.write_text("{}")
+    assert plan_resume(given_config(run, "monitors.stagnation=stop"), 1).candidates
+
+
+@pytest.mark.parametrize("choice", ["never", "PATH"])
+def test_a_restart_by_the_launcher_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str
+) -> None:
+    """What train.resume asked for was done by the first attempt."""
+    other = make_run(tmp_path / "other", (6,))
+    path = other / "checkpoints" / checkpoint_name(6)
+    asked = f"train.resume={choice.replace('PATH', str(path))}"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    found = plan_resume(given_config(tmp_path / "run", asked), 1)  # died before it began
+    assert found.candidates == ([] if choice == "never" else [path])
+    run = make_run(tmp_path / "run", (12,))
+    found = plan_resume(given_config(run, asked), 1)
+    assert (names(found.candidates), found.choice) == ([12], "auto")
+    assert "restart 1 by the launcher" in found.notes[0]
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    if choice == "never":
+        assert plan_resume(given_config(run, asked), 1).candidates == []
+    else:
+        with pytest.raises(InputError, match="of another run"):
+            plan_resume(given_config(run, asked), 1)

@@ -50,13 +50,12 @@ def probability(finished: Any, windows: WeatherWindows) -> dict[str, np.ndarray]
 
 def test_the_run_folder_holds_these_files(finished: Any) -> None:
     names = sorted(path.name for path in finished.folder.iterdir())
-    # The status is still that of a run under way: the command writes the outcome.
     expected = (
         "audit.json checkpoints config.yaml environment.json forecasts.parquet metrics.jsonl model "
         "results.json run.lock status.json verdict.json"
     ).split()
     assert names == expected
-    assert read(finished.folder / "status.json") == {"code": 1, "reason": "running"}
+    assert read(finished.folder / "status.json") == {"code": 0, "reason": "finished"}
     again = load_recipe(str(finished.folder / "config.yaml"))
     assert again == finished.config
     assert [p.name for p in finished.folder.rglob("*") if p.name.startswith(".")] == []

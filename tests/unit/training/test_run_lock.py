@@ -1,24 +1,25 @@
-"""One process at a time in a run's folder, and how a process of the same run that is gone looks."""
+"""One process at a time in a run's folder."""
 
 from __future__ import annotations
 
-import builtins
+import errno
+import fcntl
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
 from timerxl.config import InputError
 from timerxl.training import run_lock
-from timerxl.training.peers import lost_peer
 from timerxl.training.run_lock import STALE_SECONDS, RunLock
 
 HOLD = """
@@ -123,15 +124,87 @@ def written_by(folder: Path, host: str, age: float) -> None:
     os.utime(path, (time.time() - age,) * 2)
 
 
-@pytest.mark.parametrize("age", [0.0, STALE_SECONDS - 20])
-def test_a_beating_lock_of_another_machine_is_refused(tmp_path: Path, age: float) -> None:
+@pytest.mark.parametrize("age", [0.0, 0.7])
+def test_a_beating_lock_of_another_machine_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: float
+) -> None:
     """Its flock is not seen from here, as on storage that does not pass it on."""
+    monkeypatch.setattr(run_lock, "STALE_SECONDS", 5.0)
+    monkeypatch.setattr(run_lock, "HEARTBEAT_SECONDS", 0.2)
     written_by(tmp_path, "elsewhere", age)
     before = (tmp_path / "run.lock").read_bytes()
+    beat = threading.Timer(0.5, os.utime, [tmp_path / "run.lock"])
+    beat.start()
     with pytest.raises(InputError, match=r"process 4242 on elsewhere since 2026-01-02T03:04:05Z"):
         RunLock(tmp_path).acquire()
+    beat.join()
     assert (tmp_path / "run.lock").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
+
+
+def test_a_lock_of_a_machine_that_is_gone_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_lock, "STALE_SECONDS", 1.5)
+    monkeypatch.setattr(run_lock, "HEARTBEAT_SECONDS", 0.2)
+    written_by(tmp_path, "elsewhere", 0.5)
+    said: list[str] = []
+    lock, begun = RunLock(tmp_path, said.append), time.monotonic()
+    lock.acquire()
+    lock.release()
+    assert time.monotonic() - begun == pytest.approx(1.0, abs=0.4)
+    assert "looking whether its run is gone" in said[0]
+    assert "process 4242 on elsewhere" in said[1]
+
+
+def test_storage_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    said: list[str] = []
+    lock = RunLock(tmp_path, said.append)
+    lock.acquire()
+    assert "has no locks (No locks available)" in said[0]
+    with pytest.raises(InputError, match=f"process {os.getpid()} on"):
+        RunLock(tmp_path).acquire()
+    lock.release()
+    owner = {"host": socket.gethostname(), "pid": 2**22 + 1, "since": "2026-01-02T03:04:05Z"}
+    (tmp_path / "run.lock").write_text(json.dumps(owner))
+    lock = RunLock(tmp_path, said.append)
+    lock.acquire()  # no such process
+    lock.release()
+    assert "taken over" in said[-1]
+
+
+FORK = """
+import os, sys, time
+from pathlib import Path
+from timerxl.training.run_lock import RunLock
+lock = RunLock(Path(sys.argv[1]))
+lock.acquire()
+child = os.fork()
+if not child:
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+    os._exit(0)
+time.sleep(60)
+"""
+
+
+def test_a_worker_that_outlives_its_run_holds_no_lock(tmp_path: Path) -> None:
+    done = subprocess.Popen([sys.executable, "-c", FORK, str(tmp_path)], stdout=subprocess.PIPE)
+    assert done.stdout is not None
+    worker = int(done.stdout.readline())
+    try:
+        done.kill()
+        done.wait()
+        os.kill(worker, 0)  # it lives
+        lock = RunLock(tmp_path)
+        lock.acquire()
+        lock.release()
+    finally:
+        os.kill(worker, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
@@ -184,98 +257,3 @@ def test_a_held_lock_beats_until_its_release(
     # Three beats fit into the time that another machine waits.
     monkeypatch.undo()
     assert 3 * run_lock.HEARTBEAT_SECONDS < STALE_SECONDS
-
-
-# What gloo itself says where the other of two ranks is killed, is silent, or never comes.
-RANKS = """
-import datetime, json, os, signal, sys
-import torch
-import torch.distributed as dist
-case, port = sys.argv[1:]
-other = os.fork()
-rank, second = int(other == 0), datetime.timedelta(seconds=1)
-signal.alarm(90)  # nobody is left over, whatever happens
-try:
-    if case == "absent" and rank:
-        signal.pause()
-    wait = second if case == "absent" else 60 * second
-    place = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=place, rank=rank, world_size=2, timeout=wait)
-    group = dist.new_group(timeout=second)
-    if rank:
-        signal.pause()
-    if case == "killed":
-        os.kill(other, signal.SIGKILL)
-    dist.all_reduce(torch.ones(4), group=group)
-except Exception as error:
-    print(json.dumps([type(error).__name__, str(error)]), flush=True)
-if other:
-    os.kill(other, signal.SIGKILL)
-os._exit(0)
-"""
-
-
-@pytest.mark.parametrize("case", ["killed", "silent", "absent"])
-def test_gloo_s_own_words_for_a_lost_peer(case: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    done = subprocess.run(
-        [sys.executable, "-c", RANKS, case, port],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
-    )
-    name, text = json.loads(done.stdout.splitlines()[-1])
-    kind = getattr(builtins, name, None) or getattr(torch.distributed, name)
-    said = lost_peer(kind(text))
-    assert said
-    assert "\n" not in said
-    assert ".cc:" not in said  # the reason, not a line of C++
-
-
-def out_of_shape() -> None:
-    torch.zeros(2, 3) @ torch.zeros(2, 3)
-
-
-def backward_twice() -> None:
-    loss = (torch.ones(2, requires_grad=True) ** 2).sum()
-    loss.backward()
-    loss.backward()
-
-
-def other_weights() -> None:
-    class Store(torch.nn.Module):
-        def __init__(self, width: int) -> None:
-            super().__init__()
-            self.store = torch.nn.Linear(width, 1)
-
-    Store(2).load_state_dict(Store(3).state_dict())
-
-
-def a_worker_died() -> None:
-    raise RuntimeError("DataLoader worker (pid(s) 4242) exited unexpectedly")
-
-
-def a_loader_is_slow() -> None:
-    raise RuntimeError("DataLoader timed out after 30 seconds")
-
-
-def out_of_memory() -> None:
-    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-
-def no_such_key() -> None:
-    raise KeyError("store")
-
-
-OTHERS = [out_of_shape, backward_twice, other_weights, a_worker_died, a_loader_is_slow]
-OTHERS += [out_of_memory, no_such_key]
-
-
-@pytest.mark.parametrize("fail", OTHERS)
-def test_other_errors_are_no_lost_peer(fail: Callable[[], None]) -> None:
-    with pytest.raises((RuntimeError, KeyError)) as raised:
-        fail()
-    assert lost_peer(raised.value) is None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +15,12 @@ from accelerate import Accelerator
 
 from timerxl.config import InputError
 from timerxl.model import TimerXLConfig, TimerXLForClassification
+from timerxl.training.checkpoint_files import StorageFailed
 from timerxl.training.saving import (
     check_output_dir,
+    check_room,
     load_weights,
+    model_problem,
     note_bad_input,
     prepare_output_dir,
     save_model,
@@ -186,7 +193,38 @@ def test_a_save_that_fails_leaves_the_last_model(
     with pytest.raises(TypeError):
         save_model(accelerator, model, folder, {"step": object()})
     assert (folder / "model.safetensors").read_bytes() == before
-    assert json.loads((folder / "preprocessing.json").read_text()) == {"step": 1}
+    assert json.loads((folder / "preprocessing.json").read_text())["step"] == 1
+    assert model_problem(folder) is None
+
+
+@pytest.mark.parametrize("how", ["a byte", "cut", "gone", "numbers"])
+def test_a_damaged_best_model_is_not_scored(
+    tmp_path: Path, model: TimerXLForClassification, how: str
+) -> None:
+    accelerator, folder = Accelerator(cpu=True), tmp_path / "model"
+    save_model(accelerator, model, folder, {})
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    if how == "a byte":
+        content[-5] ^= 1
+        weights.write_bytes(content)
+    elif how == "cut":
+        weights.write_bytes(content[:-8])
+    elif how == "gone":
+        weights.unlink()
+    else:
+        (folder / "preprocessing.json").write_text("[]")
+    with pytest.raises(StorageFailed, match="can't be scored: "):
+        load_weights(accelerator, model, folder)
+
+
+def test_a_full_disk_is_no_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(StorageFailed, match="No space left on device"):
+        check_room(tmp_path / "run")
 
 
 def test_half_precision_is_saved_as_an_exact_fp32_copy(

@@ -19,6 +19,7 @@ from timerxl.config import InputError, load_recipe
 from timerxl.data.readers import load_series
 from timerxl.data.windows import build_windows
 from timerxl.model import TimerXLForClassification
+from timerxl.training import run_folder
 from timerxl.training.evaluation import agree, forecast
 from timerxl.training.launcher import build_accelerator
 from timerxl.training.resume import Resumption
@@ -27,6 +28,7 @@ from timerxl.training.tracking import Log
 
 
 def main() -> None:
+    run_folder.SHOWN_SECONDS = 1.0
     run, found_dir, taken = map(Path, sys.argv[1:])
     config = load_recipe(str(run / "config.yaml"))
     windows = build_windows(load_series(config.data), config.data, config.model.context_length)
@@ -50,7 +52,14 @@ def main() -> None:
         RunFolder(accelerator, elsewhere, Log(active=False), [], {}).open(Resumption())
     except InputError as error:
         found["error"] = str(error)
-    (found_dir / f"rank{accelerator.process_index}.json").write_text(json.dumps(found))
+    rank = accelerator.process_index
+    try:
+        own = found_dir / f"disk_of_rank_{rank}"
+        elsewhere = replace(config, output_dir=str(own))
+        RunFolder(accelerator, elsewhere, Log(active=False), [], {}).open(Resumption())
+    except InputError as error:
+        found["not shared"] = str(error)
+    (found_dir / f"rank{rank}.json").write_text(json.dumps(found))
     accelerator.end_training()
 
 

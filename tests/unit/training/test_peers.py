@@ -1,0 +1,129 @@
+"""How a process of the run that is gone looks to the others."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from timerxl.training.peers import PeerLost, lost_peer, naming_lost_peers
+
+# What gloo itself says where the other of two ranks is killed, is silent, or never comes.
+RANKS = """
+import datetime, json, os, signal, sys
+import torch
+import torch.distributed as dist
+case, port = sys.argv[1:]
+other = os.fork()
+rank, second = int(other == 0), datetime.timedelta(seconds=1)
+signal.alarm(90)  # nobody is left over, whatever happens
+try:
+    if case == "absent" and rank:
+        signal.pause()
+    wait = second if case == "absent" else 60 * second
+    place = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group("gloo", init_method=place, rank=rank, world_size=2, timeout=wait)
+    group = dist.new_group(timeout=second)
+    if rank:
+        signal.pause()
+    if case == "killed":
+        os.kill(other, signal.SIGKILL)
+    dist.all_reduce(torch.ones(4), group=group)
+except Exception as error:
+    print(json.dumps([type(error).__name__, str(error)]), flush=True)
+if other:
+    os.kill(other, signal.SIGKILL)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("case", ["killed", "silent", "absent"])
+def test_gloo_s_own_words_for_a_lost_peer(case: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    done = subprocess.run(
+        [sys.executable, "-c", RANKS, case, port],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
+    )
+    name, text = json.loads(done.stdout.splitlines()[-1])
+    kind = getattr(builtins, name, None) or getattr(torch.distributed, name)
+    said = lost_peer(kind(text))
+    assert said
+    assert "\n" not in said
+    assert ".cc:" not in said  # the reason, not a line of C++
+
+
+def out_of_shape() -> None:
+    torch.zeros(2, 3) @ torch.zeros(2, 3)
+
+
+def backward_twice() -> None:
+    loss = (torch.ones(2, requires_grad=True) ** 2).sum()
+    loss.backward()
+    loss.backward()
+
+
+def other_weights() -> None:
+    class Store(torch.nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.store = torch.nn.Linear(width, 1)
+
+    Store(2).load_state_dict(Store(3).state_dict())
+
+
+def a_worker_died() -> None:
+    raise RuntimeError("DataLoader worker (pid(s) 4242) exited unexpectedly")
+
+
+def a_loader_is_slow() -> None:
+    raise RuntimeError("DataLoader timed out after 30 seconds")
+
+
+def out_of_memory() -> None:
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def no_such_key() -> None:
+    raise KeyError("store")
+
+
+OTHERS = [out_of_shape, backward_twice, other_weights, a_worker_died, a_loader_is_slow]
+OTHERS += [out_of_memory, no_such_key]
+
+
+@pytest.mark.parametrize("fail", OTHERS)
+def test_other_errors_are_no_lost_peer(fail: Callable[[], None]) -> None:
+    with pytest.raises((RuntimeError, KeyError)) as raised:
+        fail()
+    assert lost_peer(raised.value) is None
+
+
+def test_a_run_alone_has_nobody_to_lose(monkeypatch: pytest.MonkeyPatch) -> None:
+    reset = ConnectionResetError(104, "Connection reset by peer")
+    assert lost_peer(reset) is None  # of a proxy of the hub, say
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert lost_peer(reset) == "Connection reset by peer."
+    assert lost_peer(BrokenPipeError(32, "Broken pipe")) is None  # ... | head
+
+
+def test_a_lost_peer_is_named_with_the_moment() -> None:
+    with (
+        pytest.raises(PeerLost, match=r"^lost contact with another process after step 3: Gloo"),
+        naming_lost_peers(lambda: "before the first step", "Outer."),
+        naming_lost_peers(lambda: "after step 3", "Go on so."),
+    ):
+        raise RuntimeError("Gloo connectFullMesh failed with: closed")
+    with pytest.raises(RuntimeError, match="size mismatch"), naming_lost_peers(str, ""):
+        raise RuntimeError("size mismatch")
