@@ -16,7 +16,7 @@ import pandas as pd
 
 from timerxl.config import InputError
 from timerxl.metrics.bootstrap import Difference, paired_differences, why_no_interval
-from timerxl.report.curves import SCORES, in_words
+from timerxl.report.curves import SCORES, in_words, whole_ticks, widen
 from timerxl.report.drawing import (
     BLUE,
     DIM,
@@ -35,6 +35,7 @@ from timerxl.report.drawing import (
 from timerxl.report.markup import (
     Cell,
     Section,
+    Words,
     figures,
     interval,
     number_cell,
@@ -109,7 +110,8 @@ def comparison_page(runs: list[Named]) -> str:
     ):
         if chosen:
             letters = ", ".join(named.letter for named in chosen)
-            parts.append(f'<p class="loud"><b>Run {letters}: {text(what)}</b></p>')
+            which = f"Run{'s' * (len(chosen) > 1)} {letters}"
+            parts.append(f'<p class="loud"><b>{which}: {text(what)}</b></p>')
     problems = [f"{n.letter}: {problem}" for n in runs for problem in n.run.problems]
     if problems:
         listed = "".join(f"<li>{text(problem)}</li>" for problem in problems)
@@ -127,14 +129,17 @@ def _runs_table(runs: list[Named]) -> str:
     rows = []
     for named in runs:
         run, outcome = named.run, outcome_of(named.run)
-        row: list[str | Cell] = [named.title, run.recipe, f"{outcome.symbol} {outcome.word}"]
-        data = "not known" if run.is_synthetic is None else get(run.config, "data", "path")
-        row.append("SYNTHETIC" if run.is_synthetic else str(data or "not known"))
+        path = get(run.config, "data", "path")
+        data = "SYNTHETIC data" if run.is_synthetic else f"data: {path or 'not known'}"
+        row: list[str | Words | Cell] = [
+            Words(named.title, f"recipe {run.recipe}, {data}"),
+            f"{outcome.symbol} {outcome.word}",
+        ]
         for key in COLUMNS:
             ends = ends_of(get(run.results, "intervals", "model", key))
             row.append(number_cell(run.score("model", key), interval(*ends)))
         rows.append(row)
-    heads = ["run", "recipe", "outcome", "data", *COLUMNS.values()]
+    heads = ["run", "outcome", *COLUMNS.values()]
     note = "Each run on its own test windows and at its own threshold, with its 95 % interval."
     return table("Runs", heads, rows, headed=False) + paragraph(note, "dim")
 
@@ -153,7 +158,7 @@ def _settings(runs: list[Named]) -> str:
         for named in runs
         if named.run.config is None
     )
-    listed = table("Settings", ["key", *settings], rows, headed=False)
+    listed = table("Settings", ["key", *settings], rows, headed=False, wrap=True)
     return body + (listed or paragraph("Nothing, as far as the files say."))
 
 
@@ -278,5 +283,7 @@ def _overlay(runs: list[Named], drawn: list[Named], key: str, heading: str) -> P
         words += in_words(named.run.points("validation", key), named.title, named.run.axis)
     axes.set_xlabel(" or ".join(sorted(axes_of)), labelpad=1)
     axes.set_xlim(left=0)
+    whole_ticks(axes)
+    widen(axes, key)
     legend(figure, axes)
     return Picture(f"curve-{key}", heading, figure, " ".join(words))

@@ -38,6 +38,9 @@ SCORES = {
     "accuracy": "Accuracy",
     "predicted_rain_share": "Share of windows forecast as rain",
 }
+# Least height of a plot: closer up, what chance makes of an even curve would look like news.
+SPANS = {"roc_auc": 0.1, "mcc": 0.1, "f1": 0.05, "accuracy": 0.05, "predicted_rain_share": 0.1}
+_BEYOND = 3.0  # bands are drawn to this many times what is reached; farther, the curve is a dot
 # What "the same answer for every window" gets, and what the line is called.
 _NO_SKILL = {"roc_auc": (0.5, "no ranking: 0.5"), "mcc": (0.0, "no skill: 0")}
 
@@ -64,7 +67,7 @@ def expectations_of(run: Run) -> list[Expected]:
             if epoch is not None and len(ends) == 2 and None not in ends:
                 low, high = (float(end or 0.0) for end in ends)
                 found.append(Expected(epoch, key, low, high))
-    return found
+    return sorted(found, key=lambda band: band.epoch)
 
 
 def curves(run: Run, verdicts: list[Said]) -> Iterator[Picture]:
@@ -77,14 +80,15 @@ def curves(run: Run, verdicts: list[Said]) -> Iterator[Picture]:
 @styled
 def _curve(run: Run, key: str, title: str, verdicts: list[Said]) -> Picture:
     reference = _reference(run, key)
-    bands = [band for band in expectations_of(run) if band.key == key and run.axis == "epoch"]
+    expected = [band for band in expectations_of(run) if band.key == key and run.axis == "epoch"]
     end = _end(run)
-    bands = [band for band in bands if band.epoch <= end * (1 + 1e-9)]
+    bands = [band for band in expected if band.epoch <= _BEYOND * end]
+    end = max([end, *(band.epoch for band in bands)])
     kinds = [kind for kind in _LOOKS if run.points(kind, key)[0] and (kind, key) not in _HIDDEN]
     entries = len(kinds) + (reference is not None) + bool(bands)
     figure, axes = canvas(legend_rows=rows_for(entries), top=0.26)
     axes.set_xlim(0, end * 1.03 or 1)
-    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    whole_ticks(axes)
     axes.set_xlabel(run.axis, labelpad=1)
     captions = []
     for kind in kinds:
@@ -93,19 +97,22 @@ def _curve(run: Run, key: str, title: str, verdicts: list[Said]) -> Picture:
         if k > 1:
             what = "logged steps" if kind == "train" else f"{kind} events"
             captions.append(f"{_LOOKS[kind]['label'].capitalize()}: means of {k} {what} in a row.")
-    if key == "loss" and (above := _leave_out_spikes(run, axes)):
+    if key == "loss" and (above := _leave_out_spikes(run, axes, bands)):
         captions.append(above)
     if key == "accuracy" and _add_errors(run, axes):
         captions.append("Thin bars: two standard errors to either side, from blocks of time.")
     if reference is not None:
         axes.axhline(reference[0], color=DIM, linewidth=1, linestyle="-.", label=reference[1])
     _add_bands(axes, bands)
+    if later := expected[len(bands) :]:
+        captions.append(f"Expected beyond the plot: {'; '.join(map(_band_words, later))}.")
+    widen(axes, key)
     if key == "predicted_rain_share":
         axes.set_ylim(-0.03, 1.03)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     legend(figure, axes)
     mark_verdicts(axes, verdicts)
-    words = _words(run, key, title, reference, bands)
+    words = _words(run, key, title, reference, expected)
     return Picture(f"curve-{key}", title, figure, words, " ".join(captions))
 
 
@@ -156,7 +163,7 @@ def _add_errors(run: Run, axes: Axes) -> bool:
     return found
 
 
-def _leave_out_spikes(run: Run, axes: Axes) -> str:
+def _leave_out_spikes(run: Run, axes: Axes, bands: list[Expected]) -> str:
     """Cut the plot off above the bulk of the training loss: one spike would flatten all else.
 
     Above is what lies more than 3 interquartile ranges beyond the third quartile, as drawn; the
@@ -172,12 +179,29 @@ def _leave_out_spikes(run: Run, axes: Axes) -> str:
         return ""
     for kind in ("check", "validation", "holdout", "test_every_epoch"):
         kept += run.points(kind, "loss")[1]
+    kept += [end for band in bands for end in (band.low, band.high)]
     low, high = min(kept), max(kept)
     margin = 0.05 * (high - low) or 0.05
     axes.set_ylim(low - margin, high + margin)
     spikes = [value for value in y if value > high + margin]
     many = "s lie" if len(spikes) > 1 else " lies"
     return f"{len(spikes)} point{many} above the plot, up to {max(spikes):.3g}." if spikes else ""
+
+
+def whole_ticks(axes: Axes) -> None:
+    """Places on the x axis that are 1, 2 or 5 apart, or tenths of these."""
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+
+
+def widen(axes: Axes, key: str) -> None:
+    """A plot that is at least as high as ``SPANS`` says, with the curve in its middle."""
+    low, high = axes.get_ylim()
+    if (lacking := SPANS.get(key, 0.0) - (high - low)) > 0:
+        axes.set_ylim(low - lacking / 2, high + lacking / 2)
+
+
+def _band_words(band: Expected) -> str:
+    return f"{band.low:g} to {band.high:g} at epoch {band.epoch:g}"
 
 
 def _add_bands(axes: Axes, bands: list[Expected]) -> None:
@@ -210,7 +234,7 @@ def _words(
             parts += in_words(run.points(kind, key), str(look["label"]), run.axis)
     if reference is not None:
         parts.append(f"Level line: {reference[1]}.")
-    parts += [f"Expected at epoch {b.epoch:g}: {b.low:g} to {b.high:g}." for b in bands]
+    parts += [f"Expected: {_band_words(band)}." for band in bands]
     return " ".join(parts)
 
 

@@ -33,6 +33,14 @@ class Cell:
     small: str = ""
 
 
+@dataclass(frozen=True)
+class Words:
+    """A cell of words with ``small`` ones below."""
+
+    words: str
+    small: str = ""
+
+
 def text(value: Any) -> str:
     """Escaped, without characters that are not meant to be seen."""
     return escape(plain(value), quote=True)
@@ -65,16 +73,18 @@ def count_cell(value: float | None) -> Cell:
 def table(
     label: str,
     heads: Sequence[str],
-    rows: Iterable[Sequence[str | Cell]],
+    rows: Iterable[Sequence[str | Words | Cell]],
     *,
     sortable: bool = True,
     headed: bool = True,
     first: str | None = None,
+    wrap: bool = False,
 ) -> str:
     """A table in a box of its own that scrolls where the screen is narrow; "" without rows.
 
     The first cell of a row is its heading; the row headed ``first`` is in bold. ``headed`` False
-    leaves the label to those who can't see what stands above.
+    leaves the label to those who can't see what stands above. ``wrap`` breaks long keys and values
+    on a phone, where reading on beats scrolling.
     """
     body, numeric = [], [False] * len(heads)
     for row in rows:
@@ -82,7 +92,8 @@ def table(
         for index, cell in enumerate(row):
             numeric[index] |= isinstance(cell, Cell)
             cells.append(_cell(cell, is_head=index == 0))
-        bold = ' class="first"' if first is not None and row[0] == first else ""
+        heading = row[0] if isinstance(row[0], str) else row[0].words
+        bold = ' class="first"' if first is not None and heading == first else ""
         body.append(f"<tr{bold}>{''.join(cells)}</tr>")
     if not body:
         return ""
@@ -92,14 +103,16 @@ def table(
     )
     title = f"<h3>{text(label)}</h3>" if headed else ""
     head = f"<thead><tr>{top}</tr></thead>" if any(heads) else ""
+    kind = ' class="wrap"' if wrap else ""
     return (
         f'{title}<div class="wide" role="region" tabindex="0" aria-label="{text(label)}">'
-        f"<table>{head}<tbody>{''.join(body)}</tbody></table></div>"
+        f"<table{kind}>{head}<tbody>{''.join(body)}</tbody></table></div>"
     )
 
 
 def _head(words: str, right: bool, sortable: bool) -> str:
-    css = ' class="n"' if right else ""
+    names = ["n"] * right + ["long"] * (len(words) > 14)
+    css = f' class="{" ".join(names)}"' if names else ""
     inner = text(words)
     if sortable and words:
         short = ' class="short"' if len(words) < 12 else ""
@@ -107,17 +120,20 @@ def _head(words: str, right: bool, sortable: bool) -> str:
     return f'<th scope="col"{css}>{inner}</th>'
 
 
-def _cell(cell: str | Cell, is_head: bool) -> str:
-    if isinstance(cell, str):
+def _cell(cell: str | Words | Cell, is_head: bool) -> str:
+    small = "" if isinstance(cell, str) or not cell.small else f"<small>{text(cell.small)}</small>"
+    if not isinstance(cell, Cell):
+        words = cell if isinstance(cell, str) else cell.words
+        lines = "".join(f"<div>{text(line)}</div>" for line in words.split("\n"))
+        lines = lines if "\n" in words else text(words)
         if is_head:
-            css = ' class="long"' if len(cell) > 18 else ""
-            return f'<th scope="row"{css}>{text(cell)}</th>'
-        return (
-            f'<td class="words">{text(cell)}</td>' if len(cell) > 30 else f"<td>{text(cell)}</td>"
-        )
+            longest = max(len(words), 0 if isinstance(cell, str) else len(cell.small))
+            css = ' class="long"' if longest > 18 else ""
+            return f'<th scope="row"{css}>{lines}{small}</th>'
+        css = ' class="words"' if len(words) > 30 else ""
+        return f"<td{css}>{lines}{small}</td>"
     known = cell.value is not None and math.isfinite(cell.value)
     value = f' data-value="{cell.value!r}"' if known else ""
-    small = f"<small>{text(cell.small)}</small>" if cell.small else ""
     return f'<td class="n"{value}>{text(cell.words)}{small}</td>'
 
 

@@ -19,7 +19,7 @@ from timerxl.report.markup import (
 )
 from timerxl.report.outcome import SIGNS, Outcome, Said, outcome_of
 from timerxl.report.run_folder import Run, get, number
-from timerxl.training.references import SHORT
+from timerxl.training.references import TITLES
 from timerxl.training.tables import ROWS
 
 SYNTHETIC = (
@@ -86,7 +86,7 @@ def verdict_on_skill(run: Run) -> list[str]:
         if (gap := number(get(of_key, "estimate"))) is not None:
             low, high = number(get(of_key, "low")), number(get(of_key, "high"))
             name = str(get(of_key, "reference"))
-            name = SHORT.get(name, name)
+            name = TITLES.get(name, name)
             ends = interval(low, high, "+")
             sentence += f"; {score(gap, sign='+')}{f' ({ends})' if ends else ''} against {name}"
             sentence += f", the best other forecast on validation: {judged(key, low, high)}"
@@ -98,7 +98,8 @@ def verdict_on_skill(run: Run) -> list[str]:
 
 
 def _latest(run: Run) -> list[str]:
-    latest = run.last("validation")
+    whole = run.last("validation")
+    latest = whole or run.last("check")
     known = [
         f"{ROWS[key]} {score(value)}"
         for key in ("roc_auc", "mcc", "f1", "accuracy")
@@ -107,7 +108,9 @@ def _latest(run: Run) -> list[str]:
     place = run.place(latest)
     if not known or place is None:
         return []
-    sentence = f"Latest on validation, {run.axis} {place:.4g}: {', '.join(known)}"
+    windows = number(latest.get("num_windows"))
+    of_it = "" if whole or windows is None else f" (a sample of {windows:,.0f} windows)"
+    sentence = f"Latest on validation{of_it}, {run.axis} {place:.4g}: {', '.join(known)}"
     if (rain := run.base_rate) is not None:
         sentence += f'; saying "rain" always gets F1 {score(2 * rain / (1 + rain))}, '
         sentence += f"accuracy {score(rain)}"

@@ -6,11 +6,13 @@ STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --dim: #595959; --paper: #ffffff;
   --card: #f4f5f6; --line: #c9cdd1; --blue: #0072b2; --vermillion: #d55e00; --green: #009e73;
   --purple: #cc79a7; --orange: #e69f00; --sky: #56b4e9; --bad: #a63c00; --warn: #7a5a00;
-  --good: #00664a; --note: #00588f; --loud: #ffe9c7; --loud-ink: #4a2c00; }
+  --good: #00664a; --note: #00588f; --loud: #ffe9c7; --loud-ink: #4a2c00;
+  --shade: #9aa0a6; }
 @media (prefers-color-scheme: dark) { :root { --ink: #ececec; --dim: #b0b4b8; --paper: #16181a;
   --card: #212428; --line: #454a50; --blue: #4aa8e8; --vermillion: #ff8b45; --green: #2fc79b;
   --purple: #e6a3c8; --orange: #f0b73a; --sky: #8fd0f7; --bad: #ff9a5c; --warn: #f0c345;
-  --good: #4fd6ae; --note: #7cc4f5; --loud: #4a3410; --loud-ink: #ffdf9e; } }
+  --good: #4fd6ae; --note: #7cc4f5; --loud: #4a3410; --loud-ink: #ffdf9e;
+  --shade: #7b828a; } }
 * { box-sizing: border-box; }
 html { scroll-padding-top: 1rem; }
 body { margin: 0 auto; max-width: 82rem; padding: 1rem; background: var(--paper);
@@ -48,18 +50,30 @@ figure h3 { margin: 0 0 .2rem; } figcaption { font-size: .85rem; color: var(--di
 svg { display: block; width: 100%; height: auto; max-width: 34rem; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
 svg text { font-family: system-ui, sans-serif; }
-.wide { overflow-x: auto; margin: .5rem 0; max-width: 100%; }
+/* A shade at the right edge tells of columns beyond it; the last column brings its own cover. */
+.wide { --under: var(--paper); overflow-x: auto; margin: .5rem 0; max-width: 100%;
+  background: linear-gradient(to left, var(--under) 1rem, transparent) right / 2.5rem 100% local,
+  linear-gradient(to left, var(--shade), transparent) right top / 1rem calc(100% - 2px) scroll;
+  background-repeat: no-repeat; }
+article .wide { --under: var(--card); }
 .wide:focus-visible { outline: 2px solid var(--note); outline-offset: 2px; }
 table { border-collapse: separate; border-spacing: 0; font-size: .92rem; }
 th, td { padding: .25rem .65rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: bottom; overflow-wrap: normal; }
 td { vertical-align: top; white-space: nowrap; } .n { text-align: right; }
-td small { display: block; color: var(--dim); font-weight: 400; }
+td small, th small { display: block; color: var(--dim); font-weight: 400; }
 td.words { min-width: 14rem; white-space: normal; overflow-wrap: anywhere; }
 th[scope=row] { font-weight: 400; vertical-align: top; position: sticky; left: 0;
   background: var(--paper); }
 th:first-child { padding-left: 0; } th.long { min-width: 8.5rem; }
+th.long[scope=row] { overflow-wrap: anywhere; }
 article th[scope=row] { background: var(--card); }
+@media (max-width: 40rem) {
+  th, td { padding: .25rem .5rem; } td:not(.n) { white-space: normal; }
+  .wrap { width: 100%; font-size: .82rem; }
+  .wrap th, .wrap td { overflow-wrap: anywhere; min-width: 4.4rem; }
+  .wrap th[scope=row] { min-width: 9.2rem; } .wrap td.words { min-width: 8rem; }
+}
 tr.first > * { font-weight: 700; }
 thead button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0;
   padding: 0; margin: 0; cursor: pointer; text-align: inherit; }

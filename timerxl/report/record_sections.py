@@ -92,9 +92,15 @@ def flat(content: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A value of a configuration as YAML and JSON both write it."""
+    """A value of a configuration as YAML and JSON both write it; a list of entries line by line.
+
+    Of an entry what is null is left out.
+    """
     if isinstance(value, str):
         return value
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        entries = [{k: v for k, v in item.items() if v is not None} for item in value]
+        return "\n".join(shown(entry) for entry in entries)
     return json.dumps(json_ready(value), ensure_ascii=False, default=str)
 
 
@@ -127,9 +133,10 @@ def configuration_section(run: Run) -> Section:
     ]
     differing += [[key, shown(value), "–"] for key, value in theirs.items() if key not in ours]
     heads = ["key", "recipe", "this run"]
-    listed = table(f"Other than in {against}", heads, differing, headed=False)
+    listed = table(f"Other than in {against}", heads, differing, headed=False, wrap=True)
+    many = "1 setting differs" if len(differing) == 1 else f"{len(differing)} settings differ"
     body = details(
-        f"{len(differing)} settings differ from {against}",
+        f"{many} from {against}",
         listed or paragraph("None."),
         is_open=True,
     )
@@ -181,6 +188,8 @@ def environment_section(run: Run) -> Section:
     else:
         rows = [[key, shown(value)] for key, value in flat(run.environment).items()]
         body = details(
-            "Versions, machine, command", table("Environment", ["", ""], rows, headed=False), True
+            "Versions, machine, command",
+            table("Environment", ["", ""], rows, headed=False, wrap=True),
+            True,
         )
     return Section("environment", "Environment", body)

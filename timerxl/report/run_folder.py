@@ -149,10 +149,10 @@ class Run:
 
     @property
     def base_rate(self) -> float | None:
-        """Share of rain among the validation windows."""
-        shares = self.points("validation", "rain_share")[1]
-        if shares:
-            return shares[-1]
+        """Share of rain among the validation windows; before they are scored, the checks'."""
+        for kind in ("validation", "check"):
+            if shares := self.points(kind, "rain_share")[1]:
+                return shares[-1]
         return self.score("always_rain", "accuracy", "validation")
 
     @property

@@ -8,6 +8,7 @@ from timerxl.report.curves import curves, expectations_of
 from timerxl.report.markup import (
     Cell,
     Section,
+    Words,
     count_cell,
     details,
     figures,
@@ -59,7 +60,8 @@ def final_section(run: Run) -> Section:
     for name, heading in TITLES.items():
         if all(run.score(name, key) is None for key in COLUMNS):
             continue
-        cells: list[str | Cell] = [heading]
+        # The pictures have room for the short name alone: here is which is which.
+        cells: list[str | Words | Cell] = [Words(heading, _short_name(name))]
         for key in COLUMNS:
             ends = ends_of(get(run.results, "intervals", name, key))
             cells.append(number_cell(run.score(name, key), interval(*ends)))
@@ -67,6 +69,12 @@ def final_section(run: Run) -> Section:
     body = paragraph(" ".join(lines))
     body += table("All forecasts", ["forecast", *COLUMNS.values()], rows, first=TITLES["model"])
     return Section("scores", "Test scores", body + _score_by_score(run))
+
+
+def _short_name(name: str) -> str:
+    """What the pictures call a forecast, where its title does not begin with it."""
+    short = SHORT.get(name, "")
+    return "" if TITLES[name].startswith(short.rstrip(".")) else short
 
 
 def _score_by_score(run: Run) -> str:
@@ -88,7 +96,8 @@ def _score_by_score(run: Run) -> str:
     heads = ["score", "Timer-XL", "calibrated", "reference", "its score", "difference", "skill"]
     note = paragraph(
         "The reference is the best other forecast on validation, score by score; the difference "
-        "is paired on the same blocks of time.",
+        "is paired on the same blocks of time. Skill is the share of the way from the reference to "
+        "a perfect forecast that was made: 1 is perfect, 0 no better, below 0 worse.",
         "dim",
     )
     found = table("Timer-XL score by score", heads, rows)
@@ -101,7 +110,7 @@ def curve_section(run: Run, verdicts: list[Said]) -> Section:
     if not shown:
         body = paragraph("Nothing to draw yet: metrics.jsonl holds no step and no evaluation.")
         return Section("curves", "Curves", body)
-    note = "Scores in training are at a threshold of 0.5."
+    note = "Scores along the way are at a threshold of 0.5."
     if "check" in run.events:
         note += " Checks look at a fixed sample of validation, with a share of rain of its own."
     if verdicts:
@@ -111,26 +120,20 @@ def curve_section(run: Run, verdicts: list[Said]) -> Section:
 
 
 def _expected(run: Run) -> str:
-    rows: list[list[str | Cell]] = []
+    rows: list[list[str | Words | Cell]] = []
+    signs = {"inside": "✔", "above": "▲", "below": "▼", "to come": "–"}
     for band in expectations_of(run):
-        found, verdict = None, "not reached"
+        found, verdict = None, "to come"
         for event in run.events.get("validation", []):
             place = run.place(event)
             if run.axis == "epoch" and place is not None and abs(place - band.epoch) < 0.01:
                 found = number(event.get(band.key))
         if found is not None:
             verdict = "below" if found < band.low else "above" if found > band.high else "inside"
-        signs = {"inside": "✔ ", "not reached": "– "}
-        rows.append(
-            [
-                f"{band.epoch:g}",
-                band.key,
-                signs.get(verdict, "✖ ") + verdict,
-                number_cell(found),
-                f"{band.low:g} to {band.high:g}",
-            ]
-        )
-    heads = ["epoch", "score", "which is", "validation", "expected"]
+        name = "loss" if band.key == "loss" else COLUMNS[band.key]
+        which = Words(f"{signs[verdict]} {verdict}", f"{band.low:g} to {band.high:g}")
+        rows.append([f"{band.epoch:g}", name, number_cell(found), which])
+    heads = ["epoch", "score", "validation", "against expected"]
     return table("What the recipe expected", heads, rows)
 
 

@@ -150,7 +150,26 @@ def _reliability(run: Run, sample: Sample | None, curves: dict[str, Points]) -> 
         if (ece := run.score(name, "ece")) is not None
         and (brier := run.score(name, "brier")) is not None
     ]
-    return Picture("reliability", "Reliability", figure, " ".join(parts), ". ".join(scores))
+    if bins := _bins(run, sample):
+        scores.append(f"Every mark is a bin of {bins} windows: where marks are close, many fall")
+    caption = "".join(f"{sentence}. " for sentence in scores).strip()
+    return Picture("reliability", "Reliability", figure, " ".join(parts), caption)
+
+
+def _bins(run: Run, sample: Sample | None) -> str:
+    """How many windows a bin of the model's reliability holds, least to most."""
+    told = get(run.results, "reliability", "model")
+    counts: list[float | None] = []
+    if isinstance(told, list):
+        counts = [number(get(bin_, "num_windows")) for bin_ in told]
+    elif sample is not None and "model" in sample.probabilities:
+        curve = reliability(sample.probabilities["model"], sample.label)
+        counts = [float(count) for count in curve.num_windows]
+    known = [count for count in counts if count is not None]
+    if not known:
+        return ""
+    low, high = min(known), max(known)
+    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
 
 
 @styled

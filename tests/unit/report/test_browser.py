@@ -1,139 +1,25 @@
-"""The page in a real browser: headless Chromium, spoken to through the pipe of its DevTools."""
+"""The page in a real browser, on a phone and on a desk, by day and by night."""
 
 from __future__ import annotations
 
 import base64
+import io
 import json
-import os
-import select
-import shutil
-import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.image import imread
 
 from timerxl.report.compare import write_comparison
 from timerxl.report.page import write_report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+from chromium import CHROMIUM, Browser
+
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, no google-chrome in PATH")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync "
-    "--disable-dev-shm-usage --remote-debugging-pipe"
-).split()
-
-
-class Browser:
-    """One tab. ``events`` are what the page did since it was opened."""
-
-    def __init__(self, profile: Path) -> None:
-        here, there = os.pipe(), os.pipe()
-        # DevTools reads commands from descriptor 3 and answers on 4: JSON, each with a zero byte.
-        command = 'r=$1; w=$2; shift 2; eval "exec \\"\\$@\\" 3<&$r 4>&$w"'
-        words = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-        self.process = subprocess.Popen(
-            ["bash", "-c", command, "bash", str(here[0]), str(there[1]), *words],
-            pass_fds=(here[0], there[1]),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(here[0])
-        os.close(there[1])
-        self._write, self._read = os.fdopen(here[1], "wb"), os.fdopen(there[0], "rb")
-        self._rest, self._count, self._session = b"", 0, ""
-        self.events: list[dict[str, Any]] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-
-    def _next(self) -> dict[str, Any]:
-        while b"\0" not in self._rest:
-            ready, _, _ = select.select([self._read], [], [], 60)
-            part = os.read(self._read.fileno(), 1 << 20) if ready else b""
-            if not part:
-                raise EOFError("the browser has gone, or says nothing for a minute")
-            self._rest += part
-        message, _, self._rest = self._rest.partition(b"\0")
-        found = json.loads(message)
-        assert isinstance(found, dict)
-        return found
-
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """A command and its answer; events on the way are kept."""
-        self._count += 1
-        message = {"id": self._count, "method": method, "params": params}
-        if self._session:
-            message["sessionId"] = self._session
-        self._write.write(json.dumps(message).encode() + b"\0")
-        self._write.flush()
-        while (answer := self._next()).get("id") != self._count:
-            self.events.append(answer)
-        assert "error" not in answer, answer
-        found = answer["result"]
-        assert isinstance(found, dict)
-        return found
-
-    def wait_for(self, method: str) -> None:
-        while not any(event.get("method") == method for event in self.events):
-            self.events.append(self._next())
-
-    def open(self, page: Path, width: int, scheme: str = "light") -> None:
-        """Load the page at this width, by day or by night."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=900,
-            deviceScaleFactor=1,
-            mobile=width < 700,
-        )
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        self.call("Emulation.setEmulatedMedia", features=features)
-        self.events.clear()
-        self.call("Page.navigate", url=page.resolve().as_uri())
-        self.wait_for("Page.loadEventFired")
-
-    def value(self, expression: str) -> Any:
-        """What a line of JavaScript gives."""
-        told = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in told, told
-        return told["result"].get("value")
-
-    def press(self, key: str, code: int) -> None:
-        text = {"text": "\r"} if key == "Enter" else {}
-        for kind in ("keyDown", "keyUp"):
-            given = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code}
-            self.call("Input.dispatchKeyEvent", **given, **(text if kind == "keyDown" else {}))
-
-    def complaints(self) -> list[str]:
-        """Errors and warnings in the console, and exceptions."""
-        kinds = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
-        return [json.dumps(event) for event in self.events if event.get("method") in kinds]
-
-    def requested(self) -> list[str]:
-        """Every address that was asked for."""
-        asked = [e for e in self.events if e.get("method") == "Network.requestWillBeSent"]
-        return [event["params"]["request"]["url"] for event in asked]
-
-    def screenshot(self, path: Path) -> None:
-        told = self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(told["data"]))
-
-    def close(self) -> None:
-        try:
-            self._session = ""
-            self.call("Browser.close")
-            self.process.wait(timeout=20)
-        except (EOFError, BrokenPipeError, subprocess.TimeoutExpired):
-            self.process.kill()
-            self.process.wait()
-        finally:
-            self._write.close()
-            self._read.close()
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +65,64 @@ def test_a_page_is_quiet_whole_and_fits(
         *(FINAL if name == "healthy" else ()),
     ]
     assert all(width > 200 and words > 30 for _, width, words in drawn)
+
+
+SCROLLS = """
+[...document.querySelectorAll('%s')].filter(box => box.scrollWidth > box.clientWidth + 1)
+  .map(box => box.getAttribute('aria-label'))
+"""
+
+
+@needs_browser
+def test_runs_with_long_names_are_compared_on_a_desk_without_scrolling(
+    browser: Browser, make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    series = "data.path=/data/senamhi/stations/precipitation_11_years.parquet"
+    first = make_run(tmp_path / "transfer_long_dropout_03_seed_1", "healthy", series)
+    other = make_run(tmp_path / "transfer_long_dropout_03_seed_2", "stopped", series)
+    page = write_comparison([first, other], tmp_path / "comparison.html")
+    browser.open(page, 1400)
+    assert browser.value(SCROLLS % ".wide") == []
+    assert "precipitation_11_years" in browser.value("document.querySelector('#runs').innerText")
+
+
+@needs_browser
+@pytest.mark.parametrize("name", ["healthy", "comparison"])
+def test_settings_are_read_on_a_phone_without_scrolling(
+    browser: Browser, pages: Pages, name: str, healthy: Path, make_run: Any, tmp_path: Path
+) -> None:
+    page = pages[name]
+    if name == "comparison":
+        other = make_run(tmp_path / "other", "stopped", "data.train_stride_hours=36")
+        text = (other / "config.yaml").read_text()
+        start = text.index("expectations:")
+        (other / "config.yaml").write_text(text[:start] + "expectations: []\n")
+        page = write_comparison([healthy, other], tmp_path / "comparison.html")
+    browser.open(page, 400)
+    browser.value("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert '{"epoch": 5' in browser.value("document.querySelector('table.wrap').innerText")
+    assert browser.value(SCROLLS % ".wide:has(.wrap)") == []
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_shade_tells_that_a_table_goes_on(browser: Browser, pages: Pages, scheme: str) -> None:
+    """At the right edge of its box, until the last column has come."""
+    browser.open(pages["healthy"], 400, scheme)
+    box = "document.querySelector('#scores .wide')"
+    edge = f"(({{left, bottom, width}}) => [left + width, bottom + scrollY])({box}"
+    right, bottom = browser.value(f"{edge}.getBoundingClientRect())")
+    # The padding below the last row's small print holds no letters.
+    strip = {"x": right - 3, "y": bottom - 7, "width": 2, "height": 2, "scale": 1}
+    brightness = []
+    for left in (0, 10_000):
+        browser.value(f"{box}.scrollLeft = {left}")
+        told = browser.call("Page.captureScreenshot", captureBeyondViewport=True, clip=strip)
+        pixels = imread(io.BytesIO(base64.b64decode(told["data"])))
+        brightness.append(float(pixels[..., :3].mean()))
+    assert abs(brightness[0] - brightness[1]) > 0.15
+    paper = 1.0 if scheme == "light" else 0.1
+    assert brightness[1] == pytest.approx(paper, abs=0.02)
 
 
 FINAL = (

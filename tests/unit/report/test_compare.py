@@ -107,7 +107,7 @@ def test_the_page(healthy: Path, other: Path, stopped: Path, tmp_path: Path) -> 
     path = write_comparison([healthy, other, stopped], tmp_path / "new" / "page.html")
     page = path.read_text(encoding="utf-8")
     assert "<title>Comparison of 3 runs: healthy, noisy &lt;b&gt;, stopped</title>" in page
-    assert "<b>Run A, B, C: SYNTHETIC DATA" in page
+    assert "<b>Runs A, B, C: SYNTHETIC DATA" in page
     assert "CONTAMINATION" not in page
     assert "B: noisy &lt;b&gt; minus A: healthy" in page
     assert "C: stopped is left out" in page

@@ -94,6 +94,12 @@ def test_a_finished_run(page: str, healthy: Path) -> None:
         "P(rain | region, month, rained before)",
     ):
         assert forecast in words
+    # Named as in the pictures, too.
+    assert "P(rain | region, month, rained before) climatology" in words
+    assert "Skill is the share of the way from the reference to a perfect forecast" in words
+    counts = [bin_["num_windows"] for bin_ in run.results["reliability"]["model"]]  # type: ignore[index]
+    assert {*counts} == {99}
+    assert "Every mark is a bin of 99 windows: where marks are close, many fall." in words
     low, high = run.results["intervals"]["climatology"]["mcc"]  # type: ignore[index]
     assert f"{low:.3f} to {high:.3f}" in words
     assert "1. dead input step 0, action: warn" in words
@@ -109,9 +115,12 @@ def test_a_finished_run(page: str, healthy: Path) -> None:
 def test_expectations_are_held_against_validation(page: str, healthy: Path) -> None:
     loss = read_run(healthy).points("validation", "loss")[1]
     words = Words(page).text
-    inside = "✔ inside" if 0.58 <= loss[0] <= 0.64 else "✖"
-    assert f"1 loss {inside} {loss[0]:.3f} 0.58 to 0.64" in words
-    assert "20 f1 – not reached – 0.8 to 0.9" in words
+    assert 0.58 <= loss[0] <= 0.64
+    assert f"1 loss {loss[0]:.3f} ✔ inside 0.58 to 0.64" in words
+    assert "20 F1 – – to come 0.8 to 0.9" in words
+    accuracy = read_run(healthy).points("validation", "accuracy")[1]
+    assert accuracy[4] < 0.9  # a band that is missed says on which side
+    assert f"5 accuracy {accuracy[4]:.3f} ▼ below 0.9 to 0.95" in words
 
 
 def test_a_stopped_run_says_why_first_and_what_is_missing(stopped: Path) -> None:
@@ -237,10 +246,33 @@ def test_configuration_shows_what_differs_from_the_recipe(
     body = Words(configuration_section(read_run(folder)).body).text
     differing = body[: body.index("All of config.yaml")]
     assert "5 settings differ from the recipe quickstart as it is now" in differing
+    # An entry a line, without what is null.
+    first = '{"epoch": 1, "loss": [0.58, 0.64], "accuracy": [0.6, 0.7], "f1": [0.74, 0.8]}'
+    second = '{"epoch": 5, "loss": [0.4, 0.46], "accuracy": [0.9, 0.95]}'
+    assert f"expectations [] {first} {second} " in differing
     assert "optim.lr 0.001 0.004" in differing
     assert 'data.features null ["t2m"]' in differing
     assert "hidden_size" not in differing
     assert "hidden_size: 64" in body
+    recipe = to_yaml(load_recipe("quickstart", ["optim.lr=0.004"]))
+    (folder / "config.yaml").write_text(recipe)
+    body = Words(configuration_section(read_run(folder)).body).text
+    assert "1 setting differs from the recipe quickstart as it is now" in body
+
+
+def test_a_run_with_checks_alone_has_its_latest_and_its_base_rate(
+    make_run: WriteRun, tmp_path: Path
+) -> None:
+    folder = make_run(tmp_path / "run", "stopped")
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    events = [e for e in map(json.loads, lines) if e["event"] not in ("validation", "holdout")]
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, events)))
+    run = read_run(folder)
+    rain = run.last("check")["rain_share"]
+    words = Words(page_of(folder)).text
+    assert run.base_rate == rain
+    assert "Latest on validation (a sample of 256 windows), epoch 1.75: ROC-AUC" in words
+    assert f'saying "rain" always gets F1 {2 * rain / (1 + rain):.3f}' in words
 
 
 def test_an_unknown_recipe_is_compared_with_the_defaults(tmp_path: Path) -> None:

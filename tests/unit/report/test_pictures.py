@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
-from timerxl.report.curves import SCORES, curves
+from timerxl.report.curves import SCORES, SPANS, curves
 from timerxl.report.drawing import Picture, canvas, svg_of, thin
 from timerxl.report.outcome import verdicts_of
 from timerxl.report.run_folder import Run, read_run
@@ -61,6 +61,41 @@ def test_f1_stands_beside_always_rain_and_expectations(run: Run, drawn: dict[str
     assert found["holdout"] == run.points("holdout", "f1")
     assert found["checks (a sample)"] == run.points("check", "f1")
     assert "training" not in found
+
+
+def bands(axes: Axes) -> list[float]:
+    """Epochs of the expected bands that are drawn."""
+    wide = [line for line in axes.get_lines() if line.get_linewidth() == 5]
+    return [float(np.asarray(line.get_xdata())[0]) for line in wide]
+
+
+def test_bands_yet_to_come_are_drawn_as_far_as_the_curve_can_still_be_seen(
+    run: Run, drawn: dict[str, Picture], running: Path
+) -> None:
+    """Reached are 6 and 2.4 epochs; accuracy has bands at 1, 5 and 20."""
+    axes = drawn["curve-accuracy"].figure.axes[0]
+    assert bands(axes) == [1, 5]
+    assert 6 < axes.get_xlim()[1] < 7
+    assert drawn["curve-accuracy"].caption.endswith(
+        "Expected beyond the plot: 0.8 to 0.9 at epoch 20."
+    )
+    under_way = by_name(read_run(running))
+    early = under_way["curve-accuracy"].figure.axes[0]
+    assert bands(early) == [1, 5]
+    assert 5 < early.get_xlim()[1] < 6
+    assert "Expected: 0.8 to 0.9 at epoch 20." in under_way["curve-accuracy"].words
+    # A band may lie outside of the curves: nothing is cut off.
+    low, high = under_way["curve-loss"].figure.axes[0].get_ylim()
+    assert low < 0.40
+    assert high > 0.64
+
+
+def test_chance_in_an_even_curve_is_not_blown_up(stopped: Path) -> None:
+    """A collapsed run: MCC is 0, accuracy the share of rain, both within a hundredth."""
+    pictures = by_name(read_run(stopped))
+    for key, span in SPANS.items():
+        low, high = pictures[f"curve-{key}"].figure.axes[0].get_ylim()
+        assert high - low >= span * 0.999, key
 
 
 def test_the_loss_has_both_curves_and_says_what_was_averaged(
