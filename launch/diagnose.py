@@ -20,9 +20,10 @@ sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != H
 from timerxl.command_line import leave, quiet_libraries, run_command
 from timerxl.config import InputError
 from timerxl.files import json_ready
-from timerxl.training.diagnosis import Diagnosis, Finding, diagnose, listed
+from timerxl.training.diagnosis import Diagnosis, Finding, diagnose
+from timerxl.training.log_lines import listed
 from timerxl.training.openltm_log import BaseRate
-from timerxl.training.verdicts import INFO
+from timerxl.training.verdicts import CERTAIN, INFO, SEVERITIES, SUSPECTED
 
 MAX_ROUNDING = 0.005  # 0.7 is read as 0.70: a coarser share would fit any accuracy
 
@@ -62,26 +63,52 @@ def printable(text: str) -> str:
 
 
 def show(found: Diagnosis) -> None:
-    """One paragraph for each sign, with all the epochs that show it; then the notes."""
-    evaluations = f"{found.num_evaluations} evaluation{'s' if found.num_evaluations != 1 else ''}"
+    """The signs of each run, the certain ones first, with all the epochs that show them."""
+    evaluations = _counted(found.num_evaluations, "evaluation")
+    if found.num_checks:
+        evaluations += f" and {_counted(found.num_checks, 'check')}"
     runs = f"{found.num_runs} runs, " if found.num_runs > 1 else ""
     print(f"{found.kind}: {runs}{evaluations}")
     if all(finding.verdict.severity == INFO for finding in found.findings):
         print(f"no sign of a bad run in {evaluations}.")
+    advised: set[tuple[int, str]] = set()
     signs: dict[tuple[int, str, str], list[Finding]] = {}
     for finding in found.findings:
         key = finding.run, finding.verdict.name, finding.verdict.severity
         signs.setdefault(key, []).append(finding)
-    for (run, name, severity), findings in signs.items():
-        first, times = findings[0].verdict, sum(finding.times for finding in findings)
-        epochs = [f"{f.verdict.epoch:.4g}" for f in findings if f.verdict.epoch is not None]
-        where = listed("epoch", epochs) if epochs else "before the first epoch"
-        where += f", {times} times" if times > len(findings) else ""
-        where = f"run {run}, {where}" if found.num_runs > 1 else where
-        print(f"\n{where}: {name} ({severity})")
+    for run, name, severity in sorted(signs, key=lambda key: (key[0], -SEVERITIES.index(key[2]))):
+        findings, suspected = signs[run, name, severity], signs.get((run, name, SUSPECTED), [])
+        if severity == SUSPECTED and _is_said(findings, signs.get((run, name, CERTAIN), [])):
+            continue
+        before = suspected if severity == CERTAIN and _is_said(suspected, findings) else []
+        which = f"run {run}, " if found.num_runs > 1 else ""
+        earlier = f"; suspected at {where(before)}" if before else ""
+        print(f"\n{which}{where(findings)}: {name} ({severity}{earlier})")
+        first, last = findings[0].verdict, findings[-1].verdict
         print(f"    {printable(first.explanation)}")
-        if first.remedy:
+        if last.epoch is not None and last.explanation != first.explanation:
+            print(f"    at epoch {last.epoch:.4g}: {printable(last.explanation)}")
+        if first.remedy and (run, first.remedy) not in advised:
             print(f"    -> {printable(first.remedy)}")
+        advised.add((run, first.remedy))
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"
+
+
+def _is_said(suspected: list[Finding], certain: list[Finding]) -> bool:
+    """Whether all that is suspected stands, word by word, where it is certain."""
+    said = {finding.verdict.explanation for finding in certain}
+    return bool(suspected) and all(finding.verdict.explanation in said for finding in suspected)
+
+
+def where(findings: list[Finding]) -> str:
+    """The epochs of these, and how often they were met where that is more."""
+    epochs = [f"{f.verdict.epoch:.4g}" for f in findings if f.verdict.epoch is not None]
+    times = sum(finding.times for finding in findings)
+    often = f", {times} times" if times > len(findings) else ""
+    return (listed("epoch", epochs) if epochs else "before the first epoch") + often
 
 
 def run(given: argparse.Namespace) -> int:

@@ -7,7 +7,6 @@ says every verdict every time. Files are read a line at a time. No torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,14 +15,16 @@ from typing import Any
 from timerxl.config import InputError, MonitorsConfig, load_recipe
 from timerxl.training.log_lines import (
     EXPECTED,
+    MAX_NAMED,
     event_of,
     file_of,
     lines_of,
+    listed,
     missing_keys,
     take_unfit,
     verdict_of,
 )
-from timerxl.training.openltm_log import MAX_NAMED, BaseRate, LoggedRun, LogReader, excerpt
+from timerxl.training.openltm_log import BaseRate, LoggedRun, LogReader, excerpt
 from timerxl.training.verdicts import Verdict
 from timerxl.training.watcher import LOOKS_AT, Watcher
 
@@ -48,6 +49,7 @@ class Diagnosis:
     num_evaluations: int
     findings: list[Finding]
     notes: list[str]
+    num_checks: int = 0
 
     def to_list(self) -> list[dict[str, Any]]:
         """The findings for JSON: name, epoch, severity and evidence.
@@ -99,6 +101,10 @@ def diagnose(path: Path, base_rate: BaseRate | None = None) -> Diagnosis:
         found.notes += [label + remark for remark in remarks(logged, base_rate)]
     if any("test" in epoch.accuracy for logged in runs for epoch in logged.epochs):
         found.notes.append("test was scored along the way: who chooses by it has no test left.")
+    if any("std_error_points" in finding.verdict.evidence for finding in found.findings):
+        found.notes.append(
+            "standard errors come from counts, as if windows were independent: they are too small."
+        )
     found.notes += log.notes
     return found.diagnosis("OpenLTM console log")
 
@@ -110,7 +116,7 @@ class Replay:
         self.limits = limits
         self.findings: list[Finding] = []
         self.notes: list[str] = []
-        self.num_runs = self.num_evaluations = 0
+        self.num_runs = self.num_evaluations = self.num_checks = 0
         self._said: dict[tuple[str, str], Verdict] = {}
         self._found: dict[tuple[str, str], Finding] = {}
 
@@ -125,6 +131,7 @@ class Replay:
         """As ``Watcher.see``; what steps and costs repeat is kept once and counted."""
         kind = str(event["event"])
         self.num_evaluations += kind == "validation"
+        self.num_checks += kind == "check"
         if "rain_share_source" in event:
             self._sources[kind] = event["rain_share_source"]
         for verdict in self._watcher.see(event):
@@ -143,7 +150,8 @@ class Replay:
 
     def diagnosis(self, kind: str) -> Diagnosis:
         self._take_over()
-        return Diagnosis(kind, self.num_runs, self.num_evaluations, self.findings, self.notes)
+        counts = self.num_runs, self.num_evaluations
+        return Diagnosis(kind, *counts, self.findings, self.notes, self.num_checks)
 
     def _take_over(self) -> None:
         """A gradient of NaN is null in JSON, as is one unknown: only the run's own word is left."""
@@ -310,11 +318,3 @@ def _alike(run: LoggedRun) -> list[str]:
             f"{one.share:.2%}, as if one class were forecast: --base-rate SHARE tells."
         )
     return found[:1]
-
-
-def listed(noun: str, numbers: Sequence[object], count: int | None = None) -> str:
-    """ "lines 3, 7 and 12 more"."""
-    count = len(numbers) if count is None else count
-    named = ", ".join(map(str, numbers[:MAX_NAMED]))
-    more = f" and {count - MAX_NAMED} more" if count > MAX_NAMED else ""
-    return f"{noun}{'s' if count > 1 else ''} {named}{more}"

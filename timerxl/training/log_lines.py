@@ -6,7 +6,7 @@ A file is read a line at a time: logs grow to hundreds of megabytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ EXPECTED = (
     "(lines such as 'Epoch: 1 cost time: 3897.7' and 'Val Accuracy: 69.05% (4160/6025)'); give "
     "one of these"
 )
+MAX_NAMED = 5  # lines or epochs that a note names before it only counts them
 MAX_LINE = 1_000_000  # characters; what is longer is no line of ours and is read in pieces
 _PEEK = 65_536
 _BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
@@ -132,3 +133,11 @@ def _is_flat(evidence: Any) -> bool:
         return False
     rows = [value if isinstance(value, list) else [value] for value in evidence.values()]
     return not any(isinstance(value, list | dict) for row in rows for value in row)
+
+
+def listed(noun: str, numbers: Sequence[object], count: int | None = None) -> str:
+    """ "lines 3, 7 and 12 more"."""
+    count = len(numbers) if count is None else count
+    named = ", ".join(map(str, numbers[:MAX_NAMED]))
+    more = f" and {count - MAX_NAMED} more" if count > MAX_NAMED else ""
+    return f"{noun}{'s' if count > 1 else ''} {named}{more}"

@@ -90,7 +90,11 @@ def collapsed(scores: Scores) -> str | None:
         tolerance = 0.5 / scores.num_windows if scores.num_windows else 5e-5
         for which, part in (("larger", max(base, 1 - base)), ("smaller", min(base, 1 - base))):
             if abs(accuracy - part) <= tolerance and scores.share_is_assumed:
-                return f"accuracy {accuracy:.2%} comes again to the window, as of one class alone"
+                count = scores.num_windows or 0
+                return (
+                    f"{round(accuracy * count):,} of {count:,} windows are right ({accuracy:.2%}) "
+                    "in two epochs in a row, as if one class alone were forecast"
+                )
             if abs(accuracy - part) <= tolerance:
                 return f"accuracy {accuracy:.2%} is exactly the share of the {which} class"
     if _ranks(scores) == RANKS_NOTHING:

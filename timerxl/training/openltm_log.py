@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-MAX_NAMED = 5  # lines or epochs that a note names before it only counts them
+from timerxl.training.log_lines import MAX_NAMED
 
 _ANSI = re.compile(r"\x1b\[[0-9;:?]{0,40}[A-Za-z]|\x1b\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)")
 # A line without any of these is passed over; a log may hold millions of them.
