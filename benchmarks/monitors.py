@@ -2,11 +2,14 @@
 
     python benchmarks/monitors.py collapse
     python benchmarks/monitors.py healthy [--runs 20] [--first-seed 100]
+    python benchmarks/monitors.py warmup [--runs 2] [--first-seed 100]
 
 collapse: three runs set up to go wrong (bad_run.py), on one and on two processes: verdict, step,
 seconds, exit code. healthy: runs like quickstart on SYNTHETIC series of their own seeds, three
 epochs, a training window every 60 h, every monitor set to stop: how many are stopped, and what is
-said.
+said. warmup: healthy ones that say "rain" to everything for some hundred steps and then learn
+(slow_start.py), every monitor set to stop but slow, which judges the machine: the last look at one
+class, and the ROC-AUC on test.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ sys.path.insert(0, str(REPO))
 from benchmarks.bad_run import KINDS
 from benchmarks.machine import machine_line
 from timerxl.config_checks import MONITOR_NAMES
+from timerxl.training.watcher import scores_of
 
 QUICK = ["eval.fitted_baselines=false", "eval.num_resamples=0"]
 
@@ -80,28 +84,35 @@ def collapse(overrides: list[str]) -> bool:
     return good
 
 
-def healthy(runs: int, first_seed: int) -> int:
-    """Train ``runs`` healthy models with every monitor set to stop; returns how many stopped."""
+QUICK_RUN = ["launch/train.py", "--config", "quickstart"]
+# The series' times, 06 and 18 UTC, fall on a stride of 30 h every 60 h.
+THREE_EPOCHS = ["train.epochs=3", "data.train_stride_hours=30"]
+SLOW_START = ["benchmarks/slow_start.py"]
+
+
+def healthy(command: list[str], spared: list[str], runs: int, first_seed: int) -> int:
+    """Train ``runs`` healthy models with every monitor but the ``spared`` set to stop.
+
+    Returns how many were stopped.
+    """
     stops, warned = 0, Counter[str]()
-    # The series' times, 06 and 18 UTC, fall on a stride of 30 h every 60 h.
     for seed in range(first_seed, first_seed + runs):
         with tempfile.TemporaryDirectory() as parent:
             folder = Path(parent) / "run"
-            script = ["launch/train.py", "--config", "quickstart", f"output_dir={folder}", *QUICK]
-            script += [f"seed={seed}", f"data.synthetic.seed={seed}", "train.epochs=3"]
-            script += ["data.train_stride_hours=30", "data.holdout_fraction=0.1"]
-            script += ["eval.max_windows=1500"]
+            script = [*command, f"output_dir={folder}", *QUICK]
+            script += [f"seed={seed}", f"data.synthetic.seed={seed}"]
+            script += ["data.holdout_fraction=0.1", "eval.max_windows=1500"]
             script += ["train.log_every_steps=1", "eval.every_steps=30"]
-            script += [f"monitors.{name}=stop" for name in MONITOR_NAMES]
+            script += [f"monitors.{name}=stop" for name in MONITOR_NAMES if name not in spared]
             code, output, seconds = launched(script, 1)
             if code not in (0, 3):
                 raise RuntimeError(f"a healthy run failed with exit code {code}:\n{output[-2000:]}")
             verdicts = read(folder, "verdict.json")
             said = [f"{v['name']} ({v['severity']})" for v in verdicts["verdicts"]]
             stopped = verdicts["stopped_by"] is not None
-            score = (
-                "" if stopped else f"ROC-AUC {read(folder, 'results.json')['test']['roc_auc']:.3f}"
-            )
+            score = one_class(folder)
+            if not stopped:
+                score += f"ROC-AUC {read(folder, 'results.json')['test']['roc_auc']:.3f}"
         stops += stopped
         warned.update(said)
         print(
@@ -113,10 +124,25 @@ def healthy(runs: int, first_seed: int) -> int:
     return stops
 
 
+def one_class(folder: Path) -> str:
+    """Until which step, of how many of grace, every look from the first on saw one class alone."""
+    grace, last, looks = 0, 0, 0
+    with (folder / "metrics.jsonl").open(encoding="utf-8") as lines:
+        for event in map(json.loads, lines):
+            if event["event"] == "start":
+                grace = event["grace_steps"]
+            if event["event"] not in ("check", "validation"):
+                continue
+            if not scores_of(event).says_one_class:
+                break
+            last, looks = event["step"], looks + 1
+    return f"one class in {looks} looks, to step {last} ({grace} of grace); " if looks else ""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("what", choices=["collapse", "healthy"])
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("what", choices=["collapse", "healthy", "warmup"])
+    parser.add_argument("--runs", type=int, help="healthy: 20, warmup: 2")
     parser.add_argument("--first-seed", type=int, default=100)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     given = parser.parse_args()
@@ -124,8 +150,13 @@ def main() -> int:
     if given.what == "collapse":
         print("Runs set up to go wrong (SYNTHETIC data):")
         return 0 if collapse([*QUICK, *given.overrides]) else 1
-    print("Healthy runs on SYNTHETIC data, every monitor set to stop:")
-    return 1 if healthy(given.runs, given.first_seed) else 0
+    command, spared, runs, which = [*QUICK_RUN, *THREE_EPOCHS], list[str](), 20, "every monitor"
+    if given.what == "warmup":
+        command, spared, runs = SLOW_START, ["slow"], 2
+        which = "a slow start, every monitor but slow"
+    print(f"Healthy runs on SYNTHETIC data, {which} set to stop:")
+    command = [*command, *given.overrides]
+    return 1 if healthy(command, spared, given.runs or runs, given.first_seed) else 0
 
 
 if __name__ == "__main__":

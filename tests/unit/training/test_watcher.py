@@ -56,6 +56,27 @@ def test_events_of_no_concern_pass() -> None:
     assert watch(events).verdicts == []
 
 
+@pytest.mark.parametrize(("grace", "stops"), [(393, []), (0, [90])])
+def test_a_slow_warm_up_is_left_alone(grace: int, stops: list[int]) -> None:
+    """One class to step 540, no ranking to 390, then it learns: as benchmarks/monitors.py warmup.
+
+    Without grace steps the third look would have ended it.
+    """
+    watcher = Watcher(MonitorsConfig(**dict.fromkeys(MONITOR_NAMES, "stop")))
+    stopped: list[int | None] = []
+    watcher.see({"event": "start", "grace_steps": grace})
+    for step in sorted([*range(30, 1180, 30), 393, 786, 1179]):
+        skill = 0.58 if step <= 390 else min(0.8, 0.6 + (step - 390) / 1000)
+        share = 1.0 if step <= 540 else max(0.65, 1.0 - (step - 540) / 1000)
+        looked = {"num_windows": 256, "rain_share": 0.62, "predicted_rain_share": share}
+        looked |= {"roc_auc": skill, "accuracy": 0.62 + max(0, step - 540) / 5000}
+        name = "check" if step % 393 else "validation"
+        found = watcher.see(event(name, step, **looked, best_threshold=0.55))
+        stopped += [verdict.step for verdict in found if watcher.stops(verdict)]
+    assert stopped[:1] == stops
+    assert ("collapse", "suspected", 30) in said(watcher)
+
+
 def test_each_event_reaches_its_monitors() -> None:
     start = {"event": "start", "grace_steps": 5, "dead_features": ["oni"], "class_shares": {}}
     assert said(watch([start])) == [("dead_input", "suspected", None)]
