@@ -133,7 +133,7 @@ def _expected(run: Run) -> str:
         name = "loss" if band.key == "loss" else COLUMNS[band.key]
         which = Words(f"{signs[verdict]} {verdict}", f"{band.low:g} to {band.high:g}")
         rows.append([f"{band.epoch:g}", name, number_cell(found), which])
-    heads = ["epoch", "score", "validation", "against expected"]
+    heads = ["epoch", "score", "validation", "expected"]
     return table("What the recipe expected", heads, rows)
 
 
