@@ -78,8 +78,8 @@ class RunFolder:
         a main process that stopped.
         """
         self._on_main(self._take_lock)
-        self._check_shared("run.lock", self._sees_lock())
-        self._check_shared("checkpoints", [path.name for path in found.candidates])
+        self._check_shared(self._sight_of_the_lock())
+        self._check_shared("checkpoints" if found.candidates else "no checkpoint")
         self._on_main(lambda: self._check_unchanged(found))
         if found.candidates:
             self._on_main(lambda: sweep(self.path / CHECKPOINTS))
@@ -145,7 +145,7 @@ class RunFolder:
                 f"output_dir {self.path} was in use by another run until now: start again."
             )
 
-    def _check_shared(self, what: str, seen: Any) -> None:
+    def _check_shared(self, seen: str) -> None:
         """Every process must see the same folder: on several machines it is on shared storage."""
         here = (self.accelerator.process_index, socket.gethostname(), seen)
         first, *others = gather_object([here])
@@ -154,18 +154,19 @@ class RunFolder:
                 self.close()
                 raise InputError(
                     f"output_dir {self.path} is not the same everywhere: rank 0 on {first[1]} sees "
-                    f"{what} {first[2]}, rank {rank} on {host} {other}. All machines of a run must "
-                    "share the storage of output_dir (NFS, Lustre, a mounted bucket)."
+                    f"{first[2]}, rank {rank} on {host} {other}. All machines of a run must share "
+                    "the storage of output_dir (NFS, Lustre, a mounted bucket)."
                 )
 
-    def _sees_lock(self) -> bool:
-        """Whether the main process's lock is there; shared storage may take seconds to show it."""
-        until = time.monotonic() + SHOWN_SECONDS
-        while not (self.path / LOCK_FILE).exists():
+    def _sight_of_the_lock(self) -> str:
+        """Of the main process's lock; shared storage may take seconds to show it."""
+        path, until = self.path / LOCK_FILE, time.monotonic() + SHOWN_SECONDS
+        mine = agree(self.accelerator, path.read_bytes() if self._lock is not None else None)
+        while not path.exists() or path.read_bytes() != mine:
             if time.monotonic() > until:
-                return False
+                return f"another {LOCK_FILE}, or none"
             time.sleep(0.2)
-        return True
+        return f"its {LOCK_FILE}"
 
     def _begin(self) -> None:
         """An earlier run is moved aside, under its own lock; the new folder gets a new one."""

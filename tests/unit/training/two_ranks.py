@@ -55,6 +55,9 @@ def main() -> None:
     rank = accelerator.process_index
     try:
         own = found_dir / f"disk_of_rank_{rank}"
+        if rank:  # of an earlier attempt
+            own.mkdir()
+            (own / "run.lock").touch()
         elsewhere = replace(config, output_dir=str(own))
         RunFolder(accelerator, elsewhere, Log(active=False), [], {}).open(Resumption())
     except InputError as error:
