@@ -92,7 +92,8 @@ def _print_results(
     print(
         f"{cost['steps']} steps in {cost['train_seconds']:.0f} s "
         f"({cost['samples_per_s']:.1f} samples/s), {cost['seconds']:.0f} s in all, "
-        f"peak memory {cost['peak_memory_gib']:.2f} GiB. Model: {config.output_dir}/model",
+        f"peak memory {cost['peak_memory_gib']:.2f} GiB, scores and baselines included. "
+        f"Model: {config.output_dir}/model",
         flush=True,
     )
     if "plan" in cost:
