@@ -181,7 +181,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest; raises ValueError with a sentence where it can't be used."""
     if not (folder / MANIFEST).exists():
         raise ValueError(f"{MANIFEST} is missing")
-    manifest = read_json(folder / MANIFEST)
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except InputError as error:
+        raise ValueError(str(error).replace(str(folder / MANIFEST), MANIFEST).rstrip(".")) from None
     files = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(files, dict) or not files:
         raise ValueError(f"{MANIFEST} names no files")
