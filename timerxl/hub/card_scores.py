@@ -146,7 +146,7 @@ def region_section(record: Record) -> str:
     for region, part in test.groupby("region", sort=True):
         label = part["label"].to_numpy(np.int64)
         scores = forecast_scores(part["model"].to_numpy(np.float64), label, threshold)
-        cells = [words(record.scrubber.text(str(region))), f"{len(part):,}", f"{label.mean():.1%}"]
+        cells = [words(record.scrubber.value(str(region))), f"{len(part):,}", f"{label.mean():.1%}"]
         rows.append([*cells, *(score(scores[key]) for key in ("roc_auc", "mcc", "brier"))])
     if not rows:
         return ""

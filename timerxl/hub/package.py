@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from timerxl.config import InputError
-from timerxl.config_reading import read_json
-from timerxl.data.preprocessing import PREPROCESSING
+from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.files import json_ready, write_json, write_text
+from timerxl.forecaster import load_classifier
 from timerxl.hub.card import model_card
 from timerxl.hub.privacy import as_yaml
 from timerxl.hub.record import CODE, MODEL_CONFIG, PAGE, WEIGHTS, Record
@@ -44,14 +44,14 @@ class Wording:
 def stage(record: Record, folder: Path, wording: Wording) -> Package:
     """Write everything that is published into ``folder``, which is made or empty.
 
-    Raises InputError where a file would give away what is private and can't be rewritten.
+    Raises InputError where a file would give away what is private and can't be rewritten, and where
+    what was written can't be loaded as the Forecaster does.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(record.model_folder / WEIGHTS, folder / WEIGHTS)
     for path in sorted(record.model_folder.glob(CODE)):
         shutil.copyfile(path, folder / path.name)
-    model_config = read_json(record.model_folder / MODEL_CONFIG)
-    write_json(folder / MODEL_CONFIG, record.scrubber.value(model_config))
+    write_json(folder / MODEL_CONFIG, record.model_config)
     write_json(folder / PREPROCESSING, record.preprocessing)
     write_text(folder / TRAINING_CONFIG, as_yaml(record.config))
     for name, content in (("results.json", record.results), ("verdict.json", record.verdict)):
@@ -69,6 +69,7 @@ def stage(record: Record, folder: Path, wording: Wording) -> Package:
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     package = Package(folder, tuple(file.as_posix() for file in files))
     _check(package, record)
+    _load_again(folder)
     return package
 
 
@@ -83,3 +84,15 @@ def _check(package: Package, record: Record) -> None:
                 f"{name} holds a token, a path or a name of this machine; it is not published. "
                 f"Look into {record.model_folder.name}/{name} and take it out."
             )
+
+
+def _load_again(folder: Path) -> None:
+    """What was staged opens by the door of the Forecaster, or nobody could use it."""
+    try:
+        load_classifier(folder, Preprocessing.load(folder))
+    except InputError as error:
+        said = str(error).replace(f"{folder}/", "").replace(str(folder), "the package")
+        raise InputError(
+            f"it is not published, because nobody could load it: {said} The run's model folder is "
+            "damaged or was changed by hand; train again."
+        ) from error

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from timerxl.config import InputError
+from timerxl.model.configuration_timerxl import TimerXLConfig
+
 REMOVED, HOST = "[removed]", "[host]"
 # Keys of config.yaml and preprocessing.json whose text is a path, whatever it looks like.
-_PATH_KEYS = {"path", "oni_path", "pretrained", "output_dir", "file", "folder", "checkpoint"}
+_PATH_KEYS = frozenset("path oni_path pretrained output_dir file folder checkpoint".split())
+# What is loaded from preprocessing.json and from config.json.
+_NAMED = (
+    *("feature_names", "regions", "static_feature_names", "precipitation_feature"),
+    *("scaling", "label", "split", "data"),
+)
+_NAMED_IN_CONFIG = (
+    *TimerXLConfig.__annotations__,
+    *("id2label", "label2id", "architectures", "auto_map", "model_type", "dtype"),
+)
 _SECRET_KEY = re.compile(
     r"(^|_)(token|secret|password|passwd|api_?key|access_key|credentials?|authorization)(_|$)", re.I
 )
@@ -57,13 +71,21 @@ def _is_path(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Scrubber:
-    """``known``: private string -> what may be said instead, the longest first."""
+    """``known``: private string -> what may be said instead, the longest first. ``kept``: names
+    that look private and stay, because the model can't be loaded or used without them."""
 
     known: tuple[tuple[str, str], ...]
+    kept: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, run: Path, contents: list[Any], secrets: list[str]) -> Scrubber:
-        """For a run folder and what its files hold; ``secrets`` are tokens in use here."""
+    def of(
+        cls, run: Path, contents: list[Any], secrets: list[str], names: Iterable[str] = ()
+    ) -> Scrubber:
+        """For a run folder and what its files hold; ``secrets`` are tokens in use here.
+
+        ``names`` are what the model calls its features, regions and columns: never rewritten.
+        Raises InputError where one of them holds a token or a folder of this machine.
+        """
         known: dict[str, str] = {}
         for folder in {Path.home(), Path.cwd(), Path.home().resolve()}:
             if len(str(folder)) > 3:
@@ -73,24 +95,47 @@ class Scrubber:
                 known[path] = run.absolute().name
         for content in contents:
             known |= {path: file_name(path) for path in _paths_in(content)}
-        names = {name for content in contents for name in _short_strings(content)}
+        said = {name for content in contents for name in strings_in(content)}
         host = socket.gethostname()
         for name in {host, host.partition(".")[0]}:
             # A plain word tells nobody anything, and might be a region's name.
-            if len(name) > 3 and re.search(r"[\d.-]", name) and name not in names:
+            if len(name) > 3 and re.search(r"[\d.-]", name) and name not in said:
                 known[name] = HOST
         known |= {secret: REMOVED for secret in secrets}
-        return cls(tuple(sorted(known.items(), key=lambda item: -len(item[0]))))
+        found = cls(tuple(sorted(known.items(), key=lambda item: -len(item[0]))))
+        kept = [name for name in names if found.value(name) != name]
+        found._refuse_private(kept, secrets)
+        return cls(found.known, tuple(sorted(kept, key=lambda name: -len(name))))
+
+    def _refuse_private(self, names: list[str], secrets: list[str]) -> None:
+        """Raise InputError on a name that nobody may read and that can't be taken out."""
+        folders = tuple(item for item in self.known if os.path.isabs(item[0]))
+        for name in names:
+            if _SECRET.search(name) or any(secret in name for secret in secrets):
+                what, shown = "a token", "one that is not repeated here"
+            elif Scrubber(folders).code(name) != name:
+                what, shown = "a folder of this machine", repr(name)
+            else:
+                continue
+            raise InputError(
+                f"a feature, region or column of the model is named after {what} ({shown}). The "
+                "model can't be used without its names, so they are not rewritten, and it is not "
+                "published. Rename it in the table, and train again."
+            )
 
     def text(self, text: str) -> str:
         """A sentence without what is private."""
-        for pattern in _PATHS:
-            text = pattern.sub(r"\1", self._known(text))
-        return _ADDRESS.sub(REMOVED, _CREDENTIALS.sub("", _SECRET.sub(REMOVED, text)))
+
+        def scrub(part: str) -> str:
+            for pattern in _PATHS:
+                part = pattern.sub(r"\1", self._known(part))
+            return _ADDRESS.sub(REMOVED, _CREDENTIALS.sub("", _SECRET.sub(REMOVED, part)))
+
+        return self._around_names(text, scrub)
 
     def code(self, text: str) -> str:
         """The same for a program: a slash there need not be a path."""
-        return _SECRET.sub(REMOVED, self._known(text))
+        return self._around_names(text, lambda part: _SECRET.sub(REMOVED, self._known(part)))
 
     def page(self, text: str) -> str:
         """The same for HTML."""
@@ -111,7 +156,25 @@ class Scrubber:
             return REMOVED
         if key in _PATH_KEYS:
             value = file_name(value)
+        if value in self.kept:
+            return value
         return self.text(_RELATIVE.sub(r"\1", self.text(value)))
+
+    @cached_property
+    def _names(self) -> re.Pattern[str] | None:
+        """The kept names where they stand alone, not as a part of a path."""
+        forms = {
+            form for name in self.kept for form in (name, escape(name), json.dumps(name)[1:-1])
+        }
+        longest = "|".join(re.escape(form) for form in sorted(forms, key=lambda form: -len(form)))
+        return re.compile(rf"(?<![\w/\\@.~-])({longest})(?![\w/\\@])") if forms else None
+
+    def _around_names(self, text: str, scrub: Callable[[str], str]) -> str:
+        """Scrub what stands between the kept names."""
+        if self._names is None:
+            return scrub(text)
+        parts = self._names.split(text)
+        return "".join(part if index % 2 else scrub(part) for index, part in enumerate(parts))
 
     def _known(self, text: str) -> str:
         for private, said in self.known:
@@ -155,13 +218,22 @@ def _paths_in(content: Any, key: str = "") -> Iterator[str]:
             yield os.path.abspath(content)
 
 
-def _short_strings(content: Any) -> Iterator[str]:
+def strings_in(content: Any, but: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Every key and every text of a JSON value; what stands under the keys ``but`` is left out."""
     if isinstance(content, dict):
         for name, item in content.items():
             yield str(name)
-            yield from _short_strings(item)
+            if name not in but:
+                yield from strings_in(item, but)
     elif isinstance(content, list):
         for item in content:
-            yield from _short_strings(item)
+            yield from strings_in(item, but)
     elif isinstance(content, str):
         yield content
+
+
+def names_of(preprocessing: dict[str, Any], model_config: dict[str, Any]) -> set[str]:
+    """What the loader must find as the run wrote it: features, regions, columns, classes."""
+    found = {key: preprocessing.get(key) for key in _NAMED}
+    found |= {key: model_config.get(key) for key in _NAMED_IN_CONFIG}
+    return {name for item in found.values() for name in strings_in(item, _PATH_KEYS)}

@@ -16,7 +16,7 @@ from timerxl.config import InputError
 from timerxl.config_reading import misfit, read_json, read_yaml, reason
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.hub import shapes
-from timerxl.hub.privacy import Scrubber, secrets_here
+from timerxl.hub.privacy import Scrubber, names_of, secrets_here
 from timerxl.model.convert_openltm import load_saved
 from timerxl.report.run_folder import UNREADABLE, read_forecasts
 
@@ -43,6 +43,7 @@ class Record:
     reason: str
     scrubber: Scrubber
     config: Content
+    model_config: Content
     preprocessing: Content
     results: Content
     verdict: Content
@@ -98,7 +99,9 @@ def read_record(
     preprocessing = Preprocessing.load(model_folder).content
     _checked(model_folder / PREPROCESSING, preprocessing, shapes.PREPROCESSING)
     secrets = secrets_here(os.environ, huggingface_hub.get_token())
-    scrubber = Scrubber.of(own, [config, preprocessing], secrets)
+    model_config = _json(model_folder / MODEL_CONFIG, shapes.MODEL_CONFIG)
+    names = names_of(preprocessing, model_config)
+    scrubber = Scrubber.of(own, [config, preprocessing], secrets, names)
     clean = scrubber.value
     return Record(
         name=scrubber.text(own.absolute().name),
@@ -108,6 +111,7 @@ def read_record(
         reason=scrubber.text(reason),
         scrubber=scrubber,
         config=clean(config),
+        model_config=clean(model_config),
         preprocessing=clean(preprocessing),
         results=clean(results),
         verdict=clean(_json(folder / "verdict.json", shapes.VERDICT)),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from spoiled_runs import SECRET, as_stopped, edit, home, plant, sums
 
 from timerxl.config import InputError, load_recipe
+from timerxl.forecaster import Forecaster
 from timerxl.hub.package import Package, Wording, stage
 from timerxl.hub.record import read_record
 from timerxl.model import TimerXLForClassification
@@ -98,6 +100,63 @@ def test_nothing_private_is_staged(
     assert settings["data"]["path"] == "rain.parquet"
     assert settings["note"].startswith("see mine.txt with [removed]")
     assert "could not read rain.parquet" in (package.folder / "README.md").read_text()
+
+
+ODD = ["tp@850", "/norte/sur", "~x/y", "C:/lima", "runs/tp.csv", "tp <mm/h> & @500"]
+
+
+def rename(run: Path, names: list[str], regions: list[str]) -> None:
+    """Other names for the first features and regions, wherever a run holds them."""
+
+    def preprocessing(saved: dict[str, Any]) -> None:
+        old = saved["feature_names"]
+        logged = [names[old.index(n)] for n in saved["scaling"]["log1p"] if n in old[: len(names)]]
+        saved["scaling"]["log1p"] = logged
+        saved["feature_names"] = names + old[len(names) :]
+        saved["regions"] = regions + saved["regions"][len(regions) :]
+        saved["data"]["features"] = saved["feature_names"]
+        saved["data"]["region_column"] = "place@site"
+
+    edit(run / "model" / "preprocessing.json", preprocessing)
+    edit(run / "audit.json", lambda _: {"lines": [f"{names[0]} and {home('x')} are odd."]})
+
+
+def test_names_that_look_private_are_kept(run: Path, tmp_path: Path) -> None:
+    before = json.loads((run / "model" / "preprocessing.json").read_text())
+    rename(run, ODD, ["lima@norte", "/a/b/c"])
+    config = {"id2label": {"0": "dry/no/rain", "1": "rain@all"}, "_name_or_path": home("m")}
+    edit(run / "model" / "config.json", lambda content: content | config)
+    package = staged(run, tmp_path)
+    saved = json.loads((package.folder / "preprocessing.json").read_text())
+    assert saved["feature_names"] == ODD + before["feature_names"][len(ODD) :]
+    assert saved["regions"][:2] == ["lima@norte", "/a/b/c"]
+    assert saved["data"]["region_column"] == "place@site"
+    written = json.loads((package.folder / "config.json").read_text())
+    assert written["id2label"] == config["id2label"]
+    assert written["_name_or_path"] == "m"
+    forecaster = Forecaster.from_pretrained(package.folder)
+    assert forecaster.saved.content["feature_names"] == saved["feature_names"]
+    card = (package.folder / "README.md").read_text()
+    assert "tp@850 and x are odd." in card
+    assert "`tp@850`, `/norte/sur`, `~x/y`" in card
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [(f"tp {SECRET}", "a token"), ("tp of {run}", "a folder of this machine")]
+)
+def test_a_name_that_is_private_is_refused(run: Path, tmp_path: Path, name: str, said: str) -> None:
+    rename(run, [name.format(run=run)], [])
+    message = refused(run, tmp_path)
+    assert f"feature, region or column of the model is named after {said}" in message
+    assert "Rename it in the table" in message
+    assert SECRET not in message
+
+
+def test_what_nobody_could_load_is_not_published(run: Path, tmp_path: Path) -> None:
+    edit(run / "model" / "preprocessing.json", lambda saved: saved | {"context_length": 17})
+    message = refused(run, tmp_path)
+    assert "nobody could load it: the package holds no model with patches that divide 17" in message
+    assert str(tmp_path) not in message
 
 
 @pytest.mark.parametrize("planted", [f'TOKEN = "{SECRET}"', "# {run}/x.py"])
