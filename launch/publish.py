@@ -36,7 +36,11 @@ def parser() -> argparse.ArgumentParser:
     add("--repo-id", required=True, help="user/name on the hub; made if it isn't there")
     add("--private", action="store_true", help="a private repository; a public one is refused")
     add("--revision", metavar="BRANCH", help="a branch other than main; made if it isn't there")
-    add("--data-licence", metavar="TEXT", help="licence of the data, for the card")
+    add(
+        "--data-licence",
+        metavar="TEXT",
+        help="licence of the data, for the card; else hub.data_licence",
+    )
     add("--force", action="store_true", help="also a run that was stopped; its card says so")
     add("--dry-run", type=Path, metavar="FOLDER", help="write the files there, send nothing")
     add("--timeout", type=float, metavar="SECONDS", help="end the upload after so long")

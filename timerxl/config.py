@@ -208,11 +208,15 @@ class MonitorsConfig:
 
 @dataclass
 class HubConfig:
-    """``push`` sends each new best model to ``repo_id`` (user/name) in the background."""
+    """``push`` sends each new best model to ``repo_id`` (user/name) in the background.
+
+    ``data_licence`` is that of the series, for the model's card.
+    """
 
     push: bool = False
     repo_id: Optional[str] = None
     private: bool = False
+    data_licence: Optional[str] = None
 
 
 @dataclass

@@ -6,8 +6,10 @@ import re
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from timerxl.hub.card_data import data_section, event_section, limits_section
-from timerxl.hub.card_scores import calibration_section, region_section, scores_section
+from timerxl.hub.card_data import data_section, event_section
+from timerxl.hub.card_limits import limits_section
+from timerxl.hub.card_regions import region_section, score_regions
+from timerxl.hub.card_scores import calibration_section, scores_section
 from timerxl.hub.card_use import cost_section, use_section, verdict_section
 from timerxl.hub.markdown import loud, score, words
 from timerxl.hub.record import RUNNING, Record, get
@@ -37,14 +39,15 @@ def model_card(
     """The card as Markdown with its YAML front matter; parsing it back gives the same data."""
     name = repo_id.partition("/")[2]
     title = f"# {words(name)}{' (SYNTHETIC data)' if record.is_synthetic else ''}"
+    regions = score_regions(record)
     parts = [title, *_warnings(record), _summary(record)]
     parts += [
         event_section(record),
         data_section(record, data_licence),
         scores_section(record),
         calibration_section(record),
-        region_section(record),
-        limits_section(record),
+        region_section(record, regions),
+        limits_section(record, regions),
         verdict_section(record),
         use_section(record, repo_id, revision),
         cost_section(record),
@@ -113,23 +116,46 @@ def _warnings(record: Record) -> list[str]:
         found.append(
             loud(
                 "STOPPED BY A MONITOR.",
-                f"{judgement}it was {record.reason} The weights are {weights}. The test split was "
-                "never scored.",
+                f"{judgement}it was {_ended(record.reason)} The weights are {weights}. "
+                f"{_unscored(record)}",
             )
         )
     if record.outcome == "failed":
         found.append(
-            loud("FAILED RUN.", f"The run did not end well ({record.reason}); published on demand.")
+            loud(
+                "FAILED RUN.",
+                f"The run did not end well: {_ended(record.reason)} {_unscored(record)}".strip(),
+            )
         )
     if record.outcome == RUNNING:
         found.append(
             loud(
                 "STILL TRAINING.",
-                f"The best model so far, of step {step}. The test split has not been scored yet, "
-                "no threshold has been chosen, nothing is calibrated.",
+                f"The best model so far, of step {step}. The final scores on the test split have "
+                "not been made yet, no threshold has been chosen, nothing is calibrated.",
+            )
+        )
+    if record.is_contaminated:
+        found.append(
+            loud(
+                "CONTAMINATED TEST SPLIT.",
+                "It was scored at every evaluation of the training (eval.test_every_epoch), not "
+                "once at the end: its scores are not those of unseen data.",
             )
         )
     return found
+
+
+def _ended(text: str) -> str:
+    return text.rstrip(". ") + "."
+
+
+def _unscored(record: Record) -> str:
+    if record.results:
+        return ""
+    if record.is_contaminated:
+        return "The final scores on the test split were never made."
+    return "The test split was never scored."
 
 
 def _summary(record: Record) -> str:

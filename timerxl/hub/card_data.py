@@ -1,16 +1,13 @@
-"""The card's facts: what is forecast, from which data, how they were cut, and where it ends."""
+"""The card's facts: what is forecast, from which data, and how they were cut."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
-
 from timerxl.data.audit_findings import listed
-from timerxl.hub.card_scores import BETTER, WORSE, judged
-from timerxl.hub.markdown import bullets, code, facts, heading, score, table, words
+from timerxl.hub.card_scores import threshold_words
+from timerxl.hub.markdown import code, facts, heading, table, words
 from timerxl.hub.record import Record, get
-from timerxl.training.references import TITLES
 from timerxl.training.tables import ROWS
 
 MANY_FEATURES = 40
@@ -22,7 +19,7 @@ def event_section(record: Record) -> str:
     saved = record.preprocessing
     hours, label = f"{saved['step_hours']:g} h", saved["label"]
     features = [code(name) for name in saved["feature_names"]]
-    threshold = saved.get("decision_threshold")
+    chose = saved.get("decision_threshold") is not None
     chosen = get(record.config, "eval", "threshold")
     how = (
         f"the best {ROWS.get(get(record.config, 'eval', 'threshold_score'), 'score')} on validation"
@@ -45,12 +42,7 @@ def event_section(record: Record) -> str:
                     ),
                     ("features", f"{len(features)}: {listed(features, MANY_FEATURES)}"),
                     ("known ahead", f"{len(extra)}: {listed(extra, 20)}" if extra else ""),
-                    (
-                        "says rain",
-                        f"from P(rain) = {score(threshold)} on: {how}"
-                        if threshold is not None
-                        else "from P(rain) = 0.5 on; no threshold was chosen",
-                    ),
+                    ("says rain", threshold_words(record) + (f": {how}" if chose else "")),
                 ]
             ),
         ]
@@ -72,7 +64,7 @@ def data_section(record: Record, licence: str | None) -> str:
     hours = rain.get("hours_present_per_day")
     pairs = [
         ("series", series),
-        ("licence of the data", words(licence) if licence else "not stated"),
+        ("licence of the data", _licence(record, licence)),
         ("SHA-256 of the table", code(digest) if digest else ""),
         ("rows", f"{source['rows']:,}" if isinstance(source.get("rows"), int) else ""),
         ("from, to", _span(source.get("first"), source.get("last"))),
@@ -83,6 +75,15 @@ def data_section(record: Record, licence: str | None) -> str:
     if periods := _periods(record):
         parts.append(periods)
     return "\n\n".join(parts)
+
+
+def _licence(record: Record, licence: str | None) -> str:
+    stated = licence or get(record.config, "hub", "data_licence")
+    if stated:
+        return words(stated)
+    if record.is_synthetic:
+        return "none needed, the series is made by a program"
+    return "**unknown**: it was not stated when the model was published"
 
 
 def _oni(saved: dict[str, Any]) -> str:
@@ -136,80 +137,3 @@ def _periods(record: Record) -> str:
             rows.append([name, _day(times.min()), _day(times.max()), f"{len(part):,}", share])
     headings = ["split", "from", "to (time of issue)", "windows", "rain"]
     return table(headings, rows, left=3) if rows else ""
-
-
-def limits_section(record: Record) -> str:
-    """What this model can't be trusted with, each sentence from a fact of the run."""
-    return "\n\n".join([heading("Known limits"), bullets(limits(record))])
-
-
-def limits(record: Record) -> list[str]:
-    """The sentences of :func:`limits_section`, as Markdown."""
-    saved, results, config = record.preprocessing, record.results, record.config
-    found = []
-    if record.is_synthetic:
-        found.append("**SYNTHETIC data**: of no use for real weather.")
-    if saved["split"]["method"] == "rows":
-        found.append(
-            "**Split by row number**: training and test share regions, times or windows, so the "
-            "test scores are not those of unseen data."
-        )
-    if get(config, "eval", "test_every_epoch") or record.last("test_every_epoch"):
-        found.append(
-            "**Contaminated test split** (`eval.test_every_epoch`): it was scored at every "
-            "evaluation. Whoever decided by those numbers has no unseen test left."
-        )
-    found += _sample(record, results)
-    found += _unskilled(results)
-    names = words(listed(saved["regions"], 12))
-    days = saved["context_days"]
-    found.append(
-        f"Trained{' and tested' if results else ''} on {names} alone: nothing is known of other "
-        "places." + (" Other regions are refused." if saved.get("static_feature_names") else "")
-    )
-    found.append(
-        f"It needs a series in steps of {saved['step_hours']:g} h with exactly these features, in "
-        f"these units, and {days:g} days without a gap behind every forecast."
-    )
-    if get(saved, "source", "prepared", "precipitation", "is_sparse"):
-        found.append(
-            "**Sparse rain**: not all hours of a day are in the table, so the labels miss rain."
-        )
-    found.append(f"One run, seed {config.get('seed')}: another seed gives other numbers.")
-    audit = record.audit.get("lines")
-    found += [f"Audit of the data: {words(line)}" for line in audit or []]
-    return found
-
-
-def _sample(record: Record, results: dict[str, Any]) -> list[str]:
-    """How much the test split holds."""
-    if not results:
-        return ["The test split was never scored."]
-    count = results["num_windows"]["test"]
-    sentence = f"The test scores rest on {count:,} windows"
-    if record.forecasts is not None:
-        test = record.forecasts[record.forecasts["split"] == "test"]
-        times = pd.to_datetime(test["issue_time"])
-        days = (times.max() - times.min()).total_seconds() / 86400
-        sentence += f" of {test['region'].nunique()} regions in {days:,.0f} days"
-    sentence += ", which overlap in time and place: they hold less than as many independent ones."
-    if results.get("max_windows") is not None:
-        sentence += " They are a seeded sample, not all windows (`eval.max_windows`)."
-    found = [sentence]
-    if results.get("no_interval"):
-        found.append(f"No intervals: {words(results['no_interval'])}.")
-    return found
-
-
-def _unskilled(results: dict[str, Any]) -> list[str]:
-    """Said where the model isn't shown to beat what is simpler."""
-    found = get(results, "differences", "roc_auc")
-    if not found:
-        return []
-    name = words(TITLES.get(found["reference"], found["reference"]))
-    verdict = judged("roc_auc", found.get("low"), found.get("high"))
-    if verdict == BETTER:
-        return []
-    if verdict == WORSE:
-        return [f"By ROC-AUC it is worse than {name} on this series."]
-    return [f"By ROC-AUC it is not shown to beat {name} on this series."]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from timerxl.hub.markdown import ends, facts, heading, score, table, words
 from timerxl.hub.record import Record, get
-from timerxl.metrics.scores import LOWER_IS_BETTER, forecast_scores
+from timerxl.metrics.calibration import Calibration
+from timerxl.metrics.scores import LOWER_IS_BETTER
 from timerxl.training.references import TITLES
 from timerxl.training.tables import COLUMNS, ROWS
 
@@ -16,6 +15,10 @@ WITH_INTERVAL = ("roc_auc", "mcc", "brier", "f1")
 WITHOUT = ("accuracy", "predicted_rain_share")
 BETTER, WORSE = "better than it", "worse than it"
 COMPARED = ("roc_auc", "mcc", "brier")
+CONTAMINATED = (
+    "Contaminated: with `eval.test_every_epoch` these windows were seen at every evaluation, so "
+    "whatever was decided in the meantime may have been decided by them."
+)
 
 
 def scores_section(record: Record) -> str:
@@ -32,22 +35,26 @@ def scores_section(record: Record) -> str:
         cells = [f"**{title}**" if name == "model" else words(title)]
         for key in WITH_INTERVAL:
             interval = ends(get(results, "intervals", name, key))
-            value = score(get(forecasts, name, key))
-            # Not to be broken in the middle of a narrow column.
-            small = interval.replace(" ", "\u00a0")
-            cells.append(f"{value}<br><sub>{small}</sub>" if interval else value)
+            cells.append(score(get(forecasts, name, key)) + small(interval))
         cells += [score(get(forecasts, name, key)) for key in WITHOUT]
         rows.append(cells)
     names = [COLUMNS[key] for key in (*WITH_INTERVAL, *WITHOUT)]
     count = f"{results['num_windows']['test']:,}"
     intro = (
-        f"On {count} test windows, scored once with the best model. In small print the 95 % "
-        "interval, from resampled blocks of time with all regions together. The baselines are "
-        "fitted on the same training windows and scored on the same test windows. Brier: lower is "
-        "better."
+        f"On {count} test windows, "
+        + ("**scored at every evaluation, not once**" if record.is_contaminated else "scored once")
+        + " with the best model. "
+        + (
+            f"No intervals: {words(results['no_interval'])}. "
+            if results.get("no_interval")
+            else "In small print the 95 % interval, from resampled blocks of time with all regions "
+            "together. "
+        )
+        + "The baselines are fitted on the same training windows and scored on the same test "
+        "windows. Brier: lower is better."
     )
-    if results.get("no_interval"):
-        intro = f"On {count} test windows. No intervals: {words(results['no_interval'])}."
+    if record.is_contaminated:
+        intro += f" {CONTAMINATED}"
     parts = [heading("Scores on the test split"), intro, table(["forecast", *names], rows)]
     return "\n\n".join([*parts, *_comparison(results)])
 
@@ -90,9 +97,14 @@ def _comparison(results: dict[str, Any]) -> list[str]:
         )
     recovered = results.get("gap_to_bayes_recovered")
     if recovered is not None:
+        gap = "the ROC-AUC gap from climatology to the best possible forecast"
         found.append(
-            f"Of the ROC-AUC gap from climatology to the best possible forecast, {recovered:.0%} "
-            "is recovered (known because the generator knows the true probability)."
+            (
+                f"Of {gap}, {recovered:.0%} is recovered"
+                if recovered > 0
+                else f"Nothing of {gap} is recovered: it does not rank better than climatology"
+            )
+            + " (known because the generator knows the true probability)."
         )
     return found
 
@@ -100,6 +112,8 @@ def _comparison(results: dict[str, Any]) -> list[str]:
 def _validation_only(record: Record) -> str:
     """Of a run without results: what validation said of these weights, at threshold 0.5."""
     said = "The test split was not scored, so there is nothing to judge this model by."
+    if record.is_contaminated:
+        said = "The final scores on test were never made."
     scores = record.preprocessing.get("validation")
     if not isinstance(scores, dict):
         return said
@@ -136,20 +150,22 @@ def calibration_section(record: Record) -> str:
     return "\n\n".join(parts)
 
 
-def region_section(record: Record) -> str:
-    """Region by region on test, with the threshold of all."""
-    threshold = record.results.get("threshold")
-    if record.forecasts is None or threshold is None:
-        return ""
-    test = record.forecasts[record.forecasts["split"] == "test"]
-    rows = []
-    for region, part in test.groupby("region", sort=True):
-        label = part["label"].to_numpy(np.int64)
-        scores = forecast_scores(part["model"].to_numpy(np.float64), label, threshold)
-        cells = [words(record.scrubber.value(str(region))), f"{len(part):,}", f"{label.mean():.1%}"]
-        rows.append([*cells, *(score(scores[key]) for key in ("roc_auc", "mcc", "brier"))])
-    if not rows:
-        return ""
-    headings = ["region", "windows", "rain", "ROC-AUC", "MCC", "Brier"]
-    intro = f"Timer-XL on test, rain being said from P(rain) = {score(threshold)} on."
-    return "\n\n".join([heading("By region"), intro, table(headings, rows)])
+def small(text: str) -> str:
+    """A second line in a cell, not to be broken in the middle of a narrow column."""
+    kept = text.replace(" ", "\u00a0")
+    return f"<br><sub>{kept}</sub>" if text else ""
+
+
+def threshold_words(record: Record) -> str:
+    """From which P(rain) on it says rain: the raw one, and the calibrated one it comes to."""
+    threshold = record.preprocessing.get("decision_threshold")
+    if threshold is None:
+        return "from P(rain) = 0.5 on; no threshold was chosen"
+    line = record.preprocessing.get("calibration")
+    raw = f"from a raw P(rain) of {score(threshold)} on"
+    if line is None:
+        return f"{raw} (nothing is calibrated)"
+    calibrated = float(Calibration.from_dict(line).apply(threshold))
+    if line["slope"] <= 0:
+        return f"{raw} (calibrated {score(calibrated)}, and lower for more: see the limits)"
+    return f"{raw}, which is {score(calibrated)} calibrated"

@@ -61,6 +61,12 @@ class Record:
         """The weights are those at the stop, not the best of the run."""
         return self.model_folder.name != "model"
 
+    @property
+    def is_contaminated(self) -> bool:
+        """The test split was scored at every evaluation."""
+        asked = get(self.config, "eval", "test_every_epoch")
+        return bool(asked or self.last("test_every_epoch"))
+
     def last(self, kind: str) -> Content:
         """The last event of a kind in metrics.jsonl, {} where there is none."""
         return next((event for event in reversed(self.events) if event.get("event") == kind), {})
@@ -138,6 +144,7 @@ def _outcome(
             return "stopped", reason
         raise InputError(f"--run {own} is not published: it was {reason} {force_it}")
     how = "status.json is missing" if not status else f"status.json says code {code}: {reason}"
+    how = how.rstrip(". ")
     if not has_results:
         raise InputError(
             f"--run {own} can't be published: it holds no results.json, so there are no test "

@@ -39,6 +39,7 @@ PREPROCESSING: dict[str, Any] = {
 CONFIG: dict[str, Any] = {
     "recipe?": str,
     "data?": {"path?": (str, None)},
+    "hub?": ({"data_licence?": (str, None)}, None),
     "eval?": {"threshold?": (str, float, None), "threshold_score?": (str, None)},
 }
 VERDICT: dict[str, Any] = {"verdicts?": [dict], "stopped_by?": (dict, None)}

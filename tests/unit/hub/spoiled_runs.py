@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hub_contents import Hub
+
+from timerxl.hub.card import model_card
+from timerxl.hub.record import read_record
 
 SECRET = "hf_" + "aB3dE" * 7
 
@@ -111,3 +115,20 @@ def plant(run: Path) -> list[str]:
     (run / "tensorboard").mkdir(exist_ok=True)
     (run / "tensorboard" / "events.out.tfevents.1.node7").write_text(said)
     return [SECRET, home(), "secret project", "node7", "notes.txt", "tfevents", str(run.parent)]
+
+
+def card(run: Path, force: bool = False, **told: Any) -> str:
+    return model_card(read_record(run, force), "ana/rain", **told)
+
+
+def edit_all(run: Path, **data: Any) -> None:
+    """As if the run had been trained with these settings of data."""
+    config = run / "config.yaml"
+    text = config.read_text()
+    for key, value in data.items():
+        text = re.sub(rf"(?m)^  {key}: .*$", f"  {key}: {value}", text, count=1)
+    config.write_text(text)
+
+
+def section(text: str, title: str) -> str:
+    return text.split(f"\n## {title}\n")[1].split("\n## ")[0]

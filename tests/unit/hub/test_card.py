@@ -15,17 +15,12 @@ from hub_contents import card_errors
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from sklearn.metrics import brier_score_loss, matthews_corrcoef, roc_auc_score
-from spoiled_runs import as_stopped, edit
+from spoiled_runs import as_stopped, card, edit, edit_all, section
 
-from timerxl.hub.card import METRICS, model_card
+from timerxl.hub.card import METRICS
 from timerxl.hub.package import Package
-from timerxl.hub.record import read_record
 
 LOUD = "SYNTHETIC DATA"
-
-
-def card(run: Path, force: bool = False, **told: Any) -> str:
-    return model_card(read_record(run, force), "ana/rain", **told)
 
 
 def rows(text: str, title: str) -> dict[str, list[str]]:
@@ -34,15 +29,6 @@ def rows(text: str, title: str) -> dict[str, list[str]]:
     lines = [line for line in section.splitlines() if line.startswith("|")]
     cells = [[c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     return {row[0].strip("*"): row[1:] for row in cells}
-
-
-def edit_all(run: Path, **data: Any) -> None:
-    """As if the run had been trained with these settings of data."""
-    config = run / "config.yaml"
-    text = config.read_text()
-    for key, value in data.items():
-        text = re.sub(rf"(?m)^  {key}: .*$", f"  {key}: {value}", text, count=1)
-    config.write_text(text)
 
 
 def as_real(run: Path) -> None:
@@ -96,7 +82,12 @@ def test_synthetic_is_said_first(text: str, run: Path) -> None:
     assert "**series**: `peru.parquet`" in real
     assert r"**licence of the data**: CC BY 4.0 \| Ana" in real
     assert "weather/" not in real
-    assert "**licence of the data**: not stated" in text
+    assert "**licence of the data**: none needed" in text
+    assert "**licence of the data**: **unknown**" in card(run)
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("data_licence: null", "data_licence: ODbL 1.0"))
+    assert "**licence of the data**: ODbL 1.0" in card(run)
+    assert "**licence of the data**: CC0" in card(run, data_licence="CC0")
 
 
 def test_the_model_stands_beside_every_baseline(text: str, results: dict[str, Any]) -> None:
@@ -164,10 +155,13 @@ def test_regions_are_scored_from_the_forecasts(
     for region, part in table.groupby("region"):
         label, given = part["label"].to_numpy(), part["model"].to_numpy()
         said = (given >= results["threshold"]).astype(int)
+        others = {name: roc_auc_score(label, part[name]) for name in results["baselines"]}
+        best = max(value for name, value in others.items() if name != "bayes")
         expected = [len(part), f"{label.mean():.1%}"]
         expected += [f"{roc_auc_score(label, given):.3f}", f"{matthews_corrcoef(label, said):.3f}"]
-        expected += [f"{brier_score_loss(label, given):.3f}"]
-        assert found[str(region).replace("_", r"\_")] == [str(cell) for cell in expected]
+        expected += [f"{brier_score_loss(label, given):.3f}", f"{best:.3f}"]
+        cells = [cell.partition("<br>")[0] for cell in found[str(region).replace("_", r"\_")]]
+        assert cells == [str(cell) for cell in expected]
 
 
 def test_what_it_predicts_and_how_it_was_cut(text: str, finished: Path) -> None:
@@ -294,3 +288,22 @@ def test_a_branch_is_named_in_the_examples(finished: Path) -> None:
     text = card(finished, revision="v2")
     assert 'from_pretrained("ana/rain", revision="v2")' in text
     assert '"ana/rain", revision="v2", trust_remote_code=True' in text
+
+
+def test_the_threshold_is_given_raw_and_calibrated(text: str, finished: Path, run: Path) -> None:
+    saved = json.loads((finished / "model" / "preprocessing.json").read_text())
+    threshold, line = saved["decision_threshold"], saved["calibration"]
+    odds = line["slope"] * np.log(threshold / (1 - threshold)) + line["intercept"]
+    calibrated = 1 / (1 + np.exp(-odds))
+    said = f"from a raw P(rain) of {threshold:.3f} on, which is {calibrated:.3f} calibrated"
+    assert f"**says rain**: {said}: the best MCC on validation" in text
+    assert said in section(text, "By region")
+    # What the Forecaster prints beside its decision is the calibrated one.
+    table = pd.read_parquet(finished / "forecasts.parquet")
+    assert ((table["model"] >= threshold) == (table["model_calibrated"] >= calibrated)).all()
+
+    def turn(saved: dict[str, Any]) -> None:
+        saved["calibration"] = {"slope": -1.0, "intercept": 0.0}
+
+    edit(run / "model" / "preprocessing.json", turn)
+    assert "and lower for more" in card(run)

@@ -197,7 +197,7 @@ BAD: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     ),
     "no forecasts' column": (
         lambda r: (
-            edit(r / "status.json", lambda s: {"code": 1, "reason": "the loss is nan"})
+            edit(r / "status.json", lambda s: {"code": 1, "reason": "the loss is nan."})
             or (r / "results.json").unlink()
         ),
         ["can't be published", "no results.json", "code 1: the loss is nan"],
@@ -223,6 +223,7 @@ def test_what_can_t_be_published_even_by_force(case: str, run: Path, tmp_path: P
     message = refused(run, tmp_path, force=True)
     for words in named:
         assert words in message
+    assert ".." not in message
 
 
 def test_no_such_run(tmp_path: Path) -> None:
