@@ -2,13 +2,14 @@
 
 One commit with the best model, what it needs to run anywhere, the run's scores and a model card.
 --dry-run FOLDER writes exactly these files and sends nothing. The run's folder stays as it is.
-Prints the address. Exit code 0 when done, 1 when the upload failed, 2 on bad input: no such run,
-one that must not be published, a wrong name.
+Prints the address. Exit code 0 when done, 1 when the upload failed, 2 on bad input (no such run,
+one that must not be published, a wrong name), 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,7 +20,14 @@ from typing import TYPE_CHECKING
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
-from timerxl.command_line import EXIT_FAILED, EXIT_OK, leave, quiet_libraries, run_command
+from timerxl.command_line import (
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_SIGNAL,
+    leave,
+    quiet_libraries,
+    run_command,
+)
 from timerxl.config import InputError
 
 if TYPE_CHECKING:  # slow to import: a wrong argument is refused before
@@ -57,10 +65,13 @@ def check_dry_run(folder: Path, run: Path) -> None:
 
 def dry_run(folder: Path, fill: Callable[[Path], Package]) -> int:
     """Fill a folder beside ``folder`` and rename it: all of the package is there, or nothing."""
+    from timerxl.hub.places import Place, sweep
+
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".timerxl-hub-", dir=folder.parent) as place:
-            package = fill(Path(place) / "package")
+        sweep(folder.parent)
+        with Place(folder.parent) as place:
+            package = fill(place / "package")
             size = f"{len(package.files)} files, {package.num_bytes:,} bytes"
             package.folder.replace(folder)
     except OSError as error:
@@ -77,8 +88,10 @@ def run(given: argparse.Namespace) -> int:
         raise InputError(f"--timeout is {given.timeout:g}; expected seconds above 0.")
     if given.dry_run is not None:
         check_dry_run(given.dry_run, given.run)
+    from timerxl.hub.child import PushFailed
     from timerxl.hub.package import Wording, stage
-    from timerxl.hub.push import Push, PushFailed, Target
+    from timerxl.hub.places import Place, sweep
+    from timerxl.hub.push import Push, Target
     from timerxl.hub.record import read_record
 
     target = Target(given.repo_id, given.private, given.revision)
@@ -86,20 +99,20 @@ def run(given: argparse.Namespace) -> int:
     wording = Wording(target.repo_id, target.revision, given.data_licence)
     if given.dry_run is not None:
         return dry_run(given.dry_run, lambda folder: stage(record, folder, wording))
-    with tempfile.TemporaryDirectory(prefix="timerxl-hub-") as folder:
-        package = stage(record, Path(folder), wording)
+    sweep(Path(tempfile.gettempdir()))
+    with Place(Path(tempfile.gettempdir())) as place:
+        package = stage(record, place / "package", wording)
         size = f"{len(package.files)} files, {package.num_bytes:,} bytes"
         print(f"sending {size} to {target.repo_id} ...", file=sys.stderr, flush=True)
         try:
             done = Push(package, target, f"Publish {record.name}", given.timeout)()
-        except PushFailed as error:
-            print(
-                f"error: {error}\n{given.run} is as it was. When that is mended, run again:\n"
-                f"  {target.command(given.run, given.force, given.data_licence)}",
-                file=sys.stderr,
-                flush=True,
-            )
-            return EXIT_FAILED
+        except (PushFailed, KeyboardInterrupt) as error:
+            again = target.command(given.run, given.force, given.data_licence)
+            is_failure = isinstance(error, PushFailed)
+            said = str(error) if is_failure else "interrupted before the upload was done."
+            when = "When that is mended, run again" if is_failure else "To send it, run again"
+            print(f"error: {said}\n{given.run} is as it was. {when}:\n  {again}", file=sys.stderr)
+            return EXIT_FAILED if is_failure else EXIT_SIGNAL + signal.SIGINT
     for name in done.removed:
         print(f"removed from {target.repo_id}: {name}", file=sys.stderr)
     for note in done.notes:

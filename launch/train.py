@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # The repository, not this folder, is on the path: a file here could hide an installed library.
 HERE = Path(__file__).resolve().parent
@@ -29,10 +30,30 @@ from timerxl.command_line import (
 )
 from timerxl.config import InputError, RunConfig, load_recipe
 
-HUB_SECONDS = 300.0  # to wait at the end for a push under way
+if TYPE_CHECKING:  # slow to import: a wrong argument is refused before
+    from timerxl.hub.background import BackgroundPush
 
 
 def run(config: RunConfig) -> int:
+    """Train, and push each new best model to the hub where the recipe says so."""
+    if not config.hub.push:
+        return train_run(config)
+    from timerxl.hub.background import HURRY_SECONDS, BackgroundPush
+    from timerxl.hub.push import Target
+    from timerxl.training.tracking import Log
+
+    repo_id = str(config.hub.repo_id)
+    Target(repo_id)  # a bad name is refused on every rank
+    if not is_main_rank():
+        return train_run(config)
+    hub = BackgroundPush(Path(config.output_dir), repo_id, Log(), config.hub.private)
+    try:
+        return train_run(config, hub)
+    finally:
+        hub.close(HURRY_SECONDS)  # nothing is left to do after an end in order
+
+
+def train_run(config: RunConfig, hub: BackgroundPush | None = None) -> int:
     """Train, and see that the outcome is in status.json, on stderr and in the exit code."""
     from timerxl.planner.prediction import predict_run
     from timerxl.report.page import write_report
@@ -45,14 +66,7 @@ def run(config: RunConfig) -> int:
 
     output_dir = Path(config.output_dir)
     is_main = is_main_rank()
-    code, reason, hub = EXIT_OK, "finished", None
-    if config.hub.push:
-        from timerxl.hub.background import BackgroundPush
-        from timerxl.hub.push import Target
-
-        Target(str(config.hub.repo_id))  # a bad name is refused on every rank
-        if is_main:
-            hub = BackgroundPush(str(config.hub.repo_id), Log(), config.hub.private)
+    code, reason = EXIT_OK, "finished"
     extras = Extras(
         predict=predict_run,
         draw=write_report,
@@ -81,9 +95,7 @@ def run(config: RunConfig) -> int:
         print(f"error: {reason}", file=sys.stderr, flush=True)
     if is_main:
         if hub is not None:
-            if code == EXIT_OK:
-                hub.new_best(output_dir)  # with the results, the threshold and the final card
-            hub.close(HUB_SECONDS)
+            hub.end(code)
         print(f"Page of the run: {output_dir}/report/index.html", flush=True)
     return code
 

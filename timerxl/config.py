@@ -208,10 +208,7 @@ class MonitorsConfig:
 
 @dataclass
 class HubConfig:
-    """``push`` sends each new best model to ``repo_id`` (user/name) in the background.
-
-    ``data_licence`` is that of the series, for the model's card.
-    """
+    """``push`` sends new best models to ``repo_id`` (user/name); cards state ``data_licence``."""
 
     push: bool = False
     repo_id: Optional[str] = None

@@ -13,60 +13,119 @@ from pathlib import Path
 
 from huggingface_hub import get_token
 
-from timerxl.hub.package import Wording, stage
-from timerxl.hub.push import PERMANENT, Push, PushFailed, Target
-from timerxl.hub.record import FORECASTS, PAGE, WEIGHTS, read_record
+from timerxl.command_line import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
+from timerxl.hub.card import STILL_TRAINING
+from timerxl.hub.child import Child, PushFailed, seconds_for
+from timerxl.hub.places import Place, sweep
+from timerxl.hub.push import PERMANENT, Target
+from timerxl.hub.record import FORECASTS, PAGE, WEIGHTS, needs_force
 
+END_SECONDS = 300.0  # to wait at the end for a push under way
+HURRY_SECONDS = 3.0  # the same after a signal, which leaves no time, and without a disk
 _FILES = (
     *("config.yaml", "status.json", "verdict.json", "metrics.jsonl", "results.json"),
     *("environment.json", "audit.json", FORECASTS, str(PAGE)),
 )
+# The process that stages is to take nothing from the training.
+_BESIDE = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 
 @dataclass
 class _Job:
-    """A copy of a run as it was when a model was the best; ``step`` names it."""
+    """A copy of a run as it was when a model was the best, or (``corrects``) as it ended badly."""
 
     run: Path
-    copy: Path
+    place: Place
     number: int
+    corrects: bool
 
 
 class BackgroundPush:
-    """Pushes the newest best model in one background thread.
+    """Pushes the newest best model, one at a time, each in a process of its own.
 
     A model that waits while a newer one comes is dropped. Failures become one sentence for ``log``,
-    which may be called from that thread. Raises InputError at once where the target has no name
-    that the Hub would take; nothing is raised later.
+    which may be called from another thread. Raises InputError at once where the target has no name
+    that the Hub would take; nothing is raised later. Removes from ``run``'s folder of runs what an
+    earlier process left there.
     """
 
     def __init__(
         self,
+        run: Path,
         repo_id: str,
         log: Callable[[str], None],
         private: bool = False,
-        data_licence: str | None = None,
         limit_seconds: float | None = None,
     ):
         self.target = Target(repo_id, private)
-        self.log, self.data_licence, self.limit_seconds = log, data_licence, limit_seconds
+        self.run, self.log, self.limit_seconds = run, log, limit_seconds
         self._changed = threading.Condition()
         self._waiting: _Job | None = None
-        self._push: Push | None = None
+        self._child: Child | None = None
         self._thread: threading.Thread | None = None
         self._closing = self._hopeless = self._ended = False
-        self._run: Path | None = None
         self._number = self._arrived = 0
+        for folder in (run.absolute().parent, Path(tempfile.gettempdir())):
+            sweep(folder)
         if not get_token():
             log(f"hub: there is no token, so nothing can go to {repo_id}; set HF_TOKEN.")
 
     def new_best(self, run: Path) -> None:
         """Take a copy of the run's best model now and push it soon; returns at once."""
-        if self._hopeless or self._closing:
+        self._take(run, corrects=False)
+
+    def end(self, code: int) -> bool:
+        """The run is over with this exit code: send its last state, wait for what is under way.
+
+        A good end is pushed with its scores. After a bad one nothing is sent that would not have
+        been sent by itself, but a card on the hub that says "still training" is corrected. After a
+        signal or without a disk there is no time for either.
+        """
+        in_order = code in (EXIT_OK, EXIT_STOPPED, EXIT_FAILED)
+        if in_order and (self.run / "model").is_dir():
+            self._take(self.run, corrects=code != EXIT_OK)
+        return self.close(END_SECONDS if in_order else HURRY_SECONDS)
+
+    def close(self, timeout: float) -> bool:
+        """Wait so many seconds for what is under way; True where the newest model arrived.
+
+        Otherwise one sentence says what to do later. What is still under way then is ended.
+        """
+        with self._changed:
+            if self._closing:
+                return self._arrived == self._number
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(max(timeout, 0.0))
+            if self._thread.is_alive():
+                with self._changed:
+                    waiting, self._waiting = self._waiting, None
+                    child, self._ended = self._child, True
+                if waiting is not None:
+                    waiting.place.remove()
+                if child is not None:
+                    child.stop()
+                self._thread.join(10.0)
+        if self._arrived == self._number:
+            return True
+        self.log(f"hub: the newest model is not on {self.target.repo_id}. {self._later()}")
+        return False
+
+    def _later(self) -> str:
+        force = needs_force(self.run)
+        if force is None:
+            return "It can be published when the run is finished: train on with the same command."
+        return f"Run later: {self.target.command(self.run, force)}"
+
+    def _take(self, run: Path, corrects: bool) -> None:
+        if self._closing:
             return
-        self._run, self._number = run, self._number + 1
+        self._number += 1
+        if self._hopeless:
+            return
         try:
-            job = _Job(run, _copy(run), self._number)
+            job = _Job(run, _copy(run), self._number, corrects)
         except Exception as error:
             self.log(f"hub: this model is not pushed: {type(error).__name__}: {error}")
             return
@@ -77,34 +136,7 @@ class BackgroundPush:
                 self._thread.start()
             self._changed.notify_all()
         if dropped is not None:
-            shutil.rmtree(dropped.copy, ignore_errors=True)
-
-    def close(self, timeout: float) -> bool:
-        """Wait so many seconds for what is under way; True where the newest model arrived.
-
-        Otherwise one sentence says what to run later. What is still under way then is ended.
-        """
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(max(timeout, 0.0))
-            if self._thread.is_alive():
-                with self._changed:
-                    waiting, self._waiting = self._waiting, None
-                    push, self._ended = self._push, True
-                if waiting is not None:
-                    shutil.rmtree(waiting.copy, ignore_errors=True)
-                if push is not None:
-                    push.stop()
-                self._thread.join(10.0)
-        if self._arrived == self._number or self._run is None:
-            return True
-        self.log(
-            f"hub: the newest model is not on {self.target.repo_id}. Run later: "
-            f"{self.target.command(self._run, data_licence=self.data_licence)}"
-        )
-        return False
+            dropped.place.remove()
 
     def _work(self) -> None:
         while True:
@@ -117,61 +149,79 @@ class BackgroundPush:
             try:
                 self._send(job)
             finally:
-                shutil.rmtree(job.copy, ignore_errors=True)
+                job.place.remove()
 
     def _send(self, job: _Job) -> None:
-        """Stage and push one copy; every failure is a sentence."""
+        """Push one copy; every failure is a sentence."""
         if self._hopeless:
             return
         begun = time.monotonic()
         try:
-            record = read_record(job.copy / "run", under_way=True, named=job.run)
-            wording = Wording(self.target.repo_id, data_licence=self.data_licence)
-            package = stage(record, job.copy / "package", wording)
-            step = record.preprocessing.get("step") or record.preprocessing.get("best_step")
-            message = f"Model of step {step} of {record.name}"
-            push = Push(package, self.target, message, self.limit_seconds)
+            child = self._order(job)
             with self._changed:
                 if self._ended:
                     return
-                self._push = push
-            done = push()
+                self._child = child
+            done = child()
         except PushFailed as error:
             if error.kind == "stopped":
                 return  # close says it
+            if error.kind == "nothing there":  # a bad end, and nothing to be corrected
+                self._arrived = job.number
+                if needs_force(job.run):
+                    command = self.target.command(job.run, force=True)
+                    self.log(f"hub: a stopped run is not sent by itself; to do it: {command}")
+                return
             self._hopeless = error.kind in PERMANENT
             rest = " It is not tried again in this run." if self._hopeless else ""
-            self.log(f"hub: the push to {self.target.repo_id} failed: {error}{rest}")
+            what = f"the push to {self.target.repo_id} failed"
+            what = "this model is not pushed" if error.kind == "input" else what
+            self.log(f"hub: {what}: {error}{rest}")
         except Exception as error:
             self.log(f"hub: this model is not pushed: {type(error).__name__}: {error}")
         else:
             self._arrived = job.number
             seconds = time.monotonic() - begun
-            self.log(f"hub: model of step {step} pushed in {seconds:.0f} s: {done.url}")
+            self.log(f"hub: {done.what} pushed in {seconds:.0f} s: {done.url}")
         finally:
             with self._changed:
-                self._push = None
+                self._child = None
+
+    def _order(self, job: _Job) -> Child:
+        copy, lock = job.place.folder / "run", job.place.descriptor
+        order = {
+            "copy": str(copy.absolute()),
+            "run": str(job.run),
+            "force": job.corrects,
+            "only_over": STILL_TRAINING if job.corrects else None,
+            **self.target.order(),
+        }
+        limit = self.limit_seconds or seconds_for((copy / "model" / WEIGHTS).stat().st_size)
+        # The lock lasts as long as the process, also where this one is killed.
+        locks = () if lock is None else (lock,)
+        return Child("timerxl.hub.job", order, limit, locks, _BESIDE)
 
 
-def _copy(run: Path) -> Path:
-    """A folder with ``run/``: weights by a second name where that can be, small files copied.
+def _copy(run: Path) -> Place:
+    """A place with ``run/``: weights by a second name where that can be, small files copied.
 
     The weights are written anew for every model and never changed in place.
     """
     try:  # on the same file system, where a second name costs nothing
-        copy = Path(tempfile.mkdtemp(prefix=".timerxl-hub-", dir=run.absolute().parent))
+        place = Place(run.absolute().parent)
     except OSError:
-        copy = Path(tempfile.mkdtemp(prefix="timerxl-hub-"))
+        place = Place(Path(tempfile.gettempdir()))
+    copy = place.folder / "run"
     try:
-        shutil.copytree(run / "model", copy / "run" / "model", copy_function=_link_weights)
+        shutil.copytree(run / "model", copy / "model", copy_function=_link_weights)
         for name in _FILES:
             if (run / name).is_file():
-                (copy / "run" / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(run / name, copy / "run" / name)
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(run / name, copy / name)
     except BaseException:
-        shutil.rmtree(copy, ignore_errors=True)
+        place.remove()
         raise
-    return copy
+    return place
 
 
 def _link_weights(source: str, target: str) -> str:

@@ -25,6 +25,7 @@ METRICS = {
     "accuracy": ("accuracy", "accuracy"),
 }
 TASK, TASK_NAME = "time-series-forecasting", "rain or no rain"
+STILL_TRAINING = "STILL TRAINING."
 SYNTHETIC = (
     "SYNTHETIC DATA.",
     "This model has seen no real weather: its training, validation and test series were invented "
@@ -103,7 +104,7 @@ def _warnings(record: Record) -> list[str]:
     found = []
     if record.is_synthetic:
         found.append(loud(*SYNTHETIC))
-    step = record.preprocessing.get("step") or record.preprocessing.get("best_step")
+    step = record.step
     if record.outcome == "stopped":
         weights = (
             f"those of the stop (step {step})"
@@ -124,13 +125,14 @@ def _warnings(record: Record) -> list[str]:
         found.append(
             loud(
                 "FAILED RUN.",
-                f"The run did not end well: {_ended(record.reason)} {_unscored(record)}".strip(),
+                f"The run did not end well: {_ended(record.reason)} The weights are the best by "
+                f"validation until then (step {step}). {_unscored(record)}".strip(),
             )
         )
     if record.outcome == RUNNING:
         found.append(
             loud(
-                "STILL TRAINING.",
+                STILL_TRAINING,
                 f"The best model so far, of step {step}. The final scores on the test split have "
                 "not been made yet, no threshold has been chosen, nothing is calibrated.",
             )

@@ -57,6 +57,12 @@ class Record:
         return bool(self.preprocessing.get("is_synthetic"))
 
     @property
+    def step(self) -> int | None:
+        """Of the weights."""
+        found: int | None = self.preprocessing.get("step") or self.preprocessing.get("best_step")
+        return found
+
+    @property
     def is_checkpoint(self) -> bool:
         """The weights are those at the stop, not the best of the run."""
         return self.model_folder.name != "model"
@@ -86,7 +92,7 @@ def read_record(
 
     Raises InputError where there is no run, where a file of it is damaged, and where it must not be
     published: without results; stopped or failed without ``force``. ``under_way`` lets a run pass
-    that is still training.
+    that is still training, and with ``force`` one that failed without results.
     """
     own = named or folder
     if not folder.is_dir() or not (folder / "config.yaml").is_file():
@@ -145,6 +151,8 @@ def _outcome(
         raise InputError(f"--run {own} is not published: it was {reason} {force_it}")
     how = "status.json is missing" if not status else f"status.json says code {code}: {reason}"
     how = how.rstrip(". ")
+    if under_way and force and code == FAILED:
+        return "failed", reason
     if not has_results:
         raise InputError(
             f"--run {own} can't be published: it holds no results.json, so there are no test "
@@ -153,6 +161,20 @@ def _outcome(
     if force:
         return "failed", how
     raise InputError(f"--run {own} is not published: {how}. {force_it}")
+
+
+def needs_force(folder: Path) -> bool | None:
+    """Whether launch/publish.py takes the run as it is (False), with --force, or never (None)."""
+    for force in (False, True):
+        try:
+            status = _json(folder / "status.json", {})
+            has_results = (folder / "results.json").is_file()
+            outcome, _ = _outcome(folder, status, has_results, force, under_way=False)
+            _model_folder(folder, folder, outcome)
+        except (InputError, OSError):
+            continue
+        return force
+    return None
 
 
 def _model_folder(folder: Path, own: Path, outcome: str) -> Path:

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -25,14 +25,23 @@ from huggingface_hub import (
     constants,
     get_session,
     get_token,
+    hf_hub_url,
 )
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RevisionNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 STALL_SECONDS = 90.0  # without a byte in either direction; the library itself waits for ever
 WAITS_SECONDS = (2.0, 6.0)  # before the second and the third try
 LAST_START_SECONDS = 20.0  # no further try after so long: the library has tried again by itself
 _QUOTA = re.compile(r"quota|storage|too large|payment|upgrade your plan|exceed", re.I)
+T = TypeVar("T")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{6,}")
 
 
@@ -137,8 +146,23 @@ def is_there(path: Path, remote: RepoFile | None) -> bool:
     return git.hexdigest() == remote.blob_id
 
 
+def card_there(order: dict[str, Any]) -> str:
+    """README.md of the repository, "" where there is none."""
+    get_session().timeout = STALL_SECONDS
+    url = hf_hub_url(order["repo_id"], "README.md", revision=order["revision"])
+    try:
+        answer = get_session().get(url, headers=build_hf_headers(), follow_redirects=True)
+        hf_raise_for_status(answer)
+        return str(answer.text)
+    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
+        return ""
+
+
 def upload(order: dict[str, Any]) -> dict[str, Any]:
-    """Create what is missing and commit once; the same order twice makes no second commit."""
+    """Create what is missing and commit once; the same order twice makes no second commit.
+
+    Raises Refused.
+    """
     api, repo_id = HfApi(token=get_token()), order["repo_id"]
     revision = order["revision"] or constants.DEFAULT_REVISION
     folder = Path(order["folder"])
@@ -172,7 +196,7 @@ def upload(order: dict[str, Any]) -> dict[str, Any]:
     return {"url": done.commit_url, "commit": done.oid, "removed": stale}
 
 
-def with_retries(task: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def with_retries(task: Callable[[], T]) -> T:
     """At most three tries, and none that begins late. Raises Refused."""
     begun = time.monotonic()
     for wait in (*WAITS_SECONDS, None):
@@ -187,8 +211,8 @@ def with_retries(task: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     raise AssertionError("the last try returns or raises")
 
 
-def main() -> int:
-    order = json.load(sys.stdin)
+def answer_with(order: dict[str, Any], task: Callable[[], dict[str, Any]]) -> int:
+    """Do it in bounded time, and say on stdout what came of it."""
     # The one who ordered may be gone: this process ends by itself, too.
     signal.setitimer(signal.ITIMER_REAL, order["limit_seconds"])
     try:
@@ -200,12 +224,17 @@ def main() -> int:
             )
         with warnings.catch_warnings(record=True) as noted:
             warnings.simplefilter("always", UserWarning)
-            answer = with_retries(lambda: upload(order))
+            answer = task()
         answer["notes"] = [_line(str(note.message)) for note in noted]
     except Refused as refused:
         answer = {"kind": refused.kind, "error": str(refused)}
     print(json.dumps(answer), flush=True)
     return 0
+
+
+def main() -> int:
+    order = json.load(sys.stdin)
+    return answer_with(order, lambda: with_retries(lambda: upload(order)))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def as_stopped(run: Path, has_best: bool = False) -> None:
     found = {"stopped_by": verdict, "verdicts": [verdict | {"action": "stop"}]}
     (run / "verdict.json").write_text(json.dumps(found))
     for name in ("results.json", "forecasts.parquet"):
-        (run / name).unlink()
+        (run / name).unlink(missing_ok=True)
     keep = {"decision_threshold", "calibration", "best_step", "scores"}
 
     def unfinish(saved: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -123,6 +126,24 @@ def test_a_stopped_run(hub: Hub, command: Command) -> None:
     assert code == 0, errors
     card = hub.repositories["ana/rain"].files()["README.md"].decode()
     assert "**STOPPED BY A MONITOR.**" in card.split("\n## ")[0]
+
+
+def test_ctrl_c_ends_the_upload_without_a_traceback(hub: Hub, command: Command) -> None:
+    hub.faults.append(Fault("POST .*/preupload", seconds=30.0))
+
+    def press() -> None:
+        while not hub.calls("repos/create"):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press).start()
+    code, output, errors = command()
+    assert (code, output) == (130, "")
+    assert errors.splitlines()[1:] == [
+        "error: interrupted before the upload was done.",
+        f"{command.run} is as it was. To send it, run again:",
+        f"  python launch/publish.py --run {command.run} --repo-id ana/rain",
+    ]
 
 
 def test_as_a_script_from_elsewhere(hub: Hub, run: Path, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from hub_contents import Fault, File, Hub
 from spoiled_runs import sums
 
 from timerxl.config import InputError
+from timerxl.hub.child import PushFailed, environment
 from timerxl.hub.package import Package
-from timerxl.hub.push import Push, PushFailed, Target, _environment
+from timerxl.hub.push import Push, Target
 
 TARGET = Target("ana/rain")
 
@@ -247,6 +248,17 @@ def test_an_upload_that_ends_otherwise(
     assert str(error) == "the upload ended with code 7: no space left, [token]"
 
 
+def test_an_upload_that_a_signal_ends(hub: Hub, package: Package, tmp_path: Path) -> None:
+    fault = "import os\nassert os.getsid(0) == os.getpid()\nos.kill(os.getpid(), {})\n"
+    start = tmp_path / "fast" / "sitecustomize.py"
+    start.write_text(fault.format(15))
+    error = failed(package)
+    assert error.kind == "signal"
+    assert str(error) == "the upload was ended from outside, by SIGTERM."
+    start.write_text(fault.format(9))
+    assert "by SIGKILL (is the memory full?)" in str(failed(package))
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -281,6 +293,6 @@ def test_what_to_run_later() -> None:
 
 def test_lfs_unless_asked_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_DISABLE_XET", raising=False)
-    assert _environment()["HF_HUB_DISABLE_XET"] == "1"
+    assert environment()["HF_HUB_DISABLE_XET"] == "1"
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "0")
-    assert _environment()["HF_HUB_DISABLE_XET"] == "0"
+    assert environment()["HF_HUB_DISABLE_XET"] == "0"
