@@ -6,7 +6,8 @@ forecasts = forecaster.predict("rain.parquet", at="2024-06-01T06")
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import datetime
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
@@ -17,8 +18,10 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from timerxl.config import InputError
+from timerxl.config_reading import reason
 from timerxl.data.forecast_input import ForecastInput, read_forecast_input
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
+from timerxl.data.training_ranges import step_offsets
 from timerxl.metrics.calibration import Calibration
 from timerxl.model import TimerXLForClassification
 from timerxl.model.convert_openltm import load_saved
@@ -26,6 +29,7 @@ from timerxl.model.convert_openltm import load_saved
 transformers_logging.disable_progress_bar()  # for what takes milliseconds
 PUBLISHED = ["config.json", "model.safetensors", PREPROCESSING]
 LATEST, ALL = "latest", "all"
+Moment = str | datetime.date | np.datetime64  # pandas' Timestamp is a date
 
 
 class Forecaster:
@@ -58,22 +62,23 @@ class Forecaster:
         """Load a run's model folder, or download one from the hub (safetensors and JSON alone).
 
         ``device`` is the first GPU where there is one, else the CPU. Raises InputError where the
-        folder or repository is no model of ours.
+        folder or repository is no model of ours, or the device can't be used.
         """
+        default = "cuda" if torch.cuda.is_available() else "cpu"
+        chosen = _device(default if device is None else device)
         folder = Path(path_or_repo_id)
         if not folder.is_dir():
             folder = _download(str(path_or_repo_id), revision, token)
         saved = Preprocessing.load(folder)
         model = load_classifier(folder, saved)
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model.to(torch.device(chosen))  # type: ignore[arg-type]
+        model.to(chosen)  # type: ignore[arg-type]
         return cls(model, saved)
 
     def predict(
         self,
         table: pd.DataFrame | str | Path | None,
         *,
-        at: str | list[str] | None = ALL,
+        at: Moment | Iterable[Moment] | None = ALL,
         batch_size: int = 64,
         by_variable: bool = False,
         progress: bool = False,
@@ -81,13 +86,18 @@ class Forecaster:
         """Forecast from every region of a table (a frame, or the path of a Parquet or CSV file).
 
         ``at``: "all" (every time with a full context behind it), "latest" (the last time of every
-        region), or ISO times. None as ``table`` is the synthetic series of the model. With
-        ``by_variable`` a column for each variable says by how much the log-odds of rain would
-        fall, were it replaced by its training mean (one more forward pass per variable).
+        region), or times, in UTC where they name no zone: ISO text, datetimes or a list of them.
+        None as ``table`` is the synthetic series of the model. With ``by_variable`` a column
+        ``by_NAME`` for each variable of the series says by how much the log-odds of rain would
+        fall, were it at its training mean all through the context (one more forward pass per
+        variable). They don't add up to the log-odds. What is known at issue time (season, hour,
+        region) goes to the model beside the series and is in none of them: ``by_season_sin`` is of
+        the series' own column of that name.
 
         Returns a row per region and issue time: region, issue_time, valid_until, probability
-        (calibrated), probability_raw, rain (the decision). ``attrs`` holds the event and the notes
-        on the data. Raises InputError, with numbers, where the table does not fit the model.
+        (calibrated), probability_raw, rain (the decision). ``attrs`` holds the event, the notes on
+        the data and ``trained_on_synthetic``. Raises InputError, with numbers, where the table does
+        not fit the model.
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; expected 1 or more.")
@@ -113,18 +123,31 @@ class Forecaster:
                 **columns,
             }
         )
-        forecasts.attrs = {"event": self.event, "threshold": self.threshold, "notes": given.notes}
+        forecasts.attrs = {
+            "event": self.event,
+            "threshold": self.threshold,
+            "notes": given.notes + self._issue_notes(issued),
+            "trained_on_synthetic": self.is_synthetic,
+        }
         return forecasts
 
-    def _rows(self, given: ForecastInput, at: str | list[str] | None) -> np.ndarray:
-        if at is None or at == ALL:
-            return given.rows_at(None, self.context_length)
-        if at == LATEST:
-            latest = given.latest_rows()
-            for time in np.unique(given.series.timestamps[latest[~given.ready[latest]]]):
-                given.rows_at([time], self.context_length)  # says what is missing
-            return latest
-        return given.rows_at(list(_times(at)), self.context_length)
+    def _rows(self, given: ForecastInput, at: Moment | Iterable[Moment] | None) -> np.ndarray:
+        if at is None or (isinstance(at, str) and at == ALL):
+            return given.all_rows()
+        if isinstance(at, str) and at == LATEST:
+            return given.latest_rows()
+        return given.rows_at(_times(at))
+
+    def _issue_notes(self, issued: np.ndarray) -> list[str]:
+        """A sentence where training knew no window of these hours of the day."""
+        known = (self.saved.content.get("training_ranges") or {}).get("issue_hours")
+        new = [] if known is None else [h for h in step_offsets(issued, 24.0) if h not in known]
+        if not new:
+            return []
+        return [
+            f"forecasts of {', '.join(f'{hour:g}' for hour in new)} h UTC: the windows of training "
+            f"were issued at {', '.join(f'{hour:g}' for hour in known or [])} h."
+        ]
 
     @torch.no_grad()
     def _forecast(
@@ -179,12 +202,38 @@ def load_classifier(folder: Path, saved: Preprocessing) -> TimerXLForClassificat
     return cast(TimerXLForClassification, model)
 
 
-def _times(at: str | list[str]) -> Iterator[np.datetime64]:
-    for text in [at] if isinstance(at, str) else at:
-        time = pd.to_datetime(pd.Series([text]), utc=True, format="ISO8601", errors="coerce")
+def _device(name: str) -> torch.device:
+    """The device of that name, if a number can be put there and read back."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        count = torch.cuda.device_count()
+        usable = ", ".join(["cpu", *(f"cuda:{index}" for index in range(count))])
+        raise InputError(
+            f"device {name} can't be used here ({reason(error)[:120]}); expected one of: {usable}."
+        ) from error
+    return device
+
+
+def _times(at: Moment | Iterable[Moment]) -> list[np.datetime64]:
+    """Distinct times in UTC, ascending."""
+    wanted = "expected 'all', 'latest' or a time as 2024-06-01T06, or a list of times."
+    try:
+        given: list[Moment] = [at] if isinstance(at, Moment) else list(at)
+    except TypeError as error:
+        raise InputError(f"at={at}: {wanted}") from error
+    if not given:
+        raise InputError(f"at={at} names no time; {wanted}")
+    times = set()
+    for one in given:
+        if not isinstance(one, Moment):  # a number would be taken for nanoseconds since 1970
+            raise InputError(f"at={one}: {wanted}")
+        time = pd.to_datetime(pd.Series([one]), utc=True, format="ISO8601", errors="coerce")
         if time.isna().any():
-            raise InputError(f"at={text}: expected 'all', 'latest' or a time as 2024-06-01T06.")
-        yield time.dt.tz_localize(None).to_numpy().astype("datetime64[s]")[0]
+            raise InputError(f"at={one}: {wanted}")
+        times.add(time.dt.tz_localize(None).to_numpy().astype("datetime64[s]")[0])
+    return sorted(times)
 
 
 def _download(repo_id: str, revision: str | None, token: str | bool | None) -> Path:

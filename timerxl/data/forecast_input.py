@@ -5,6 +5,7 @@ Nothing is fitted to the series and no label is needed. R rows, C features, S st
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,75 +15,94 @@ import torch
 
 from timerxl.config import InputError
 from timerxl.data.enso import with_oni
+from timerxl.data.forecast_table import read_forecast_table
 from timerxl.data.preprocessing import Preprocessing
-from timerxl.data.readers import read_table
 from timerxl.data.scaling import scale, static_features
 from timerxl.data.schema import WeatherSeries
-from timerxl.data.splits import complete_rows
+from timerxl.data.splits import steps_behind
 from timerxl.data.synthetic_event import load_synthetic
+from timerxl.data.training_ranges import step_offsets
+from timerxl.data.unit_checks import check_units
 from timerxl.data.windows import WindowTransform
 
 # A feature whose mean lies this many training deviations off is in another unit.
 UNIT_DEVIATIONS = 10.0
+# Steps that end so much earlier or later in the day still tell of the same hours.
+MOST_OFFSET_HOURS = 1.0
 
 
 @dataclass(frozen=True)
 class ForecastInput:
-    """``transform`` gives the windows that end at rows; ``ready`` [R] bool: a full context ends
-    there."""
+    """``transform`` gives the windows that end at rows; ``steps`` [R] int64: how many complete
+    steps end with each row, of which the model needs ``context_length``."""
 
     series: WeatherSeries
     transform: WindowTransform
-    ready: np.ndarray
+    steps: np.ndarray
+    context_length: int
     notes: list[str]
 
-    def rows_at(self, times: list[np.datetime64] | None, context_length: int) -> np.ndarray:
-        """Rows to forecast from, region after region: all that are ready, or those ``times``.
+    def all_rows(self) -> np.ndarray:
+        """Rows with a full context, region after region; raises InputError where there is none."""
+        rows = np.flatnonzero(self.steps >= self.context_length)
+        if not rows.size:
+            best = int(np.argmax(self.steps))
+            region = int(self.series.region_index[best])
+            why = self._too_short(region, self.series.timestamps[best])
+            raise InputError(f"{why} No region has more: bring a longer series.")
+        return rows
 
-        Raises InputError that names the region and counts the steps where a context is short.
-        """
-        if times is None:
-            rows = np.flatnonzero(self.ready)
-            if not rows.size:
-                raise InputError(
-                    f"no time has {context_length} complete steps behind it; bring a longer series."
-                )
-            return rows
+    def rows_at(self, times: list[np.datetime64]) -> np.ndarray:
+        """Rows at each of ``times`` in every region; raises InputError naming the first without."""
         found = []
-        for index, region in enumerate(self.series.regions):
+        for index in range(len(self.series.regions)):
             of_region = np.flatnonzero(self.series.region_index == index)
             for time in times:
                 at = of_region[self.series.timestamps[of_region] == time]
-                if not at.size or not self.ready[at[0]]:
-                    raise InputError(self._too_short(of_region, region, time, context_length))
+                if not at.size or self.steps[at[0]] < self.context_length:
+                    raise InputError(self._too_short(index, time))
                 found.append(int(at[0]))
         return np.array(sorted(found))
 
     def latest_rows(self) -> np.ndarray:
-        """The last row of every region."""
-        return np.append(np.flatnonzero(np.diff(self.series.region_index)), len(self.ready) - 1)
+        """The last row of every region; raises InputError naming the first that is too short."""
+        rows = np.append(np.flatnonzero(np.diff(self.series.region_index)), len(self.steps) - 1)
+        for row in rows[self.steps[rows] < self.context_length]:
+            index = int(self.series.region_index[row])
+            raise InputError(self._too_short(index, self.series.timestamps[row]))
+        return rows
 
-    def _too_short(self, rows: np.ndarray, region: str, time: np.datetime64, needed: int) -> str:
-        stamps = self.series.timestamps[rows]
-        missing = np.isnan(self.series.values[rows]).any(axis=1)
-        step, have, cause = self.series.step, 0, "the series begins there"
-        wanted = time
-        known = {stamp: bad for stamp, bad in zip(stamps.tolist(), missing, strict=True)}
-        while wanted.tolist() in known:
-            if known[wanted.tolist()]:
-                cause = f"a value is missing at {wanted}"
-                break
-            have, wanted = have + 1, wanted - step
-        else:
-            if have and wanted > stamps[0]:
-                cause = f"{wanted} is missing"
-        hour = time.astype("datetime64[h]")
-        if not have and not (stamps == time).any():
+    def _too_short(self, index: int, time: np.datetime64) -> str:
+        rows = np.flatnonzero(self.series.region_index == index)
+        stamps, step = self.series.timestamps[rows], self.series.step
+        text = (
+            f"region {self.series.regions[index]} needs {self.context_length} steps before "
+            f"{moment(time)}, has "
+        )
+        at = np.flatnonzero(stamps == time)
+        if not at.size:
             return (
-                f"region {region} has no row at {hour}; it runs from {stamps[0]} to {stamps[-1]} "
-                f"in steps of {self.series.step_hours:g} h."
+                f"{text}0: it has no row at that time; it runs from {moment(stamps[0])} to "
+                f"{moment(stamps[-1])} in steps of {self.series.step_hours:g} h."
             )
-        return f"region {region} needs {needed} steps before {hour}, has {have} ({cause})."
+        have = int(self.steps[rows[at[0]]])
+        before = time - have * step
+        known = np.flatnonzero(stamps == before)
+        if known.size:
+            cause = f"a value is missing at {moment(before)}"
+        else:
+            cause = (
+                "the series begins there" if before < stamps[0] else f"{moment(before)} is missing"
+            )
+        return f"{text}{have} ({cause})."
+
+
+def moment(time: np.datetime64) -> str:
+    """A time in ISO, as short as it can be said: 2024-06-01T06, or with minutes and seconds."""
+    for unit in ("h", "m"):
+        if time.astype(f"datetime64[{unit}]") == time:
+            return str(time.astype(f"datetime64[{unit}]"))
+    return str(time)
 
 
 def read_forecast_input(
@@ -90,7 +110,7 @@ def read_forecast_input(
 ) -> ForecastInput:
     """Read a table (or, for None, the synthetic series a model was trained on) for ``saved``.
 
-    Raises InputError where features, step, regions, units or times don't fit the model.
+    Raises InputError where columns, step, hours of the day, regions or units don't fit the model.
     """
     table = source if isinstance(source, pd.DataFrame) else None
     path = None if source is None else "the table" if table is not None else str(source)
@@ -99,13 +119,14 @@ def read_forecast_input(
     if source is None:
         series = load_synthetic(config)
     else:
-        series = read_table(config, table, needs_label=False)
+        series = read_forecast_table(config, table, saved.context_length)
     if config.oni_path is not None:
         series = with_oni(series, Path(config.oni_path), config.oni_lag_months)
     saved.check(series)
-    scaling = saved.content["scaling"]
-    scaled = scale(series.values, series.feature_names, scaling)
-    _check_units(series, scaled, saved)
+    scaled = scale(series.values, series.feature_names, saved.content["scaling"])
+    notes = list(series.notes) + _check_against_training(series, scaled, saved)
+    if source is not None:
+        notes += _notes_on_table(series, saved)
     static = None
     if saved.content.get("static_feature_names"):
         known = np.array([saved.regions.index(name) for name in series.regions])
@@ -113,12 +134,55 @@ def read_forecast_input(
         static = torch.from_numpy(array)
     unknown = torch.full((len(scaled),), -1, dtype=torch.int64)
     transform = WindowTransform(torch.from_numpy(scaled), static, unknown, saved.context_length)
-    ready = complete_rows(series, saved.context_length)
-    return ForecastInput(series, transform, ready, list(series.notes))
+    return ForecastInput(series, transform, steps_behind(series), saved.context_length, notes)
 
 
-def _check_units(series: WeatherSeries, scaled: np.ndarray, saved: Preprocessing) -> None:
-    """Refuse a feature that lies far from all that training saw: another unit, most likely."""
+def _check_against_training(
+    series: WeatherSeries, scaled: np.ndarray, saved: Preprocessing
+) -> list[str]:
+    """Hours of the day and units, held against what training saw; returns notes."""
+    ranges = saved.content.get("training_ranges")
+    if ranges is None:
+        _check_deviations(series, scaled, saved)
+        return [
+            "this model's folder is of an older version and holds no training ranges: units were "
+            "checked roughly, hours of the day not at all."
+        ]
+    notes = _check_hours(series, ranges["step_offsets_hours"])
+    return notes + check_units(series, ranges, saved.context_length)
+
+
+def _check_hours(series: WeatherSeries, trained: list[float]) -> list[str]:
+    """Refuse steps that end hours away from those of training, note those within an hour.
+
+    The label holds for any time of issue, but the day's course of temperature and rain falls on
+    other steps than any that the model has seen.
+    """
+    found = step_offsets(series.timestamps, series.step_hours)
+    if not (new := [hour for hour in found if hour not in trained]):
+        return []
+    # A step that doesn't divide a day comes by at other hours each day.
+    step = math.gcd(round(series.step_hours * 3600), 86_400) / 3600
+    off = max(min(min((a - b) % step, (b - a) % step) for b in trained) for a in new)
+    text = (
+        f"the steps end at {_clock(new, step)} UTC; the model was trained on steps that end at "
+        f"{_clock(trained, step)} UTC"
+    )
+    if off > MOST_OFFSET_HOURS:
+        raise InputError(f"{text}. Resample the table to these hours, or check its time zone.")
+    return [f"{text}: {off * 60:.0f} minutes apart."]
+
+
+def _clock(offsets: list[float], step_hours: float) -> str:
+    """The first times of a day at which steps with these offsets end."""
+    count = math.ceil(24 / step_hours)
+    minutes = {round(60 * (hour + k * step_hours)) for hour in offsets for k in range(count)}
+    times = [f"{one // 60:02d}:{one % 60:02d}" for one in sorted(minutes) if one < 24 * 60]
+    return ", ".join(times[:8]) + (" ..." if len(times) > 8 else "")
+
+
+def _check_deviations(series: WeatherSeries, scaled: np.ndarray, saved: Preprocessing) -> None:
+    """Refuse a feature whose mean lies far from training's: all that an older folder tells."""
     with np.errstate(invalid="ignore"):
         off = np.nanmean(scaled.astype(np.float64), axis=0)
     for column in np.flatnonzero(np.abs(off) > UNIT_DEVIATIONS):
@@ -132,3 +196,25 @@ def _check_units(series: WeatherSeries, scaled: np.ndarray, saved: Preprocessing
             f"column {name} has mean {found:.4g}; the model was trained on mean {mean:.4g}{kind}, "
             f"deviation {std:.3g}. Check its unit."
         )
+
+
+def _notes_on_table(series: WeatherSeries, saved: Preprocessing) -> list[str]:
+    """What a user's table should know before its forecasts are believed."""
+    notes = []
+    if saved.content.get("is_synthetic") and not series.is_synthetic:
+        notes.append(
+            "the model was trained on the SYNTHETIC series, which is no observation: its forecasts "
+            "say nothing about real weather. Train on a series of your own for that."
+        )
+    last = [
+        series.timestamps[series.region_index == index].max()
+        for index in range(len(series.regions))
+    ]
+    for region, end in zip(series.regions, last, strict=True):
+        if end < max(last):
+            hours = (max(last) - end) / np.timedelta64(1, "h")
+            notes.append(
+                f"region {region} ends at {moment(end)}, {hours:g} h before the last one: its "
+                "latest forecast is of that time."
+            )
+    return notes

@@ -16,6 +16,7 @@ from timerxl.config import DataConfig, InputError, RunConfig, SyntheticConfig, v
 from timerxl.config_reading import misfit, read_json, shape_of
 from timerxl.data.enso import ONI_FEATURE
 from timerxl.data.schema import WeatherSeries
+from timerxl.data.training_ranges import ranges_problem
 
 PREPROCESSING = "preprocessing.json"
 # What is read of it, and of what kind that is (timerxl.config_reading.misfit).
@@ -122,6 +123,9 @@ def _problem(content: Any) -> str | None:
         return f"scaling.log1p names {sorted(unknown)[0]!r}, which is no feature"
     if len(set(names)) < len(names) or len(set(content["regions"])) < len(content["regions"]):
         return "feature_names or regions holds a name twice"
+    ranges = content.get("training_ranges")
+    if ranges is not None and (found := ranges_problem(ranges, len(names))) is not None:
+        return found
     if content["split"]["method"] not in ("time", "rows"):
         return "split.method is neither time nor rows"
     if content["split"]["method"] == "time":

@@ -60,8 +60,7 @@ def complete_rows(series: WeatherSeries, context_length: int) -> np.ndarray:
 
     Raises InputError where no region has ``context_length`` rows in a row.
     """
-    rows = np.arange(len(series.region_index))
-    first = series.segment_first_rows()
+    rows, first = np.arange(len(series.region_index)), series.segment_first_rows()
     longest = np.zeros(len(series.regions), dtype=np.int64)
     np.maximum.at(longest, series.region_index, rows - first + 1)
     if longest.max() < context_length:
@@ -73,9 +72,15 @@ def complete_rows(series: WeatherSeries, context_length: int) -> np.ndarray:
             f"region; the longest unbroken stretches are: {found}. Shorten the context or bring "
             "more data."
         )
+    return steps_behind(series) >= context_length
+
+
+def steps_behind(series: WeatherSeries) -> np.ndarray:
+    """[R] int64: steps that end with each row, in one region, without gap or missing value."""
+    rows = np.arange(len(series.region_index))
     missing = np.isnan(series.values).any(axis=1)
     last_missing = np.maximum.accumulate(np.where(missing, rows, -1))
-    return rows - np.maximum(first, last_missing + 1) + 1 >= context_length
+    return rows - np.maximum(series.segment_first_rows(), last_missing + 1) + 1
 
 
 def split_by_time(

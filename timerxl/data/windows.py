@@ -20,6 +20,7 @@ from timerxl.data.scaling import fit_scaling, scale, static_features
 from timerxl.data.schema import WeatherSeries
 from timerxl.data.splits import SPLITS, Split, make_split
 from timerxl.data.synthetic import PRECIPITATION
+from timerxl.data.training_ranges import training_ranges
 
 _DAY = np.timedelta64(1, "D")
 
@@ -166,9 +167,11 @@ def build_windows(
     split = make_split(series, label, config, context_length, boundaries)
     notes = list(series.notes) + split.notes
     notes += check_leaks(series, split.rows["train"], label)
+    seen: dict[str, Any] = {}
     if saved is None:
         scaling, new = fit_scaling(series, split.scaling_rows, config.log1p_precipitation)
         notes += new
+        seen = training_ranges(series, split.scaling_rows, split.rows["train"], context_length)
     else:
         scaling = saved.content["scaling"]
     values = torch.from_numpy(scale(series.values, series.feature_names, scaling)).share_memory_()
@@ -200,6 +203,7 @@ def build_windows(
             "label": _label_definition(series, config),
             "split": split.method,
             "data": asdict(config),
+            **({"training_ranges": seen} if seen else {}),
         },
         transform=transform,
     )

@@ -119,12 +119,16 @@ def hole(frame: pd.DataFrame) -> pd.DataFrame:
     ("change", "message"),
     [
         (lambda t: t.drop(columns="t2m"), "t2m"),
-        (lambda t: t.assign(t2m=t["t2m"] - 273.15), r"t2m has mean .*Check its unit"),
+        (lambda t: t.assign(t2m=t["t2m"] - 273.15), "degrees Celsius where the model reads kelvin"),
+        (lambda t: t.assign(tp=t["tp"] / 1000), "tp in region .* looks like .*m for mm"),
         (lambda t: t[t["timestamp"].dt.hour == 6], "step of 24 h; the model was trained on 12 h"),
         (lambda t: t.assign(region=t["region"].replace("selva", "mars")), "not mars"),
         (lambda t: pd.concat([t, t.tail(1)]), "twice"),
         (lambda t: t.assign(t2m="warm"), "not numeric"),
-        (lambda t: t[t["timestamp"] >= t["timestamp"].max() - pd.Timedelta("4D")], "16 rows"),
+        (
+            lambda t: t[t["timestamp"] >= t["timestamp"].max() - pd.Timedelta("4D")],
+            r"needs 16 steps before 2024-.*, has 9",
+        ),
         (gap, r"selva needs 16 steps before .*, has 4 \(.* is missing\)"),
         (hole, r"selva needs 16 steps before .*, has 4 \(a value is missing at"),
         (lambda t: t.iloc[:0], "no rows"),

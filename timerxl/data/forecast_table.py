@@ -1,0 +1,69 @@
+"""A table to forecast from, read as the training series was; errors speak of the table.
+
+The reader's own errors name keys of a recipe, which who uses a finished model has never seen.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from timerxl.config import DataConfig, InputError
+from timerxl.data.readers import open_table, read_table
+from timerxl.data.schema import WeatherSeries
+
+_SHOWN = 30
+
+
+def read_forecast_table(
+    config: DataConfig, table: pd.DataFrame | None, context_length: int
+) -> WeatherSeries:
+    """The series of ``config.path``, or of the ``table`` given, without need of a label.
+
+    Raises InputError that names all columns that are missing or no numbers, or the region that has
+    one row only, in the words of the table.
+    """
+    try:
+        return read_table(config, table, needs_label=False)
+    except InputError as error:
+        if problem := _problem(config, table, context_length):
+            raise InputError(problem) from error
+        text = str(error).removeprefix("data.path ")
+        unit = f"the model reads it in {config.precipitation_unit}"
+        raise InputError(text.replace("check data.precipitation_unit", unit)) from error
+
+
+def _problem(config: DataConfig, table: pd.DataFrame | None, context_length: int) -> str | None:
+    """What the table lacks, as a sentence; None where its columns and rows are there."""
+    name = "the table" if table is not None else str(config.path)
+    try:
+        frame = table if table is not None else open_table(Path(name))
+    except InputError:
+        return None
+    if any(level is not None for level in frame.index.names):
+        frame = frame.reset_index()
+    features = list(config.features or [])
+    named = {config.timestamp_column: "times", config.region_column: "names of regions"}
+    wanted = [*named, *features]
+    present = list(map(str, frame.columns))
+    if missing := [column for column in wanted if column not in present]:
+        listed = ", ".join(f"{one} ({named[one]})" if one in named else one for one in missing)
+        more = " ..." if len(present) > _SHOWN else ""
+        return (
+            f"{name} lacks {len(missing)} of the {len(wanted)} columns that the model reads: "
+            f"{listed}. It has: {', '.join(present[:_SHOWN])}{more}. Add or rename columns."
+        )
+    if not frame.columns.is_unique or frame.empty:
+        return None
+    text = [one for one in features if not pd.api.types.is_numeric_dtype(frame[one])]
+    if text:
+        listed = ", ".join(f"{one} ({frame[one].dtype})" for one in text)
+        return f"{name} has columns that are not numeric: {listed}. The model reads numbers there."
+    region, time = frame[config.region_column], frame[config.timestamp_column]
+    if len(frame) == region.nunique() and context_length > 1:
+        return (
+            f"region {region.iloc[0]} needs {context_length} steps before {time.iloc[0]}, has 1: "
+            f"{name} has a single row of each region. Bring a longer series."
+        )
+    return None
