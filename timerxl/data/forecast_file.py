@@ -53,7 +53,20 @@ def _write_netcdf(forecasts: pd.DataFrame, path: Path) -> None:
     grid["rain"] = grid["rain"].astype("float32")  # missing where there is no forecast
     dataset = xarray.Dataset.from_dataframe(grid)
     event = str(forecasts.attrs.get("event", ""))
-    dataset.attrs = {"Conventions": "CF-1.11", "title": "Rain forecasts of Timer-XL"}
+    synthetic = bool(forecasts.attrs.get("trained_on_synthetic"))
+    dataset.attrs = {
+        "Conventions": "CF-1.11",
+        "title": "Rain forecasts of Timer-XL",
+        "source": "Timer-XL" + " trained on SYNTHETIC data, no observation" * synthetic,
+        "trained_on_synthetic": str(synthetic).lower(),
+    }
+    if notes := forecasts.attrs.get("notes"):
+        dataset.attrs["comment"] = "\n".join(notes)
+    dataset["region"].attrs = {"long_name": "region"}
+    dataset["issue_time"].attrs = {
+        "long_name": "time of issue, UTC",
+        "standard_name": "forecast_reference_time",
+    }
     dataset["probability"].attrs = {"long_name": f"calibrated probability: {event}", "units": "1"}
     dataset["probability_raw"].attrs = {"long_name": "probability as trained", "units": "1"}
     dataset["rain"].attrs = {
@@ -62,6 +75,12 @@ def _write_netcdf(forecasts: pd.DataFrame, path: Path) -> None:
     }
     for name in dataset.data_vars:
         if str(name).startswith("by_"):
-            dataset[name].attrs = {"long_name": "share of the log-odds of rain", "units": "1"}
+            dataset[name].attrs = {
+                "long_name": "log-odds of rain less those with the column "
+                f"{str(name).removeprefix('by_')} at its training mean all through the context",
+                "comment": "These differences do not add up to the log-odds. What is known at "
+                "issue time (season, hour, region) is in none of them.",
+                "units": "1",
+            }
     encoding = {"issue_time": {"units": "hours since 1970-01-01", "dtype": "float64"}}
     dataset.to_netcdf(path, engine="h5netcdf", encoding=encoding)

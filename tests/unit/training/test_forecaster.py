@@ -198,6 +198,9 @@ def test_the_command_writes_the_same_numbers_in_every_format(
         (["--output", "nowhere/out.csv"], "there is no folder nowhere"),
         (["--batch-size", "0"], "--batch-size is 0"),
         (["--at", "soon"], "at=soon"),
+        (["--at", ","], "expected 'all', 'latest' or a time"),
+        (["--device", "foo"], "device foo can't be used here"),
+        (["--device", "cuda:77"], "device cuda:77 can't be used here"),
     ],
 )
 def test_bad_input_is_one_line(
