@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 
 from timerxl import Forecaster
-from timerxl.config import InputError, load_recipe
+from timerxl.config import InputError, SyntheticConfig, load_recipe
 from timerxl.data.readers import load_series
+from timerxl.data.synthetic import synthetic_table
 
 CONTEXT = 16
 
@@ -218,3 +219,26 @@ def test_a_day_is_its_midnight(forecaster: Forecaster, table: pd.DataFrame) -> N
 def test_a_device_that_is_not_there(model: Path, device: str) -> None:
     with pytest.raises(InputError, match=r"device .* can't be used here .*expected one of: cpu"):
         Forecaster.from_pretrained(model, device=device)
+
+
+def test_a_table_with_holes_gives_the_numbers_of_its_evaluation(
+    train_tiny: Any, tmp_path: Path
+) -> None:
+    """Rain in metres, short holes filled, long ones left: read as in training."""
+    frame = synthetic_table(SyntheticConfig(start="2024-06-01"))
+    frame = frame.drop(columns=["rain_24h", "true_probability"])
+    frame.loc[[700, 1000, 1001, 1500], "t2m"] = np.nan  # 12 h at once are filled, no more
+    frame.loc[[900, 1300], "tp"] = np.nan
+    path = tmp_path / "rain.csv"
+    frame.to_csv(path, index=False)
+    keys = [f"data.path={path}", "data.precipitation_column=tp", "data.precipitation_unit=m"]
+    done = train_tiny(tmp_path / "run", *keys, "data.max_fill_hours=12")
+    scored = pd.read_parquet(done.folder / "forecasts.parquet")
+    scored = scored[scored["split"].isin(["validation", "test"])]
+    loaded = Forecaster.from_pretrained(done.folder / "model", device="cpu")
+    for batch_size in (3, 64):
+        found = loaded.predict(path, batch_size=batch_size)
+        both = found.merge(scored, on=["region", "issue_time"])
+        assert len(both) == len(scored) > 1000
+        expected = both["model"].to_numpy()
+        assert both["probability_raw"].to_numpy() == pytest.approx(expected, abs=1e-6)
