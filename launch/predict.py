@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     add("--input", required=True, help="Parquet or CSV series; 'synthetic' where trained on that")
     add("--output", type=Path, help="forecasts.parquet, .csv or .nc; default: print them")
     add("--at", default="latest", help="latest (default), all, or times: 2024-06-01T06[,...]")
-    add("--by-variable", action="store_true", help="what each variable adds to the log-odds")
+    add("--by-variable", action="store_true", help="log-odds less those without each variable")
     add("--batch-size", type=int, default=64, help="windows at once")
     add("--device", help="cpu, cuda, cuda:1; default: the first GPU, else the CPU")
     add("--revision", help="branch, tag or commit of a repository of the hub")

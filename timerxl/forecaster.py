@@ -145,8 +145,8 @@ class Forecaster:
         if not new:
             return []
         return [
-            f"forecasts of {', '.join(f'{hour:g}' for hour in new)} h UTC: the windows of training "
-            f"were issued at {', '.join(f'{hour:g}' for hour in known or [])} h."
+            f"forecasts are issued at {', '.join(f'{hour:g}' for hour in new)} h UTC; the windows "
+            f"of training were issued at {', '.join(f'{hour:g}' for hour in known or [])} h only."
         ]
 
     @torch.no_grad()

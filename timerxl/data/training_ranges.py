@@ -100,6 +100,9 @@ def ranges_problem(content: Any, num_features: int) -> str | None:
     """What is wrong with ``training_ranges`` as a file has them, as a clause; None if nothing."""
     if (found := misfit(content, _SHAPE, "training_ranges")) is not None:
         return found
+    for key in ("step_offsets_hours", "issue_hours", "by_region"):
+        if not content[key]:
+            return f"training_ranges.{key} is empty"
     shape = {name: [(float, None)] for name in STATISTICS}
     for region, numbers in content["by_region"].items():
         where = f"training_ranges.by_region.{region}"
@@ -114,4 +117,4 @@ def ranges_problem(content: Any, num_features: int) -> str | None:
             whole = len({one is None for one in six}) == 1 and len(sizes) in (0, 3)
             if not whole or (six[0] is None and sizes) or not all(one > 0 for one in sizes):
                 return f"{where} gives a part of a feature's numbers only"
-    return None if content["by_region"] else "training_ranges.by_region is empty"
+    return None

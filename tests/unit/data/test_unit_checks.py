@@ -202,7 +202,8 @@ def test_hours_of_the_day() -> None:
     ("spoil", "message"),
     [
         (lambda r: r.pop("days"), "has no days"),
-        (lambda r: r["by_region"].clear(), "is empty"),
+        (lambda r: r["by_region"].clear(), "by_region is empty"),
+        (lambda r: r["step_offsets_hours"].clear(), "step_offsets_hours is empty"),
         (lambda r: r["by_region"]["selva"].pop("q01"), "selva has no q01"),
         (lambda r: r["by_region"]["selva"]["max"].pop(), "not one number for each of 27"),
         (lambda r: r["by_region"]["selva"]["max"].__setitem__(3, "x"), "expected a finite number"),

@@ -150,7 +150,7 @@ def test_hours_at_which_no_window_was_trained_are_noted(
     ranges = content["training_ranges"] | {"issue_hours": [18.0]}
     daily = edited(model, tmp_path / "daily", training_ranges=ranges)
     notes = daily.predict(table).attrs["notes"]
-    assert any("forecasts of 6 h UTC" in note and "issued at 18 h" in note for note in notes)
+    assert any("are issued at 6 h UTC" in note and "issued at 18 h" in note for note in notes)
 
 
 def test_a_synthetic_model_says_so(
