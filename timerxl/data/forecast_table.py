@@ -5,6 +5,7 @@ The reader's own errors name keys of a recipe, which who uses a finished model h
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -29,9 +30,15 @@ def read_forecast_table(
     except InputError as error:
         if problem := _problem(config, table, context_length):
             raise InputError(problem) from error
-        text = str(error).removeprefix("data.path ")
-        unit = f"the model reads it in {config.precipitation_unit}"
-        raise InputError(text.replace("check data.precipitation_unit", unit)) from error
+        raise InputError(_in_the_words_of_a_table(str(error), config)) from error
+
+
+def _in_the_words_of_a_table(text: str, config: DataConfig) -> str:
+    """The reader's error without keys of a recipe: nothing can be set or left out any more."""
+    unit = config.precipitation_unit
+    text = text.removeprefix("data.path ").replace("leave it out or fix it", "the model needs it")
+    text = re.sub(r"data.precipitation_unit says \w+; set \S+=\w+", f"the model reads {unit}", text)
+    return text.replace("check data.precipitation_unit", f"the model reads it in {unit}")
 
 
 def _problem(config: DataConfig, table: pd.DataFrame | None, context_length: int) -> str | None:

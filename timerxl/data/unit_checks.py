@@ -86,6 +86,8 @@ def check_units(series: WeatherSeries, saved: dict[str, Any], block_steps: int) 
     if wrong := {name: why for name, why in refused.items() if why}:
         first, *others = wrong
         also = f" The same goes for {', '.join(others)}." if others else ""
+        if first == series.precipitation_feature:
+            also += " Its numbers here are mm, as the model reads the column."
         raise InputError(f"column {first} {wrong[first]}{also}")
     return _scale_notes(pairs, saved["days"]) + _odd_notes(pairs, outside)
 

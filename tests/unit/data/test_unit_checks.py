@@ -129,6 +129,7 @@ def test_another_unit_is_refused(
     column = later.feature_names.index(name)
     trained = ranges["by_region"]["costa_norte"]["max"][column]
     assert f"to {trained:.5g} (mean" in str(refusal.value)
+    assert ("here are mm" in str(refusal.value)) is (name == "tp")
     tables = list(short_windows(later, 4 * CONTEXT, 20))
     refused = 0
     for table in tables:

@@ -15,6 +15,7 @@ import pytest
 from timerxl import Forecaster
 from timerxl.config import InputError, SyntheticConfig, load_recipe
 from timerxl.data.readers import load_series
+from timerxl.data.series_file import write_description
 from timerxl.data.synthetic import synthetic_table
 
 CONTEXT = 16
@@ -125,6 +126,21 @@ def test_rain_of_another_unit_names_the_models(
     with pytest.raises(InputError, match="the model reads it in m,") as error:
         metres.predict(table.assign(tp=table["tp"] + 20))
     assert "data.precipitation_unit" not in str(error.value)
+    with pytest.raises(InputError, match="t2m is missing in every row; the model needs it"):
+        metres.predict(table.assign(t2m=np.nan))
+
+
+def test_a_prepared_series_in_another_unit(
+    model: Path, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    """series.json beside the table says metres, the model reads millimetres."""
+    data = json.loads((model / "preprocessing.json").read_text())["data"]
+    rain = edited(model, tmp_path / "rain", data=data | {"precipitation_column": "tp"})
+    table.to_parquet(tmp_path / "series.parquet")
+    said = {"column": "tp", "unit": "m", "hours_present_per_day": 24, "is_sparse": False}
+    write_description(tmp_path, {"precipitation": said, "is_synthetic": False})
+    with pytest.raises(InputError, match=r"tp is in m, the model reads mm\.$"):
+        rain.predict(tmp_path / "series.parquet")
 
 
 def test_hours_of_the_day(forecaster: Forecaster, table: pd.DataFrame) -> None:
