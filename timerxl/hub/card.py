@@ -6,11 +6,11 @@ import re
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from timerxl.hub.card_data import data_section, event_section
+from timerxl.hub.card_data import data_section, event_section, licence_of_data
 from timerxl.hub.card_limits import limits_section
 from timerxl.hub.card_regions import region_section, score_regions
 from timerxl.hub.card_scores import calibration_section, scores_section
-from timerxl.hub.card_use import cost_section, use_section, verdict_section
+from timerxl.hub.card_use import cost_section, licence_section, use_section, verdict_section
 from timerxl.hub.markdown import loud, score, words
 from timerxl.hub.record import RUNNING, Record, get
 from timerxl.metrics.scores import LOWER_IS_BETTER
@@ -40,11 +40,11 @@ def model_card(
     """The card as Markdown with its YAML front matter; parsing it back gives the same data."""
     name = repo_id.partition("/")[2]
     title = f"# {words(name)}{' (SYNTHETIC data)' if record.is_synthetic else ''}"
-    regions = score_regions(record)
+    regions, licence = score_regions(record), licence_of_data(record, data_licence)
     parts = [title, *_warnings(record), _summary(record)]
     parts += [
         event_section(record),
-        data_section(record, data_licence),
+        data_section(record, licence),
         scores_section(record),
         calibration_section(record),
         region_section(record, regions),
@@ -52,6 +52,7 @@ def model_card(
         verdict_section(record),
         use_section(record, repo_id, revision),
         cost_section(record),
+        licence_section(record, licence),
     ]
     body = "\n\n".join(part for part in parts if part)
     card = ModelCard(f"---\n{_front_matter(record, name).to_yaml()}\n---\n\n{body}\n")
@@ -112,12 +113,11 @@ def _warnings(record: Record) -> list[str]:
             else f"the best by validation before the stop (step {step})"
         )
         reached = get(record.verdict, "stopped_by", "name") == "target"
-        judgement = "This run is not a good one, and was published on demand: "
-        judgement = "Published on demand: " if reached else judgement
+        judgement = "It was" if reached else "This run is not a good one: it was"
         found.append(
             loud(
                 "STOPPED BY A MONITOR.",
-                f"{judgement}it was {_ended(record.reason)} The weights are {weights}. "
+                f"{judgement} {_ended(record.reason)} The weights are {weights}. "
                 f"{_unscored(record)}",
             )
         )

@@ -45,11 +45,28 @@ def event_section(record: Record) -> str:
                     ("says rain", threshold_words(record) + (f": {how}" if chose else "")),
                 ]
             ),
+            _scales(saved),
         ]
     )
 
 
-def data_section(record: Record, licence: str | None) -> str:
+def _scales(saved: dict[str, Any]) -> str:
+    """What the features were like in training: whoever has other units sees it here."""
+    scaling = saved["scaling"]
+    rows = []
+    for name, mean, std in zip(
+        saved["feature_names"], scaling["mean"], scaling["std"], strict=True
+    ):
+        shown = f"log(1 + {name})" if name in scaling["log1p"] else name
+        rows.append([code(shown), f"{mean:.4g}", f"{std:.4g}"])
+    return (
+        "<details><summary>Each feature's mean and standard deviation in training, to compare your "
+        f"units with</summary>\n\n{table(['feature', 'mean', 'standard deviation'], rows)}\n\n"
+        "</details>"
+    )
+
+
+def data_section(record: Record, licence: str) -> str:
     """The series, its licence, and how it was cut."""
     saved = record.preprocessing
     source = saved.get("source") or {}
@@ -64,10 +81,11 @@ def data_section(record: Record, licence: str | None) -> str:
     hours = rain.get("hours_present_per_day")
     pairs = [
         ("series", series),
-        ("licence of the data", _licence(record, licence)),
+        ("licence of the data", licence),
         ("SHA-256 of the table", code(digest) if digest else ""),
         ("rows", f"{source['rows']:,}" if isinstance(source.get("rows"), int) else ""),
         ("from, to", _span(source.get("first"), source.get("last"))),
+        ("rain column", _rain_column(record)),
         ("rain measured", f"{hours} of 24 hours of {code(rain['column'])}" if hours else ""),
         ("ENSO", _oni(saved)),
     ]
@@ -77,13 +95,24 @@ def data_section(record: Record, licence: str | None) -> str:
     return "\n\n".join(parts)
 
 
-def _licence(record: Record, licence: str | None) -> str:
+def licence_of_data(record: Record, licence: str | None) -> str:
+    """As it was told, or as the recipe says, or that nobody said."""
     stated = licence or get(record.config, "hub", "data_licence")
     if stated:
         return words(stated)
     if record.is_synthetic:
         return "none needed, the series is made by a program"
     return "**unknown**: it was not stated when the model was published"
+
+
+def _rain_column(record: Record) -> str:
+    """Of which column of a table the labels are made, and in which unit it is."""
+    data = record.preprocessing["data"]
+    column, unit = data.get("precipitation_column"), data.get("precipitation_unit")
+    of_rain = get(record.preprocessing, "label", "threshold_mm") is not None
+    if record.is_synthetic or not (of_rain and column and unit):
+        return ""
+    return f"{code(column)}, in {words(unit)}"
 
 
 def _oni(saved: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from timerxl.hub.card_scores import threshold_words
 from timerxl.hub.markdown import bullets, code, facts, heading, score, table, words
 from timerxl.hub.record import Record, get
 
@@ -56,7 +57,7 @@ def use_section(record: Record, repo_id: str, revision: str | None) -> str:
     return "\n\n".join(
         [
             heading("How to use it"),
-            "With timerxl, from a table (Parquet, CSV or a pandas frame) of "
+            f"With timerxl{_version(record)}, from a table (Parquet, CSV or a pandas frame) of "
             f"{code(get(saved, 'data', 'timestamp_column') or 'timestamp')}, "
             f"{code(get(saved, 'data', 'region_column') or 'region')} and the features, in "
             "physical units; it scales, checks and calibrates:",
@@ -66,6 +67,7 @@ def use_section(record: Record, repo_id: str, revision: str | None) -> str:
             'forecasts = forecaster.predict("rain.parquet", at="latest")\n'
             'print(forecasts[["region", "issue_time", "probability", "rain"]])\n'
             "```",
+            f"`probability` is the calibrated one, `rain` is said {threshold_words(record)}.",
             f"It reads {code(ask)} (NOAA) from the working folder." if ask else "",
             "With transformers alone, where scaling and calibration are yours:",
             "```python\n"
@@ -80,11 +82,33 @@ def use_section(record: Record, repo_id: str, revision: str | None) -> str:
             "with torch.no_grad():\n"
             "    probability = model(**inputs).logits.softmax(-1)[:, 1]\n"
             "```",
+            f"This `probability` is the raw one{_calibrated(saved)}.",
             f"`past_values` is [windows, steps, features], scaled by `preprocessing.json`: {scaled}"
             ". `trust_remote_code` runs the Python files of this repository: read them, and pin "
             "`revision` to the commit that you read.",
         ]
     ).replace("\n\n\n\n", "\n\n")
+
+
+def _calibrated(saved: dict[str, Any]) -> str:
+    line = saved.get("calibration")
+    if not line:
+        return ""
+    return (
+        "; calibrated it is 1 / (1 + exp(-z)) with z = "
+        f"{line['slope']:.6g} log(p / (1 - p)) "
+        f"{'-' if line['intercept'] < 0 else '+'} {abs(line['intercept']):.6g}"
+    )
+
+
+def licence_section(record: Record, data_licence: str) -> str:
+    """Who may do what with which part."""
+    pairs = [
+        ("code of the model (`*.py`)", "Apache-2.0"),
+        ("weights", "**unknown**: it was not stated when the model was published"),
+        ("data it was trained on", data_licence),
+    ]
+    return "\n\n".join([heading("Licences"), facts(pairs)])
 
 
 def cost_section(record: Record) -> str:
@@ -126,8 +150,12 @@ def cost_section(record: Record) -> str:
         if results
         else "Every setting is in `training_config.yaml`."
     )
-    parts.append("Licence of the model's code (`*.py`): Apache-2.0. Of the weights: not stated.")
     return "\n\n".join(parts)
+
+
+def _version(record: Record) -> str:
+    found = record.environment.get("timerxl")
+    return f" {words(found)}" if found else ""
 
 
 def _steps(results: dict[str, Any]) -> str:

@@ -82,12 +82,17 @@ def test_synthetic_is_said_first(text: str, run: Path) -> None:
     assert "**series**: `peru.parquet`" in real
     assert r"**licence of the data**: CC BY 4.0 \| Ana" in real
     assert "weather/" not in real
+    assert "**rain column**: `precipitation`, in mm" in real
+    assert "rain column" not in text
     assert "**licence of the data**: none needed" in text
     assert "**licence of the data**: **unknown**" in card(run)
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("data_licence: null", "data_licence: ODbL 1.0"))
     assert "**licence of the data**: ODbL 1.0" in card(run)
-    assert "**licence of the data**: CC0" in card(run, data_licence="CC0")
+    told = card(run, data_licence="CC0")
+    assert "**licence of the data**: CC0" in told
+    assert "**data it was trained on**: CC0" in section(told, "Licences")
+    assert "**weights**: **unknown**" in section(told, "Licences")
 
 
 def test_the_model_stands_beside_every_baseline(text: str, results: dict[str, Any]) -> None:
@@ -177,6 +182,9 @@ def test_what_it_predicts_and_how_it_was_cut(text: str, finished: Path) -> None:
         share = f"{part['label'].mean():.1%}"
         assert periods[split] == [first, last, f"{len(part):,}", share]
     assert f"validation from {saved['split']['validation_from'][:10]}" in text
+    scales, scaling = rows(text, "What it predicts"), saved["scaling"]
+    assert scales["`log(1 + tp)`"] == [f"{scaling[key][0]:.4g}" for key in ("mean", "std")]
+    assert len(scales) == 2 + len(saved["feature_names"])
     calibrated = rows(text, "Calibration")
     assert set(calibrated) >= {"raw", "calibrated"}
 
@@ -253,9 +261,9 @@ def html(text: str) -> str:
 def test_it_renders(text: str) -> None:
     page = html(text)
     assert page.count("<h1>") == 1
-    assert page.count("<h2>") == 9
+    assert page.count("<h2>") == 10
     assert page.count("<blockquote>") == 1
-    assert page.count("<table>") == 5
+    assert page.count("<table>") == 6
     assert page.count('<code class="language-python">') == 2
     assert "|" not in re.sub(r"P\(rain \| region[^)]*\)", "", re.sub(r"<pre>.*?</pre>", "", page))
     for example in re.findall(r"```python\n(.*?)```", text, re.S):
@@ -278,8 +286,8 @@ def test_what_a_file_holds_is_never_markup(run: Path) -> None:
     table.to_parquet(run / "forecasts.parquet")
     page = html(card(run, data_licence=nasty))
     assert "<script" not in page
-    assert page.count("<h2>") == 9
-    assert page.count("<table>") == 5
+    assert page.count("<h2>") == 10
+    assert page.count("<table>") == 6
     assert "<a href" not in page.replace('<a href="https://arxiv.org', "")
     assert page.count("&lt;script&gt;x&lt;/script&gt; | ") >= 5
 
@@ -288,22 +296,3 @@ def test_a_branch_is_named_in_the_examples(finished: Path) -> None:
     text = card(finished, revision="v2")
     assert 'from_pretrained("ana/rain", revision="v2")' in text
     assert '"ana/rain", revision="v2", trust_remote_code=True' in text
-
-
-def test_the_threshold_is_given_raw_and_calibrated(text: str, finished: Path, run: Path) -> None:
-    saved = json.loads((finished / "model" / "preprocessing.json").read_text())
-    threshold, line = saved["decision_threshold"], saved["calibration"]
-    odds = line["slope"] * np.log(threshold / (1 - threshold)) + line["intercept"]
-    calibrated = 1 / (1 + np.exp(-odds))
-    said = f"from a raw P(rain) of {threshold:.3f} on, which is {calibrated:.3f} calibrated"
-    assert f"**says rain**: {said}: the best MCC on validation" in text
-    assert said in section(text, "By region")
-    # What the Forecaster prints beside its decision is the calibrated one.
-    table = pd.read_parquet(finished / "forecasts.parquet")
-    assert ((table["model"] >= threshold) == (table["model_calibrated"] >= calibrated)).all()
-
-    def turn(saved: dict[str, Any]) -> None:
-        saved["calibration"] = {"slope": -1.0, "intercept": 0.0}
-
-    edit(run / "model" / "preprocessing.json", turn)
-    assert "and lower for more" in card(run)

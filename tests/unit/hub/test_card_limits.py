@@ -1,12 +1,15 @@
-"""The card's limits: every score that a simpler forecast reaches is named, from the files."""
+"""The card's judgement: the threshold, the limits, every score that a simpler forecast reaches."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from spoiled_runs import as_stopped, card, edit, edit_all, section
 
 from timerxl.hub.card_limits import JUDGING
@@ -103,3 +106,29 @@ def test_nothing_recovered_is_no_negative_share(run: Path) -> None:
     assert "Nothing of the ROC-AUC gap from climatology" in text
     edit(run / "results.json", lambda found: found | {"gap_to_bayes_recovered": 0.4})
     assert "Of the ROC-AUC gap from climatology to the best possible forecast, 40%" in card(run)
+
+
+def test_the_threshold_is_given_raw_and_calibrated(finished: Path, run: Path) -> None:
+    text = card(run)
+    saved = json.loads((finished / "model" / "preprocessing.json").read_text())
+    threshold, line = saved["decision_threshold"], saved["calibration"]
+    odds = line["slope"] * np.log(threshold / (1 - threshold)) + line["intercept"]
+    calibrated = 1 / (1 + np.exp(-odds))
+    said = f"from a raw P(rain) of {threshold:.3f} on, which is {calibrated:.3f} calibrated"
+    assert f"**says rain**: {said}: the best MCC on validation" in text
+    assert said in section(text, "By region")
+    # What the Forecaster prints beside its decision is the calibrated one.
+    table = pd.read_parquet(finished / "forecasts.parquet")
+    assert ((table["model"] >= threshold) == (table["model_calibrated"] >= calibrated)).all()
+
+    def turn(saved: dict[str, Any]) -> None:
+        saved["calibration"] = {"slope": -1.0, "intercept": 0.0}
+
+    # The formula for those who have the network alone.
+    formula = re.search(r"with z = (\S+) log\(p / \(1 - p\)\) ([+-] \S+)\.\n", text)
+    assert formula is not None
+    z = float(formula[1]) * np.log(threshold / (1 - threshold)) + float(formula[2].replace(" ", ""))
+    assert 1 / (1 + np.exp(-z)) == pytest.approx(calibrated, abs=1e-5)
+
+    edit(run / "model" / "preprocessing.json", turn)
+    assert "and lower for more" in card(run)
