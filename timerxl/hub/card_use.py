@@ -64,7 +64,7 @@ def use_section(record: Record, repo_id: str, revision: str | None) -> str:
             "```python\n"
             "from timerxl import Forecaster\n\n"
             f'forecaster = Forecaster.from_pretrained("{repo_id}"{of})\n'
-            'forecasts = forecaster.predict("rain.parquet", at="latest")\n'
+            f"{_given(record)}\n"
             'print(forecasts[["region", "issue_time", "probability", "rain"]])\n'
             "```",
             f"`probability` is the calibrated one, `rain` is said {threshold_words(record)}.",
@@ -88,6 +88,12 @@ def use_section(record: Record, repo_id: str, revision: str | None) -> str:
             "`revision` to the commit that you read.",
         ]
     ).replace("\n\n\n\n", "\n\n")
+
+
+def _given(record: Record) -> str:
+    if record.is_synthetic:
+        return 'forecasts = forecaster.predict(None, at="latest")  # None: the SYNTHETIC series'
+    return 'forecasts = forecaster.predict("rain.parquet", at="latest")'
 
 
 def _calibrated(saved: dict[str, Any]) -> str:

@@ -84,6 +84,8 @@ def test_synthetic_is_said_first(text: str, run: Path) -> None:
     assert "weather/" not in real
     assert "**rain column**: `precipitation`, in mm" in real
     assert "rain column" not in text
+    assert 'forecaster.predict("rain.parquet", at="latest")' in real
+    assert 'forecaster.predict(None, at="latest")' in text
     assert "**licence of the data**: none needed" in text
     assert "**licence of the data**: **unknown**" in card(run)
     config = run / "config.yaml"
