@@ -158,7 +158,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     if "samples_per_s" not in results and (value := number(run.last("train").get("samples_per_s"))):
         found.append(("samples per second", f"{value:,.1f}"))
     if (share := number(results.get("gap_to_bayes_recovered"))) is not None:
-        found.append(("ROC-AUC gap to Bayes recovered", f"{share:.0%}"))
+        recovered = f"{share:.0%}" if share > 0 else "nothing"
+        found.append(("ROC-AUC gap to Bayes recovered", recovered))
     return found
 
 

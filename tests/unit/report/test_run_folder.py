@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 
 from timerxl.config import InputError
+from timerxl.report.opening import _facts
 from timerxl.report.outcome import outcome_of, verdicts_of
-from timerxl.report.run_folder import FILES, number, read_run
+from timerxl.report.run_folder import FILES, Run, number, read_run
 
 WriteRun = Callable[..., Path]
 
@@ -191,3 +192,9 @@ def test_verdicts_that_are_none_are_passed_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [None, True, "1", float("nan"), float("inf"), [1]])
 def test_no_number(value: object) -> None:
     assert number(value) is None
+
+
+def test_no_negative_share_of_the_gap_is_recovered(tmp_path: Path) -> None:
+    for share, said in ((0.42, "42%"), (-0.07, "nothing")):
+        facts = dict(_facts(Run(tmp_path, results={"gap_to_bayes_recovered": share})))
+        assert facts["ROC-AUC gap to Bayes recovered"] == said
