@@ -54,15 +54,16 @@ class ForecastInput:
 
     def rows_at(self, times: list[np.datetime64]) -> np.ndarray:
         """Rows at each of ``times`` in every region; raises InputError naming the first without."""
-        found = []
+        wanted, found = np.array(times, dtype="datetime64[s]"), []
         for index in range(len(self.series.regions)):
             of_region = np.flatnonzero(self.series.region_index == index)
-            for time in times:
-                at = of_region[self.series.timestamps[of_region] == time]
-                if not at.size or self.steps[at[0]] < self.context_length:
-                    raise InputError(self._too_short(index, time))
-                found.append(int(at[0]))
-        return np.array(sorted(found))
+            stamps = self.series.timestamps[of_region]  # ascending, as every series has them
+            rows = of_region[np.minimum(np.searchsorted(stamps, wanted), len(stamps) - 1)]
+            ready = self.steps[rows] >= self.context_length
+            if (bad := (self.series.timestamps[rows] != wanted) | ~ready).any():
+                raise InputError(self._too_short(index, wanted[bad][0]))
+            found.append(rows)
+        return np.concatenate(found)
 
     def latest_rows(self) -> np.ndarray:
         """The last row of every region; raises InputError naming the first that is too short."""
