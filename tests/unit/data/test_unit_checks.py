@@ -1,12 +1,11 @@
 """Another unit is refused, the weather of any season is not; on the synthetic and a real series.
 
-The real one is UCI data set 501 as one hourly table: TIMERXL_BEIJING names its Parquet file.
+The real one is UCI data set 501 as one hourly table.
 """
 
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,8 @@ from timerxl.data.schema import WeatherSeries
 from timerxl.data.training_ranges import ranges_problem, step_offsets, training_ranges
 from timerxl.data.unit_checks import check_units
 
-BEIJING = Path(os.environ.get("TIMERXL_BEIJING", "not given"))
+SHARED = Path(__file__).resolve().parents[3].parent / "shared"
+BEIJING = SHARED / "data" / "beijing_hourly_2013_2017.parquet"
 CONTEXT = 56
 Change = Callable[[np.ndarray], np.ndarray]
 
@@ -219,7 +219,7 @@ def test_damaged_ranges_are_named(ranges: dict[str, Any], spoil: Any, message: s
     assert message in (ranges_problem(damaged, 27) or "")
 
 
-@pytest.mark.skipif(not BEIJING.is_file(), reason="TIMERXL_BEIJING names no Parquet file")
+@pytest.mark.skipif(not BEIJING.is_file(), reason="no shared data")
 @pytest.mark.parametrize(
     ("start", "end", "context"),
     [
