@@ -253,9 +253,11 @@ def _leaf_keys(cls: type, prefix: str = "") -> list[str]:
     return keys
 
 
-def _explain(error: OmegaConfBaseException, source: str) -> InputError:
+def _explain(error: OmegaConfBaseException | TypeError, source: str) -> InputError:
     key = getattr(error, "full_key", None) or "?"
     said = str(error).partition("\n")[0]
+    if isinstance(error, TypeError) or "is not a subclass of" in said:
+        return InputError(f"in {source}: {said}: keys with values are expected there, or none.")
     if "not in" in said:
         return unknown_key(key, source, _leaf_keys(RunConfig))
     return InputError(f"{key} in {source}: {said}")
@@ -292,7 +294,7 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> RunConfig:
         recipe = OmegaConf.load(io.StringIO(text))
         if isinstance(recipe, DictConfig):
             config = OmegaConf.merge(config, {"recipe": path.stem}, recipe)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, TypeError) as error:
         raise _explain(error, str(path)) from error
     except (yaml.YAMLError, ValueError, ArithmeticError) as error:
         raise InputError(f"{path} can't be read as YAML: {reason(error)}") from error
@@ -304,7 +306,7 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> RunConfig:
     try:
         config = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides or [])))
         resolved = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, TypeError) as error:
         raise _explain(error, "the overrides") from error
     except (yaml.YAMLError, ValueError, ArithmeticError) as error:
         raise InputError(f"the overrides can't be read: {reason(error)}") from error

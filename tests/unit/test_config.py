@@ -207,3 +207,23 @@ def test_the_written_configuration_is_read_back_as_it_was(name: str, tmp_path: P
     assert load_recipe(str(path)) == config
     # Resolved: no interpolation that another recipe name would change.
     assert yaml.safe_load(path.read_text())["output_dir"] == f"runs/{name}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train", "[1, 2]"),
+        ("monitors", "[]"),
+        ("data", "{features: {a: 1}}"),
+        ("train", "{trackers: {a: 1}}"),
+        ("expectations", "{epoch: 1}"),
+    ],
+)
+def test_a_list_for_a_mapping_and_the_reverse(tmp_path: Path, key: str, value: str) -> None:
+    words = "keys with values are expected there, or none"
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"{key}: {value}\n")
+    with pytest.raises(InputError, match=words):
+        load_recipe(str(recipe))
+    with pytest.raises(InputError, match=words):
+        load_recipe("quickstart", [f"{key}={value}"])
