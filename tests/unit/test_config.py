@@ -156,7 +156,7 @@ CHOICES = {
     "eval.threshold_score": "accuracy",
 }
 OUT_OF_RANGE = (
-    [(key, number) for key in POSITIVE for number in ("0", "-1")]
+    [(key, number) for key in POSITIVE for number in ("0", "-1", "10000000000000000")]
     + [(key, "-1") for key in NOT_NEGATIVE]
     + [(key, number) for key in SHARES for number in ("1.0", "1.5", "-0.1", "nan")]
     + [(key, number) for key in REAL for number in ("nan", "inf")]

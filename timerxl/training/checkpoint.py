@@ -166,6 +166,11 @@ class Checkpoints:
             OptimizerState(self.optimizer, model).read(saved, weights)
         except (KeyError, RuntimeError, SafetensorError) as error:
             raise StorageFailed(f"{folder} does not fit this run's model: {error}") from error
+        if not all(tensor.isfinite().all() for tensor in weights.values()):
+            raise StorageFailed(
+                f"{folder / WEIGHTS} holds NaN or infinity, nothing goes on from there: branch off "
+                "from an older one (train.resume=PATH, another output_dir), or train.resume=never."
+            )
         rates, groups = state["schedule"]["_last_lr"], self.schedule.optimizer.param_groups
         if len(rates) != len(groups):
             raise StorageFailed(

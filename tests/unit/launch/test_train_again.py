@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from whole_runs import (
     assert_same_end,
     command,
@@ -26,6 +27,7 @@ from whole_runs import (
 )
 
 from timerxl.training import run as run_module
+from timerxl.training.checkpoint_files import file_record
 from timerxl.training.run_lock import RunLock
 from timerxl.training.step import NumberNotFinite, TrainingStep
 
@@ -193,6 +195,23 @@ def test_a_branch_has_the_curves_and_the_best_model(tmp_path: Path, straight: Pa
     kept = best / "checkpoints" / f"step_{results['best_step']:08d}" / "model.safetensors"
     assert all((model[name] == tensor).all() for name, tensor in load_file(kept).items())
     assert tree(straight) == before
+
+
+def test_weights_that_are_no_numbers_are_not_gone_on_from(
+    tmp_path: Path, half: Path, capsys: Any
+) -> None:
+    """Whole by their manifest: the state itself is bad."""
+    run = Path(shutil.copytree(half, tmp_path / "run"))
+    newest = max((run / "checkpoints").glob("step_*"))
+    weights = {k: t * float("nan") for k, t in load_file(newest / "model.safetensors").items()}
+    save_file(weights, newest / "model.safetensors", {"format": "pt"})
+    manifest = read(newest / "manifest.json")
+    manifest["files"]["model.safetensors"] = file_record(newest / "model.safetensors")
+    (newest / "manifest.json").write_text(json.dumps(manifest))
+    before = tree(run / "checkpoints")
+    assert command(f"output_dir={run}") == 4
+    assert "model.safetensors holds NaN or infinity" in capsys.readouterr().err
+    assert tree(run / "checkpoints") == before
 
 
 def test_two_processes_on_one_folder(tmp_path: Path, half: Path, capsys: Any) -> None:
