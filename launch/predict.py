@@ -9,16 +9,14 @@ after SIGTERM and SIGINT.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 # The repository, not this folder, is on the path: a file here could hide an installed library.
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
-from timerxl.command_line import EXIT_SIGNAL, leave, quiet_libraries, run_command
+from timerxl.command_line import leave, quiet_libraries, run_command, unwinding_on_signals
 from timerxl.config import InputError
 
 SHOWN_ROWS = 40
@@ -76,16 +74,11 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(EXIT_SIGNAL + number)  # unwinds, so that a half-written file goes
-
-
 def main() -> int:
     quiet_libraries()
     given = parser().parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
-    return run_command(lambda: run(given))
+    with unwinding_on_signals():
+        return run_command(lambda: run(given))
 
 
 if __name__ == "__main__":

@@ -10,18 +10,16 @@ Writes series.parquet and series.json into --output, both or neither. Exit code 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from dataclasses import fields
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 # The repository, not this folder, is on the path: a file here could hide an installed library.
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
-from timerxl.command_line import run_command
+from timerxl.command_line import run_command, unwinding_on_signals
 from timerxl.config import InputError
 
 TABLES = (".csv", ".parquet")
@@ -124,20 +122,12 @@ def report(content: dict[str, Any], output: Path) -> None:
     print(f"train with: data.path={output / 'series.parquet'} data.precipitation_column=tp")
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)  # unwinds, so that the temporary folder goes
-
-
 def main(arguments: list[str] | None = None) -> int:
     parsed = _parse(arguments)
     if parsed.audit is not None:
         return run_command(lambda: audit(parsed))
-    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with unwinding_on_signals():
         return run_command(lambda: prepare(parsed))
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -110,9 +110,9 @@ def _refuse_stopped(config: RunConfig, status: dict[str, Any], candidates: list[
     The checkpoint of the stop says so too: status.json does not, where the main process was killed
     before it could write.
     """
-    said = [_json(Path(config.output_dir) / "verdict.json")]
-    said = said if status.get("code") == EXIT_STOPPED else []
-    said += [_json(path / PREPROCESSING) for path in candidates[:1]]
+    said = [_json(path / PREPROCESSING) for path in candidates[:1]]
+    if status.get("code") == EXIT_STOPPED:
+        said.insert(0, _json(Path(config.output_dir) / "verdict.json"))
     stopped = next((one["stopped_by"] for one in said if one.get("stopped_by")), None)
     if not isinstance(stopped, dict):
         return

@@ -87,7 +87,7 @@ class RunLock:
     def _beats(self) -> bool:
         """Whether the owner, on another machine, touches its lock again before it is stale: one
         that is gone is waited for, so that a job can begin anew elsewhere at once."""
-        age = before = self._age()
+        age = self._age()
         if age < STALE_SECONDS:
             self._log(
                 f"the lock {self.path} is of another machine and {age:.0f} s old: looking whether "

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from accelerate.state import AcceleratorState, GradientState
 
 from timerxl.config import RunConfig, load_recipe
+from timerxl.data.readers import load_series
 from timerxl.training import ending, looks, run
 
 # Seven months of five regions: 715 training windows, 12 steps an epoch; a run takes 2 seconds.
@@ -74,3 +77,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Six epochs at a rate so high that the best epoch by ROC-AUC is not the last."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     return tiny_run(folder, "train.epochs=6", "train.patience=6", "optim.lr=0.03")
+
+
+@pytest.fixture(scope="session")
+def series_frame(finished: Run) -> pd.DataFrame:
+    """The series of the finished run as a table, in its units; not to be changed in place."""
+    series = load_series(load_recipe(str(finished.folder / "config.yaml")).data)
+    frame = pd.DataFrame(series.values, columns=series.feature_names)
+    frame["region"] = np.array(series.regions)[series.region_index]
+    frame["timestamp"] = series.timestamps
+    return frame

@@ -14,8 +14,7 @@ import pytest
 import xarray
 
 from timerxl import Forecaster
-from timerxl.config import InputError, load_recipe
-from timerxl.data.readers import load_series
+from timerxl.config import InputError
 
 ROOT = Path(__file__).resolve().parents[3]
 CONTEXT = 16
@@ -27,13 +26,9 @@ def forecaster(finished: Any) -> Forecaster:
 
 
 @pytest.fixture(scope="module")
-def table(finished: Any) -> pd.DataFrame:
+def table(series_frame: pd.DataFrame) -> pd.DataFrame:
     """The synthetic series as a user would hold it: columns mixed, regions interleaved in time."""
-    series = load_series(load_recipe(str(finished.folder / "config.yaml")).data)
-    frame = pd.DataFrame(series.values, columns=series.feature_names)
-    frame["region"] = np.array(series.regions)[series.region_index]
-    frame["timestamp"] = series.timestamps
-    frame = frame[sorted(frame.columns, reverse=True)]
+    frame = series_frame[sorted(series_frame.columns, reverse=True)]
     return frame.sort_values(["timestamp", "region"], kind="stable").reset_index(drop=True)
 
 

@@ -13,8 +13,7 @@ import pandas as pd
 import pytest
 
 from timerxl import Forecaster
-from timerxl.config import InputError, SyntheticConfig, load_recipe
-from timerxl.data.readers import load_series
+from timerxl.config import InputError, SyntheticConfig
 from timerxl.data.series_file import write_description
 from timerxl.data.synthetic import synthetic_table
 
@@ -32,13 +31,9 @@ def forecaster(model: Path) -> Forecaster:
 
 
 @pytest.fixture(scope="module")
-def table(finished: Any) -> pd.DataFrame:
+def table(series_frame: pd.DataFrame) -> pd.DataFrame:
     """The last forty steps of the run's series in every region."""
-    series = load_series(load_recipe(str(finished.folder / "config.yaml")).data)
-    frame = pd.DataFrame(series.values, columns=series.feature_names)
-    frame["region"] = np.array(series.regions)[series.region_index]
-    frame["timestamp"] = series.timestamps
-    return frame.groupby("region", sort=False).tail(40).reset_index(drop=True)
+    return series_frame.groupby("region", sort=False).tail(40).reset_index(drop=True)
 
 
 def without_end(table: pd.DataFrame, region: str, steps: int) -> pd.DataFrame:
