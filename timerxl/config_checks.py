@@ -64,7 +64,7 @@ _NOT_NEGATIVE = (
     "train.num_workers eval.num_resamples model.num_static_real_features data.rain_threshold_mm "
     "seed eval.every_steps monitors.target_points"
 ).split()
-_MOST = 1e15  # so many hours, as seconds, are still counted in 64 bits
+_MOST = 1e15  # of what is counted: so many hours, as seconds, still fit into 64 bits
 _SHARES = (
     "model.hidden_dropout model.attention_dropout data.train_fraction data.validation_fraction "
     "data.holdout_fraction optim.warmup_ratio optim.adam_beta1 optim.adam_beta2 loss.alpha "
@@ -88,11 +88,15 @@ def validate(config: Any) -> None:
         if (value := _value(config, key)) not in allowed:
             raise InputError(f"{key} is {value!r}; expected one of {', '.join(map(str, allowed))}.")
     for key in _POSITIVE:
-        if (value := _value(config, key)) is not None and not 0 < value <= _MOST:
-            raise InputError(f"{key} is {value}; expected a number above 0, at most {_MOST:g}.")
+        if (value := _value(config, key)) is not None and not 0 < value < float("inf"):
+            raise InputError(f"{key} is {value}; expected a number above 0.")
     for key in _NOT_NEGATIVE:
-        if (value := _value(config, key)) is not None and not 0 <= value <= _MOST:
-            raise InputError(f"{key} is {value}; expected 0 or more, at most {_MOST:g}.")
+        if (value := _value(config, key)) is not None and not 0 <= value < float("inf"):
+            raise InputError(f"{key} is {value}; expected 0 or more.")
+    for key in (*_POSITIVE, *_NOT_NEGATIVE):
+        value = _value(config, key)
+        if (isinstance(value, int) or key.endswith("_hours")) and value and value > _MOST:
+            raise InputError(f"{key} is {value}; expected at most {_MOST:g}.")
     for key in _SHARES:
         value = _value(config, key)
         if value == "auto" and key in ("loss.alpha", "eval.threshold"):

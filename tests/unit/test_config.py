@@ -155,8 +155,14 @@ CHOICES = {
     "train.zero_stage": 3,
     "eval.threshold_score": "accuracy",
 }
+COUNTED = (
+    "data.train_stride_hours data.window_stride_hours data.label_horizon_hours "
+    "data.synthetic.step_hours data.max_fill_hours train.epochs train.max_steps train.batch_size "
+    "eval.max_windows seed"
+).split()
 OUT_OF_RANGE = (
-    [(key, number) for key in POSITIVE for number in ("0", "-1", "10000000000000000")]
+    [(key, number) for key in POSITIVE for number in ("0", "-1")]
+    + [(key, "10000000000000000") for key in COUNTED]
     + [(key, "-1") for key in NOT_NEGATIVE]
     + [(key, number) for key in SHARES for number in ("1.0", "1.5", "-0.1", "nan")]
     + [(key, number) for key in REAL for number in ("nan", "inf")]
