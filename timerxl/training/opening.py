@@ -50,6 +50,7 @@ def load_windows(config: RunConfig, log: Log) -> tuple[WeatherWindows, list[str]
 def work_line(
     config: RunConfig, settings: Any, plan: BatchPlan, total_steps: int, model: Any
 ) -> str:
+    """What a step and the whole run are made of, in a sentence."""
     tokens = settings.num_variables * (config.model.context_length // config.model.patch_length)
     return (
         f"{plan.num_samples:,} training windows, global batch {plan.global_batch_size} = "

@@ -71,7 +71,8 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
     the run is gone. status.json says so before the folder is free for the next process.
     """
     way = way_on(config.train.resume)
-    with naming_lost_peers(lambda: "before the first step", way), ExitStack() as at_end:
+    # The lost peer is named before what ends the run hears of it.
+    with ExitStack() as at_end, naming_lost_peers(lambda: "before the first step", way):
         return _train(config, extras or Extras(), at_end)
 
 

@@ -16,9 +16,11 @@ from accelerate.state import AcceleratorState, GradientState
 from timerxl.config import load_recipe
 from timerxl.data.readers import load_series
 from timerxl.data.windows import build_windows
+from timerxl.training import run as run_module
 from timerxl.training.feed import loader
 from timerxl.training.guard import RunStopped
 from timerxl.training.interruption import HANDLED, Interrupted, Interruption
+from timerxl.training.peers import PeerLost
 from timerxl.training.run import Extras, train
 
 
@@ -105,3 +107,21 @@ def test_a_worker_outlives_signals_to_the_whole_group(tiny: list[str]) -> None:
     seen += list(found)
     labels = windows.labels_of("train")[np.array(batches)]
     assert [batch["labels"].tolist() for batch in seen] == labels.tolist()
+
+
+def test_a_peer_lost_before_the_first_step_is_not_waited_for(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gloo's own words come while the run is set up, in its folder."""
+
+    def lost(config: Any) -> None:
+        raise RuntimeError("Gloo connectFullMesh failed with: closed")
+
+    waited: list[Any] = []
+    monkeypatch.setattr(run_module, "limit_waiting", lost)
+    monkeypatch.setattr(run_module.Accelerator, "end_training", waited.append)
+    with pytest.raises(PeerLost, match="another process before the first step: Gloo") as error:
+        run_here(tiny, tmp_path / "run", Extras())
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status == {"code": 1, "reason": str(error.value)}
+    assert waited == []  # it would wait for the one that is gone
