@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -57,8 +58,7 @@ def write_model_and_table(name: str, model: Path, table: Path) -> int:
     (model / PREPROCESSING).write_text(json.dumps(windows.preprocessing()), encoding="utf-8")
     times = round(24 / series.step_hours)
     frame = pd.DataFrame(series.values, columns=series.feature_names)
-    frame.insert(0, "region", pd.Categorical.from_codes(series.region_index, series.regions))
-    frame["region"] = frame["region"].astype(str)
+    frame.insert(0, "region", np.array(series.regions)[series.region_index])
     frame.insert(0, "timestamp", series.timestamps)
     last = frame.groupby("region").tail(recipe.model.context_length + times - 1)
     last.to_parquet(table, index=False)

@@ -12,8 +12,9 @@ from timerxl.hub.card_regions import region_section, score_regions
 from timerxl.hub.card_scores import calibration_section, scores_section
 from timerxl.hub.card_use import cost_section, licence_section, use_section, verdict_section
 from timerxl.hub.markdown import loud, score, words
-from timerxl.hub.record import RUNNING, Record, get
+from timerxl.hub.record import RUNNING, Record
 from timerxl.metrics.scores import LOWER_IS_BETTER
+from timerxl.report.run_folder import get
 
 # metrics of the Hub where it knows them, our own keys where it doesn't
 METRICS = {

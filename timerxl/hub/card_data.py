@@ -7,7 +7,8 @@ from typing import Any
 from timerxl.data.audit_findings import listed
 from timerxl.hub.card_scores import threshold_words
 from timerxl.hub.markdown import code, facts, heading, table, words
-from timerxl.hub.record import Record, get
+from timerxl.hub.record import Record
+from timerxl.report.run_folder import get
 from timerxl.training.tables import ROWS
 
 MANY_FEATURES = 40

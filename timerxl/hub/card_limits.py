@@ -6,13 +6,13 @@ from typing import Any
 
 import pandas as pd
 
-from timerxl.config_reading import misfit
 from timerxl.data.audit_findings import listed
 from timerxl.hub.card_regions import RegionScores
 from timerxl.hub.card_scores import BETTER, COMPARED, WORSE, judged
 from timerxl.hub.markdown import bullets, ends, heading, score, words
-from timerxl.hub.record import Record, get
+from timerxl.hub.record import Record
 from timerxl.metrics.scores import LOWER_IS_BETTER
+from timerxl.report.run_folder import get, number
 from timerxl.training.references import TITLES
 from timerxl.training.tables import COLUMNS, ROWS
 
@@ -98,20 +98,15 @@ def _sample(record: Record, results: dict[str, Any]) -> list[str]:
     return found
 
 
-def _number(content: Any, *keys: str) -> float | None:
-    value = get(content, *keys)
-    return None if misfit(value, float) else float(value)
-
-
 def _without_skill(results: dict[str, Any]) -> list[str]:
     """Scores that a forecast without any knowledge reaches, or that may be such."""
     found = []
-    share = _number(results, "test", "predicted_rain_share")
+    share = number(get(results, "test", "predicted_rain_share"))
     if share in (0.0, 1.0):
         found.append(f"**It says {'rain' if share else 'no rain'} to every test window.**")
     for key, nothing in NO_SKILL.items():
         for kind, title in (("test", ""), ("test_calibrated", " (calibrated)")):
-            value = _number(results, kind, key)
+            value = number(get(results, kind, key))
             if value is None or (kind != "test" and key not in CALIBRATED):
                 continue
             if value <= nothing:
@@ -133,18 +128,18 @@ def _without_skill(results: dict[str, Any]) -> list[str]:
 def _beaten(results: dict[str, Any]) -> list[str]:
     """Every simpler forecast that does at least as well, with the scores by which it does."""
     others = {n: of for n, of in results["baselines"].items() if n != BEST_POSSIBLE}
-    dry = _number(others, "always_rain", "accuracy")
+    dry = number(get(others, "always_rain", "accuracy"))
     if dry is not None:
         others[ALWAYS_DRY] = {"accuracy": 1 - dry}
     found = []
     for name, theirs in others.items():
         lost = {}
         for key in JUDGING:
-            values = [_number(results, kind, key) for kind in ("test", "test_calibrated")]
+            values = [number(get(results, kind, key)) for kind in ("test", "test_calibrated")]
             ours = {NAMES[key]: values[0]}
             if key in CALIBRATED and score(values[0]) != score(values[1]):
                 ours = {f"raw {NAMES[key]}": values[0], f"calibrated {NAMES[key]}": values[1]}
-            other, sign = _number(theirs, key), -1 if key in LOWER_IS_BETTER else 1
+            other, sign = number(get(theirs, key)), -1 if key in LOWER_IS_BETTER else 1
             for title, value in ours.items():
                 if value is not None and other is not None and sign * value <= sign * other:
                     numbers = f" ({score(other)} against {score(value)})" if key in COLUMNS else ""
@@ -176,7 +171,7 @@ def _unskilled(results: dict[str, Any]) -> list[str]:
 
 def _calibration(results: dict[str, Any]) -> list[str]:
     """Where the calibrated probability is the worse one."""
-    found, slope = [], _number(results, "calibration", "slope")
+    found, slope = [], number(get(results, "calibration", "slope"))
     if slope is not None and slope <= 0:
         found.append(
             f"**The calibration's slope is {score(slope)}**: on validation the model ranked the "
@@ -184,7 +179,7 @@ def _calibration(results: dict[str, Any]) -> list[str]:
         )
     worse = []
     for key in CALIBRATED:
-        raw, after = (_number(results, kind, key) for kind in ("test", "test_calibrated"))
+        raw, after = (number(get(results, kind, key)) for kind in ("test", "test_calibrated"))
         if raw is None or after is None:
             continue
         sign = -1 if key in LOWER_IS_BETTER else 1

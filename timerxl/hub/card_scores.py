@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from timerxl.hub.markdown import ends, facts, heading, score, table, words
-from timerxl.hub.record import Record, get
+from timerxl.hub.record import Record
 from timerxl.metrics.calibration import Calibration
 from timerxl.metrics.scores import LOWER_IS_BETTER
+from timerxl.report.run_folder import get
 from timerxl.training.references import TITLES
 from timerxl.training.tables import COLUMNS, ROWS
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from timerxl.hub.card_scores import threshold_words
 from timerxl.hub.markdown import bullets, code, facts, heading, score, table, words
-from timerxl.hub.record import Record, get
+from timerxl.hub.record import Record
+from timerxl.report.run_folder import get
 
 VERSIONS = "timerxl python torch transformers accelerate deepspeed numpy scikit-learn".split()
 

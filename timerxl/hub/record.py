@@ -18,7 +18,7 @@ from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.hub import shapes
 from timerxl.hub.privacy import Scrubber, names_of, secrets_here
 from timerxl.model.convert_openltm import load_saved
-from timerxl.report.run_folder import UNREADABLE, read_forecasts
+from timerxl.report.run_folder import UNREADABLE, get, read_forecasts
 
 Content = dict[str, Any]
 WEIGHTS, MODEL_CONFIG, CODE = "model.safetensors", "config.json", "*_timerxl.py"
@@ -76,13 +76,6 @@ class Record:
     def last(self, kind: str) -> Content:
         """The last event of a kind in metrics.jsonl, {} where there is none."""
         return next((event for event in reversed(self.events) if event.get("event") == kind), {})
-
-
-def get(content: Any, *keys: str) -> Any:
-    """``content[key][key]...``, or None where a step of the way is missing."""
-    for key in keys:
-        content = content.get(key) if isinstance(content, dict) else None
-    return content
 
 
 def read_record(

@@ -20,7 +20,7 @@ from timerxl.report.markup import (
 from timerxl.report.outcome import SIGNS, Outcome, Said, outcome_of
 from timerxl.report.run_folder import Run, get, number
 from timerxl.training.references import TITLES
-from timerxl.training.tables import ROWS
+from timerxl.training.tables import ROWS, recovered_words
 
 SYNTHETIC = (
     "SYNTHETIC DATA: invented weather of the built-in generator, no observation. Nothing here says "
@@ -158,8 +158,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     if "samples_per_s" not in results and (value := number(run.last("train").get("samples_per_s"))):
         found.append(("samples per second", f"{value:,.1f}"))
     if (share := number(results.get("gap_to_bayes_recovered"))) is not None:
-        recovered = f"{share:.0%}" if share > 0 else "nothing"
-        found.append(("ROC-AUC gap to Bayes recovered", recovered))
+        found.append(("ROC-AUC gap to Bayes recovered", recovered_words(share)))
     return found
 
 

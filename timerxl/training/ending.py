@@ -19,7 +19,7 @@ from timerxl.training.evaluation import Forecasts, forecast
 from timerxl.training.final import assess_windows, forecast_table, gap_recovered, results
 from timerxl.training.prediction import Check, check_table, peak_memory_gib
 from timerxl.training.saving import load_weights
-from timerxl.training.tables import comparison_table, print_table, score_table
+from timerxl.training.tables import comparison_table, print_table, recovered_words, score_table
 from timerxl.training.tracking import Log
 
 FORECASTS = "forecasts.parquet"
@@ -81,7 +81,7 @@ def _caption(config: RunConfig, total: int, found: dict[str, Any], decision: Dec
         f"best model; thresholds {chosen} (Timer-XL: {decision.threshold:.3f})."
     )
     if (recovered := gap_recovered(found["scores"])) is not None:
-        share = f"{recovered:.0%}" if recovered > 0 else "nothing"
+        share = recovered_words(recovered)
         caption += f" Of the ROC-AUC gap from climatology to Bayes, {share} is recovered."
     return caption
 

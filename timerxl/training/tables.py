@@ -41,6 +41,11 @@ ROWS = {
 }
 
 
+def recovered_words(share: float) -> str:
+    """How much of the gap to the best possible forecast is recovered: below zero it is nothing."""
+    return f"{share:.0%}" if share > 0 else "nothing"
+
+
 def _number(value: float | None) -> str:
     return "–" if value is None or value != value else f"{value:.3f}"
 
