@@ -3,9 +3,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-# The first Python that runs and is 3.11 or 3.12: a version manager's stub may exist and not run.
+# The first Python that runs and is 3.11 or 3.12: the one of .venv where there is one (of uv, on a
+# machine whose own is older), then those on the PATH: a version manager's stub may exist and not run.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
-PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
+PYTHON ?= $(shell for python in .venv/bin/python python3.11 python3.12 python3; do \
 	$$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done || true)
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --retries 10 --timeout 120 -c constraints.txt
@@ -26,8 +27,8 @@ install: .venv/.installed ## the tested versions of everything, in .venv
 		"or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 2; }
 	@$(PYTHON) -c '$(SUPPORTED)' || { echo "error: $(PYTHON) is not Python 3.11 or 3.12:" \
 		"name one that is, with PYTHON=/path/to/python" >&2; exit 2; }
-	@$(BIN)/python -c '$(SUPPORTED)' 2>/dev/null && $(BIN)/python -m pip --version >/dev/null 2>&1 \
-		|| $(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -c '$(SUPPORTED)' 2>/dev/null || $(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
 # torch alone comes first: where another build of it is at hand, nothing else may choose.
 	@for try in 1 2 3; do \
 		$(PIP_INSTALL) "$$(grep -m 1 '^torch==' constraints.txt)" \

@@ -57,9 +57,8 @@ def run(given: argparse.Namespace) -> int:
     if given.max_windows is not None and given.max_windows < 1:
         raise InputError(f"--max-windows is {given.max_windows}; expected 1 or more.")
     thresholds = numbers(given.thresholds)
-    from accelerate import Accelerator
-
     from timerxl.files import json_ready
+    from timerxl.training.launcher import evaluation_accelerator
     from timerxl.training.verification import Request, verify
     from timerxl.training.verification_report import print_report
 
@@ -80,7 +79,7 @@ def run(given: argparse.Namespace) -> int:
         seed=given.seed,
         config=config,
     )
-    accelerator = Accelerator()
+    accelerator = evaluation_accelerator()
 
     def log(sentence: str) -> None:
         if is_main_rank():

@@ -19,19 +19,27 @@ EXIT_SIGNAL = 128  # plus the signal's number: 143 after SIGTERM, 130 after SIGI
 
 def is_main_rank() -> bool:
     """True in the process that speaks and writes for the group, also before the group is there."""
-    return os.environ.get("RANK", "0") == "0"
+    return not _is_launched() or os.environ.get("RANK", "0") == "0"
 
 
 def is_first_here() -> bool:
     """True in one process of every machine: each has a terminal or a log of its own."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+    return not _is_launched() or os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _is_launched() -> bool:
+    """One of several processes; a RANK left in the environment of one alone means nothing."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def quiet_libraries() -> None:
-    """Libraries talk less: their notes would bury ours. Errors still come through.
+    """Reduce third-party log verbosity, and keep a notebook's settings out of this process.
 
-    To be called before they are imported.
+    To be called before the libraries are imported.
     """
+    # A notebook hands its own backend to every command; this environment may not have it, and
+    # `import matplotlib` fails then. Pictures are written to files, never shown.
+    os.environ["MPLBACKEND"] = "agg"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -79,11 +87,14 @@ def unwinding_on_signals() -> Iterator[None]:
 def leave(code: int) -> NoReturn:
     """End this process with ``code``; everything must be written and closed by now.
 
-    A rank of several ends at once, without Python's own teardown: threads of the process group or
-    of Arrow that ask for the interpreter while it ends abort the process ("terminate called without
-    an active exception"), and the launcher would call a finished run failed.
+    A process of a group ends at once, without Python's own teardown: threads of the group or of
+    Arrow that ask for the interpreter while it ends abort the process ("terminate called without an
+    active exception"), and the launcher would call a finished run failed. After an error NCCL's
+    teardown would wait for the other ranks.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    distributed = sys.modules.get("torch.distributed")
+    in_group = distributed is not None and distributed.is_initialized()
+    if in_group or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -246,3 +246,14 @@ def _written_out(node: yaml.Node, known: dict[int, tuple[float, float]]) -> tupl
         values = 1 + sum(size[0] for size in sizes)
         known[id(node)] = (values, 1 + max((size[1] for size in sizes), default=0))
     return known[id(node)]
+
+
+def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train": {"lr": 1}} -> {"train.lr": 1}."""
+    found: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

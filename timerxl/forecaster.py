@@ -22,6 +22,7 @@ from timerxl.config_reading import reason
 from timerxl.data.forecast_input import ForecastInput, read_forecast_input
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.data.training_ranges import step_offsets
+from timerxl.device import device_facts, refuse_unusable_gpu
 from timerxl.metrics.calibration import Calibration
 from timerxl.model import TimerXLForClassification
 from timerxl.model.convert_openltm import load_saved
@@ -62,10 +63,13 @@ class Forecaster:
         """Load a run's model folder, or download one from the hub (safetensors and JSON alone).
 
         ``device`` is the first GPU where there is one, else the CPU. Raises InputError where the
-        folder or repository is no model of ours, or the device can't be used.
+        folder or repository is no model of ours, or the device can't be used; a GPU that is there
+        and can't be used is never replaced by the CPU unless ``device`` says "cpu".
         """
-        default = "cuda" if torch.cuda.is_available() else "cpu"
-        chosen = _device(default if device is None else device)
+        if device is None:
+            refuse_unusable_gpu('device="cpu" (--device cpu) forecasts on the CPU on purpose')
+            device = "cuda" if device_facts().has_gpu else "cpu"
+        chosen = _device(device)
         folder = Path(path_or_repo_id)
         if not folder.is_dir():
             folder = _download(str(path_or_repo_id), revision, token)

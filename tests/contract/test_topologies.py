@@ -64,6 +64,12 @@ def test_a_topology_leaves_precision_and_counts_alone(name: str) -> None:
     assert not PRECISION_AND_COUNTS & (loaded.keys() | loaded.get("deepspeed_config", {}).keys())
 
 
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_a_topology_leaves_the_choice_of_gpus_alone(name: str) -> None:
+    """accelerate overwrites CUDA_VISIBLE_DEVICES with gpu_ids: 3 would become 0."""
+    assert topology(name).get("gpu_ids", "all") == "all"
+
+
 @pytest.mark.parametrize("name", ZERO2)
 def test_a_topology_names_a_zero_configuration_that_exists(name: str) -> None:
     named = topology(name)["deepspeed_config"]["deepspeed_config_file"]

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, field
 
 from timerxl.config import InputError
-from timerxl.training.precision import DeviceFacts
+from timerxl.device import DeviceFacts
 
 GIB = 2**30
 # What the driver, cuBLAS and their workspaces hold beside torch's allocator, on every device.

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from timerxl.config import RunConfig
@@ -14,11 +13,13 @@ from timerxl.config_reading import read_json
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.data.windows import WeatherWindows
 from timerxl.files import write_json
+from timerxl.model.convert_openltm import load_saved
 from timerxl.training.assessment import Decision, decide
-from timerxl.training.evaluation import Forecasts, forecast
+from timerxl.training.checkpoint_files import StorageFailed
+from timerxl.training.evaluation import Forecasts, agree, forecast
 from timerxl.training.final import assess_windows, forecast_table, gap_recovered, results
 from timerxl.training.prediction import Check, check_table, peak_memory_gib
-from timerxl.training.saving import load_weights
+from timerxl.training.saving import model_problem
 from timerxl.training.tables import comparison_table, print_table, recovered_words, score_table
 from timerxl.training.tracking import Log
 
@@ -28,16 +29,25 @@ FORECASTS = "forecasts.parquet"
 def score_best(
     config: RunConfig,
     accelerator: Accelerator,
-    model: torch.nn.Module,
     windows: WeatherWindows,
     extras: dict[str, Any],
     cost: dict[str, Any],
     started: float,
     log: Log,
 ) -> dict[str, Any]:
-    """Threshold from validation, test once, baselines, results.json and the table."""
+    """Threshold from validation, test once, baselines, results.json and the table.
+
+    Scored is what was saved, as the Forecaster uses it: read from its folder, in fp32, without the
+    wrappers and half precision of training. Raises StorageFailed on all ranks where it is damaged.
+    """
     folder = Path(config.output_dir) / "model"
-    load_weights(accelerator, model, folder)
+    problem = model_problem(folder) if accelerator.is_main_process else None
+    if problem := agree(accelerator, problem):
+        raise StorageFailed(
+            f"the best model in {folder} can't be scored: {problem}. The same command goes on from "
+            "the newest checkpoint, without that model."
+        )
+    model = load_saved(folder).to(accelerator.device)
     size = config.eval.batch_size or config.train.batch_size
     final: dict[str, Forecasts] = {}
     for split in ("validation", "test"):

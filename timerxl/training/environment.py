@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 import timerxl
-from timerxl.training.precision import device_facts
+from timerxl.device import device_facts
 
 LIBRARIES = (
     "torch transformers accelerate deepspeed datasets evaluate safetensors numpy pandas "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,8 +42,12 @@ def forecast(
     split: str,
     positions: np.ndarray,
     batch_size: int,
+    beat: Callable[[], None] = lambda: None,
 ) -> Forecasts:
-    """Logits of the windows at ``positions`` of ``split``, the same on every rank."""
+    """Logits of the windows at ``positions`` of ``split``, the same on every rank.
+
+    ``beat`` is called after every batch.
+    """
     world, rank = accelerator.num_processes, accelerator.process_index
     mine = positions[evaluation_share(len(positions), world, rank)]
     batches = [mine[i : i + batch_size].tolist() for i in range(0, len(mine), batch_size)]
@@ -53,6 +58,7 @@ def forecast(
         inputs = to_device(batch, accelerator.device)
         inputs.pop("labels")
         logits.append(model(**inputs).logits.float())
+        beat()
     gathered = accelerator.gather(torch.cat(logits)).cpu().numpy()
     return Forecasts(
         split,

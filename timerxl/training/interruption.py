@@ -6,11 +6,13 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 HANDLED = (signal.SIGTERM, signal.SIGINT)
 AGAIN_SECONDS = 0.5
+PATIENCE_SECONDS = 10.0  # torchrun kills what is there 30 s after its SIGTERM
 
 
 class Interrupted(RuntimeError):
@@ -35,24 +37,55 @@ class Interruption:
     The same signal may come twice, from a scheduler and from the launcher that passes it on: more
     SIGTERMs change nothing, nor does a SIGINT within half a second.
 
+    A process that waits inside a library (NCCL, for a rank that is gone) never comes back to
+    Python, where signals are handled: a thread sees the signal all the same, and ends the process
+    where no :meth:`beat` comes within ``patience_seconds`` or three times the longest pause between
+    two of them so far. ``on_stuck`` is called before, with the signal; it writes status.json.
+
     Where an error ends the block, SIGTERM stays ignored until :meth:`hear_again`: a launcher sends
     it as soon as another process has ended by the same error, while this one still writes how.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        on_stuck: Callable[[int], None] = lambda number: None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self.number = 0
+        self.is_saving = False  # a checkpoint is written to its end, however slow the disk
+        self._on_stuck, self._patience = on_stuck, patience_seconds
         self._since = 0.0
+        self._last_beat, self._longest_pause = time.monotonic(), 0.0
         self._before: dict[signal.Signals, Any] = {}
+        self._wakeup: int | None = None  # what Python's C handler writes the signal's number to
+        self._fd_before = -1
+
+    def beat(self) -> None:
+        """Say that the run moves: called at every step and every batch of an evaluation."""
+        now = time.monotonic()
+        self._longest_pause = max(self._longest_pause, now - self._last_beat)
+        self._last_beat = now
 
     def __enter__(self) -> Interruption:
+        self._last_beat = time.monotonic()
         if threading.current_thread() is threading.main_thread():
             self._before = {one: signal.signal(one, self._note) for one in HANDLED}
+            reader, self._wakeup = os.pipe()
+            os.set_blocking(self._wakeup, False)
+            self._fd_before = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+            thread = threading.Thread(target=self._watch, args=(reader,), name="signals")
+            thread.daemon = True
+            thread.start()
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         for one, handler in self._before.items():
             ignored = error is not None and one == signal.SIGTERM
             signal.signal(one, signal.SIG_IGN if ignored else handler)
+        if self._wakeup is not None:
+            signal.set_wakeup_fd(self._fd_before)
+            wakeup, self._wakeup = self._wakeup, None
+            os.close(wakeup)  # the thread reads the end of the pipe
 
     def hear_again(self) -> None:
         """What there was to write is written: SIGTERM ends the process as before the block."""
@@ -68,3 +101,19 @@ class Interruption:
         name = signal.Signals(number).name
         # print() may be what was interrupted: the system call alone is safe here.
         os.write(2, f"\n{name}: saving after this step; Ctrl-C once more ends at once.\n".encode())
+
+    def _watch(self, reader: int) -> None:
+        """Wait for a signal, then for beats, in a thread of its own."""
+        with os.fdopen(reader, "rb", buffering=0) as pipe:
+            number = next(
+                (one for one in iter(lambda: pipe.read(1), b"") if one[0] in HANDLED), b""
+            )
+        if not number:
+            return  # the block ended
+        came = time.monotonic()
+        while number and self._wakeup is not None:  # else the block ended
+            limit = max(self._patience, 3 * self._longest_pause)
+            if not self.is_saving and time.monotonic() - max(came, self._last_beat) > limit:
+                self._on_stuck(number[0])
+                os._exit(128 + number[0])
+            time.sleep(0.2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,14 +19,14 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
 )
 
-from timerxl.config import InputError, RunConfig
-from timerxl.training.precision import (
-    Decision,
+from timerxl.config import InputError, RunConfig, TrainConfig
+from timerxl.device import (
+    CPU_ON_PURPOSE,
     DeviceFacts,
-    choose_precision,
-    choose_zero_stage,
     device_facts,
+    refuse_unusable_gpu,
 )
+from timerxl.training.precision import Decision, choose_precision, choose_zero_stage
 
 DS_CONFIGS = Path(__file__).resolve().parent.parent.parent / "ds_configs"
 _ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -34,31 +34,150 @@ _ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 @dataclass(frozen=True)
 class LauncherChoice:
-    """What the launcher's environment decided; None where it left the choice to the recipe."""
+    """What the launcher's environment decided; None where it left the choice to the recipe.
+
+    ``deepspeed`` is the DeepSpeed config that the launcher named, or {} where it only answered
+    ``accelerate config``'s questions: ours of ds_configs/ is taken then.
+    """
 
     precision: str | None
     zero_stage: int | None
+    offload_optimizer: bool = False
+    deepspeed: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
-def read_launcher(environment: dict[str, str]) -> LauncherChoice:
-    """Read accelerate's environment variables: a DeepSpeed config, a mixed precision, or none."""
-    mixed = environment.get("ACCELERATE_MIXED_PRECISION", "no")
+def read_launcher(environment: Mapping[str, str], train: TrainConfig) -> LauncherChoice:
+    """Read what ``accelerate launch`` and other launchers put into the environment.
+
+    Raises InputError for what this training does not do, and for what contradicts the recipe:
+    nothing of it may change a result in silence.
+    """
+    _refuse_tasks_without_a_group(environment)
+    for name, what in _NOT_SUPPORTED.items():
+        if _is_true(environment.get(name)):
+            raise InputError(
+                f"the launcher asks for {what}, which this training does not use; for several GPUs "
+                "take accelerate_configs/zero2.yaml (ZeRO-2), or plain data parallelism."
+            )
+    mixed = environment.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if mixed not in ("", "no", "bf16", "fp16"):
+        raise InputError(
+            f"the launcher asks for the precision {mixed}; expected no, bf16 or fp16 "
+            "(--mixed_precision, or mixed_precision in its config file)."
+        )
     precision = None if mixed in ("", "no") else mixed
-    if environment.get("ACCELERATE_USE_DEEPSPEED", "false").lower() not in ("true", "1"):
+    steps = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "auto")
+    if steps not in ("auto", str(train.accumulation_steps)):
+        raise InputError(
+            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS is {steps} in the environment and "
+            f"train.accumulation_steps {train.accumulation_steps} in the recipe: unset the one or "
+            f"give train.accumulation_steps={steps}."
+        )
+    if not _is_true(environment.get("ACCELERATE_USE_DEEPSPEED")):
         return LauncherChoice(precision, None)
     path = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
-    if path == "none":
-        stage = int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
-        return LauncherChoice(precision, stage)
+    return _answers(environment, precision) if path == "none" else _config_file(path, precision)
+
+
+_NOT_SUPPORTED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context or sequence parallelism",
+}
+
+
+def _is_true(value: str | None) -> bool:
+    return str(value).lower() in ("true", "1", "yes")
+
+
+def _refuse_tasks_without_a_group(environment: Mapping[str, str]) -> None:
+    """srun and mpirun start the same command several times; each would train alone."""
+    if int(environment.get("WORLD_SIZE", "1")) > 1:
+        return
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+        if (tasks := environment.get(name, "1")).isdigit() and int(tasks) > 1:
+            raise InputError(
+                f"{tasks} copies of this command were started ({name}={tasks}), and none knows of "
+                "the others (no WORLD_SIZE): start one task per machine that runs torchrun or "
+                "accelerate launch, as launch/cluster/slurm.sbatch does."
+            )
+
+
+def _answers(environment: Mapping[str, str], precision: str | None) -> LauncherChoice:
+    """DeepSpeed by ``accelerate config``'s questions, without a config file of DeepSpeed's own."""
+    stage = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    optimizer = environment.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none")
+    parameters = environment.get("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "none")
+    _check_zero("the launcher's answers", stage, optimizer, parameters)
+    settings: dict[str, Any] = {}
+    clipping = environment.get("ACCELERATE_GRADIENT_CLIPPING", "auto")
+    if clipping not in ("auto", "none"):
+        settings["gradient_clipping"] = float(clipping)
+    return LauncherChoice(precision, 2, optimizer == "cpu", settings)
+
+
+def _check_zero(source: str, stage: Any, optimizer: Any, parameters: Any) -> None:
+    """Raise InputError for anything but ZeRO-2 with its optimizer on the GPU or the CPU."""
+    if str(stage) != "2":
+        raise InputError(
+            f"{source}: ZeRO stage {stage}; expected 2 (ds_configs/zero2_bf16.json). Stage 3 is "
+            "for models that do not fit a GPU, which these do; without ZeRO, launch without "
+            "DeepSpeed."
+        )
+    if optimizer not in ("none", "cpu") or parameters != "none":
+        raise InputError(
+            f"{source}: offloading of the optimizer to {optimizer}, of parameters to {parameters}; "
+            "expected none or cpu for the optimizer and none for parameters."
+        )
+
+
+def _config_file(path: str, mixed: str | None) -> LauncherChoice:
+    """DeepSpeed by a config file of its own."""
+    source = f"the launcher's DeepSpeed config {path}"
     try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
+        settings = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        message = f"the launcher's DeepSpeed config {path} can't be read: {error}"
-        raise InputError(message) from error
-    for name in ("bf16", "fp16"):
-        if config.get(name, {}).get("enabled") is True:
-            precision = name
-    return LauncherChoice(precision or "fp32", int(config["zero_optimization"]["stage"]))
+        raise InputError(f"{source} can't be read: {error}") from error
+    sections = ("bf16", "fp16", "zero_optimization", "optimizer", "scheduler")
+    if not isinstance(settings, dict) or any(
+        not isinstance(settings.get(name, {}), dict) for name in sections
+    ):
+        raise InputError(f"{source} is no JSON object with objects for {', '.join(sections)}.")
+    zero = settings.get("zero_optimization")
+    if zero is None:
+        raise InputError(
+            f'{source} has no zero_optimization; expected "zero_optimization": {{"stage": 2}}, as '
+            "in ds_configs/zero2_bf16.json. Without ZeRO, launch without DeepSpeed."
+        )
+    offloads = {}
+    for name in ("offload_optimizer", "offload_param"):
+        part = zero.get(name) or {}
+        offloads[name] = part.get("device", "none") if isinstance(part, dict) else part
+    _check_zero(source, zero.get("stage"), offloads["offload_optimizer"], offloads["offload_param"])
+    notes = []
+    for name in ("optimizer", "scheduler"):
+        if name not in settings:
+            continue
+        parameters = settings.pop(name).get("params", {})
+        if any(value != "auto" for value in parameters.values()):
+            raise InputError(
+                f"{source} brings its own {name} ({json.dumps(parameters)}); take that section "
+                "out: the recipe's optim.* is used, the same with and without DeepSpeed."
+            )
+        notes.append(f"{name} of {path}: all auto, so the recipe's optim.* is used.")
+    enabled = {name: settings.get(name, {}).get("enabled", False) for name in ("bf16", "fp16")}
+    chosen = [name for name, value in enabled.items() if value is True]
+    if len(chosen) > 1 or (mixed and chosen and chosen != [mixed]):
+        asked = f"and --mixed_precision {mixed}" if len(chosen) == 1 else "at once"
+        raise InputError(f"{source} enables {' and '.join(chosen)} {asked}; choose one.")
+    precision = chosen[0] if chosen else mixed
+    if precision is None and "auto" not in enabled.values():
+        precision = "fp32"
+    offload = offloads["offload_optimizer"] == "cpu"
+    if offload:  # torch's AdamW, as without offloading; DeepSpeed's own wants a compiler
+        settings["zero_force_ds_cpu_optimizer"] = False
+    return LauncherChoice(precision, 2, offload, settings, tuple(notes))
 
 
 def decide(
@@ -148,36 +267,82 @@ def deepspeed_config_path(precision: str, offload_optimizer: bool) -> Path:
     return DS_CONFIGS / f"zero2_{precision}{'_offload' if offload_optimizer else ''}.json"
 
 
-def build_accelerator(config: RunConfig, log: Callable[[str], None]) -> Accelerator:
+def deepspeed_settings(
+    launcher: LauncherChoice, precision: str, offload_optimizer: bool
+) -> dict[str, Any]:
+    """DeepSpeed's config: the launcher's file, or ours with what the launcher answered."""
+    settings = dict(launcher.deepspeed or {})
+    if "zero_optimization" not in settings:
+        path = deepspeed_config_path(precision, offload_optimizer)
+        settings = json.loads(path.read_text(encoding="utf-8")) | settings
+    for name in ("bf16", "fp16"):
+        settings[name] = {**settings.get(name, {}), "enabled": name == precision}
+    return settings
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What device, launcher and recipe together come to, before anything slow begins."""
+
+    device: DeviceFacts
+    launcher: LauncherChoice
+    precision: Decision
+    zero: Decision
+
+
+def plan_launch(config: RunConfig, environment: Mapping[str, str] = os.environ) -> Launch:
+    """Decide device, precision and ZeRO stage.
+
+    Raises InputError where a GPU is there and can't be used, and where the launcher asks for what
+    the recipe or this training does not do.
+    """
+    refuse_unusable_gpu(environment=environment)
+    device, launcher = device_facts(environment), read_launcher(environment, config.train)
+    return Launch(device, launcher, *decide(config, device, launcher))
+
+
+def build_accelerator(config: RunConfig, launch: Launch, log: Callable[[str], None]) -> Accelerator:
     """Accelerator with the chosen precision and ZeRO stage.
 
     Raises InputError where the process group is not what the launcher started: training would
     otherwise run as several independent "main" processes.
     """
     expected = int(os.environ.get("WORLD_SIZE", "1"))
-    device = device_facts()
-    launcher = read_launcher(dict(os.environ))
-    precision, zero = decide(config, device, launcher)
+    device, launcher, precision, zero = (
+        launch.device,
+        launch.launcher,
+        launch.precision,
+        launch.zero,
+    )
     launched_deepspeed = launcher.zero_stage is not None
+    use_deepspeed = zero.value == "2"
+    offload = launcher.offload_optimizer if launched_deepspeed else config.train.offload_optimizer
     arguments: dict[str, Any] = {}
-    if not device.has_gpu:
+    if not device.has_gpu or (use_deepspeed and offload):
         _use_threads(expected)
-    if expected > 1 or zero.value == "2":
+    if expected > 1 or use_deepspeed:
         timeout = timedelta(minutes=config.train.collective_timeout_minutes)
         # Without a backend, CPU processes under DeepSpeed each believe to be alone.
         backend = "nccl" if device.has_gpu else "gloo"
         _meet_again(backend, timeout, log)
         group = InitProcessGroupKwargs(backend=backend, timeout=timeout)
         arguments["kwargs_handlers"] = [group]
-    if not device.has_gpu and (launched_deepspeed or zero.value == "2"):
+    if device.has_gpu:
+        # Its gradients have been NaN with a mask (pytorch #196678), and torch prefers it on Hopper.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    elif use_deepspeed:
         _compile_nothing()
-    if zero.value == "2" and not launched_deepspeed:
-        _stand_alone_environment()
-        path = deepspeed_config_path(precision.value, config.train.offload_optimizer)
-        arguments["deepspeed_plugin"] = DeepSpeedPlugin(hf_ds_config=str(path))
-    elif not launched_deepspeed:
-        arguments["mixed_precision"] = _ACCELERATE_NAMES[precision.value]
+    else:
+        arguments["cpu"] = True  # plain torchrun: without it every rank believes to be alone
+    if use_deepspeed:
+        if not launched_deepspeed:
+            _stand_alone_environment()
+        # The fields of the launcher's own file were read above; accelerate only refuses them.
+        os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)
+        settings = deepspeed_settings(launcher, precision.value, offload)
+        arguments["deepspeed_plugin"] = DeepSpeedPlugin(hf_ds_config=settings)
     accelerator = Accelerator(
+        mixed_precision=_ACCELERATE_NAMES[precision.value],
         gradient_accumulation_steps=config.train.accumulation_steps,
         log_with=list(config.train.trackers) or None,
         project_dir=config.output_dir,
@@ -190,16 +355,55 @@ def build_accelerator(config: RunConfig, log: Callable[[str], None]) -> Accelera
             f"{accelerator.num_processes}; on CPUs use accelerate_configs/zero2_cpu.yaml, or "
             "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N launch/train.py ..."
         )
+    is_deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
+    kind = "cuda" if device.has_gpu else "cpu"
+    if is_deepspeed != use_deepspeed or accelerator.device.type != kind:
+        raise InputError(
+            f"accelerate made {accelerator.distributed_type.value} on {accelerator.device}, "
+            f"expected {'DEEPSPEED' if use_deepspeed else 'no DeepSpeed'} on {kind}: unset "
+            "ACCELERATE_TORCH_DEVICE, and ask for DeepSpeed or the CPU (ACCELERATE_USE_CPU), not "
+            f"both. {CPU_ON_PURPOSE}."
+        )
     if accelerator.is_main_process:
         log(f"precision {precision.value}: {precision.reason}.")
-        for decision in (precision, zero):
-            if decision.skipped:
-                log(f"note: {decision.skipped}")
+        for note in (*launcher.notes, precision.skipped, zero.skipped):
+            if note:
+                log(f"note: {note}")
         log(
             f"{accelerator.num_processes} process(es) on {device.name}, "
             f"{accelerator.distributed_type.value}, ZeRO stage {zero.value}."
         )
+        for note in environment_notes(os.environ):
+            log(f"warning: {note}")
     return accelerator
+
+
+def evaluation_accelerator() -> Accelerator:
+    """For scoring a saved model: fp32 on every process, whatever the launcher's precision,
+    DeepSpeed or compilation. Raises InputError where a GPU is there and can't be used."""
+    refuse_unusable_gpu()
+    device = device_facts()
+    for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"):
+        os.environ.pop(name, None)
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    accelerator = Accelerator(mixed_precision="no", cpu=not device.has_gpu)
+    if accelerator.num_processes != expected:
+        raise InputError(
+            f"the launcher started {expected} processes but accelerate sees "
+            f"{accelerator.num_processes}: start them with torchrun or accelerate launch."
+        )
+    return accelerator
+
+
+def environment_notes(environment: Mapping[str, str]) -> list[str]:
+    """What the environment changes of the numbers without being asked for by anybody here."""
+    notes = [
+        f"{name}={environment[name]} in the environment lets GPUs compute fp32 products in TF32, "
+        "with 10 bits instead of 23: final scores too."
+        for name in ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+        if _is_true(environment.get(name))
+    ]
+    return notes
 
 
 def fill_deepspeed(accelerator: Accelerator, config: RunConfig) -> None:
@@ -208,6 +412,9 @@ def fill_deepspeed(accelerator: Accelerator, config: RunConfig) -> None:
         return
     settings = accelerator.state.deepspeed_plugin.deepspeed_config
     counts = {
+        "train_batch_size": config.train.batch_size
+        * config.train.accumulation_steps
+        * accelerator.num_processes,
         "train_micro_batch_size_per_gpu": config.train.batch_size,
         "gradient_accumulation_steps": config.train.accumulation_steps,
         "gradient_clipping": config.optim.max_grad_norm,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,7 @@ class Looks:
     model: torch.nn.Module
     windows: WeatherWindows
     alpha: float
+    beat: Callable[[], None] = lambda: None
 
     def look(self, split: str, max_windows: int | None, is_sample: bool = False) -> dict[str, Any]:
         """Scores at threshold 0.5, loss, shares, spread of the logits and seconds taken.
@@ -44,7 +46,9 @@ class Looks:
         config = self.config
         positions = self.windows.sample_windows(split, max_windows, config.seed)
         size = config.eval.batch_size or config.train.batch_size
-        found = forecast(self.accelerator, self.model, self.windows, split, positions, size)
+        found = forecast(
+            self.accelerator, self.model, self.windows, split, positions, size, self.beat
+        )
         if not np.isfinite(found.logits).all():  # the same on every rank
             raise NotFinite(f"forecasts on {split} hold NaN or infinite numbers")
         scores: dict[str, Any] = {}

@@ -151,6 +151,7 @@ class Trainer:
             due |= step % config.checkpoint_every_steps == 0
         if config.checkpoint_every_minutes is not None:
             due |= self.checkpoints.age_seconds >= config.checkpoint_every_minutes * 60
+        self.interruption.beat()
         # Clocks and signals differ from rank to rank: one asking is enough, and all hear of it.
         due, number = agree_on_any(self.accelerator, due, self.interruption.number)
         if step and (due or number) and self.checkpoints.saved_step != step:
@@ -170,9 +171,14 @@ class Trainer:
         progress.loading_seconds = self.step.loading_seconds
         length = self.sync_metrics()
         self.checkpoints.facts["metrics_bytes"] = length if metrics_bytes is None else metrics_bytes
-        return self.checkpoints.save(
-            progress.step, progress.to_dict(), extras | {"step": progress.step}
-        )
+        self.interruption.is_saving = True
+        try:
+            return self.checkpoints.save(
+                progress.step, progress.to_dict(), extras | {"step": progress.step}
+            )
+        finally:
+            self.interruption.is_saving = False
+            self.interruption.beat()
 
     def _evaluate(self, bar: Any) -> dict[str, float]:
         """Scores on validation at threshold 0.5, the same on every rank."""

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
-
-@dataclass(frozen=True)
-class DeviceFacts:
-    """What the decisions need to know of the device."""
-
-    has_gpu: bool
-    native_bf16: bool
-    name: str
+from timerxl.config import InputError
+from timerxl.device import DeviceFacts
 
 
 @dataclass(frozen=True)
@@ -25,20 +17,25 @@ class Decision:
     skipped: str | None = None
 
 
-def device_facts() -> DeviceFacts:
-    """Ask the device at hand; emulated bf16 (T4, V100) does not count as bf16."""
-    if not torch.cuda.is_available():
-        return DeviceFacts(False, False, "CPU")
-    native = torch.cuda.is_bf16_supported(including_emulation=False)
-    return DeviceFacts(True, native, torch.cuda.get_device_name())
-
-
 def choose_precision(requested: str, device: DeviceFacts, launcher: str | None) -> Decision:
     """``requested``: auto, bf16, fp16 or fp32; ``launcher``: what the launcher chose, or None.
 
     auto is bf16 on GPUs that have it natively, fp16 on other GPUs, fp32 on a CPU (where bf16
-    products are far slower than fp32 without AMX or AVX512-BF16 kernels).
+    products are far slower than fp32 without AMX or AVX512-BF16 kernels). Raises InputError where
+    the launcher chose what the device has not.
     """
+    if launcher == "bf16" and device.has_gpu and not device.native_bf16:
+        raise InputError(
+            f"the launcher chose bf16, which {device.name} only emulates: slow, and attention "
+            "falls back to one that keeps [batch, heads, tokens, tokens] tensors. With DeepSpeed "
+            "give --deepspeed_config_file ds_configs/zero2_fp16.json, without it "
+            "--mixed_precision fp16."
+        )
+    if launcher == "fp16" and not device.has_gpu:
+        raise InputError(
+            "the launcher chose fp16, which needs a GPU; on a CPU give --mixed_precision no, or "
+            "--deepspeed_config_file ds_configs/zero2_fp32.json."
+        )
     if launcher is not None:
         skipped = None
         if requested not in ("auto", launcher):

@@ -13,7 +13,7 @@ from typing import Any
 
 from timerxl.command_line import EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError, RunConfig
-from timerxl.config_reading import read_json, read_yaml
+from timerxl.config_reading import flat, read_json, read_yaml
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.training.checkpoint_files import (
     CHECKPOINTS,
@@ -185,7 +185,7 @@ def _go_on(config: RunConfig, candidates: list[Path], world_size: int) -> Resump
 
 def changes(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted key -> (then, now) of every setting that both have and that differs."""
-    before, after = _flat(saved), _flat(now)
+    before, after = flat(saved), flat(now)
     return {
         key: (before[key], value)
         for key, value in after.items()
@@ -251,16 +251,6 @@ def fit_layout(
         f"{train.batch_size} x {train.accumulation_steps}, so that the global batch stays "
         f"{global_batch_size}."
     )
-
-
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -29,19 +29,30 @@ from timerxl.training.ending import score_best
 from timerxl.training.fingerprints import code_fingerprint, data_fingerprint
 from timerxl.training.guard import Guard
 from timerxl.training.interruption import Interruption, way_on
-from timerxl.training.launcher import build_accelerator, fill_deepspeed, limit_waiting
+from timerxl.training.launcher import (
+    build_accelerator,
+    fill_deepspeed,
+    limit_waiting,
+    plan_launch,
+)
 from timerxl.training.looks import Looks, check_interval
 from timerxl.training.loop import Trainer, train_curves
 from timerxl.training.opening import load_windows, start_event, work_line
 from timerxl.training.optim import build_optimizer, build_schedule
-from timerxl.training.peers import PeerLost, naming_lost_peers
+from timerxl.training.peers import naming_lost_peers
 from timerxl.training.prediction import Predictor, RunFacts, check
 from timerxl.training.progress import Progress
 from timerxl.training.resume import plan_resume
 from timerxl.training.run_folder import METRICS, RunFolder
 from timerxl.training.saving import check_room
 from timerxl.training.step import TrainingFailed, TrainingStep
-from timerxl.training.tracking import Log, MetricsLog, draw_page
+from timerxl.training.tracking import (
+    Log,
+    MetricsLog,
+    check_trackers,
+    draw_page,
+    start_trackers,
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,8 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
     log(f"recipe {config.recipe} -> {output_dir}")
     asked = asdict(config)
     found = plan_resume(config, int(os.environ.get("WORLD_SIZE", "1")))
+    launch = plan_launch(config)
+    check_trackers(config.train.trackers)
     check_room(output_dir)
     for note in found.notes:
         log(note)
@@ -94,7 +107,7 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
         log(note)
     use_seed(config.seed, rank=0)
     model, backbone = build_model(settings, config.model, log)
-    accelerator = build_accelerator(config, log)
+    accelerator = build_accelerator(config, launch, log)
     fill_deepspeed(accelerator, config)
     plan = BatchPlan(
         num_samples=len(windows.issue_rows("train")),
@@ -108,20 +121,21 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
     prints = {"data": data_fingerprint(windows), "code": code_fingerprint()}
     folder = RunFolder(accelerator, config, log, audit, prints, extras.draw)
     folder.open(found)
-    interruption = Interruption()
+    interruption = Interruption(on_stuck=folder.note_stuck)
     at_end.callback(interruption.hear_again)  # the last of these, which run from below
     at_end.push(partial(_leave_group, accelerator))
     at_end.push(folder.end)
     # What an interrupted run wrote after its checkpoint is not shown twice. Where the looks of its
     # step will come again, its loss is shown again below.
     again = not folder.looked
-    purge = {"tensorboard": {"purge_step": folder.step + (not again)}} if folder.step else {}
-    accelerator.init_trackers("tensorboard", init_kwargs=purge)
+    purge_step = folder.step + (not again) if folder.step else None
+    start_trackers(accelerator, config, folder.run_id, purge_step)
     metrics = MetricsLog(output_dir / METRICS, accelerator.is_main_process)
     at_end.callback(metrics.close)
     settled = RunFacts.of(accelerator)
     facts: dict[str, Any] = {
         "config": asked,
+        "run_id": folder.run_id,
         "global_batch_size": plan.global_batch_size,
         "precision": settled.precision,
         "zero_stage": settled.zero_stage,
@@ -182,7 +196,7 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
         windows=windows,
         plan=plan,
         total_steps=steps.total_steps,
-        looks=Looks(config, accelerator, prepared_model, windows, alpha),
+        looks=Looks(config, accelerator, prepared_model, windows, alpha, interruption.beat),
         guard=guard,
         check_every=check_every,
         model_extras=saved,
@@ -226,9 +240,7 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
             ).to_dict()
             metrics.write("plan_check", **cost["plan"])
         log(f"stopped: {progress.stop_reason}; best model from step {progress.best_step}.")
-        results = score_best(
-            config, accelerator, prepared_model, windows, saved, cost, started, log
-        )
+        results = score_best(config, accelerator, windows, saved, cost, started, log)
         metrics.write("results", **results)
         guard.write()
         if accelerator.is_main_process:
@@ -246,9 +258,16 @@ def _outputs_of_the_model() -> Iterator[None]:
 
 
 def _leave_group(accelerator: Accelerator, kind: Any, error: Any, trace: Any) -> None:
-    """Close the trackers and the process group; without a lost process, which it would wait for."""
-    if not isinstance(error, PeerLost):
+    """Close the trackers, and at a good end the process group.
+
+    After an error the group is left as it is: NCCL's destroy waits for all ranks (pytorch #141510),
+    and the others may never come.
+    """
+    if error is None:
         accelerator.end_training()
+    else:
+        for tracker in accelerator.trackers:
+            tracker.finish()
 
 
 def _show(config: RunConfig, accelerator: Accelerator, extras: Extras, step: int) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
+import sys
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from timerxl.command_line import EXIT_FAILED, EXIT_STORAGE
+from timerxl.command_line import EXIT_FAILED, EXIT_SIGNAL, EXIT_STORAGE
 from timerxl.config import InputError, RunConfig, to_yaml
 from timerxl.config_reading import read_json
 from timerxl.data.preprocessing import PREPROCESSING
@@ -36,6 +39,8 @@ from timerxl.training.checkpoint_files import (
 from timerxl.training.environment import environment
 from timerxl.training.evaluation import agree
 from timerxl.training.fingerprints import check_fingerprints
+from timerxl.training.interruption import way_on
+from timerxl.training.last_word import LastWord
 from timerxl.training.log_lines import is_whole
 from timerxl.training.outcome import outcome_of
 from timerxl.training.resume import AUTO, NEVER, Resumption, read_status
@@ -65,7 +70,9 @@ class RunFolder:
     draw: Callable[[Path], object] | None = None  # the page of the run
     checkpoint: Path | None = None
     state: dict[str, Any] = field(default_factory=dict)
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # the same after a resume
     _lock: RunLock | None = None
+    _last_word: LastWord | None = None
 
     @property
     def path(self) -> Path:
@@ -98,8 +105,21 @@ class RunFolder:
                 draw_page(self.draw, self.path)
         self.close()
 
+    def note_stuck(self, number: int) -> None:
+        """status.json where a signal came and this process waits for another that is gone."""
+        reason = (
+            f"{signal.Signals(number).name} came and no step ended: another process of the run is "
+            f"lost or hangs. {way_on(self.config.train.resume)}"
+        )
+        if self.accelerator.is_main_process:
+            note_end(self.path, EXIT_SIGNAL + number, reason)
+        print(f"error: {reason}", file=sys.stderr, flush=True)
+
     def close(self) -> None:
         """Let the next process have the folder."""
+        if self._last_word is not None:
+            self._last_word.close()
+            self._last_word = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -216,6 +236,8 @@ class RunFolder:
         source = self.checkpoint.resolve().parent.parent
         if source != self.path.resolve():
             self._branch_off(source)
+        else:
+            self.run_id = str(self.state.get("run_id", self.run_id))
         settle(self.path / "model")
         metrics, length = self.path / METRICS, int(self.state["metrics_bytes"])
         if metrics.exists() and not metrics.is_file():  # a pipe would be waited for
@@ -279,5 +301,6 @@ class RunFolder:
 
     def _write_first_files(self) -> None:
         write_status(self.path, EXIT_FAILED, "running")
+        self._last_word = LastWord(self.path, way_on(self.config.train.resume))
         write_json(self.path / "environment.json", environment(self.accelerator))
         write_json(self.path / "audit.json", {"lines": self.audit})

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
 from timerxl.command_line import EXIT_BAD_INPUT
@@ -181,18 +180,3 @@ def model_problem(folder: Path) -> str | None:
     if expected is not None and found != expected:
         return f"{WEIGHTS} is damaged: its size or SHA-256 is not that of {PREPROCESSING}"
     return None
-
-
-def load_weights(accelerator: Accelerator, model: torch.nn.Module, folder: Path) -> None:
-    """Put the saved weights back into the live model, for evaluation; call on all ranks.
-
-    Raises StorageFailed on all of them where the file is damaged.
-    """
-    problem = model_problem(folder) if accelerator.is_main_process else None
-    if problem := agree(accelerator, problem):
-        raise StorageFailed(
-            f"the best model in {folder} can't be scored: {problem}. The same command goes on from "
-            "the newest checkpoint, without that model."
-        )
-    state = load_file(folder / WEIGHTS)
-    accelerator.unwrap_model(model).load_state_dict(state, strict=True)

@@ -6,13 +6,20 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+from accelerate.tracking import TensorBoardTracker, get_available_trackers
+from accelerate.utils import LoggerType
 from tqdm import tqdm
 
+from timerxl.config import InputError, RunConfig
+from timerxl.config_reading import flat
 from timerxl.files import json_ready, write_json
+
+PROJECT = "timerxl"
 
 
 @dataclass
@@ -40,6 +47,57 @@ def draw_page(draw: Callable[[Path], object] | None, folder: Path) -> None:
             draw(folder)
     except Exception as error:
         Log()(f"warning: the report was not written: {type(error).__name__}: {error}")
+
+
+def check_trackers(names: list[str]) -> None:
+    """Raise InputError for a tracker that accelerate does not know or that is not installed."""
+    known = sorted({str(name) for name in LoggerType} - {"all"})
+    for name in names:
+        if name not in known:
+            raise InputError(f"train.trackers has {name!r}; expected some of {', '.join(known)}.")
+        if name not in {str(available) for available in get_available_trackers()}:
+            raise InputError(
+                f"train.trackers has {name}, which is not installed here; install it into this "
+                f"environment (pip install {name}), or leave it out."
+            )
+
+
+# How each tracker goes on with the run of this id after a resume; the others begin a new one.
+_GO_ON: dict[str, Callable[[str], dict[str, Any]]] = {
+    "wandb": lambda run_id: {"id": run_id, "resume": "allow"},
+    "comet_ml": lambda run_id: {"experiment_key": run_id, "mode": "get_or_create"},
+    "swanlab": lambda run_id: {"id": run_id, "resume": "allow"},
+    "trackio": lambda run_id: {"name": run_id, "resume": "allow"},
+    "dvclive": lambda run_id: {"resume": True},
+}
+
+
+def start_trackers(
+    accelerator: Accelerator, config: RunConfig, run_id: str, purge_step: int | None
+) -> None:
+    """Start ``train.trackers``: project "timerxl", the resolved settings, one run over resumes.
+
+    TensorBoard writes to tensorboard/ in the run's folder; its curves from ``purge_step`` on, which
+    an interrupted run wrote after its checkpoint, are hidden.
+    """
+    settings = {
+        key: value if isinstance(value, bool | int | float | str) else json.dumps(value)
+        for key, value in flat(json_ready(asdict(config))).items()
+    }
+    others = [name for name in config.train.trackers if name != "tensorboard"]
+    accelerator.log_with = [LoggerType(name) for name in others]
+    go_on = {name: _GO_ON[name](run_id) for name in others if name in _GO_ON}
+    if "wandb" in go_on:
+        go_on["wandb"] |= {"name": Path(config.output_dir).name, "dir": config.output_dir}
+    accelerator.init_trackers(PROJECT, settings, go_on)
+    if "tensorboard" in config.train.trackers:
+        purge = {} if purge_step is None else {"purge_step": purge_step}
+        tracker = TensorBoardTracker("tensorboard", config.output_dir, **purge)
+        tracker.start()
+        accelerator.trackers.append(tracker)
+        if accelerator.is_main_process and purge_step is None:
+            rows = "".join(f"| {key} | {value} |\n" for key, value in settings.items())
+            tracker.writer.add_text(f"{PROJECT} settings", f"| key | value |\n|---|---|\n{rows}")
 
 
 class MetricsLog:

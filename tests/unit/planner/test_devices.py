@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from timerxl.config import InputError
+from timerxl.device import DeviceFacts
 from timerxl.planner.devices import (
     DEFAULT_DEVICES,
     DEVICES,
@@ -13,7 +14,7 @@ from timerxl.planner.devices import (
     parse_devices,
     parse_size_gib,
 )
-from timerxl.training.precision import DeviceFacts, choose_precision
+from timerxl.training.precision import choose_precision
 
 # Cores, boost clock in GHz, memory on the label in GiB, compute capability: NVIDIA's data sheets.
 CHIPS = {

@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 from accelerate.utils import DeepSpeedPlugin, DistributedType
 
-from timerxl.config import InputError, RunConfig
+from timerxl.config import InputError, RunConfig, TrainConfig
+from timerxl.device import DeviceFacts
 from timerxl.training.launcher import (
     DS_CONFIGS,
     LauncherChoice,
     decide,
+    deepspeed_settings,
     fill_deepspeed,
     read_launcher,
 )
-from timerxl.training.precision import DeviceFacts
 
 CPU = DeviceFacts(False, False, "CPU")
 T4 = DeviceFacts(True, False, "Tesla T4")
@@ -35,17 +36,14 @@ DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true"}
         ({"ACCELERATE_USE_DEEPSPEED": "false"}, (None, None)),
         (DEEPSPEED, (None, 2)),
         (DEEPSPEED | {"ACCELERATE_DEEPSPEED_CONFIG_FILE": "none"}, (None, 2)),
-        (
-            DEEPSPEED
-            | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "1", "ACCELERATE_MIXED_PRECISION": "fp16"},
-            ("fp16", 1),
-        ),
+        (DEEPSPEED | {"ACCELERATE_MIXED_PRECISION": "fp16"}, ("fp16", 2)),
     ],
 )
 def test_the_environment_of_accelerate_launch(
     environment: dict[str, str], expected: tuple[str | None, int | None]
 ) -> None:
-    assert read_launcher(environment) == LauncherChoice(*expected)
+    found = read_launcher(environment, TrainConfig())
+    assert (found.precision, found.zero_stage) == expected
 
 
 @pytest.mark.parametrize(
@@ -59,8 +57,9 @@ def test_the_environment_of_accelerate_launch(
 )
 def test_a_deepspeed_file_sets_precision_and_stage(name: str, precision: str) -> None:
     path = str(DS_CONFIGS / f"{name}.json")
-    found = read_launcher(DEEPSPEED | {"ACCELERATE_DEEPSPEED_CONFIG_FILE": path})
-    assert found == LauncherChoice(precision, 2)
+    found = read_launcher(DEEPSPEED | {"ACCELERATE_DEEPSPEED_CONFIG_FILE": path}, TrainConfig())
+    assert (found.precision, found.zero_stage) == (precision, 2)
+    assert found.offload_optimizer == name.endswith("offload")
 
 
 @pytest.mark.parametrize("content", [None, "{", "text"])
@@ -70,7 +69,126 @@ def test_a_deepspeed_file_that_can_t_be_read_is_named(tmp_path: Path, content: s
         path.write_text(content)
     environment = DEEPSPEED | {"ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path)}
     with pytest.raises(InputError, match=r"ds\.json can't be read"):
-        read_launcher(environment)
+        read_launcher(environment, TrainConfig())
+
+
+FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
+TWO = {"zero_optimization": {"stage": 2}}
+AUTO = {"params": {"lr": "auto", "betas": "auto"}}
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"ACCELERATE_USE_FSDP": "true"}, "asks for FSDP"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "asks for Megatron"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "tensor, context or sequence"),
+        ({"ACCELERATE_MIXED_PRECISION": "fp8"}, "the precision fp8"),
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, r"4 in the environment and .*steps=4"),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, "4 copies of this command"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "2 copies of this command"),
+        (DEEPSPEED | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "stage 3; expected 2"),
+        (DEEPSPEED | {"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"}, "parameters to cpu"),
+        (DEEPSPEED | {"ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "nvme"}, "to nvme"),
+    ],
+)
+def test_what_a_launcher_asks_for_in_vain_is_one_sentence(
+    environment: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence) as error:
+        read_launcher(environment, TrainConfig())
+    assert "\n" not in str(error.value)
+
+
+def test_accumulation_of_the_environment_that_is_the_recipe_s() -> None:
+    environment = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}
+    assert read_launcher(environment, TrainConfig(accumulation_steps=4)).precision is None
+
+
+def test_tasks_of_a_process_group_are_no_copies() -> None:
+    launched = {"SLURM_STEP_NUM_TASKS": "2", "WORLD_SIZE": "16"}
+    assert read_launcher(launched, TrainConfig()).zero_stage is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"bf16": {"enabled": True}}, "has no zero_optimization"),
+        ({"zero_optimization": {"stage": 3}}, "stage 3; expected 2"),
+        ({"zero_optimization": {"stage": 1}}, "stage 1; expected 2"),
+        ({"zero_optimization": True}, "is no JSON object with objects"),
+        ([], "is no JSON object"),
+        (
+            TWO | {"optimizer": {"type": "Adam", "params": {"lr": 5e-5}}},
+            "its own optimizer .*5e-05",
+        ),
+        (TWO | {"scheduler": {"params": {"warmup_num_steps": 9}}}, "brings its own scheduler"),
+        (TWO | {"bf16": {"enabled": True}, "fp16": {"enabled": True}}, "bf16 and fp16 at once"),
+        (
+            {"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}},
+            "of parameters to cpu",
+        ),
+    ],
+)
+def test_a_deepspeed_file_that_this_training_can_t_follow(
+    tmp_path: Path, settings: Any, sentence: str
+) -> None:
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=sentence) as error:
+        read_launcher(DEEPSPEED | {FILE: str(path)}, TrainConfig())
+    assert str(path) in str(error.value)
+
+
+def read_file(tmp_path: Path, settings: Any, mixed: str = "no") -> LauncherChoice:
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(settings))
+    environment = DEEPSPEED | {FILE: str(path), "ACCELERATE_MIXED_PRECISION": mixed}
+    return read_launcher(environment, TrainConfig())
+
+
+@pytest.mark.parametrize(
+    ("half", "mixed", "expected"),
+    [
+        ({}, "no", "fp32"),
+        ({}, "bf16", "bf16"),
+        ({"bf16": {"enabled": True}}, "no", "bf16"),
+        ({"bf16": {"enabled": "auto"}}, "no", None),  # the recipe decides
+        ({"bf16": {"enabled": "auto"}}, "bf16", "bf16"),
+        ({"bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}}, "fp16", "fp16"),
+        ({"fp16": {"enabled": False}}, "no", "fp32"),
+    ],
+)
+def test_the_precision_of_a_deepspeed_file(
+    tmp_path: Path, half: dict[str, Any], mixed: str, expected: str | None
+) -> None:
+    assert read_file(tmp_path, TWO | half, mixed).precision == expected
+    chosen = expected or "bf16"
+    settings = deepspeed_settings(read_file(tmp_path, TWO | half, mixed), chosen, False)
+    enabled = {name: settings[name]["enabled"] for name in ("bf16", "fp16")}
+    assert enabled == {"bf16": chosen == "bf16", "fp16": chosen == "fp16"}
+
+
+def test_precisions_that_contradict_each_other(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"enables bf16 and --mixed_precision fp16"):
+        read_file(tmp_path, TWO | {"bf16": {"enabled": True}}, "fp16")
+
+
+def test_an_optimizer_that_is_auto_throughout_is_the_recipe_s(tmp_path: Path) -> None:
+    found = read_file(tmp_path, TWO | {"optimizer": AUTO, "scheduler": AUTO})
+    assert found.deepspeed == TWO
+    assert [note.partition(" ")[0] for note in found.notes] == ["optimizer", "scheduler"]
+
+
+def test_answers_without_a_file_get_ours() -> None:
+    environment = DEEPSPEED | {
+        "ACCELERATE_GRADIENT_CLIPPING": "0.5",
+        "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu",
+    }
+    found = read_launcher(environment, TrainConfig())
+    settings = deepspeed_settings(found, "fp16", found.offload_optimizer)
+    ours = json.loads((DS_CONFIGS / "zero2_fp16_offload.json").read_text())
+    assert settings == ours | {"gradient_clipping": 0.5, "bf16": {"enabled": False}}
 
 
 def test_the_recipe_decides_where_the_launcher_chose_nothing() -> None:
@@ -91,7 +209,7 @@ def deepspeed_accelerator(source: str | Path) -> Any:
     """The two things fill_deepspeed looks at, with accelerate's own plugin for the file."""
     plugin = DeepSpeedPlugin(hf_ds_config=str(source))
     state = SimpleNamespace(deepspeed_plugin=plugin)
-    return SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, state=state)
+    return SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, state=state, num_processes=2)
 
 
 def recipe() -> RunConfig:
@@ -106,6 +224,7 @@ def test_counts_of_the_recipe_replace_auto(path: Path) -> None:
     accelerator = deepspeed_accelerator(path)
     fill_deepspeed(accelerator, recipe())
     settings = accelerator.state.deepspeed_plugin.deepspeed_config
+    assert settings["train_batch_size"] == 6 * 4 * 2
     assert settings["train_micro_batch_size_per_gpu"] == 6
     assert settings["gradient_accumulation_steps"] == 4
     assert settings["gradient_clipping"] == 0.75
@@ -116,6 +235,8 @@ def test_counts_of_the_recipe_replace_auto(path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "refused"),
     [
+        ("train_batch_size", 48, False),
+        ("train_batch_size", 64, True),
         ("train_micro_batch_size_per_gpu", 6, False),
         ("train_micro_batch_size_per_gpu", 8, True),
         ("gradient_accumulation_steps", 1, False),  # accelerate's own filling

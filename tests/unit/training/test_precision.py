@@ -5,12 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from timerxl.training.precision import (
-    DeviceFacts,
-    choose_precision,
-    choose_zero_stage,
-    device_facts,
-)
+from timerxl.config import InputError
+from timerxl.device import DeviceFacts, device_facts
+from timerxl.training.precision import choose_precision, choose_zero_stage
 
 CPU = DeviceFacts(False, False, "CPU")
 T4 = DeviceFacts(True, False, "Tesla T4")
@@ -52,6 +49,10 @@ def test_precision_without_a_launcher(
 def test_the_launcher_wins_and_says_what_it_overrules(
     device: DeviceFacts, launcher: str, requested: str
 ) -> None:
+    if (device, launcher) in ((T4, "bf16"), (CPU, "fp16")):
+        with pytest.raises(InputError, match="the launcher chose"):
+            choose_precision(requested, device, launcher)
+        return
     decision = choose_precision(requested, device, launcher)
     assert decision.value == launcher
     assert (decision.skipped is None) == (requested in ("auto", launcher))
@@ -83,6 +84,13 @@ def test_zero_stage(
         assert skipped in str(decision.skipped)
 
 
+def test_what_the_launcher_chose_and_the_device_has_not_is_refused() -> None:
+    with pytest.raises(InputError, match=r"Tesla T4 only emulates.*ds_configs/zero2_fp16\.json"):
+        choose_precision("auto", T4, "bf16")
+    with pytest.raises(InputError, match=r"fp16, which needs a GPU.*zero2_fp32\.json"):
+        choose_precision("auto", CPU, "fp16")
+
+
 @pytest.mark.parametrize("requested", ["auto", "bf16"])
 def test_emulated_bf16_of_a_t4_is_no_bf16(monkeypatch: pytest.MonkeyPatch, requested: str) -> None:
     def as_on_a_t4(including_emulation: bool = True) -> bool:
@@ -99,3 +107,9 @@ def test_emulated_bf16_of_a_t4_is_no_bf16(monkeypatch: pytest.MonkeyPatch, reque
 def test_this_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device_facts() == CPU
+
+
+def test_a_cpu_on_purpose_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate launch --cpu: bf16 of the GPU would be taken for the CPU's."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_facts({"ACCELERATE_USE_CPU": "True"}) == CPU

@@ -19,7 +19,6 @@ from timerxl.training.checkpoint_files import StorageFailed
 from timerxl.training.saving import (
     check_output_dir,
     check_room,
-    load_weights,
     model_problem,
     note_bad_input,
     prepare_output_dir,
@@ -177,10 +176,6 @@ def test_the_saved_folder_gives_the_same_logits(
         again = TimerXLForClassification.from_pretrained(folder).eval()
         torch.testing.assert_close(again(x).logits, second, rtol=0, atol=0)
 
-        model.classifier_out.bias.zero_()
-        load_weights(accelerator, model, folder)
-        torch.testing.assert_close(model(x).logits, second, rtol=0, atol=0)
-
 
 def test_a_save_that_fails_leaves_the_last_model(
     tmp_path: Path, model: TimerXLForClassification
@@ -198,7 +193,7 @@ def test_a_save_that_fails_leaves_the_last_model(
 
 
 @pytest.mark.parametrize("how", ["a byte", "cut", "gone", "numbers"])
-def test_a_damaged_best_model_is_not_scored(
+def test_a_damaged_best_model_is_found(
     tmp_path: Path, model: TimerXLForClassification, how: str
 ) -> None:
     accelerator, folder = Accelerator(cpu=True), tmp_path / "model"
@@ -214,8 +209,7 @@ def test_a_damaged_best_model_is_not_scored(
         weights.unlink()
     else:
         (folder / "preprocessing.json").write_text("[]")
-    with pytest.raises(StorageFailed, match="can't be scored: "):
-        load_weights(accelerator, model, folder)
+    assert model_problem(folder) is not None
 
 
 def test_a_full_disk_is_no_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from timerxl.data.windows import build_windows
 from timerxl.model import TimerXLForClassification
 from timerxl.training import run_folder
 from timerxl.training.evaluation import agree, forecast
-from timerxl.training.launcher import build_accelerator
+from timerxl.training.launcher import build_accelerator, plan_launch
 from timerxl.training.resume import Resumption
 from timerxl.training.run_folder import RunFolder
 from timerxl.training.tracking import Log
@@ -32,7 +32,7 @@ def main() -> None:
     run, found_dir, taken = map(Path, sys.argv[1:])
     config = load_recipe(str(run / "config.yaml"))
     windows = build_windows(load_series(config.data), config.data, config.model.context_length)
-    accelerator = build_accelerator(config, Log(active=False))
+    accelerator = build_accelerator(config, plan_launch(config), Log(active=False))
     model = TimerXLForClassification.from_pretrained(run / "model")
     scored: list[int] = []
 
