@@ -54,7 +54,7 @@ class Checkpoints:
     accelerator: Accelerator
     model: torch.nn.Module
     optimizer: Any
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    schedule: torch.optim.lr_scheduler.LambdaLR
     output_dir: Path
     keep_last: int
     seed: int
@@ -226,9 +226,12 @@ def _schedule_state(schedule: torch.optim.lr_scheduler.LRScheduler) -> dict[str,
     return {key: state[key] for key in ("last_epoch", "_step_count", "_last_lr")}
 
 
-def _set_schedule(schedule: torch.optim.lr_scheduler.LRScheduler, saved: dict[str, Any]) -> None:
+def _set_schedule(schedule: torch.optim.lr_scheduler.LambdaLR, saved: dict[str, Any]) -> None:
+    """The position as it was; the rates are those of this run's curve there, which is the saved
+    one unless a longer run or another rate was forced."""
     schedule.last_epoch = int(saved["last_epoch"])
     schedule._step_count = int(saved["_step_count"])
-    schedule._last_lr = [float(rate) for rate in saved["_last_lr"]]
-    for group, rate in zip(schedule.optimizer.param_groups, saved["_last_lr"], strict=True):
-        group["lr"] = float(rate)
+    curves = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    schedule._last_lr = [rate * factor(schedule.last_epoch) for rate, factor in curves]
+    for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
+        group["lr"] = rate

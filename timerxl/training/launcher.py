@@ -307,13 +307,12 @@ def build_accelerator(config: RunConfig, launch: Launch, log: Callable[[str], No
     Raises InputError where the process group is not what the launcher started: training would
     otherwise run as several independent "main" processes.
     """
+    if "WORLD_SIZE" not in os.environ:
+        for name in ("RANK", "LOCAL_RANK"):  # of an earlier cell or job: accelerate would wait
+            os.environ.pop(name, None)
     expected = int(os.environ.get("WORLD_SIZE", "1"))
-    device, launcher, precision, zero = (
-        launch.device,
-        launch.launcher,
-        launch.precision,
-        launch.zero,
-    )
+    device, launcher = launch.device, launch.launcher
+    precision, zero = launch.precision, launch.zero
     launched_deepspeed = launcher.zero_stage is not None
     use_deepspeed = zero.value == "2"
     offload = launcher.offload_optimizer if launched_deepspeed else config.train.offload_optimizer

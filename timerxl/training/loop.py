@@ -55,6 +55,7 @@ class Trainer:
     sync_metrics: Callable[[], int]
     after_evaluation: Callable[[Path], None] | None = None
     new_best: Callable[[Path], None] | None = None
+    evaluate_at: int | None = None  # the last step of a finished run that goes on
     progress: Progress = field(default_factory=Progress)
 
     def run(self) -> Progress:
@@ -78,7 +79,8 @@ class Trainer:
                 # N + 1 passes, so that the last state is scored and saved by the same lines.
                 last = progress.step >= self.total_steps
                 looks = progress.step > progress.looked_step
-                evaluates = looks and (progress.step % steps_per_epoch == 0 or last)
+                asked = last or progress.step == self.evaluate_at
+                evaluates = looks and (progress.step % steps_per_epoch == 0 or asked)
                 every = self.check_every
                 checks = looks and not evaluates and every > 0 and progress.step % every == 0
                 self._save_if_due(evaluates)

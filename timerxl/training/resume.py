@@ -50,13 +50,15 @@ class RunEnded(RuntimeError):
 @dataclass(frozen=True)
 class Resumption:
     """``candidates``: checkpoints to go on from, newest first; none is a fresh start. ``status`` is
-    what status.json said then, ``choice`` what train.resume comes to."""
+    what status.json said then, ``choice`` what train.resume comes to; ``was_finished`` where more
+    steps were asked of a finished run."""
 
     candidates: list[Path] = field(default_factory=list)
     global_batch_size: int | None = None
     notes: list[str] = field(default_factory=list)
     status: dict[str, Any] = field(default_factory=dict)
     choice: str = AUTO
+    was_finished: bool = False
 
 
 def read_status(output_dir: Path) -> dict[str, Any]:
@@ -87,21 +89,62 @@ def _plan(config: RunConfig, choice: str, world_size: int, status: dict[str, Any
         return _from_path(config, Path(choice), world_size)
     if not (output_dir / RUN_CONFIG).exists():
         return Resumption()
-    if status.get("code") == EXIT_OK and (output_dir / "results.json").exists():
-        # Its data are not read again to be compared, so their path must be the same.
-        saved, what = _yaml(output_dir / RUN_CONFIG), f"the finished run {output_dir}"
-        _refuse_changes(saved, config, what, HARMLESS - {"data.path"})
-        raise RunEnded(
-            EXIT_OK,
-            f"{output_dir} holds this run, finished: nothing to do. train.resume=never trains "
-            "anew and moves it aside.",
-        )
     candidates = [path for _, path in find_checkpoints(output_dir / CHECKPOINTS)]
+    if status.get("code") == EXIT_OK and (output_dir / "results.json").exists():
+        if not (_is_longer(config) and config.train.resume_force and candidates):
+            _refuse_finished(config)
+        found = _go_on(config, candidates, world_size)
+        note = (
+            f"the finished run {output_dir} goes on: the learning rate follows the longer schedule "
+            "from here, and the test split, scored once already, is scored again at its end."
+        )
+        return replace(found, notes=[note, *found.notes], was_finished=True)
     _refuse_stopped(config, status, candidates)
     if not candidates:
         note = f"{output_dir} holds a run without a checkpoint: training starts anew."
         return Resumption(notes=[note])
     return _go_on(config, candidates, world_size)
+
+
+def _is_longer(config: RunConfig) -> bool:
+    """Whether more steps are asked for than the finished run in output_dir was to make."""
+    then, now = _yaml(Path(config.output_dir) / RUN_CONFIG).get("train", {}), config.train
+    if now.max_steps is not None:
+        done = _json(Path(config.output_dir) / "results.json").get("steps", 0)
+        return now.max_steps > (then.get("max_steps") or done)
+    return then.get("max_steps") is not None or now.epochs > then.get("epochs", now.epochs)
+
+
+def _refuse_finished(config: RunConfig) -> None:
+    """RunEnded with these settings, InputError with others."""
+    output_dir = config.output_dir
+    saved = _yaml(Path(output_dir) / RUN_CONFIG)
+    # Its data are not read again to be compared, so their path must be the same.
+    harmless = HARMLESS - {"data.path"}
+    changed = {
+        key: f"{key} was {_short(then)}, is {_short(now)}"
+        for key, (then, now) in changes(saved, asdict(config)).items()
+        if key not in harmless and not key.startswith(HARMLESS_PARTS)
+    }
+    if not changed:
+        raise RunEnded(
+            EXIT_OK,
+            f"{output_dir} holds this run, finished: nothing to do. train.resume=never trains "
+            "anew and moves it aside.",
+        )
+    ways = f"model.pretrained={output_dir}/model with another output_dir begins from its best model"
+    if _is_longer(config):
+        ways += (
+            ", with a schedule of its own; train.resume_force=true goes on from its last step, at "
+            "the rate that the longer schedule has there"
+        )
+        stopped = str(_json(Path(output_dir) / "results.json").get("stop_reason", ""))
+        if stopped.startswith("no better"):
+            ways += f" (it ended for {stopped}: raise train.patience too)"
+    raise InputError(
+        f"{output_dir} holds a finished run with other settings: {'; '.join(changed.values())}. "
+        f"{ways}; train.resume=never trains anew and moves it aside."
+    )
 
 
 def _refuse_stopped(config: RunConfig, status: dict[str, Any], candidates: list[Path]) -> None:
@@ -193,14 +236,12 @@ def changes(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, 
     }
 
 
-def _refuse_changes(
-    saved: dict[str, Any], config: RunConfig, what: str, harmless: set[str] = HARMLESS
-) -> list[str]:
+def _refuse_changes(saved: dict[str, Any], config: RunConfig, what: str) -> list[str]:
     """Notes on harmless changes; InputError on others, unless forced."""
     notes, harmful = [], []
     for key, (then, now) in changes(saved, asdict(config)).items():
         sentence = f"{key} was {_short(then)}, is {_short(now)}"
-        if key in harmless or key.startswith(HARMLESS_PARTS):
+        if key in HARMLESS or key.startswith(HARMLESS_PARTS):
             if not key.startswith("train.resume"):
                 notes.append(f"resume: {sentence} (harmless).")
         else:

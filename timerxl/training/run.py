@@ -208,6 +208,7 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
     )
     if folder.checkpoint is not None:
         trainer.progress = Progress.from_dict(folder.state["progress"])
+        trainer.evaluate_at = folder.step if found.was_finished else None
         if (lost := folder.lost_best(trainer.progress.best_step)) is not None:
             trainer.progress.forget_best()
             log(lost)

@@ -58,6 +58,51 @@ def test_a_finished_run_stays_as_it_is(straight: Path, capsys: Any) -> None:
     assert tree(straight) == before
 
 
+def test_a_finished_run_that_is_asked_for_more(tmp_path: Path, straight: Path, capsys: Any) -> None:
+    """Refused, with two ways that work: on from its last step, and from its best model."""
+    run, longer = tmp_path / "run", "train.max_steps=20"
+    shutil.copytree(straight, run)
+    assert command(f"output_dir={run}", longer) == 2
+    said = capsys.readouterr().err
+    assert "train.max_steps was 12, is 20" in said
+    assert "train.resume_force=true goes on from its last step" in said
+    assert f"model.pretrained={run}/model with another output_dir" in said
+
+    assert command(f"output_dir={run}", longer, "train.resume_force=true") == 0
+    assert "the finished run" in capsys.readouterr().out
+    steps = events(run, "train")
+    assert [event["step"] for event in steps] == list(range(1, 21))
+    assert steps[:12] == events(straight, "train")
+    # Half a cosine from step 2 (10 % of 20 steps warm up) to 20; step 13 has the factor of 12.
+    rates = [0.001 * 0.5 * (1 + np.cos(np.pi * (step - 2) / 18)) for step in range(12, 20)]
+    np.testing.assert_allclose([event["lr"] for event in steps[12:]], rates, rtol=1e-12)
+    assert [event["step"] for event in events(run, "validation")] == [6, 12, 18, 20]
+    found = read(run / "results.json")
+    assert (found["steps"], found["stop_reason"]) == (20, "all steps done")
+    best = max(events(run, "validation"), key=lambda event: event["roc_auc"])
+    assert found["best_step"] == best["step"]
+
+    other = tmp_path / "other"
+    assert command(f"output_dir={other}", longer, f"model.pretrained={straight}/model") == 0
+    assert len(events(other, "train")) == 20
+
+
+def test_a_finished_run_and_settings_that_are_not_longer(
+    tmp_path: Path, straight: Path, capsys: Any
+) -> None:
+    """No promise that force would go on: there is no step left to make."""
+    before = tree(straight)
+    for change in (
+        ["optim.lr=0.5"],
+        ["train.max_steps=6"],
+        ["optim.lr=0.5", "train.resume_force=true"],
+    ):
+        assert command(f"output_dir={straight}", *change) == 2
+        said = capsys.readouterr().err
+        assert "resume_force" not in said.partition("model.pretrained=")[2]
+    assert tree(straight) == before
+
+
 def test_a_stopped_run_stays_stopped_until_told_otherwise(tmp_path: Path, capsys: Any) -> None:
     """At a rate of nothing the collapse is certain at step 12, and patience ends at step 18."""
     still = ["optim.lr=1e-12", "train.max_steps=24", "train.patience=2"]

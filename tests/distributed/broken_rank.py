@@ -1,0 +1,53 @@
+"""Run by every rank of a real launch: what ACTION names happens to one rank before its third step.
+
+    torchrun --nproc_per_node 2 broken_rank.py ACTION:RANK[:final] [key=value ...]
+
+raise: an error that nothing foresees; freeze: SIGSTOP, as a machine that hangs; abort: as NCCL's
+watchdog ends a process; with "final" it happens while the best model is scored for the last time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import launch.train
+from timerxl.command_line import leave
+from timerxl.training import ending
+from timerxl.training.loop import Trainer
+
+ACTION, RANK, *FINAL = sys.argv.pop(1).split(":")
+
+
+def break_here() -> None:
+    if os.environ.get("RANK", "0") != RANK:
+        return
+    if ACTION == "raise":
+        raise LookupError("broken on purpose")
+    if ACTION == "freeze":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    os.abort()
+
+
+def breaking(function: Any, is_time: Any) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
+        if is_time(*arguments):
+            break_here()
+        return function(*arguments, **named)
+
+    return call
+
+
+if __name__ == "__main__":
+    if FINAL:
+        ending.forecast = breaking(ending.forecast, lambda *_: True)
+    else:
+        Trainer._take_step = breaking(  # type: ignore[method-assign]
+            Trainer._take_step, lambda trainer, *_: trainer.progress.step == 2
+        )
+    leave(launch.train.main())
