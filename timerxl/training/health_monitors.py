@@ -20,7 +20,7 @@ from timerxl.training.verdicts import (
 
 EXPLODING = 100.0  # times the median gradient norm
 SLOW_LOOKS = 3
-MOST_SKIPPED = 25  # a loss scale of 2^16 is at 1 after 16 halvings
+MOST_SKIPPED = 15  # a scale of 2^16 is at 1 soon after, where DeepSpeed ends by an error of its own
 
 
 def nonfinite(history: History, limits: MonitorsConfig) -> Verdict | None:
@@ -33,7 +33,7 @@ def nonfinite(history: History, limits: MonitorsConfig) -> Verdict | None:
     kept = f" The newest checkpoint is {now.checkpoint}." if now.checkpoint else ""
     for name in ("batch", "checkpoint"):
         evidence |= {name: found} if (found := getattr(now, name)) else {}
-    if now.skipped > MOST_SKIPPED:
+    if now.skipped >= MOST_SKIPPED:
         return Verdict(
             "nonfinite",
             CERTAIN,

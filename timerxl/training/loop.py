@@ -23,6 +23,7 @@ from timerxl.training.checkpoint_files import CHECKPOINTS, checkpoint_name
 from timerxl.training.evaluation import agree_on_any
 from timerxl.training.feed import training_steps
 from timerxl.training.guard import Guard, RunStopped, describe_batch
+from timerxl.training.health_monitors import MOST_SKIPPED
 from timerxl.training.interruption import Interrupted, Interruption, way_on
 from timerxl.training.looks import Looks, NotFinite
 from timerxl.training.prediction import peak_memory_gib
@@ -293,13 +294,16 @@ class Trainer:
         )
         bar.update()
         explodes = self.guard.explodes(grad_norm)
-        if step % every == 0 or step == 1 or step == self.total_steps or explodes:
+        stuck = self.step.skipped >= MOST_SKIPPED  # the same on every rank
+        if step % every == 0 or step == 1 or step == self.total_steps or explodes or stuck:
             values = {"loss": loss, "lr": lr, "grad_norm": grad_norm, "samples_per_s": rate}
             epoch = step / self.plan.steps_per_epoch
             odd: dict[str, Any] = self._suspects(samples) if explodes else {}
             odd |= {"skipped": self.step.skipped} if self.step.skipped else {}
             self.guard.event("train", step=step, epoch=epoch, **values, **odd)
             self.accelerator.log(train_curves(values), step)
+        if stuck:
+            self._stop_if_agreed()
 
 
 def train_curves(values: dict[str, Any]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -147,6 +148,11 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
     optimizer = build_optimizer(model, config.optim, backbone)
     schedule = build_schedule(optimizer, config.optim, steps.total_steps, steps.freeze_steps)
     log(work_line(config, settings, plan, steps.total_steps, model))
+    if plan.world_size > 1 and folder.checkpoint is None:
+        log(
+            f"note: {plan.world_size} processes make the global batch {plan.world_size} times the "
+            "recipe's, at the recipe's learning rate; accelerate launch --num_processes 1 uses one."
+        )
     if short := short_of_room(output_dir, model.num_parameters(), config.train.keep_last):
         log(f"warning: {short}")
     guard = Guard(config, accelerator, metrics, log)
@@ -268,7 +274,8 @@ def _leave_group(accelerator: Accelerator, kind: Any, error: Any, trace: Any) ->
         accelerator.end_training()
     else:
         for tracker in accelerator.trackers:
-            tracker.finish()
+            with contextlib.suppress(Exception):  # of a tracker's own: the run's error counts
+                tracker.finish()
 
 
 def _show(config: RunConfig, accelerator: Accelerator, extras: Extras, step: int) -> None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from timerxl.config import InputError, RunConfig
 from timerxl.config_reading import flat
 from timerxl.files import json_ready, write_json
+from timerxl.training.evaluation import agree
 
 PROJECT = "timerxl"
 
@@ -62,10 +63,22 @@ def check_trackers(names: list[str]) -> None:
             )
 
 
+def _mlflow(run_id: str) -> dict[str, Any]:
+    """MLflow chooses its own ids: ours is a tag, by which the run is found again."""
+    import mlflow
+
+    tag = f"{PROJECT}.run_id"
+    found = mlflow.search_runs(
+        experiment_names=[PROJECT], filter_string=f"tags.`{tag}` = '{run_id}'", output_format="list"
+    )
+    return {"tags": {tag: run_id}} | ({"run_id": found[0].info.run_id} if found else {})
+
+
 # How each tracker goes on with the run of this id after a resume; the others begin a new one.
 _GO_ON: dict[str, Callable[[str], dict[str, Any]]] = {
     "wandb": lambda run_id: {"id": run_id, "resume": "allow"},
     "comet_ml": lambda run_id: {"experiment_key": run_id, "mode": "get_or_create"},
+    "mlflow": _mlflow,
     "swanlab": lambda run_id: {"id": run_id, "resume": "allow"},
     "trackio": lambda run_id: {"name": run_id, "resume": "allow"},
     "dvclive": lambda run_id: {"resume": True},
@@ -78,8 +91,27 @@ def start_trackers(
     """Start ``train.trackers``: project "timerxl", the resolved settings, one run over resumes.
 
     TensorBoard writes to tensorboard/ in the run's folder; its curves from ``purge_step`` on, which
-    an interrupted run wrote after its checkpoint, are hidden.
+    an interrupted run wrote after its checkpoint, are hidden. Call on all ranks; raises InputError
+    on all of them where a tracker can't be started (no account, no network).
     """
+    problem = None
+    if accelerator.is_main_process:
+        try:
+            _start(accelerator, config, run_id, purge_step)
+        except Exception as error:  # every tracker has errors of its own
+            problem = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            accelerator.trackers = []
+    if problem := agree(accelerator, problem):
+        names = ", ".join(config.train.trackers)
+        raise InputError(
+            f"train.trackers={names} can't be started: {problem}. Log in or set it up, or leave "
+            "it out."
+        )
+
+
+def _start(
+    accelerator: Accelerator, config: RunConfig, run_id: str, purge_step: int | None
+) -> None:
     settings = {
         key: value if isinstance(value, bool | int | float | str) else json.dumps(value)
         for key, value in flat(json_ready(asdict(config))).items()
@@ -89,13 +121,17 @@ def start_trackers(
     go_on = {name: _GO_ON[name](run_id) for name in others if name in _GO_ON}
     if "wandb" in go_on:
         go_on["wandb"] |= {"name": Path(config.output_dir).name, "dir": config.output_dir}
-    accelerator.init_trackers(PROJECT, settings, go_on)
+    if "mlflow" in go_on:
+        go_on["mlflow"] |= {"run_name": Path(config.output_dir).name}
+    # MLflow refuses a setting that has changed; the run that it goes on with has them already.
+    known = {} if "run_id" in go_on.get("mlflow", {}) else settings
+    accelerator.init_trackers(PROJECT, known if "mlflow" in go_on else settings, go_on)
     if "tensorboard" in config.train.trackers:
         purge = {} if purge_step is None else {"purge_step": purge_step}
         tracker = TensorBoardTracker("tensorboard", config.output_dir, **purge)
         tracker.start()
         accelerator.trackers.append(tracker)
-        if accelerator.is_main_process and purge_step is None:
+        if purge_step is None:
             rows = "".join(f"| {key} | {value} |\n" for key, value in settings.items())
             tracker.writer.add_text(f"{PROJECT} settings", f"| key | value |\n|---|---|\n{rows}")
 

@@ -8,9 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import TensorBoardTracker
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from timerxl.config import InputError, load_recipe
 from timerxl.files import json_ready, write_json, write_text
-from timerxl.training.tracking import MetricsLog, write_status
+from timerxl.training.tracking import MetricsLog, check_trackers, start_trackers, write_status
 
 
 def refuse_constant(name: str) -> float:
@@ -98,3 +103,81 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     log.write("train", step=1)
     log.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def fresh_accelerator() -> Accelerator:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=True)
+
+
+def test_tensorboard_holds_the_resolved_settings_once(tmp_path: Path) -> None:
+    config = load_recipe("quickstart", [f"output_dir={tmp_path}", "optim.lr=0.25"])
+    for purge_step in (None, 5):  # begun, then resumed after step 5
+        accelerator = fresh_accelerator()
+        start_trackers(accelerator, config, "a" * 32, purge_step)
+        accelerator.log({"loss": 1.0}, 1)
+        accelerator.end_training()
+    folder = tmp_path / "tensorboard"
+    assert [
+        path for path in folder.iterdir() if path.is_dir()
+    ] == []  # one run, no hparams of its own
+    shown = EventAccumulator(str(folder)).Reload()
+    (tag,) = shown.Tags()["tensors"]
+    (event,) = shown.Tensors(tag)
+    text = event.tensor_proto.string_val[0].decode()
+    assert tag.startswith("timerxl settings")
+    assert "| optim.lr | 0.25 |" in text
+    assert '| train.trackers | ["tensorboard"] |' in text
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["tensorbord"], "'tensorbord'; expected some of aim"),
+        (["all"], "'all'; expected some of"),
+        (["tensorboard", "aim"], r"aim, which is not installed here.*pip install aim"),
+    ],
+)
+def test_a_tracker_that_is_not_there(names: list[str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        check_trackers(names)
+
+
+def test_a_tracker_that_can_t_start_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No account, no network: whatever the tracker raises."""
+
+    def refuse(self: TensorBoardTracker) -> None:
+        raise ConnectionError("api.example can't be reached\nand more")
+
+    monkeypatch.setattr(TensorBoardTracker, "start", refuse)
+    accelerator = fresh_accelerator()
+    config = load_recipe("quickstart", [f"output_dir={tmp_path}"])
+    with pytest.raises(InputError, match=r"tensorboard can't be started: ConnectionError: api\.ex"):
+        start_trackers(accelerator, config, "a" * 32, None)
+    accelerator.end_training()
+
+
+def test_wandb_and_mlflow_go_on_with_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlruns")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    trackers = "train.trackers=[wandb,mlflow]"
+    config = load_recipe("quickstart", [f"output_dir={tmp_path}/run", trackers])
+    (tmp_path / "run").mkdir()
+    for step in (1, 2):
+        accelerator = fresh_accelerator()
+        start_trackers(accelerator, config, "b" * 32, None if step == 1 else 1)
+        accelerator.log({"loss": 1.0 / step}, step)
+        accelerator.end_training()
+    (run,) = mlflow.search_runs(experiment_names=["timerxl"], output_format="list")
+    assert run.data.params["optim.lr"] == str(config.optim.lr)
+    assert run.data.metrics["loss"] == 0.5
+    offline = [path.name for path in (tmp_path / "run" / "wandb").glob("offline-run-*")]
+    assert len(offline) == 2
+    assert {name.rpartition("-")[2] for name in offline} == {"b" * 32}
