@@ -86,6 +86,7 @@ class ModelConfig:
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.1
     rope_theta: float = 10000.0
+    variable_bias_mode: str = "folded"
     covariate: bool = False
     instance_norm: bool = False
     pooling: str = "mean"
