@@ -37,6 +37,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "model.hidden_act": ("relu", "gelu"),
     "model.pooling": ("mean", "last"),
     "model.attn_implementation": ("sdpa", "eager"),
+    "model.variable_bias_mode": ("folded", "mask"),
     "loss.name": ("cross_entropy", "weighted_cross_entropy", "focal"),
     "train.precision": ("auto", "bf16", "fp16", "fp32"),
     "train.zero_stage": (0, 2),

@@ -23,6 +23,8 @@ class TimerXLConfig(PreTrainedConfig):
             as in any transformer; ``hidden_act`` is ``relu`` or ``gelu``.
         hidden_dropout, attention_dropout: probabilities, active in training only.
         rope_theta: base of the rotary embedding on the first half of every head's channels.
+        variable_bias_mode: how fused attention on a GPU takes the same-variable bias, with equal
+            results: ``folded`` into extra channels of query and key, or as an additive ``mask``.
         covariate: only the last variable looks at the others (all of their past and future);
             every other variable sees its own past alone.
         instance_norm: standardise every window and variable by its own mean and deviation.
@@ -51,6 +53,7 @@ class TimerXLConfig(PreTrainedConfig):
     attention_dropout: float | int = 0.1
     rope_theta: float | int = 10000.0
     layer_norm_eps: float = 1e-5
+    variable_bias_mode: str = "folded"
     covariate: bool = False
     instance_norm: bool = False
     pooling: str = "mean"
@@ -75,6 +78,10 @@ class TimerXLConfig(PreTrainedConfig):
             )
         if self.hidden_act not in ("relu", "gelu"):
             raise ValueError(f"hidden_act is {self.hidden_act!r}; expected 'relu' or 'gelu'.")
+        if self.variable_bias_mode not in ("folded", "mask"):
+            raise ValueError(
+                f"variable_bias_mode is {self.variable_bias_mode!r}; expected 'folded' or 'mask'."
+            )
         if self.pooling not in ("mean", "last"):
             raise ValueError(f"pooling is {self.pooling!r}; expected 'mean' or 'last'.")
         if self.needs_fixed_variables and self.num_variables is None:

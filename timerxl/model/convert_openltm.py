@@ -16,6 +16,7 @@ from .modeling_timerxl import (
     TimerXLForClassification,
     TimerXLForPrediction,
     TimerXLPreTrainedModel,
+    refuse_wrapped,
 )
 from .openltm_checkpoint import (
     CLASSIFIER_MODULES,
@@ -145,6 +146,10 @@ def _read_folder(folder: Path) -> tuple[dict[str, Tensor], TimerXLConfig]:
             f"{TimerXLConfig.model_type!r}."
         )
     state = read_tensors(folder / "model.safetensors")
+    try:
+        refuse_wrapped(state)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'model.safetensors'}: {error}") from error
     raise_for(folder, [f"{k[:80]} {why}" for k, v in state.items() if (why := why_unusable(v))])
     raise_for(folder, _odd_sizes(config, len(state)))
     return state, config

@@ -45,6 +45,7 @@ class TimerXLAttention(nn.Module):
             layout,
             attend,
             self.config.attention_dropout,
+            self.config.variable_bias_mode,
         )
         return self.o_proj(out.flatten(2).flatten(0, 1))
 

@@ -6,6 +6,7 @@ Shape legend: B batch, T time steps, C variables, P patch length, N = T/P patche
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -26,6 +27,17 @@ from .outputs_timerxl import (
 )
 
 
+def refuse_wrapped(keys: Iterable[str]) -> None:
+    """Raise ValueError where names of tensors are those of a compiled or distributed wrapper."""
+    wrapped = [key for key in keys if "_orig_mod." in key or key.startswith("module.")]
+    if wrapped:
+        raise ValueError(
+            f"{len(wrapped)} tensors are named like {wrapped[0][:80]}: saved from a model still "
+            "wrapped by torch.compile (_orig_mod.) or a distributed engine (module.); save the "
+            "unwrapped one (accelerate: unwrap_model(model, keep_torch_compile=False))."
+        )
+
+
 class TimerXLPreTrainedModel(PreTrainedModel):
     config_class = TimerXLConfig
     config: TimerXLConfig
@@ -36,6 +48,14 @@ class TimerXLPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["TimerXLLayer"]
     # The loss is normalised by the caller's loss_normalizer, not by Trainer's token count.
     accepts_loss_kwargs = False
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As transformers' own; raises ValueError for the weights of a model still wrapped, whose
+        names fit nowhere: transformers would take random weights instead, with a warning."""
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        refuse_wrapped(loaded[1]["unexpected_keys"])
+        return loaded if output_loading_info else loaded[0]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -44,6 +44,11 @@ def _computation(
             "model.attn_implementation=eager keeps every layer's attention matrix for backward; "
             "sdpa gives the same numbers without them."
         )
+    if workload.config.train.compile:
+        found.append(
+            "train.compile=true is not part of the plan: memory and times are those of layers that "
+            "are not compiled."
+        )
     for device in devices:
         precision = choices[device.name].precision
         half = max((device.tflops.get(name, 0.0) for name in ("fp16", "bf16")), default=0.0)

@@ -17,6 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 EFFICIENT_ATTENTION = "timerxl_efficient_attention_on_paper"
 _ROWS_ALIGNMENT = 32  # the kernel pads its numbers per row to this
+_MASK_ALIGNMENT = 16  # and the rows of a mask's gradient to this
 
 
 class _EfficientAttention(torch.autograd.Function):
@@ -35,8 +36,15 @@ class _EfficientAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_out):  # type: ignore[no-untyped-def]
-        query, key, value = ctx.saved_tensors[:3]
-        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None
+        query, key, value, bias = ctx.saved_tensors[:4]
+        grad_bias = None
+        if ctx.needs_input_grad[3]:
+            # In rows filled up to a multiple of 16, then summed over what the mask is shared by.
+            rows, columns = bias.shape[-2:]
+            padded = -(-columns // _MASK_ALIGNMENT) * _MASK_ALIGNMENT
+            full = query.new_empty(*query.shape[:2], rows, padded)[..., :columns]
+            grad_bias = full.sum_to_size(bias.shape)
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), grad_bias
 
 
 def efficient_attention(
@@ -50,8 +58,10 @@ def efficient_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Stands where transformers' ``sdpa_attention_forward`` would call the fused kernel."""
-    # A boolean mask becomes an additive one of the query's format, shared by batch and heads.
-    bias = torch.zeros_like(attention_mask, dtype=query.dtype)
+    bias = attention_mask
+    if bias.dtype == torch.bool:
+        # It becomes an additive one of the query's format, shared by batch and heads.
+        bias = torch.zeros_like(attention_mask, dtype=query.dtype)
     out = _EfficientAttention.apply(query, key, value, bias)
     return out.transpose(1, 2).contiguous(), None
 

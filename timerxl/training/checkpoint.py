@@ -34,6 +34,7 @@ from timerxl.training.checkpoint_files import (
     record_files,
     space_left,
 )
+from timerxl.training.compilation import bare_model
 from timerxl.training.evaluation import agree
 from timerxl.training.optimizer_state import OptimizerState, SavedState
 from timerxl.training.random_state import read_random_state, write_random_state
@@ -69,6 +70,10 @@ class Checkpoints:
         return self.output_dir / CHECKPOINTS
 
     @property
+    def _bare_model(self) -> Any:
+        return bare_model(self.accelerator, self.model)
+
+    @property
     def age_seconds(self) -> float:
         """Time since the last save, or since the start."""
         return time.monotonic() - self._saved_at
@@ -90,7 +95,7 @@ class Checkpoints:
                 problem = str(error)
         self._refuse(folder, problem)
         files, problem = {}, None
-        state = self.accelerator.get_state_dict(self.model)
+        state = self.accelerator.get_state_dict(self._bare_model)
         try:
             files = record_files(fresh, self._write(fresh, step, state, progress, extras))
         except (OSError, SafetensorError) as error:
@@ -137,13 +142,13 @@ class Checkpoints:
         world, rank = accelerator.num_processes, accelerator.process_index
         names = [f"rng-{rank:05d}.safetensors"]
         write_random_state(fresh / names[0])
-        optimizer = OptimizerState(self.optimizer, accelerator.unwrap_model(self.model))
+        optimizer = OptimizerState(self.optimizer, self._bare_model)
         owners = world if optimizer.zero is not None else 1
         if rank < owners:
             names.append(f"optimizer-{rank:05d}-of-{owners:05d}.safetensors")
             optimizer.write(fresh / names[-1])
         if accelerator.is_main_process:
-            write_model(accelerator.unwrap_model(self.model), state, fresh, extras)
+            write_model(self._bare_model, state, fresh, extras)
             content = {"format": FORMAT, "step": step, "world_size": world, "progress": progress}
             content |= {"schedule": _schedule_state(self.schedule), "scaler": self._scaler()}
             write_json(fresh / TRAINER_STATE, content | self.facts)
@@ -159,7 +164,7 @@ class Checkpoints:
         """
         accelerator = self.accelerator
         saved = SavedState(folder, OPTIMIZER_FILES, read_manifest(folder)["files"])
-        model = accelerator.unwrap_model(self.model)
+        model = self._bare_model
         try:
             weights = load_file(folder / WEIGHTS)
             model.load_state_dict(weights, strict=True)
@@ -202,7 +207,7 @@ class Checkpoints:
     def _scaler(self) -> dict[str, Any] | None:
         if self.accelerator.scaler is not None:
             return dict(self.accelerator.scaler.state_dict())
-        zero = OptimizerState(self.optimizer, self.accelerator.unwrap_model(self.model)).zero
+        zero = OptimizerState(self.optimizer, self._bare_model).zero
         scaler = getattr(zero, "loss_scaler", None)
         found = {name: getattr(scaler, name) for name in _SCALER if hasattr(scaler, name)}
         return {k: float(v) if k == "cur_scale" else int(v) for k, v in found.items()} or None
@@ -214,7 +219,7 @@ class Checkpoints:
             if "scale" in saved:
                 self.accelerator.scaler.load_state_dict(saved)
             return
-        zero = OptimizerState(self.optimizer, self.accelerator.unwrap_model(self.model)).zero
+        zero = OptimizerState(self.optimizer, self._bare_model).zero
         for name in _SCALER:
             if name in saved and hasattr(getattr(zero, "loss_scaler", None), name):
                 setattr(zero.loss_scaler, name, saved[name])  # type: ignore[union-attr]

@@ -20,6 +20,7 @@ from timerxl.metrics.scores import LOWER_IS_BETTER
 from timerxl.training.batches import BatchPlan
 from timerxl.training.checkpoint import Checkpoints
 from timerxl.training.checkpoint_files import CHECKPOINTS, checkpoint_name
+from timerxl.training.compilation import compile_seconds
 from timerxl.training.evaluation import agree_on_any
 from timerxl.training.feed import training_steps
 from timerxl.training.guard import Guard, RunStopped, describe_batch
@@ -106,11 +107,12 @@ class Trainer:
                     break
                 if last:
                     break
-                started = time.perf_counter()
+                started, compiling = time.perf_counter(), compile_seconds()
                 lr = float(max(self.step.schedule.get_last_lr()))  # this step's: it moves on
                 group, batches, normalizer, samples = next(steps)
                 loss, grad_norm = self._take_step(group, batches, normalizer, samples)
-                seconds = time.perf_counter() - started
+                # Compilation comes once: it tells nothing of the steps that follow.
+                seconds = time.perf_counter() - started - (compile_seconds() - compiling)
                 progress.step += 1
                 progress.samples_seen += len(samples)
                 progress.train_seconds += seconds

@@ -28,12 +28,12 @@ from timerxl.training.saving import RUN_CONFIG
 AUTO, NEVER = "auto", "never"
 # Where the run lives, what it says and how it is cut up: the same samples, updates and scores.
 HARMLESS = set(
-    "recipe output_dir data.path train.num_workers train.log_every_steps "
-    "train.trackers train.gradient_checkpointing train.zero_stage train.offload_optimizer "
-    "train.batch_size train.accumulation_steps train.checkpoint_every_steps "
-    "train.checkpoint_every_minutes train.keep_last train.resume train.resume_force "
-    "train.collective_timeout_minutes eval.batch_size eval.fitted_baselines eval.num_resamples "
-    "eval.block_days eval.test_every_epoch expectations".split()
+    "recipe output_dir data.path model.variable_bias_mode train.num_workers "
+    "train.log_every_steps train.trackers train.gradient_checkpointing train.zero_stage "
+    "train.offload_optimizer train.batch_size train.accumulation_steps train.compile "
+    "train.checkpoint_every_steps train.checkpoint_every_minutes train.keep_last train.resume "
+    "train.resume_force train.collective_timeout_minutes eval.batch_size eval.fitted_baselines "
+    "eval.num_resamples eval.block_days eval.test_every_epoch expectations".split()
 )
 HARMLESS_PARTS = ("monitors.", "hub.")
 _MISSING = object()

@@ -26,6 +26,12 @@ from timerxl.training.assembly import (
 from timerxl.training.batches import BatchPlan
 from timerxl.training.checkpoint import Checkpoints
 from timerxl.training.checkpoint_files import short_of_room
+from timerxl.training.compilation import (
+    check_compiler,
+    compile_layers,
+    compile_seconds,
+    compiler_facts,
+)
 from timerxl.training.ending import score_best
 from timerxl.training.fingerprints import code_fingerprint, data_fingerprint
 from timerxl.training.guard import Guard
@@ -98,6 +104,7 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
     launch = plan_launch(config)
     check_trackers(config.train.trackers)
     check_room(output_dir)
+    check_compiler(config, os.environ, compiler_facts)
     for note in found.notes:
         log(note)
     windows, audit = load_windows(config, log)
@@ -145,6 +152,7 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
 
     if config.train.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
+    compile_layers(config, model, log)
     optimizer = build_optimizer(model, config.optim, backbone)
     schedule = build_schedule(optimizer, config.optim, steps.total_steps, steps.freeze_steps)
     log(work_line(config, settings, plan, steps.total_steps, model))
@@ -232,6 +240,7 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
             "steps": progress.step,
             "best_step": progress.best_step,
             "train_seconds": progress.train_seconds,
+            "compile_seconds": compile_seconds(),
             "loading_seconds": step.loading_seconds,
             "check_seconds": progress.check_seconds,
             "checkpoint_seconds": checkpoints.seconds,

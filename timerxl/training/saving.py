@@ -28,6 +28,7 @@ from timerxl.training.checkpoint_files import (
     space_left,
     sync,
 )
+from timerxl.training.compilation import bare_model
 from timerxl.training.evaluation import agree
 from timerxl.training.run_lock import LOCK_FILE
 from timerxl.training.tracking import write_status
@@ -150,13 +151,14 @@ def save_model(
     To be called by all ranks; the main process writes. Raises StorageFailed on all of them where
     it can't; what was there before is kept.
     """
-    state, problem = accelerator.get_state_dict(model), None
+    bare = bare_model(accelerator, model)
+    state, problem = accelerator.get_state_dict(bare), None
     if accelerator.is_main_process:
         fresh = fresh_folder(folder)
         try:
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir(parents=True)
-            write_model(accelerator.unwrap_model(model), state, fresh, extras)
+            write_model(bare, state, fresh, extras)
             record = {"weights": file_record(fresh / WEIGHTS)}
             write_json(fresh / PREPROCESSING, extras | record)
             for path in (*fresh.iterdir(), fresh):

@@ -1,4 +1,5 @@
-"""Who sees whom, and three ways to compute it: eager, the CPU's fused kernel, the folded bias."""
+"""Who sees whom, and four ways to compute it: eager, the CPU's fused kernel, the bias folded into
+channels, the bias as a mask."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ TINY: dict[str, Any] = {
     "hidden_dropout": 0.0,
     "attention_dropout": 0.0,
 }
-WAYS = ["eager", "fused", "folded"]
+WAYS = ["eager", "fused", "folded", "mask"]
 VARIANTS: dict[str, dict[str, Any]] = {
     "mean": {},
     "last": {"pooling": "last"},
@@ -47,6 +48,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str], Any]:
     def choose(model: Any, way: str) -> Any:
         monkeypatch.setattr(attention_timerxl, "_HAS_CPU_KERNEL", way == "fused")
         model.set_attn_implementation("eager" if way == "eager" else "sdpa")
+        model.config.variable_bias_mode = "mask" if way == "mask" else "folded"
         return model
 
     return choose
@@ -123,7 +125,10 @@ def test_attention_equals_a_token_by_token_reference(
     )
     module = torch.nn.Module()
     attend = eager_attention_forward if way == "eager" else ALL_ATTENTION_FUNCTIONS["sdpa"]
-    found = timer_attention(module, query.clone(), key.clone(), value, bias, layout, attend, 0.0)
+    mode = "mask" if way == "mask" else "folded"
+    found = timer_attention(
+        module, query.clone(), key.clone(), value, bias, layout, attend, 0.0, mode
+    )
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -191,7 +196,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], relative:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("way", ["fused", "folded"])
+@pytest.mark.parametrize("way", ["fused", "folded", "mask"])
 def test_every_gradient_equals_eager_attention(
     way: str, variant: str, use: Callable[..., Any]
 ) -> None:
@@ -203,6 +208,30 @@ def test_every_gradient_equals_eager_attention(
         inputs["static_real_features"] = torch.randn(2, 3)
     expected = gradients(use(model, "eager"), **inputs)
     assert_same(gradients(use(model, way), **inputs), expected, RELATIVE)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("way", ["folded", "mask"])
+def test_in_double_precision_the_ways_are_one(
+    way: str, variant: str, use: Callable[..., Any]
+) -> None:
+    torch.manual_seed(0)
+    model = TimerXLForClassification(TimerXLConfig(**(TINY | VARIANTS[variant]))).double().train()
+    bigger_bias(model)
+    inputs: dict[str, Any] = {}
+    if model.config.num_static_real_features:
+        inputs["static_real_features"] = torch.randn(2, 3).double()
+    upstream = torch.randn(2, 2, dtype=torch.float64)  # not through the loss, which is in float32
+    found = []
+    for one in ("eager", way):
+        model.zero_grad()
+        values = series().double().requires_grad_()
+        logits = use(model, one)(values, **inputs).logits
+        logits.backward(upstream)
+        assert values.grad is not None
+        found.append({"logits": logits.detach(), "past_values": values.grad})
+        found[-1] |= {name: p.grad.clone() for name, p in model.named_parameters()}
+    assert_same(found[1], found[0], 1e-12)
 
 
 @pytest.mark.parametrize("way", WAYS)

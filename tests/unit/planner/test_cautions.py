@@ -45,6 +45,11 @@ def test_eager_attention(workload: MakeWorkload) -> None:
     assert found.startswith("model.attn_implementation=eager keeps every layer's attention matrix")
 
 
+def test_compiled_layers(workload: MakeWorkload) -> None:
+    (found,) = said(workload("train.compile=true"), [T4], 14.0)
+    assert found.startswith("train.compile=true is not part of the plan")
+
+
 def test_idle_tensor_cores(workload: MakeWorkload) -> None:
     run = workload("train.precision=fp32")
     found = said(run, [T4, A100], 14.0, 30.0)

@@ -139,14 +139,33 @@ def fused_extra(batch: int, tokens: int, element: int) -> int:
 
 
 def test_what_a_layer_keeps_on_a_gpu(step: Step) -> None:
-    """As on a CPU, but q, k, v and the output carry 24 channels a head instead of 16, and the
-    output is copied without them for the projection. Nothing is [B, H, L, L]."""
+    """As on a CPU, but q and k carry 24 channels a head instead of 16. Nothing is [B, H, L, L]."""
     batch, tokens = 16, 48
     rows = batch * tokens
     wide = D * 24 // 16
-    kept = 4 * rows * wide + 5 * rows * D + rows * INNER + 2 * 2 * rows
+    kept = 2 * rows * wide + 6 * rows * D + rows * INNER + 2 * 2 * rows
     found = each_layer(step, "sdpa", batch, model__context_length=64)
     assert found == FP32 * kept + fused_extra(batch, tokens, FP32)
+
+
+def test_what_a_layer_keeps_on_a_gpu_with_the_bias_in_the_mask(step: Step) -> None:
+    """As on a CPU, and one [H, L, L] mask for all samples with the two boolean [L, L] it is made
+    of; a gradient [B, H, L, L], in rows of 48 + 0, is there in backward alone."""
+    batch, tokens = 16, 48
+    rows = batch * tokens
+    kept = 8 * rows * D + rows * INNER + 2 * 2 * rows
+    padded = -(-tokens // 32) * 32
+    extra = FP32 * (batch * H * padded + H * tokens**2) + 2 * tokens**2
+    mask = {"model__context_length": 64, "model__variable_bias_mode": "mask"}
+    assert each_layer(step, "sdpa", batch, **mask) == FP32 * kept + extra
+    # Where little else is there, the gradient of the mask makes the peak.
+    small = {"model__pooling": "mean", "model__num_hidden_layers": 1, "model__context_length": 512}
+    gradient = FP32 * 4 * H * 384**2
+    folded, masked = (
+        trace_step(step("sdpa", 4, **small, model__variable_bias_mode=mode)).total
+        for mode in ("folded", "mask")
+    )
+    assert gradient < masked - folded < 1.5 * gradient
 
 
 def test_what_a_layer_of_eager_attention_keeps(step: Step) -> None:
@@ -164,7 +183,7 @@ def test_what_a_layer_keeps_under_autocast_on_a_gpu(step: Step) -> None:
     of the layer, and the weights are cast once."""
     batch, tokens = 16, 12
     rows = batch * tokens
-    attention = 4 * rows * D * 24 // 16 + rows * D  # q, k, v, output; its copy
+    attention = 2 * rows * D * 24 // 16 + 2 * rows * D  # q, k; v, output
     casts = 3 * rows * D + rows * D  # of the layer's input; of the first norm's output
     norms = FP32 * (2 * rows * D + 2 * 2 * rows)
     weights = 4 * (D * D + D) + 2 * D * INNER + INNER + D
