@@ -7,6 +7,7 @@ import torch
 
 from timerxl.training.precision import (
     DeviceFacts,
+    choose_data_place,
     choose_precision,
     choose_zero_stage,
     device_facts,
@@ -99,3 +100,30 @@ def test_emulated_bf16_of_a_t4_is_no_bf16(monkeypatch: pytest.MonkeyPatch, reque
 def test_this_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device_facts() == CPU
+
+
+@pytest.mark.parametrize(
+    ("requested", "series", "planned", "memory", "expected"),
+    [
+        ("auto", 1.0, 3.0, None, "false"),  # never unasked on a CPU
+        ("auto", 1.0, None, 16.0, "false"),
+        ("auto", 1.0, 8.0, 10.0, "true"),  # 9 of 10 GiB, a tenth stays free
+        ("auto", 1.01, 8.0, 10.0, "false"),
+        ("auto", 20.0, 8.0, 79.1, "true"),
+        (True, 100.0, 8.0, 10.0, "true"),
+        (True, 1.0, None, None, "true"),
+        (False, 0.1, 1.0, 79.1, "false"),
+    ],
+)
+def test_where_the_series_lies(
+    requested: bool | str,
+    series: float,
+    planned: float | None,
+    memory: float | None,
+    expected: str,
+) -> None:
+    found = choose_data_place(requested, series, planned, memory)
+    assert found.value == expected
+    if requested == "auto" and planned and memory:
+        assert f"{series:.3g} GiB beside {planned:.3g} GiB" in found.reason
+        assert f"10% of {memory:.3g} GiB" in found.reason
