@@ -136,6 +136,8 @@ class TrainConfig:
     is auto (go on from the newest valid one in the run's folder), never (an earlier run is moved
     aside) or the path of a checkpoint; ``resume_force`` goes on although configuration or data
     changed. A process that hears nothing of the others for ``collective_timeout_minutes`` stops.
+    ``data_on_device`` keeps the series on the GPU and gathers windows there, without a loader;
+    auto does so on a GPU where series and plan fit with room to spare.
     """
 
     epochs: int = 30
@@ -151,6 +153,7 @@ class TrainConfig:
     metric_for_best_model: str = "roc_auc"
     log_every_steps: int = 10
     num_workers: int = 0
+    data_on_device: Union[bool, str] = "auto"
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     checkpoint_every_steps: Optional[int] = None
     checkpoint_every_minutes: Optional[float] = 10.0

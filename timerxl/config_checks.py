@@ -41,6 +41,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "loss.name": ("cross_entropy", "weighted_cross_entropy", "focal"),
     "train.precision": ("auto", "bf16", "fp16", "fp32"),
     "train.zero_stage": (0, 2),
+    "train.data_on_device": ("auto", True, False),
     "model.num_labels": (2,),
     "train.metric_for_best_model": VALIDATION_METRICS,
     "eval.threshold_score": THRESHOLD_SCORES,

@@ -38,6 +38,18 @@ class WindowTransform:
         self.values, self.static, self.label = values, static, label
         self.context_length = context_length
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the series: values, static features and labels."""
+        tensors = (self.values, self.label, *([] if self.static is None else [self.static]))
+        return sum(tensor.nbytes for tensor in tensors)
+
+    def to(self, device: torch.device) -> WindowTransform:
+        """The same series on ``device``, where its windows are then gathered."""
+        static = None if self.static is None else self.static.to(device)
+        values, label = self.values.to(device), self.label.to(device)
+        return WindowTransform(values, static, label, self.context_length)
+
     def __call__(self, examples: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
         """``examples["row"]``: B issue rows; each window ends with its row."""
         return self.windows(torch.as_tensor(examples["row"], dtype=torch.int64))
@@ -52,6 +64,7 @@ class WindowTransform:
         The last is absent without static features.
         """
         # A strided view [R - T + 1, T, C] of the series; index_select copies whole windows.
+        rows = rows.to(self.values.device, non_blocking=True)
         view = self.values.unfold(0, self.context_length, 1).transpose(1, 2)
         batch = {
             "past_values": view.index_select(0, rows - (self.context_length - 1)),
@@ -70,7 +83,8 @@ class WeatherWindows:
     ``values`` [R, C] and ``static`` [R, S] are float32 in shared memory; ``label`` and
     ``rained_before`` [R] are 0, 1 or NaN for the rain after and before each row. ``splits`` holds
     one dataset each with the columns row, region, issue_time and label; asked for a list of
-    positions it gives the tensors of :meth:`batch`.
+    positions it gives the tensors of :meth:`batch`. ``on_device`` is a copy of the series on the
+    device that trains, where there is one.
     """
 
     series: WeatherSeries
@@ -87,6 +101,7 @@ class WeatherWindows:
     rows: dict[str, np.ndarray]
     definition: dict[str, Any]
     transform: WindowTransform
+    on_device: WindowTransform | None = None
 
     def issue_rows(self, split: str) -> np.ndarray:
         """[N] int64: row of the series at which each window of the split is issued."""

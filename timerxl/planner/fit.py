@@ -79,7 +79,8 @@ def _with_batch(workload: Workload, size: int) -> Workload:
 
 def _memory(workload: Workload, device: Device, size: int, ranks: int) -> RankMemory:
     changed = _with_batch(workload, size)
-    return memory_of(changed, choose(changed, device), ranks=ranks, on_gpu=not device.is_cpu)
+    choice, on_gpu = choose(changed, device), not device.is_cpu
+    return memory_of(changed, choice, ranks=ranks, on_gpu=on_gpu, device=device)
 
 
 def _fit(

@@ -47,7 +47,8 @@ class ZeroSettings:
 @dataclass(frozen=True)
 class RankMemory:
     """Bytes on one rank at the moment of its peak; ``gradients_complete`` is their size at the
-    end of backward, ``host`` what offloading moves to the computer's own memory."""
+    end of backward, ``host`` what offloading moves to the computer's own memory; ``series`` is
+    the data's copy on the GPU (``train.data_on_device``)."""
 
     weights: int
     gradients: int
@@ -58,6 +59,7 @@ class RankMemory:
     context: int
     gradients_complete: int
     host: int = 0
+    series: int = 0
 
     @property
     def buffers(self) -> int:
@@ -66,7 +68,7 @@ class RankMemory:
     @property
     def total(self) -> int:
         resident = self.weights + self.gradients + self.optimizer
-        return resident + self.activations + self.buffers + self.context
+        return resident + self.activations + self.buffers + self.series + self.context
 
     @property
     def total_gib(self) -> float:

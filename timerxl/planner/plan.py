@@ -62,7 +62,7 @@ class Plan:
             f"{name}_gib": getattr(memory, name) / GIB
             for name in (
                 "weights gradients optimizer activations buffers context total temporary buckets "
-                "gradients_complete host"
+                "series gradients_complete host"
             ).split()
         }
         return {
@@ -101,6 +101,7 @@ def make_plan(
             choices[first.name],
             ranks=count,
             on_gpu=not first.is_cpu,
+            device=first,
         )
         for count in gpus
     }

@@ -14,7 +14,7 @@ from timerxl.planner.devices import CONTEXT_GIB, GIB
 from timerxl.planner.memory import RankMemory
 from timerxl.planner.text import duration
 from timerxl.planner.timing import Rate, RunTime, assumed_rate, predict_time
-from timerxl.planner.workload import Choice, Workload, describe_windows, memory_of
+from timerxl.planner.workload import Choice, Workload, data_place, describe_windows, memory_of
 from timerxl.training.prediction import Prediction, RunFacts, peak_memory_gib
 
 CALIBRATION_SECONDS = 2.0
@@ -27,7 +27,8 @@ def predict_run(config: RunConfig, windows: WeatherWindows, facts: RunFacts) -> 
     """
     workload = describe_windows(config, windows)
     choice = Choice(facts.precision, facts.zero_stage)
-    memory = memory_of(workload, choice, ranks=facts.ranks, on_gpu=facts.is_gpu)
+    device = device_at_hand()
+    memory = memory_of(workload, choice, ranks=facts.ranks, on_gpu=facts.is_gpu, device=device)
     rate = _rate(workload, facts)
     time = None
     if rate is not None:
@@ -38,6 +39,7 @@ def predict_run(config: RunConfig, windows: WeatherWindows, facts: RunFacts) -> 
         peak_memory_gib=peak,
         epoch_seconds=time.train_seconds_per_epoch if time else None,
         summary=_summary(memory, peak, rate, time, facts),
+        data_on_device=data_place(workload, memory, device),
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 
 from timerxl.model import TimerXLConfig
 from timerxl.training.batches import MicroBatch
@@ -21,6 +22,7 @@ class SoloRank:
     """Accelerator and optimizer of a single process in one."""
 
     num_processes = 1
+    distributed_type = DistributedType.NO
     mixed_precision = "no"
 
     def __init__(self, optimizer: torch.optim.Optimizer, accumulation_steps: int, device: str):
@@ -37,7 +39,7 @@ class SoloRank:
         self.micro_step += 1
         yield
 
-    def reduce(self, tensor: torch.Tensor, reduction: str) -> torch.Tensor:
+    def gather(self, tensor: torch.Tensor) -> Any:
         return tensor
 
     def backward(self, loss: torch.Tensor) -> None:

@@ -14,15 +14,7 @@ from timerxl.planner.memory import RankMemory
 from timerxl.planner.plan import Plan
 from timerxl.planner.timing import RunTime
 
-CATEGORIES = {
-    "weights": "weights",
-    "gradients": "gradients",
-    "optimizer": "optimizer",
-    "activations": "activations",
-    "temporary": "temporary",
-    "buckets": "buckets",
-    "context": "context",
-}
+CATEGORIES = "weights gradients optimizer activations temporary buckets series context".split()
 
 
 def duration(seconds: float) -> str:
@@ -71,7 +63,7 @@ def memory_table(plan: Plan) -> Table:
     fits = [f"{device.name} {device.memory_gib:.1f}" for device in plan.devices]
     table = _table(
         "Peak memory of each GPU, GiB" if not plan.devices[0].is_cpu else "Peak memory, GiB",
-        ["GPUs", *CATEGORIES.values(), "total", *fits],
+        ["GPUs", *CATEGORIES, "total", *fits],
         f"At the moment of the peak; context is one assumed constant of {CONTEXT_GIB} GiB. Under a "
         "device: what it has left.",
     )
@@ -88,7 +80,7 @@ def ladder_table(rungs: list[Rung], name: str) -> Table:
     """Where the memory goes, one change a line."""
     table = _table(
         f"Why {name} needs what it needs, GiB at the same micro-batch",
-        ["setting", *CATEGORIES.values(), "total"],
+        ["setting", *CATEGORIES, "total"],
     )
     for rung in rungs:
         table.add_row(rung.change, *_sizes(rung.memory), f"{rung.memory.total_gib:.2f}")

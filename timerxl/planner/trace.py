@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate.utils import DistributedType
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
@@ -86,6 +88,7 @@ class _PaperRank(SoloRank):
     def __init__(self, settings: StepSettings, tracker: MemTracker, optimizer: Any):
         super().__init__(optimizer, settings.accumulation_steps, "cpu")
         self.sharded, self.tracker = settings.sharded, tracker
+        self.distributed_type = DistributedType.DEEPSPEED if self.sharded else DistributedType.NO
 
     @contextlib.contextmanager
     def accumulate(self, model: torch.nn.Module) -> Iterator[None]:
@@ -93,12 +96,13 @@ class _PaperRank(SoloRank):
         with super().accumulate(model):
             yield
 
-    def reduce(self, tensor: torch.Tensor, reduction: str) -> torch.Tensor:
-        return torch.tensor(0.0)  # a fake loss has no value; this one is finite
+    def gather(self, tensor: torch.Tensor) -> Any:
+        return np.zeros(tensor.shape)  # fake tensors have no values; these are finite
 
-    def clip_grad_norm_(self, parameters: Any, max_norm: float) -> None:
-        if not self.sharded:  # else DeepSpeed does it, on its own shard
-            super().clip_grad_norm_(parameters, max_norm)
+    def clip_grad_norm_(self, parameters: Any, max_norm: float) -> Any:
+        if self.sharded:  # DeepSpeed does it, on its own shard
+            return None
+        return super().clip_grad_norm_(parameters, max_norm)
 
     def step(self) -> None:
         if not self.sharded:

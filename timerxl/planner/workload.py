@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,11 +15,12 @@ from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.model import TimerXLConfig, TimerXLForClassification
 from timerxl.model.flops_timerxl import flops_per_sample
-from timerxl.planner.devices import Device
+from timerxl.planner.devices import GIB, Device
 from timerxl.planner.memory import RankMemory, ZeroSettings, rank_memory
 from timerxl.planner.trace import StepSettings
 from timerxl.training.assembly import model_config
 from timerxl.training.launcher import LauncherChoice, decide, deepspeed_config_path
+from timerxl.training.precision import Decision, choose_data_place
 
 HEAD = "TimerXLForClassification"
 
@@ -29,7 +30,8 @@ class Workload:
     """A run before it is run.
 
     ``windows`` counts the windows of train, validation and test that a run uses
-    (``eval.max_windows`` observed); ``series_days`` is the time span of the series.
+    (``eval.max_windows`` observed); ``series_days`` is the time span of the series,
+    ``series_bytes`` what its tensors take.
     """
 
     config: RunConfig
@@ -39,6 +41,7 @@ class Workload:
     context_days: float
     series_days: float
     is_synthetic: bool
+    series_bytes: int = 0
 
     @property
     def tokens_per_sample(self) -> int:
@@ -104,6 +107,7 @@ def describe_windows(config: RunConfig, windows: WeatherWindows) -> Workload:
         context_days=windows.context_days,
         series_days=float(span) / 86400,
         is_synthetic=series.is_synthetic,
+        series_bytes=windows.transform.num_bytes,
     )
 
 
@@ -141,9 +145,15 @@ def choose(workload: Workload, device: Device) -> Choice:
 
 
 def memory_of(
-    workload: Workload, choice: Choice, *, ranks: int = 1, on_gpu: bool = True
+    workload: Workload,
+    choice: Choice,
+    *,
+    ranks: int = 1,
+    on_gpu: bool = True,
+    device: Device | None = None,
 ) -> RankMemory:
-    """Memory of one of ``ranks`` ranks of this run."""
+    """Memory of one of ``ranks`` ranks of this run; the series in it only where ``device`` is
+    known, a GPU, and takes it (``choose_data_place``)."""
     config = workload.config
     settings = StepSettings(
         model=workload.model,
@@ -155,4 +165,18 @@ def memory_of(
         on_gpu=on_gpu,
     )
     zero = workload.zero_settings(choice.precision) if choice.zero_stage == 2 else None
-    return rank_memory(settings, ranks, zero)
+    memory = rank_memory(settings, ranks, zero)
+    if device is None or device.is_cpu:
+        return memory
+    place = data_place(workload, memory, device)
+    return replace(memory, series=workload.series_bytes if place.value == "true" else 0)
+
+
+def data_place(workload: Workload, memory: RankMemory, device: Device) -> Decision:
+    """Whether the series lies on ``device`` beside a run of this memory, as the run decides."""
+    return choose_data_place(
+        workload.config.train.data_on_device,
+        workload.series_bytes / GIB,
+        (memory.total - memory.series) / GIB,
+        None if device.is_cpu else device.memory_gib,
+    )

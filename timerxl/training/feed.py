@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
 
 from timerxl.config import RunConfig
@@ -15,14 +17,19 @@ from timerxl.data.windows import WeatherWindows
 from timerxl.model.losses_timerxl import sample_weights
 from timerxl.training.batches import BatchPlan
 from timerxl.training.interruption import HANDLED
+from timerxl.training.precision import Decision, choose_data_place
 
 BATCH_KEYS = ("past_values", "labels", "static_real_features")
 
 
 def loader(
     windows: WeatherWindows, split: str, batches: list[list[int]], num_workers: int, pin: bool
-) -> DataLoader[Any]:
-    """A DataLoader that asks the split's dataset for whole batches of positions."""
+) -> Iterable[dict[str, torch.Tensor]]:
+    """The windows at each batch of positions, in order: gathered on the device where the series
+    lies there, by a DataLoader elsewhere."""
+    if (series := windows.on_device) is not None:
+        rows = windows.issue_rows(split)
+        return (series.windows(torch.from_numpy(rows[positions])) for positions in batches)
     return DataLoader(
         windows.splits[split],
         sampler=batches,  # one "sample" is a list of positions: datasets stacks them at once
@@ -33,6 +40,40 @@ def loader(
         generator=torch.Generator(),
         worker_init_fn=_ignore_signals,
     )
+
+
+def place_data(
+    config: RunConfig,
+    windows: WeatherWindows,
+    accelerator: Accelerator,
+    planned: Decision | None,
+    log: Callable[[str], None],
+) -> None:
+    """Copy the series to the device where the plan's decision says so, or, without a plan,
+    ``train.data_on_device``; call on all ranks, the main process decides.
+    """
+    device, size_gib = accelerator.device, windows.transform.num_bytes / 2**30
+    if planned is None:
+        memory = None
+        if device.type == "cuda":
+            memory = torch.cuda.get_device_properties(device).total_memory / 2**30
+        planned = choose_data_place(config.train.data_on_device, size_gib, None, memory)
+    shared = [planned]
+    broadcast_object_list(shared)
+    decision, size = shared[0], f"{size_gib:.3g} GiB"
+    if decision.value == "false":
+        log(f"data: the series ({size}) stays in the host's memory: {decision.reason}.")
+        return
+    windows.on_device = windows.transform.to(device)
+    log(
+        f"data: the series ({size}) lies on {device}, windows are gathered there: "
+        f"{decision.reason}."
+    )
+    if config.train.num_workers:
+        log(
+            f"note: train.num_workers={config.train.num_workers} is not followed: nothing is "
+            "loaded by workers."
+        )
 
 
 def _ignore_signals(worker: int) -> None:

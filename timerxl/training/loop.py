@@ -68,6 +68,8 @@ class Trainer:
         where a checkpoint or the model can't be written.
         """
         progress, steps_per_epoch = self.progress, self.plan.steps_per_epoch
+        self.step.ask = self._asks
+        self.step.asked = agree_on_any(self.accelerator, *self._asks())
         with self._bar() as bar:
             steps = training_steps(
                 self.config,
@@ -151,17 +153,24 @@ class Trainer:
     def _save_if_due(self, evaluates: bool) -> None:
         """A checkpoint before an evaluation, by steps, by time, or because a signal came."""
         config, step = self.config.train, self.progress.step
-        due = evaluates
+        alone = self.accelerator.num_processes == 1
+        due, number = self._asks() if alone else self.step.asked
+        due |= evaluates
         if config.checkpoint_every_steps is not None:
             due |= step % config.checkpoint_every_steps == 0
-        if config.checkpoint_every_minutes is not None:
-            due |= self.checkpoints.age_seconds >= config.checkpoint_every_minutes * 60
         self.interruption.beat()
-        # Clocks and signals differ from rank to rank: one asking is enough, and all hear of it.
-        due, number = agree_on_any(self.accelerator, due, self.interruption.number)
         if step and (due or number) and self.checkpoints.saved_step != step:
             self._save(self.model_extras)
         self._leave_if_asked(number)
+
+    def _asks(self) -> tuple[bool, int]:
+        """What clocks and signals ask of this rank: a checkpoint by time, the signal's number.
+
+        They differ from rank to rank. One asking is enough, and all hear of it in the step.
+        """
+        minutes = self.config.train.checkpoint_every_minutes
+        due = minutes is not None and self.checkpoints.age_seconds >= minutes * 60
+        return due, self.interruption.number
 
     def _leave_if_asked(self, number: int) -> None:
         """Interrupted where a signal came to any rank."""

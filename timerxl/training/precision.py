@@ -1,4 +1,5 @@
-"""Which number format and which ZeRO stage a run gets, and why: decisions without side effects."""
+"""Which number format and ZeRO stage a run gets and where its series lies, and why: decisions
+without side effects."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ from dataclasses import dataclass
 
 from timerxl.config import InputError
 from timerxl.device import DeviceFacts
+
+DATA_MARGIN = 0.1  # of a GPU's memory stays free where the series is put there unasked
 
 
 @dataclass(frozen=True)
@@ -75,3 +78,25 @@ def choose_zero_stage(requested: int, device: DeviceFacts, launcher: int | None)
             "accelerate launch --config_file accelerate_configs/zero2_cpu.yaml ...",
         )
     return Decision(str(requested), "asked for")
+
+
+def choose_data_place(
+    requested: bool | str, series_gib: float, planned_gib: float | None, memory_gib: float | None
+) -> Decision:
+    """Whether the series lies on the device, "true" or "false".
+
+    ``requested``: auto, True or False; ``planned_gib``: peak of the run without the series, None
+    where nothing was planned; ``memory_gib``: the GPU's, None on a CPU.
+    """
+    if requested != "auto":
+        return Decision(str(requested).lower(), f"train.data_on_device={requested}")
+    if memory_gib is None:
+        return Decision("false", "no GPU")
+    if planned_gib is None:
+        return Decision("false", "the run's memory is not planned")
+    fits = series_gib + planned_gib <= (1 - DATA_MARGIN) * memory_gib
+    return Decision(
+        str(fits).lower(),
+        f"{series_gib:.3g} GiB beside {planned_gib:.3g} GiB of the plan "
+        f"{'leave' if fits else 'would not leave'} {DATA_MARGIN:.0%} of {memory_gib:.3g} GiB free",
+    )

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
+from timerxl.training.precision import Decision
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,13 @@ class RunFacts:
 @dataclass(frozen=True)
 class Prediction:
     """``epoch_seconds`` of training alone, or None where no rate is known; ``summary`` is one
-    line. Memory is what :func:`peak_memory_gib` will measure."""
+    line. Memory is what :func:`peak_memory_gib` will measure, the series in it where
+    ``data_on_device`` puts it there."""
 
     peak_memory_gib: float
     epoch_seconds: float | None
     summary: str
+    data_on_device: Decision
 
 
 Predictor = Callable[[RunConfig, WeatherWindows, RunFacts], Prediction]

@@ -28,7 +28,7 @@ from timerxl.training.saving import RUN_CONFIG
 AUTO, NEVER = "auto", "never"
 # Where the run lives, what it says and how it is cut up: the same samples, updates and scores.
 HARMLESS = set(
-    "recipe output_dir data.path model.variable_bias_mode train.num_workers "
+    "recipe output_dir data.path model.variable_bias_mode train.num_workers train.data_on_device "
     "train.log_every_steps train.trackers train.gradient_checkpointing train.zero_stage "
     "train.offload_optimizer train.batch_size train.accumulation_steps train.compile "
     "train.checkpoint_every_steps train.checkpoint_every_minutes train.keep_last train.resume "

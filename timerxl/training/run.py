@@ -33,6 +33,7 @@ from timerxl.training.compilation import (
     compiler_facts,
 )
 from timerxl.training.ending import score_best
+from timerxl.training.feed import place_data
 from timerxl.training.fingerprints import code_fingerprint, data_fingerprint
 from timerxl.training.guard import Guard
 from timerxl.training.interruption import Interruption, way_on
@@ -180,6 +181,8 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
         prediction = extras.predict(config, windows, settled)
         log(prediction.summary)
         guard.event("plan", **asdict(prediction))
+    placed = prediction.data_on_device if prediction is not None else None
+    place_data(config, windows, accelerator, placed, log)
     prepared_model, prepared_optimizer = accelerator.prepare(model, optimizer)
     limit_waiting(config)
     use_seed(config.seed, rank=accelerator.process_index)

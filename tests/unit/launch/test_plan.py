@@ -32,7 +32,7 @@ ASKED = (
     *("--device", "t4", "--device", "name=tiny,memory=0.4GiB,tflops_fp16=3"),
     *("--fit", "0.455GiB", *TINY),
 )
-PARTS = ("weights", "gradients", "optimizer", "activations", "buffers", "context")
+PARTS = ("weights", "gradients", "optimizer", "activations", "buffers", "series", "context")
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:

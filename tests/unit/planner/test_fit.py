@@ -39,7 +39,12 @@ def with_settings(workload: Workload, settings: dict[str, Any]) -> Workload:
 
 
 def by_formula(
-    workload: Workload, choice: Choice, *, ranks: int = 1, on_gpu: bool = True
+    workload: Workload,
+    choice: Choice,
+    *,
+    ranks: int = 1,
+    on_gpu: bool = True,
+    device: Device | None = None,
 ) -> RankMemory:
     """GiB that every setting makes smaller: each sample costs, and what all samples share."""
     train = workload.config.train

@@ -14,6 +14,7 @@ import pytest
 from timerxl.config import OptimConfig
 from timerxl.model import TimerXLForClassification
 from timerxl.planner import memory as planner_memory
+from timerxl.planner.devices import DEVICES, GIB, Device
 from timerxl.planner.memory import RankMemory, ZeroSettings, gradient_elements, rank_memory
 from timerxl.planner.trace import Peak, StepSettings, trace_step
 from timerxl.planner.workload import Choice, Workload, memory_of
@@ -225,3 +226,19 @@ def test_settings_of_the_recipe_reach_the_trace(
     assert zero == ZeroSettings.load(DS_CONFIGS / "zero2_fp16.json")
     assert plain == replace(expected, half=False, on_gpu=True)
     assert (alone, no_zero) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("requested", "gib", "expected"),
+    [("auto", 4.0, 1), ("auto", 14.0, 0), ("true", 14.0, 1), ("false", 0.1, 0)],
+)
+def test_the_series_on_the_gpu_is_counted(
+    workload: MakeWorkload, requested: str, gib: float, expected: int
+) -> None:
+    run = replace(workload(f"train.data_on_device={requested}"), series_bytes=round(gib * GIB))
+    without = memory_of(run, Choice("fp16", 0))
+    found = memory_of(run, Choice("fp16", 0), device=DEVICES["t4"])  # 14.7 GiB
+    assert found.series == expected * run.series_bytes
+    assert found.total - without.total == found.series
+    on_cpu = Device("cpu", 64.0, {}, is_cpu=True)
+    assert memory_of(run, Choice("fp32", 0), on_gpu=False, device=on_cpu).series == 0

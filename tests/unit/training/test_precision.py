@@ -7,7 +7,7 @@ import torch
 
 from timerxl.config import InputError
 from timerxl.device import DeviceFacts, device_facts
-from timerxl.training.precision import choose_precision, choose_zero_stage
+from timerxl.training.precision import choose_data_place, choose_precision, choose_zero_stage
 
 CPU = DeviceFacts(False, False, "CPU")
 T4 = DeviceFacts(True, False, "Tesla T4")
@@ -113,3 +113,30 @@ def test_a_cpu_on_purpose_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """accelerate launch --cpu: bf16 of the GPU would be taken for the CPU's."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert device_facts({"ACCELERATE_USE_CPU": "True"}) == CPU
+
+
+@pytest.mark.parametrize(
+    ("requested", "series", "planned", "memory", "expected"),
+    [
+        ("auto", 1.0, 3.0, None, "false"),  # never unasked on a CPU
+        ("auto", 1.0, None, 16.0, "false"),
+        ("auto", 1.0, 8.0, 10.0, "true"),  # 9 of 10 GiB, a tenth stays free
+        ("auto", 1.01, 8.0, 10.0, "false"),
+        ("auto", 20.0, 8.0, 79.1, "true"),
+        (True, 100.0, 8.0, 10.0, "true"),
+        (True, 1.0, None, None, "true"),
+        (False, 0.1, 1.0, 79.1, "false"),
+    ],
+)
+def test_where_the_series_lies(
+    requested: bool | str,
+    series: float,
+    planned: float | None,
+    memory: float | None,
+    expected: str,
+) -> None:
+    found = choose_data_place(requested, series, planned, memory)
+    assert found.value == expected
+    if requested == "auto" and planned and memory:
+        assert f"{series:.3g} GiB beside {planned:.3g} GiB" in found.reason
+        assert f"10% of {memory:.3g} GiB" in found.reason

@@ -1,0 +1,157 @@
+"""Windows gathered on the device are those of the DataLoader, in its order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+
+from timerxl.config import InputError, RunConfig, load_recipe
+from timerxl.data.readers import load_series
+from timerxl.data.windows import WeatherWindows, build_windows
+from timerxl.model import TimerXLForClassification
+from timerxl.training.assembly import model_config
+from timerxl.training.batches import BatchPlan
+from timerxl.training.evaluation import forecast
+from timerxl.training.feed import loader, place_data, training_steps
+from timerxl.training.precision import Decision
+
+CONFIG = load_recipe(
+    "quickstart",
+    (
+        "data.synthetic.start=2024-06-01 data.train_fraction=0.35 data.validation_fraction=0.35 "
+        "data.static_features=true model.patch_length=8 model.context_length=16 "
+        "model.hidden_size=16 model.intermediate_size=32 model.num_hidden_layers=1 "
+        "train.batch_size=7 train.accumulation_steps=2"
+    ).split(),
+)
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    yield Accelerator(cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def windows() -> WeatherWindows:
+    return build_windows(load_series(CONFIG.data), CONFIG.data, CONFIG.model.context_length)
+
+
+@pytest.fixture(scope="module")
+def resident(windows: WeatherWindows) -> WeatherWindows:
+    return dataclasses.replace(windows, on_device=windows.transform.to(torch.device("cpu")))
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_the_same_batches_in_the_same_order(
+    windows: WeatherWindows, resident: WeatherWindows
+) -> None:
+    batches = [[5, 0, 3], [1], list(range(60, 20, -1))]
+    loaded = list(loader(windows, "validation", batches, 0, False))
+    gathered = list(loader(resident, "validation", batches, 4, True))  # no worker, no pinning
+    assert [len(batch["labels"]) for batch in gathered] == [3, 1, 40]
+    assert all(map(equal, gathered, loaded))
+    assert {"past_values", "labels", "static_real_features"} < set(gathered[0])
+
+
+def test_the_same_steps(windows: WeatherWindows, resident: WeatherWindows) -> None:
+    plan = BatchPlan(len(windows.issue_rows("train")), 7, 2, 1, 0, seed=3)
+    numbers = range(plan.steps_per_epoch - 3, plan.steps_per_epoch + 2)  # over an epoch's end
+    taken = 0
+    for one, other in zip(
+        training_steps(CONFIG, windows, plan, 0.3, numbers, False),
+        training_steps(CONFIG, resident, plan, 0.3, numbers, False),
+        strict=True,
+    ):
+        (group, loaded, weight, samples), (same, gathered, same_weight, same_samples) = one, other
+        assert (group, weight) == (same, same_weight)
+        np.testing.assert_array_equal(samples, same_samples)
+        for _ in group:
+            batch = next(gathered)
+            assert equal(batch, next(loaded))
+            batch["labels"][:] = -100  # as a step marks what does not count: of its own copy
+            taken += 1
+    assert taken == 2 * len(numbers)
+    assert (resident.transform.label >= -1).all()
+
+
+def test_the_same_forecasts(
+    windows: WeatherWindows, resident: WeatherWindows, accelerator: Accelerator
+) -> None:
+    settings = model_config(
+        CONFIG, len(windows.series.feature_names), len(windows.static_feature_names), 0.5
+    )
+    model = TimerXLForClassification(settings)
+    positions = np.arange(3, 60, 2)
+    found = [forecast(accelerator, model, w, "test", positions, 8) for w in (windows, resident)]
+    np.testing.assert_array_equal(found[0].logits, found[1].logits)
+    np.testing.assert_array_equal(found[0].label, found[1].label)
+
+
+@pytest.mark.parametrize(
+    ("requested", "planned", "expected", "said"),
+    [
+        ("auto", None, False, "stays in the host's memory: no GPU"),
+        ("true", None, True, "lies on cpu"),
+        ("false", None, False, "train.data_on_device=False"),
+        ("auto", Decision("true", "it fits"), True, "it fits"),
+        ("auto", Decision("false", "it does not fit"), False, "it does not fit"),
+    ],
+)
+def test_where_it_lies_is_said(
+    windows: WeatherWindows,
+    accelerator: Accelerator,
+    requested: str,
+    planned: Decision | None,
+    expected: bool,
+    said: str,
+) -> None:
+    config = load_recipe("quickstart", [f"train.data_on_device={requested}", "train.num_workers=3"])
+    own, lines = dataclasses.replace(windows), []
+    place_data(config, own, accelerator, planned, lines.append)
+    assert (own.on_device is not None) == expected
+    assert said in lines[0]
+    size = 4 * windows.values.numel() + 4 * windows.static.numel() + 8 * len(windows.label)
+    assert f"({size / 2**30:.3g} GiB)" in lines[0]
+    # Workers that have nothing to do are named.
+    assert [line for line in lines if "num_workers=3 is not followed" in line] == lines[1:]
+    assert len(lines) == 1 + expected
+
+
+def test_a_whole_run_is_the_same(train_tiny: Any, tmp_path: Any) -> None:
+    runs = [
+        train_tiny(tmp_path / place, "train.max_steps=6", f"train.data_on_device={place}")
+        for place in ("false", "true")
+    ]
+    losses, same = ([event["loss"] for event in run.events("train")] for run in runs)
+    assert losses == same
+    assert len(losses) == 6
+    assert runs[0].returned["test"] == runs[1].returned["test"]
+
+
+@pytest.mark.parametrize("value", ["gpu", "2", "null"])
+def test_other_words_are_refused(value: str) -> None:
+    with pytest.raises(InputError, match=r"train\.data_on_device"):
+        load_recipe("quickstart", [f"train.data_on_device={value}"])
+
+
+def test_the_setting_is_read_as_given() -> None:
+    def read(*overrides: str) -> RunConfig:
+        return load_recipe("quickstart", list(overrides))
+
+    assert read().train.data_on_device == "auto"
+    assert read("train.data_on_device=true").train.data_on_device is True
+    assert read("train.data_on_device=False").train.data_on_device is False
