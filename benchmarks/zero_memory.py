@@ -23,7 +23,7 @@ from timerxl.config import load_recipe
 from timerxl.planner.solo_rank import run_step
 from timerxl.planner.trace import StepSettings
 from timerxl.training.assembly import model_config
-from timerxl.training.launcher import build_accelerator, fill_deepspeed
+from timerxl.training.launcher import build_accelerator, fill_deepspeed, plan_launch
 
 NUM_VARIABLES = 27
 
@@ -37,7 +37,7 @@ def stored_bytes(tensors: Iterable[Any]) -> int:
 def main() -> int:
     folder, overrides = Path(sys.argv[1]), sys.argv[2:]
     config = load_recipe("small_original", [*overrides, "train.trackers=[]"])
-    accelerator = build_accelerator(config, lambda sentence: None)
+    accelerator = build_accelerator(config, plan_launch(config), lambda sentence: None)
     fill_deepspeed(accelerator, config)
     settings = StepSettings(
         model=model_config(config, NUM_VARIABLES, 0, alpha=0.5),

@@ -4,6 +4,7 @@
 
 raise: an error that nothing foresees; freeze: SIGSTOP, as a machine that hangs; abort: as NCCL's
 watchdog ends a process; with "final" it happens while the best model is scored for the last time.
+overflow: every gradient is infinite, in fp16 although there is no GPU.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import launch.train
 from timerxl.command_line import leave
-from timerxl.training import ending
+from timerxl.training import ending, launcher, run
 from timerxl.training.loop import Trainer
+from timerxl.training.precision import Decision
 
 ACTION, RANK, *FINAL = sys.argv.pop(1).split(":")
 
@@ -43,8 +45,24 @@ def breaking(function: Any, is_time: Any) -> Any:
     return call
 
 
+def overflowing(build: Any) -> Any:
+    def call(*arguments: Any) -> Any:
+        model, backbone = build(*arguments)
+        model.classifier_out.weight.register_hook(lambda gradient: gradient * float("inf"))
+        return model, backbone
+
+    return call
+
+
 if __name__ == "__main__":
-    if FINAL:
+    if ACTION == "overflow":
+        from deepspeed.accelerator import get_accelerator
+
+        # DeepSpeed's fp16 engine runs on a CPU, though it says no; slow, and right.
+        get_accelerator().is_fp16_supported = lambda: True
+        launcher.choose_precision = lambda *_: Decision("fp16", "forced")
+        run.build_model = overflowing(run.build_model)
+    elif FINAL:
         ending.forecast = breaking(ending.forecast, lambda *_: True)
     else:
         Trainer._take_step = breaking(  # type: ignore[method-assign]

@@ -134,3 +134,36 @@ def test_a_death_without_a_word_is_written_down(
     assert found["reason"].startswith("the process ended without a word: killed")
     assert "The same command goes on from the newest checkpoint." in found["reason"]
     assert [path.name for path in folder.glob(".status*")] == []
+
+
+@pytest.mark.parametrize(
+    ("action", "code", "words"),
+    [
+        ("stop", 3, "fp16 has left out 15 updates in a row up to step 15"),
+        ("warn", 1, "fp16 has left out every update for 18 steps up to step 18"),
+    ],
+)
+def test_endless_skips_of_fp16_end_in_our_words(
+    action: str, code: int, words: str, tmp_path: Path
+) -> None:
+    """DeepSpeed's engine, with every gradient infinite; logged every 100 steps only."""
+    folder = tmp_path / "run"
+    accelerate = str(Path(sys.executable).with_name("accelerate"))
+    deepspeed = (
+        "--use_deepspeed --num_processes 1 --deepspeed_config_file ds_configs/zero2_fp16.json"
+    )
+    script = [str(HERE / "broken_rank.py"), "overflow:0", "--config", "quickstart", *TINY]
+    script += ["train.log_every_steps=100", "train.max_steps=30", "train.batch_size=16"]
+    script += [f"monitors.nonfinite={action}", f"output_dir={folder}"]
+    done = subprocess.run(
+        [accelerate, "launch", *deepspeed.split(), *script],
+        cwd=HERE.parents[1],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 1  # the launcher's
+    found = status(folder)
+    assert found["code"] == code, done.stderr[-3000:]
+    assert words in found["reason"]

@@ -21,7 +21,7 @@ from timerxl.model import TimerXLForClassification
 from timerxl.planner.solo_rank import zero_windows
 from timerxl.training.assembly import model_config
 from timerxl.training.batches import MicroBatch
-from timerxl.training.launcher import build_accelerator, fill_deepspeed
+from timerxl.training.launcher import build_accelerator, fill_deepspeed, plan_launch
 from timerxl.training.optim import build_optimizer
 from timerxl.training.step import NumberNotFinite, TrainingStep
 
@@ -43,7 +43,7 @@ def main() -> None:
     folder, overrides = Path(sys.argv[1]), sys.argv[3:]
     bad_ones = [int(index) for index in sys.argv[2].split(",")]
     config = load_recipe("quickstart", overrides)
-    accelerator = build_accelerator(config, lambda line: None)
+    accelerator = build_accelerator(config, plan_launch(config), lambda line: None)
     fill_deepspeed(accelerator, config)
     torch.manual_seed(0)
     settings = model_config(config, 3, 0, alpha=0.5)

@@ -186,7 +186,7 @@ def test_two_real_ranks(launcher: str, bad: list[int], tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
@@ -204,3 +204,36 @@ def test_two_real_ranks(launcher: str, bad: list[int], tmp_path: Path) -> None:
             assert found["backward passes"] == (3 if launcher == "DDP" else 2)
         if launcher == "DDP":  # whose gradients travel below torch.distributed's functions
             assert rank["calls"] == ["all_gather"]
+
+
+def test_fp16_s_skips_are_counted_where_a_fused_optimizer_hides_them() -> None:
+    """A real GradScaler: it skips inside the fused AdamW, and accelerate does not notice."""
+    model = a_model()
+    overflow = True
+    model.classifier_out.weight.register_hook(lambda g: g * float("inf") if overflow else g)
+    accelerator = Accelerator(cpu=True)
+    prepared = accelerator.prepare(model)
+    accelerator.state._mixed_precision, accelerator.native_amp = "fp16", True
+    accelerator.scaler = torch.amp.GradScaler("cpu")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    step = TrainingStep(
+        accelerator=accelerator,
+        model=prepared,
+        optimizer=accelerator.prepare(optimizer),
+        schedule=SimpleNamespace(step=lambda: None),
+        accumulation_steps=1,
+        max_grad_norm=0.05,
+    )
+    before = copy.deepcopy(model.state_dict())
+    for number in (1, 2, 3):
+        loss, norm = take(step, number, windows(1, number))
+        assert math.isfinite(loss)
+        assert norm is None
+        assert step.skipped == number
+        assert not step.optimizer.step_was_skipped  # accelerate's own word
+        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    overflow = False
+    _, norm = take(step, 4, windows(1, 4))
+    assert norm is not None
+    assert step.skipped == 0
+    assert not torch.equal(before["classifier_out.weight"], model.classifier_out.weight)
