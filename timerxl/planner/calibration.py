@@ -26,12 +26,14 @@ def device_at_hand() -> Device:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
         return Device("cpu", memory, {}, is_cpu=True)
     name = torch.cuda.get_device_name()
-    memory = torch.cuda.get_device_properties(0).total_memory / GIB
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    memory, capability = properties.total_memory / GIB, (properties.major, properties.minor)
     known = device_called(name)
     if known is not None:
-        return Device(known.name, memory, known.tflops)
+        return Device(known.name, memory, known.tflops, capability=capability)
     native_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    return Device(name, memory, {"bf16": float("nan")} if native_bf16 else {})
+    rates = {"bf16": float("nan")} if native_bf16 else {}
+    return Device(name, memory, rates, capability=capability)
 
 
 def calibrate(workload: Workload, precision: str, budget_seconds: float = 30.0) -> Rate:

@@ -8,6 +8,7 @@ from timerxl.planner.workload import Choice, Workload
 
 LONG_CONTEXT_SHARE = 0.25
 IDLE_SHARE = 0.5
+OLDEST_CAPABILITY = (7, 5)  # Turing; CUDA 13 left Volta and what is older behind
 
 
 def cautions(
@@ -50,6 +51,12 @@ def _computation(
             "are not compiled."
         )
     for device in devices:
+        if device.capability < OLDEST_CAPABILITY:
+            found.append(
+                f"{device.name} (compute capability {device.capability[0]}.{device.capability[1]}) "
+                "can't be used by PyPI's torch 2.13, which is built for CUDA 13: it needs a torch "
+                "built for CUDA 12."
+            )
         precision = choices[device.name].precision
         half = max((device.tflops.get(name, 0.0) for name in ("fp16", "bf16")), default=0.0)
         full = device.tflops.get("fp32", half)

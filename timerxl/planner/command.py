@@ -71,6 +71,8 @@ class Answer:
                 print("time: not known for this device; --calibrate measures it.")
             if plan.scaling:
                 print_table(text.scaling_table(plan))
+            if plan.one_gpu is not None:
+                print(plan.one_gpu.sentence())
             if not plan.devices[0].is_cpu:
                 rungs = memory_ladder(plan.workload)
                 print_table(text.ladder_table(rungs, plan.workload.config.recipe))

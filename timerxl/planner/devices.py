@@ -16,11 +16,13 @@ from timerxl.config import InputError
 from timerxl.device import DeviceFacts
 
 GIB = 2**30
-# What the driver, cuBLAS and their workspaces hold beside torch's allocator, on every device.
+# What the driver and the libraries' kernels hold beside torch's allocator, on every device.
 CONTEXT_GIB = 0.45
 # Share of the peak rate that training steps of this size reach. Two logged epochs in fp32 on a T4
 # ran at 0.31 of its 8.1 TFLOP/s; other devices and formats are an assumption until calibrated.
 EFFICIENCY = 0.30
+# Assumed of a kernel's launch from Python: no step is shorter than its launches.
+LAUNCH_SECONDS = 5e-6
 
 _OTHER = {"laptop", "mobile", "ti", "super", "nvl", "max"}  # slower or faster than their namesake
 _UNITS = {"B": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
@@ -29,12 +31,14 @@ _UNITS |= {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 @dataclass(frozen=True)
 class Device:
-    """One kind of GPU, or this machine's CPU: memory in GiB, peak TFLOP/s per number format."""
+    """One kind of GPU, or this machine's CPU: memory in GiB, peak TFLOP/s per number format,
+    CUDA's compute capability."""
 
     name: str
     memory_gib: float
     tflops: dict[str, float] = field(hash=False)
     is_cpu: bool = False
+    capability: tuple[int, int] = (8, 0)
 
     @property
     def facts(self) -> DeviceFacts:
@@ -51,26 +55,28 @@ class Device:
         return self.tflops[precision]
 
 
-def _table(*rows: tuple[str, float, float, float, float | None]) -> dict[str, Device]:
+def _table(
+    *rows: tuple[str, float, float, float, float | None, tuple[int, int]],
+) -> dict[str, Device]:
     devices = {}
-    for name, memory, fp32, fp16, bf16 in rows:
+    for name, memory, fp32, fp16, bf16, capability in rows:
         rates = {"fp32": fp32, "fp16": fp16} | ({"bf16": bf16} if bf16 else {})
-        devices[name] = Device(name, memory, rates)
+        devices[name] = Device(name, memory, rates, capability=capability)
     return devices
 
 
-#                 name       GiB  fp32   fp16   bf16
+#                 name       GiB  fp32   fp16   bf16  capability
 DEVICES = _table(
-    ("p100", 15.9, 9.3, 18.7, None),
-    ("v100", 15.8, 15.7, 125.0, None),
-    ("t4", 14.7, 8.1, 65.0, None),
-    ("rtx3090", 23.7, 35.6, 71.0, 71.0),
-    ("rtx4090", 23.6, 82.6, 165.2, 165.2),
-    ("a10g", 22.1, 31.2, 70.0, 70.0),
-    ("l4", 22.0, 30.3, 121.0, 121.0),
-    ("a100", 39.4, 19.5, 312.0, 312.0),
-    ("a100-80", 79.2, 19.5, 312.0, 312.0),
-    ("h100", 79.1, 66.9, 989.4, 989.4),
+    ("p100", 15.9, 9.3, 18.7, None, (6, 0)),
+    ("v100", 15.8, 15.7, 125.0, None, (7, 0)),
+    ("t4", 14.7, 8.1, 65.0, None, (7, 5)),
+    ("rtx3090", 23.7, 35.6, 71.0, 71.0, (8, 6)),
+    ("rtx4090", 23.6, 82.6, 165.2, 165.2, (8, 9)),
+    ("a10g", 22.1, 31.2, 70.0, 70.0, (8, 6)),
+    ("l4", 22.0, 30.3, 121.0, 121.0, (8, 9)),
+    ("a100", 39.4, 19.5, 312.0, 312.0, (8, 0)),
+    ("a100-80", 79.2, 19.5, 312.0, 312.0, (8, 0)),
+    ("h100", 79.1, 66.9, 989.4, 989.4, (9, 0)),
 )
 DEFAULT_DEVICES = "t4,l4,a100"
 
@@ -137,7 +143,9 @@ def _described(text: str) -> Device:
         rates[key.removeprefix("tflops_")] = rate
     if not rates:
         raise InputError(f"--device {text}: expected a rate, such as tflops_bf16=120.")
-    return Device(given["name"], parse_size_gib(given["memory"], "--device memory"), rates)
+    memory = parse_size_gib(given["memory"], "--device memory")
+    capability = (8, 0) if "bf16" in rates else (7, 5)  # the first with it, the last without
+    return Device(given["name"], memory, rates, capability=capability)
 
 
 def device_called(cuda_name: str) -> Device | None:

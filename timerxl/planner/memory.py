@@ -18,6 +18,7 @@ import torch
 
 from timerxl.config import OptimConfig
 from timerxl.model import TimerXLForClassification
+from timerxl.planner.cuda_kernels import cublas_workspace
 from timerxl.planner.devices import CONTEXT_GIB, GIB
 from timerxl.planner.trace import StepSettings, trace_step
 from timerxl.training.optim import parameter_groups
@@ -48,7 +49,8 @@ class ZeroSettings:
 class RankMemory:
     """Bytes on one rank at the moment of its peak; ``gradients_complete`` is their size at the
     end of backward, ``host`` what offloading moves to the computer's own memory; ``series`` is
-    the data's copy on the GPU (``train.data_on_device``)."""
+    the data's copy on the GPU (``train.data_on_device``), the workspaces are what attention's
+    backward works in at that moment and what cuBLAS keeps."""
 
     weights: int
     gradients: int
@@ -60,6 +62,12 @@ class RankMemory:
     gradients_complete: int
     host: int = 0
     series: int = 0
+    attention_workspace: int = 0
+    cublas_workspace: int = 0
+
+    @property
+    def workspaces(self) -> int:
+        return self.attention_workspace + self.cublas_workspace
 
     @property
     def buffers(self) -> int:
@@ -68,7 +76,8 @@ class RankMemory:
     @property
     def total(self) -> int:
         resident = self.weights + self.gradients + self.optimizer
-        return resident + self.activations + self.buffers + self.series + self.context
+        working = self.activations + self.buffers + self.workspaces
+        return resident + working + self.series + self.context
 
     @property
     def total_gib(self) -> float:
@@ -78,8 +87,10 @@ class RankMemory:
 def rank_memory(settings: StepSettings, ranks: int, zero: ZeroSettings | None) -> RankMemory:
     """Memory of one of ``ranks`` ranks; ``zero`` None is plain data parallelism."""
     context = round(CONTEXT_GIB * GIB) if settings.on_gpu else 0
+    cublas = cublas_workspace(settings.capability) if settings.on_gpu else 0
     if zero is not None:
-        return _sharded(replace(settings, sharded=True), ranks, zero, context)
+        memory = _sharded(replace(settings, sharded=True), ranks, zero, context)
+        return replace(memory, cublas_workspace=cublas)
     # Beyond the second micro-batch nothing new happens.
     repeats = min(settings.accumulation_steps, 2)
     peak = trace_step(replace(settings, accumulation_steps=repeats, sharded=False))
@@ -92,6 +103,8 @@ def rank_memory(settings: StepSettings, ranks: int, zero: ZeroSettings | None) -
         buckets=peak.weights if ranks > 1 else 0,  # fp32 both: as many bytes as the gradients
         context=context,
         gradients_complete=peak.weights,
+        attention_workspace=peak.attention_workspace,
+        cublas_workspace=cublas,
     )
 
 
@@ -128,14 +141,14 @@ def _sharded(settings: StepSettings, ranks: int, zero: ZeroSettings, context: in
     gradients = GRADIENT_BYTES * max(gradient_elements(settings, ranks))
     buckets = zero.num_buckets * zero.bucket_elements * element
     flattened = min(parameters, zero.bucket_elements) * element  # flattened for the collective
-    # (activations, temporary, buckets) in backward, at its end, and in the update.
+    # (activations, temporary, buckets, workspace) in backward, at its end, and in the update.
     in_backward = flattened if parameters > zero.bucket_elements else 0
     moments = [
-        (peak.activations, peak.temporary + in_backward, buckets),
-        (0, flattened, buckets),
-        (0, 0 if settings.half else gradients, 0),
+        (peak.activations, peak.temporary + in_backward, buckets, peak.attention_workspace),
+        (0, flattened, buckets, 0),
+        (0, 0 if settings.half else gradients, 0, 0),
     ]
-    activations, temporary, live_buckets = max(moments, key=sum)
+    activations, temporary, live_buckets, workspace = max(moments, key=sum)
     on_host = zero.offload_optimizer
     return RankMemory(
         weights=peak.weights,
@@ -147,4 +160,5 @@ def _sharded(settings: StepSettings, ranks: int, zero: ZeroSettings, context: in
         context=context,
         gradients_complete=gradients,
         host=gradients + optimizer + element * shard if on_host else 0,
+        attention_workspace=workspace,
     )

@@ -11,6 +11,7 @@ from timerxl.planner.cautions import cautions
 from timerxl.planner.communication import Interconnect, Scaling
 from timerxl.planner.devices import GIB, Device
 from timerxl.planner.memory import RankMemory
+from timerxl.planner.one_gpu import OneGpu, one_gpu
 from timerxl.planner.timing import (
     Rate,
     RunTime,
@@ -31,6 +32,7 @@ class Plan:
     memory: dict[int, RankMemory]
     times: list[RunTime]
     scaling: list[Scaling] = field(default_factory=list)
+    one_gpu: OneGpu | None = None
     warnings: list[str] = field(default_factory=list)
 
     def fits(self, gpus: int, device: Device) -> bool:
@@ -53,6 +55,7 @@ class Plan:
             "per_gpu": [self._per_gpu(gpus) for gpus in self.memory],
             "time": [_time(time) for time in self.times],
             "scaling": [asdict(item) for item in self.scaling],
+            "one_gpu": self.one_gpu.to_dict() if self.one_gpu else None,
             "warnings": self.warnings,
         }
 
@@ -62,7 +65,7 @@ class Plan:
             f"{name}_gib": getattr(memory, name) / GIB
             for name in (
                 "weights gradients optimizer activations buffers context total temporary buckets "
-                "series gradients_complete host"
+                "series workspaces attention_workspace cublas_workspace gradients_complete host"
             ).split()
         }
         return {
@@ -124,7 +127,10 @@ def make_plan(
         for n in gpus
         if n > 1 and first.name in rates
     ]
-    plan = Plan(workload, devices, choices, memory, times, spread)
+    alone = None
+    if 1 in memory:
+        alone = one_gpu(workload, choices[first.name], first, memory[1])
+    plan = Plan(workload, devices, choices, memory, times, spread, alone)
     plan.warnings.extend(cautions(workload, devices, plan.memory, plan.choices))
     return plan
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
 
 from timerxl.model import TimerXLConfig
 from timerxl.training.batches import MicroBatch
@@ -22,7 +21,7 @@ class SoloRank:
     """Accelerator and optimizer of a single process in one."""
 
     num_processes = 1
-    distributed_type = DistributedType.NO
+    distributed_type = "NO"  # as accelerate names it
     mixed_precision = "no"
 
     def __init__(self, optimizer: torch.optim.Optimizer, accumulation_steps: int, device: str):

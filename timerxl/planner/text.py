@@ -7,14 +7,14 @@ from typing import Any
 
 from rich.table import Table
 
-from timerxl.planner.devices import CONTEXT_GIB, GIB
+from timerxl.planner.devices import CONTEXT_GIB, GIB, LAUNCH_SECONDS
 from timerxl.planner.fit import Fit
 from timerxl.planner.ladder import Rung
 from timerxl.planner.memory import RankMemory
 from timerxl.planner.plan import Plan
 from timerxl.planner.timing import RunTime
 
-CATEGORIES = "weights gradients optimizer activations temporary buckets series context".split()
+CATEGORIES = "weights gradients optimizer activations buffers workspaces series context".split()
 
 
 def duration(seconds: float) -> str:
@@ -96,7 +96,8 @@ def time_table(times: list[RunTime], epochs: int) -> Table:
     table = _table(
         "Time",
         columns,
-        "efficiency: assumed share of the peak rate, unless calibrated. An epoch is training "
+        "efficiency: assumed share of the peak rate, unless calibrated; a step then takes at least "
+        f"{LAUNCH_SECONDS * 1e6:g} us, assumed, for each of its kernels. An epoch is training "
         f"alone; the whole run is at most {epochs} epochs (or train.max_steps) and every "
         "evaluation; early stopping may end it sooner.",
     )

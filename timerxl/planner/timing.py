@@ -5,27 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from timerxl.planner.communication import Interconnect, Scaling, exchange, scaling
-from timerxl.planner.devices import EFFICIENCY, Device
-from timerxl.planner.workload import Workload
+from timerxl.planner.devices import EFFICIENCY, LAUNCH_SECONDS, Device
+from timerxl.planner.workload import Choice, Workload, launches_per_micro_batch
 
 DDP_BUCKET_ELEMENTS = 25 * 2**20 // 4  # DistributedDataParallel's default, fp32
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Operations a second of one device: ``tflops`` is what a run is expected to reach."""
+    """Operations a second of one device: ``tflops`` is what a run is expected to reach.
+
+    ``launch_seconds`` is the least time of an operator, 0 where steps were measured.
+    """
 
     device: str
     precision: str
     tflops: float
     peak_tflops: float | None = None
     efficiency: float | None = None
+    launch_seconds: float = 0.0
 
 
 def assumed_rate(device: Device, precision: str) -> Rate:
     """The table's peak rate times the assumed efficiency; InputError where there is no peak."""
     peak = device.peak_tflops(precision)
-    return Rate(device.name, precision, peak * EFFICIENCY, peak, EFFICIENCY)
+    return Rate(device.name, precision, peak * EFFICIENCY, peak, EFFICIENCY, LAUNCH_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,10 @@ class RunTime:
 def predict_time(
     workload: Workload, rate: Rate, gpus: int, zero_stage: int, link: Interconnect | None
 ) -> RunTime:
-    """Seconds of training and evaluation; communication over ``link`` follows computation."""
+    """Seconds of training and evaluation; communication over ``link`` follows computation.
+
+    Where the rate is assumed, training takes at least its launches.
+    """
     train, rates = workload.config.train, rate.tflops * 1e12
     samples, steps_per_epoch = workload.windows["train"], workload.steps_per_epoch(gpus)
     sent = 0.0
@@ -53,6 +60,10 @@ def predict_time(
         step = predict_scaling(workload, rate, gpus, zero_stage, link)
         sent = step.compute_seconds * (1 / step.efficiency - 1)  # what is not hidden
     computed = samples / gpus * workload.flops_per_sample() / rates
+    if rate.launch_seconds:
+        launches = launches_per_micro_batch(workload, Choice(rate.precision, zero_stage))
+        micro_batches = steps_per_epoch * train.accumulation_steps
+        computed = max(computed, micro_batches * launches * rate.launch_seconds)
     epoch = computed + steps_per_epoch * sent
     forward = workload.flops_per_sample(training=False) / rates / gpus
     validation = workload.windows["validation"] * forward

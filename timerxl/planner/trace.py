@@ -18,15 +18,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import DistributedType
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from timerxl.config import OptimConfig
 from timerxl.model import TimerXLConfig, TimerXLForClassification
-from timerxl.planner.cuda_kernels import EFFICIENT_ATTENTION, CudaKernels
+from timerxl.planner.cuda_kernels import (
+    CAPABILITY,
+    EFFICIENT_ATTENTION,
+    LIVE_WORKSPACE,
+    CudaKernels,
+)
 from timerxl.planner.solo_rank import SoloRank, run_step, solo_step
 from timerxl.training.optim import build_optimizer
+
+_NO_KERNEL = ("aten::empty", "aten::new_empty", "aten::detach")  # views are told by torch itself
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class StepSettings:
         sharded: ZeRO-2: weights in the computing format, gradients handed on as they appear, the
             optimizer elsewhere. Otherwise weights are fp32, under autocast where ``half``.
         on_gpu: allocate as a GPU's kernels do; otherwise exactly what a CPU does.
+        capability: CUDA's compute capability of that GPU, which decides on kernels.
     """
 
     model: TimerXLConfig
@@ -50,29 +57,45 @@ class StepSettings:
     half: bool = False
     sharded: bool = False
     on_gpu: bool = True
+    capability: tuple[int, int] = (8, 0)
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes at the moment of the traced step's highest total."""
+    """Bytes at the moment of the traced step's highest total.
+
+    ``attention_workspace`` is what attention's backward worked in at that moment, ``launches`` the
+    operators of the whole step that do work: on a GPU at least one kernel each.
+    """
 
     weights: int
     gradients: int
     optimizer: int
     activations: int
     temporary: int
+    attention_workspace: int = 0
+    launches: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.temporary
+        kept = self.weights + self.gradients + self.optimizer + self.activations
+        return kept + self.temporary + self.attention_workspace
 
 
 class _PeakTracker(MemTracker):
-    """MemTracker without its peaks module by module, which nobody reads here: twice as fast."""
+    """MemTracker without its peaks module by module, which nobody reads here: twice as fast.
+
+    It also counts the operators that compute, and notes attention's workspace at the peak.
+    """
+
+    launches = 0
+    attention_workspace = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         if func is torch.ops.prim.device.default:  # most calls by far; makes no tensor
             return func(*args, **kwargs or {})
+        if not func.is_view and not func.name().startswith(_NO_KERNEL):
+            self.launches += 1
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def _update_peak_stats(self, peak_state: Any) -> None:
@@ -80,6 +103,7 @@ class _PeakTracker(MemTracker):
             if self._peak_mem.get(device, 0) < now["Total"]:
                 self._peak_mem[device] = now["Total"]
                 self._peak_mem_snap[device] = dict(now)
+                self.attention_workspace = LIVE_WORKSPACE.get()
 
 
 class _PaperRank(SoloRank):
@@ -88,7 +112,7 @@ class _PaperRank(SoloRank):
     def __init__(self, settings: StepSettings, tracker: MemTracker, optimizer: Any):
         super().__init__(optimizer, settings.accumulation_steps, "cpu")
         self.sharded, self.tracker = settings.sharded, tracker
-        self.distributed_type = DistributedType.DEEPSPEED if self.sharded else DistributedType.NO
+        self.distributed_type = "DEEPSPEED" if self.sharded else "NO"
 
     @contextlib.contextmanager
     def accumulate(self, model: torch.nn.Module) -> Iterator[None]:
@@ -138,6 +162,7 @@ def _trace(model_json: str, **values: Any) -> Peak:
                 parameter.register_post_accumulate_grad_hook(_hand_on)
         if settings.on_gpu:
             stack.enter_context(CudaKernels())
+            stack.callback(CAPABILITY.reset, CAPABILITY.set(settings.capability))
         if not settings.sharded:
             _first_step(model, optimizer)
         tracker.track_external(model, optimizer)
@@ -150,7 +175,9 @@ def _trace(model_json: str, **values: Any) -> Peak:
         gradients=named["GRAD"],
         optimizer=named["OPT"],
         activations=named["ACT"] + named["BUFFER"] + named["OTH"],
-        temporary=named["TEMP"],
+        temporary=named["TEMP"] - tracker.attention_workspace,
+        attention_workspace=tracker.attention_workspace,
+        launches=tracker.launches,
     )
 
 

@@ -17,7 +17,7 @@ from timerxl.model import TimerXLConfig, TimerXLForClassification
 from timerxl.model.flops_timerxl import flops_per_sample
 from timerxl.planner.devices import GIB, Device
 from timerxl.planner.memory import RankMemory, ZeroSettings, rank_memory
-from timerxl.planner.trace import StepSettings
+from timerxl.planner.trace import StepSettings, trace_step
 from timerxl.training.assembly import model_config
 from timerxl.training.launcher import LauncherChoice, decide, deepspeed_config_path
 from timerxl.training.precision import Decision, choose_data_place
@@ -144,6 +144,32 @@ def choose(workload: Workload, device: Device) -> Choice:
     return Choice(precision.value, int(zero.value), skipped)
 
 
+def _step_settings(
+    workload: Workload, choice: Choice, on_gpu: bool, capability: tuple[int, int]
+) -> StepSettings:
+    config = workload.config
+    return StepSettings(
+        model=workload.model,
+        attention=config.model.attn_implementation,
+        batch_size=config.train.batch_size,
+        accumulation_steps=config.train.accumulation_steps,
+        checkpointing=config.train.gradient_checkpointing,
+        half=choice.precision != "fp32",
+        on_gpu=on_gpu,
+        capability=capability,
+    )
+
+
+def launches_per_micro_batch(workload: Workload, choice: Choice) -> int:
+    """Operators that compute in a step of one micro-batch on a GPU, at least one kernel each.
+
+    Without those of DeepSpeed's update.
+    """
+    settings = _step_settings(workload, choice, True, StepSettings.capability)
+    sharded = choice.zero_stage == 2
+    return trace_step(replace(settings, accumulation_steps=1, sharded=sharded)).launches
+
+
 def memory_of(
     workload: Workload,
     choice: Choice,
@@ -154,16 +180,8 @@ def memory_of(
 ) -> RankMemory:
     """Memory of one of ``ranks`` ranks of this run; the series in it only where ``device`` is
     known, a GPU, and takes it (``choose_data_place``)."""
-    config = workload.config
-    settings = StepSettings(
-        model=workload.model,
-        attention=config.model.attn_implementation,
-        batch_size=config.train.batch_size,
-        accumulation_steps=config.train.accumulation_steps,
-        checkpointing=config.train.gradient_checkpointing,
-        half=choice.precision != "fp32",
-        on_gpu=on_gpu,
-    )
+    capability = device.capability if device is not None else StepSettings.capability
+    settings = _step_settings(workload, choice, on_gpu, capability)
     zero = workload.zero_settings(choice.precision) if choice.zero_stage == 2 else None
     memory = rank_memory(settings, ranks, zero)
     if device is None or device.is_cpu:

@@ -49,8 +49,8 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Prediction:
-    """``epoch_seconds`` of training alone, or None where no rate is known; ``summary`` is one
-    line. Memory is what :func:`peak_memory_gib` will measure, the series in it where
+    """``epoch_seconds`` of training alone, or None where no rate is known; ``summary`` is a line,
+    on one GPU two. Memory is what :func:`peak_memory_gib` will measure, the series in it where
     ``data_on_device`` puts it there."""
 
     peak_memory_gib: float

@@ -148,14 +148,16 @@ def test_the_gpu_at_hand(
     formats: set[str],
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: driver_says)
-    properties = SimpleNamespace(total_memory=14.5 * GIB)
+    properties = SimpleNamespace(total_memory=14.5 * GIB, major=8, minor=9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native_bf16)
     found = device_at_hand()
     # The memory is this machine's own, not the table's.
     assert (found.name, found.memory_gib, set(found.tflops)) == (name, 14.5, formats)
     assert not found.is_cpu
+    assert found.capability == (8, 9)
     assert found.facts.native_bf16 == ("bf16" in formats)
     if name in DEVICES:
         assert found.tflops == DEVICES[name].tflops

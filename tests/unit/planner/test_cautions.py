@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -69,7 +70,7 @@ def test_idle_tensor_cores(workload: MakeWorkload) -> None:
 def test_settings_that_are_not_followed(workload: MakeWorkload) -> None:
     run = workload("train.precision=bf16", "train.zero_stage=2")
     # The same sentence of two devices is said once; another device's name makes another.
-    v100 = DEVICES["v100"]
+    v100 = replace(DEVICES["v100"], capability=(7, 5))
     twin = Choice("fp16", 2, choose(run, T4).skipped)
     choices = {"t4": choose(run, T4), "twin": twin, "v100": choose(run, v100)}
     found = said(run, [T4, v100], 14.0, choices=choices)
@@ -125,3 +126,13 @@ def test_precision_and_stage_are_the_run_s_own(
     assert (found.precision, found.zero_stage) == (expected, 0 if device.is_cpu else 2)
     precision_skipped = precision not in ("auto", expected)
     assert len(found.skipped) == precision_skipped + device.is_cpu
+
+
+def test_gpus_that_torch_has_left_behind(workload: MakeWorkload) -> None:
+    """CUDA 13 builds for compute capability 7.5 and later: no Pascal, no Volta."""
+    found = said(workload(), [DEVICES[name] for name in ("p100", "v100", "t4")], 14.0)
+    assert [sentence.split(" can't")[0] for sentence in found] == [
+        "p100 (compute capability 6.0)",
+        "v100 (compute capability 7.0)",
+    ]
+    assert all("PyPI's torch 2.13" in sentence for sentence in found)

@@ -24,6 +24,7 @@ from timerxl.training.optim import build_optimizer
 MakeWorkload = Callable[..., Workload]
 RANKS = [1, 2, 3, 4, 8]
 CONTEXT = 0.45 * 1024**3
+CUBLAS = (2 * 4096 + 8 * 16) * 1024  # torch's default below Hopper
 SMALL_BUCKET = ZeroSettings(bucket_elements=100, num_buckets=1, offload_optimizer=False)
 
 
@@ -157,7 +158,7 @@ def test_without_zero_the_trace_is_the_rank(settings: StepSettings) -> None:
     full = replace(settings, half=False, batch_size=32)
     peak, count = trace_step(full), num_parameters(full)
     one, four = (rank_memory(full, ranks, None) for ranks in (1, 4))
-    assert one.total == pytest.approx(peak.total + CONTEXT, abs=1)
+    assert one.total == pytest.approx(peak.total + CONTEXT + CUBLAS, abs=1)
     assert (one.weights, one.optimizer) == (4 * count, peak.optimizer)
     assert (one.gradients, one.activations) == (peak.gradients, peak.activations)
     assert (one.temporary, one.buckets) == (peak.temporary, 0)
@@ -165,7 +166,9 @@ def test_without_zero_the_trace_is_the_rank(settings: StepSettings) -> None:
     assert four == replace(one, buckets=4 * count)
     assert one.gradients_complete == 4 * count
     on_cpu = rank_memory(replace(full, on_gpu=False), 1, None)
-    assert on_cpu.context == 0
+    assert (on_cpu.context, on_cpu.workspaces) == (0, 0)
+    hopper = rank_memory(replace(full, capability=(9, 0)), 1, None)
+    assert (one.cublas_workspace, hopper.cublas_workspace) == (CUBLAS, 32 * 1024**2)
     assert on_cpu.total == trace_step(replace(full, on_gpu=False)).total
 
 

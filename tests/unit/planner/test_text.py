@@ -106,12 +106,12 @@ def test_the_heading(plan: Plan) -> None:
 def test_memory_by_number_of_gpus(plan: Plan) -> None:
     table = text.memory_table(plan)
     assert headings(table) == (
-        "GPUs|weights|gradients|optimizer|activations|temporary|buckets|series|context|total|"
+        "GPUs|weights|gradients|optimizer|activations|buffers|workspaces|series|context|total|"
         "t4 14.7|p100 15.9"
     ).split("|")
     assert [[cell.replace(" ", "_") for cell in row] for row in rows(table)] == [
-        "1 1.00 0.50 2.00 11.00 0.25 0.12 0.00 0.12 15.00 NO,_0.30_over fits,_0.9_left".split(),
-        "2 1.00 0.50 2.00 8.00 0.25 0.12 0.00 0.12 12.00 fits,_2.7_left fits,_3.9_left".split(),
+        "1 1.00 0.50 2.00 11.00 0.38 0.00 0.00 0.12 15.00 NO,_0.30_over fits,_0.9_left".split(),
+        "2 1.00 0.50 2.00 8.00 0.38 0.00 0.00 0.12 12.00 fits,_2.7_left fits,_3.9_left".split(),
     ]
     assert (plan.fits(1, DEVICES["t4"]), plan.fits(2, DEVICES["t4"])) == (False, True)
     assert plan.fits(1, Device("exactly", 15.0, {}))

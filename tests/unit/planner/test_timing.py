@@ -16,9 +16,10 @@ from timerxl.data.readers import load_series
 from timerxl.data.windows import build_windows
 from timerxl.model import TimerXLForClassification
 from timerxl.planner.communication import INTERCONNECTS, Interconnect
+from timerxl.planner.devices import DEVICES
 from timerxl.planner.solo_rank import zero_windows
-from timerxl.planner.timing import Rate, predict_scaling, predict_time
-from timerxl.planner.workload import Workload, read_workload
+from timerxl.planner.timing import Rate, assumed_rate, predict_scaling, predict_time
+from timerxl.planner.workload import Choice, Workload, launches_per_micro_batch, read_workload
 from timerxl.training.batches import BatchPlan
 
 MakeWorkload = Callable[..., Workload]
@@ -228,3 +229,22 @@ def test_a_batch_larger_than_the_split_is_refused() -> None:
     message = str(caught.value)
     assert message.startswith("train.batch_size 800 x train.accumulation_steps 2 = 1600 is larger")
     assert f"{train:,} windows" in message
+
+
+def test_an_assumed_step_takes_at_least_its_launches(workload: MakeWorkload) -> None:
+    """1,000 windows, 8 at once: 125 steps of one micro-batch, or 63 of two."""
+    for accumulation, micro_batches in ((1, 125), (2, 126)):
+        run = workload(f"train.accumulation_steps={accumulation}")
+        launches = launches_per_micro_batch(run, Choice("bf16", 0))
+        rate = assumed_rate(DEVICES["a100"], "bf16")
+        found = predict_time(run, rate, 1, 0, None)
+        expected = micro_batches * launches * 5e-6
+        assert expected > 10 * 1000 * run.flops_per_sample() / (0.3 * 312e12)
+        assert found.train_seconds_per_epoch == pytest.approx(expected)
+        # What was measured is taken as it is; behind a slow rate the launches hide.
+        measured = predict_time(run, replace(rate, launch_seconds=0.0), 1, 0, None)
+        assert measured.train_seconds_per_epoch < expected / 10
+        computed = 1000 * run.flops_per_sample() / 1e8
+        assert computed > expected
+        slow = predict_time(run, replace(rate, tflops=1e-4), 1, 0, None)
+        assert slow.train_seconds_per_epoch == pytest.approx(computed)
