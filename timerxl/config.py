@@ -132,6 +132,8 @@ class TrainConfig:
     is auto (go on from the newest valid one in the run's folder), never (an earlier run is moved
     aside) or the path of a checkpoint; ``resume_force`` goes on although configuration or data
     changed. A process that hears nothing of the others for ``collective_timeout_minutes`` stops.
+    ``mirror`` is a folder or any URL that fsspec knows: copies of the run are kept there, and an
+    empty run's folder is filled from it.
     """
 
     epochs: int = 30
@@ -152,6 +154,7 @@ class TrainConfig:
     keep_last: int = 2
     resume: str = "auto"
     resume_force: bool = False
+    mirror: Optional[str] = None
     collective_timeout_minutes: float = 30.0
 
 

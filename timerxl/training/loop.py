@@ -37,6 +37,7 @@ class Trainer:
 
     ``after_evaluation`` is called on the main process with the run's folder whenever validation
     was scored: the page of the run is drawn there; ``new_best`` likewise where the model was kept.
+    ``take_copy`` is called there after a checkpoint, its evaluation and its best model included.
     """
 
     config: RunConfig
@@ -55,6 +56,7 @@ class Trainer:
     sync_metrics: Callable[[], int]
     after_evaluation: Callable[[Path], None] | None = None
     new_best: Callable[[Path], None] | None = None
+    take_copy: Callable[[], None] | None = None
     progress: Progress = field(default_factory=Progress)
 
     def run(self) -> Progress:
@@ -93,6 +95,8 @@ class Trainer:
                 elif checks:
                     self._check()
                 progress.looked_step = progress.step
+                if self.take_copy is not None and self.checkpoints.saved_step == progress.step:
+                    self.take_copy()
                 if evaluates or checks:
                     self._stop_if_agreed()
                 if not last and progress.evaluations_without_gain >= self.config.train.patience:

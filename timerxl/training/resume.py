@@ -31,7 +31,7 @@ HARMLESS = set(
     "recipe output_dir data.path train.num_workers train.log_every_steps "
     "train.trackers train.gradient_checkpointing train.zero_stage train.offload_optimizer "
     "train.batch_size train.accumulation_steps train.checkpoint_every_steps "
-    "train.checkpoint_every_minutes train.keep_last train.resume train.resume_force "
+    "train.checkpoint_every_minutes train.keep_last train.resume train.resume_force train.mirror "
     "train.collective_timeout_minutes eval.batch_size eval.fitted_baselines eval.num_resamples "
     "eval.block_days eval.test_every_epoch expectations".split()
 )

@@ -27,17 +27,18 @@ from timerxl.training.checkpoint import Checkpoints
 from timerxl.training.checkpoint_files import short_of_room
 from timerxl.training.ending import score_best
 from timerxl.training.fingerprints import code_fingerprint, data_fingerprint
-from timerxl.training.guard import Guard
+from timerxl.training.guard import Guard, RunStopped
 from timerxl.training.interruption import Interruption, way_on
 from timerxl.training.launcher import build_accelerator, fill_deepspeed, limit_waiting
 from timerxl.training.looks import Looks, check_interval
 from timerxl.training.loop import Trainer, train_curves
+from timerxl.training.mirror import Mirror, open_mirror
 from timerxl.training.opening import load_windows, start_event, work_line
 from timerxl.training.optim import build_optimizer, build_schedule
 from timerxl.training.peers import PeerLost, naming_lost_peers
 from timerxl.training.prediction import Predictor, RunFacts, check
 from timerxl.training.progress import Progress
-from timerxl.training.resume import plan_resume
+from timerxl.training.resume import RunEnded, plan_resume
 from timerxl.training.run_folder import METRICS, RunFolder
 from timerxl.training.saving import check_room
 from timerxl.training.step import TrainingFailed, TrainingStep
@@ -82,7 +83,14 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
     log = Log(active=is_main_rank())
     log(f"recipe {config.recipe} -> {output_dir}")
     asked = asdict(config)
-    found = plan_resume(config, int(os.environ.get("WORLD_SIZE", "1")))
+    mirror = open_mirror(config, log)
+    try:
+        found = plan_resume(config, int(os.environ.get("WORLD_SIZE", "1")))
+    except RunEnded:
+        if mirror is not None:  # whose last copy may have been cut off
+            mirror.start()
+            mirror.end(patient=True)
+        raise
     check_room(output_dir)
     for note in found.notes:
         log(note)
@@ -110,6 +118,9 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
     folder.open(found)
     interruption = Interruption()
     at_end.callback(interruption.hear_again)  # the last of these, which run from below
+    if mirror is not None:
+        mirror.start()
+        at_end.push(partial(_end_mirror, mirror))
     at_end.push(partial(_leave_group, accelerator))
     at_end.push(folder.end)
     # What an interrupted run wrote after its checkpoint is not shown twice. Where the looks of its
@@ -133,7 +144,8 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
     optimizer = build_optimizer(model, config.optim, backbone)
     schedule = build_schedule(optimizer, config.optim, steps.total_steps, steps.freeze_steps)
     log(work_line(config, settings, plan, steps.total_steps, model))
-    if short := short_of_room(output_dir, model.num_parameters(), config.train.keep_last):
+    kept = config.train.keep_last + (2 if config.train.mirror else 0)  # under copy, and waiting
+    if short := short_of_room(output_dir, model.num_parameters(), kept):
         log(f"warning: {short}")
     guard = Guard(config, accelerator, metrics, log)
     check_every = check_interval(
@@ -191,6 +203,7 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
         sync_metrics=metrics.sync,
         after_evaluation=partial(draw_page, extras.draw),
         new_best=extras.new_best,
+        take_copy=mirror.take if mirror is not None else None,
     )
     if folder.checkpoint is not None:
         trainer.progress = Progress.from_dict(folder.state["progress"])
@@ -249,6 +262,13 @@ def _leave_group(accelerator: Accelerator, kind: Any, error: Any, trace: Any) ->
     """Close the trackers and the process group; without a lost process, which it would wait for."""
     if not isinstance(error, PeerLost):
         accelerator.end_training()
+
+
+def _end_mirror(mirror: Mirror, kind: Any, error: Any, trace: Any) -> None:
+    """The last state goes to the mirror. A launcher of several processes ends them soon after one
+    has failed, and so does a scheduler after its signal."""
+    is_alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    mirror.end(patient=error is None or (is_alone and isinstance(error, RunStopped)))
 
 
 def _show(config: RunConfig, accelerator: Accelerator, extras: Extras, step: int) -> None:
