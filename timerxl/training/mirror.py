@@ -126,10 +126,10 @@ class Place:
         self.url = url
         try:
             self.fs, root = url_to_fs(url)
-        except (ImportError, ValueError) as error:  # the message of fsspec says what to install
+        except (ImportError, ValueError) as error:  # fsspec says what to install
             raise InputError(
-                f"train.mirror={url}: {reason(error).rstrip('.')}. Install it (pip install), or "
-                "give a folder or another URL that fsspec knows."
+                f"train.mirror={url}: {reason(error).rstrip('.')}. Expected a folder, or a URL whose "
+                "fsspec package is installed (pip install s3fs for s3://, gcsfs for gs://)."
             ) from error
         except Exception as error:  # libraries of storages raise what they like
             raise InputError(f"train.mirror={url} can't be opened: {_why(error)}.") from error
@@ -300,7 +300,7 @@ def _fill(
                 started = time.monotonic()
                 log(
                     f"mirror: {output_dir} is empty; bringing the run after step {copy.step}, "
-                    f"{copy.num_bytes / 1e9:.2f} GB, from {place.url}."
+                    f"{copy.num_bytes / 1e6:,.1f} MB, from {place.url}."
                 )
                 try:
                     place.fetch(copy, fresh)
@@ -420,7 +420,9 @@ class Mirror:
         self._at_start = copies
         # Ids that may stand at the mirror: of copies from before, and our own.
         self._known = None if copies is None else {copy.id for copy in copies}
+        # What this process put into each slot, and under which id: not to be sent again.
         self._there: dict[int, dict[str, dict[str, Any]]] = {slot: {} for slot in SLOTS}
+        self._ids: dict[int, str] = {}
         self._newest: Copy | None = None  # ours
         self._changed = threading.Condition()
         self._waiting: _Job | None = None
@@ -463,7 +465,7 @@ class Mirror:
         try:
             job = self._gather(is_final)
         except (OSError, ValueError) as error:
-            self._warn(f"no copy was made of the run as it is: {_why(error)}")
+            self._warn("no copy is made of the run as it is now", error)
             return
         if job is None:
             return
@@ -516,10 +518,12 @@ class Mirror:
         flows = now - self._moved < STALL_SECONDS
         return now - started > (MOST_SECONDS if flows else END_SECONDS)
 
-    def _warn(self, sentence: str) -> None:
-        if sentence != self._trouble and not self._abandoned:
-            self.log(f"warning: mirror: {sentence}. The run goes on.")
-        self._trouble = sentence
+    def _warn(self, what: str, error: Exception) -> None:
+        """Say a failure, unless it is the same as before."""
+        why = _why(error)
+        if why != self._trouble and not self._abandoned:
+            self.log(f"warning: mirror: {what}: {why}. The run goes on.")
+        self._trouble = why
 
     def _gather(self, is_final: bool) -> _Job | None:
         """What a copy of this moment consists of; None where there is no checkpoint to go on
@@ -567,7 +571,7 @@ class Mirror:
             except _Abandoned:
                 return
             except Exception as error:  # libraries of storages raise what they like
-                self._warn(f"step {job.step} is not copied to {self.place.url}: {_why(error)}")
+                self._warn(f"step {job.step} is not copied to {self.place.url}", error)
             finally:
                 job.remove()
 
@@ -579,7 +583,7 @@ class Mirror:
         if self._is_foreign(copies):
             return
         records = {name: source.record() for name, source in job.sources.items()}
-        if self._holds(records, job.is_final):
+        if self._newest in copies and self._holds(records, job.is_final):
             self._trouble = ""
             return
         sound = [c for c in copies if c.files is not None and c.id not in self.not_sound]
@@ -595,6 +599,9 @@ class Mirror:
         )
         self._known.add(copy.id)
         started, there = time.monotonic(), self._there[slot]
+        if self._ids.get(slot) not in {c.id for c in copies if c.slot == slot}:
+            there.clear()  # somebody took it away
+        self._ids[slot] = copy.id
         self._write_manifest(replace(copy, files=None))
         for name, source in job.sources.items():
             if there.get(name) == records[name]:
@@ -631,9 +638,8 @@ class Mirror:
         return bool(others)
 
     def _holds(self, records: dict[str, dict[str, Any]], is_final: bool) -> bool:
-        """Whether the newest copy has it already; curves alone are not copied before the end."""
-        if self._newest is None:
-            return False
+        """Whether our newest copy has it already; curves alone are not copied before the end."""
+        assert self._newest is not None
 
         def matter(files: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
             weighty = ("checkpoint/", "model/")
