@@ -128,8 +128,8 @@ class Place:
             self.fs, root = url_to_fs(url)
         except (ImportError, ValueError) as error:  # fsspec says what to install
             raise InputError(
-                f"train.mirror={url}: {reason(error).rstrip('.')}. Expected a folder, or a URL whose "
-                "fsspec package is installed (pip install s3fs for s3://, gcsfs for gs://)."
+                f"train.mirror={url}: {reason(error).rstrip('.')}. Expected a folder, or a URL "
+                "whose fsspec package is installed (pip install s3fs for s3://, gcsfs for gs://)."
             ) from error
         except Exception as error:  # libraries of storages raise what they like
             raise InputError(f"train.mirror={url} can't be opened: {_why(error)}.") from error

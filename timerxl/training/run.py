@@ -144,8 +144,9 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
     optimizer = build_optimizer(model, config.optim, backbone)
     schedule = build_schedule(optimizer, config.optim, steps.total_steps, steps.freeze_steps)
     log(work_line(config, settings, plan, steps.total_steps, model))
-    kept = config.train.keep_last + (2 if config.train.mirror else 0)  # under copy, and waiting
-    if short := short_of_room(output_dir, model.num_parameters(), kept):
+    under_copy = 2 if config.train.mirror else 0  # one is copied, one waits
+    keep_last = config.train.keep_last
+    if short := short_of_room(output_dir, model.num_parameters(), keep_last, under_copy):
         log(f"warning: {short}")
     guard = Guard(config, accelerator, metrics, log)
     check_every = check_interval(
