@@ -138,6 +138,8 @@ class TrainConfig:
     changed. A process that hears nothing of the others for ``collective_timeout_minutes`` stops.
     ``data_on_device`` keeps the series on the GPU and gathers windows there, without a loader;
     auto does so on a GPU where series and plan fit with room to spare.
+    ``mirror`` is a folder or any URL that fsspec knows: copies of the run are kept there, and an
+    empty run's folder is filled from it.
     """
 
     epochs: int = 30
@@ -160,6 +162,7 @@ class TrainConfig:
     keep_last: int = 2
     resume: str = "auto"
     resume_force: bool = False
+    mirror: Optional[str] = None
     collective_timeout_minutes: float = 30.0
 
 

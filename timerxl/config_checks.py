@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 
@@ -114,6 +115,12 @@ def validate(config: Any) -> None:
         raise InputError(
             "data.train_fraction + data.validation_fraction must stay below 1: "
             "the rest is the test split."
+        )
+    if config.train.mirror and re.search(r"://[^/]*@", config.train.mirror):
+        raise InputError(
+            "train.mirror holds a user name or a password, which would stand in config.yaml and in "
+            "logs; leave it out: libraries of storages read it from the environment or from their "
+            "own files."
         )
     if config.hub.push and not config.hub.repo_id:
         raise InputError("hub.push needs hub.repo_id=user/name; set it, or leave hub.push out.")

@@ -29,6 +29,7 @@ MODEL_LIBRARIES = {"torch", "transformers", "safetensors", "huggingface_hub"}
 DOORS: dict[str, tuple[str, ...]] = {
     "accelerate": ("timerxl/training/", "launch/"),
     "deepspeed": ("timerxl/training/", "launch/"),
+    "fsspec": ("timerxl/training/mirror.py",),
     "huggingface_hub": ("timerxl/hub/", "timerxl/model/", "timerxl/forecaster.py"),
     "onnx": ("timerxl/onnx_export.py",),
     "onnxruntime": ("timerxl/onnx_export.py",),
@@ -48,6 +49,7 @@ TORCH_FREE = (
     "timerxl/training/diagnosis.py",
     "timerxl/training/openltm_log.py",
     "timerxl/training/log_lines.py",
+    "timerxl/training/mirror.py",
 )
 TORCH_ALLOWED = ("timerxl/data/windows.py", "timerxl/data/forecast_input.py")
 

@@ -20,7 +20,7 @@ from timerxl.model.configuration_timerxl import TimerXLConfig
 
 REMOVED, HOST = "[removed]", "[host]"
 # Keys of config.yaml and preprocessing.json whose text is a path, whatever it looks like.
-_PATH_KEYS = frozenset("path oni_path pretrained output_dir file folder checkpoint".split())
+_PATH_KEYS = frozenset("path oni_path pretrained output_dir mirror file folder checkpoint".split())
 # What is loaded from preprocessing.json and from config.json.
 _NAMED = (
     *("feature_names", "regions", "static_feature_names", "precipitation_feature"),

@@ -65,12 +65,16 @@ def space_left(folder: Path) -> str:
         return "its free space can't be read"
 
 
-def short_of_room(folder: Path, num_parameters: int, keep_last: int) -> str | None:
+def short_of_room(
+    folder: Path, num_parameters: int, keep_last: int, under_copy: int = 0
+) -> str | None:
     """A sentence where the disk can't hold the checkpoints to come; None where it can.
 
-    fp32 weights and two moments, 12 bytes a parameter; one more than is kept while it is written.
+    fp32 weights and two moments, 12 bytes a parameter; one more than is kept while it is written,
+    and those that are held for a mirror.
     """
-    needed = 12 * num_parameters * (keep_last + 1) + 4 * num_parameters  # and the best model
+    count = keep_last + 1 + under_copy
+    needed = 12 * num_parameters * count + 4 * num_parameters  # and the best model
     free = shutil.disk_usage(folder).free
     if free >= needed:
         return None

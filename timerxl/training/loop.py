@@ -39,6 +39,7 @@ class Trainer:
 
     ``after_evaluation`` is called on the main process with the run's folder whenever validation
     was scored: the page of the run is drawn there; ``new_best`` likewise where the model was kept.
+    ``take_copy`` is called there after a checkpoint, its evaluation and its best model included.
     """
 
     config: RunConfig
@@ -57,6 +58,7 @@ class Trainer:
     sync_metrics: Callable[[], int]
     after_evaluation: Callable[[Path], None] | None = None
     new_best: Callable[[Path], None] | None = None
+    take_copy: Callable[[], None] | None = None
     evaluate_at: int | None = None  # the last step of a finished run that goes on
     progress: Progress = field(default_factory=Progress)
 
@@ -99,6 +101,8 @@ class Trainer:
                 elif checks:
                     self._check()
                 progress.looked_step = progress.step
+                if self.take_copy is not None and self.checkpoints.saved_step == progress.step:
+                    self.take_copy()
                 if evaluates or checks:
                     self._stop_if_agreed()
                 if not last and progress.evaluations_without_gain >= self.config.train.patience:

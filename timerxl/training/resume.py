@@ -33,7 +33,7 @@ HARMLESS = set(
     "train.offload_optimizer train.batch_size train.accumulation_steps train.compile "
     "train.checkpoint_every_steps train.checkpoint_every_minutes train.keep_last train.resume "
     "train.resume_force train.collective_timeout_minutes eval.batch_size eval.fitted_baselines "
-    "eval.num_resamples eval.block_days eval.test_every_epoch expectations".split()
+    "train.mirror eval.num_resamples eval.block_days eval.test_every_epoch expectations".split()
 )
 HARMLESS_PARTS = ("monitors.", "hub.")
 _MISSING = object()

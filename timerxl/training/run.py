@@ -35,7 +35,7 @@ from timerxl.training.compilation import (
 from timerxl.training.ending import score_best
 from timerxl.training.feed import place_data
 from timerxl.training.fingerprints import code_fingerprint, data_fingerprint
-from timerxl.training.guard import Guard
+from timerxl.training.guard import Guard, RunStopped
 from timerxl.training.interruption import Interruption, way_on
 from timerxl.training.launcher import (
     build_accelerator,
@@ -45,12 +45,13 @@ from timerxl.training.launcher import (
 )
 from timerxl.training.looks import Looks, check_interval
 from timerxl.training.loop import Trainer, train_curves
+from timerxl.training.mirror import Mirror, open_mirror
 from timerxl.training.opening import load_windows, start_event, work_line
 from timerxl.training.optim import build_optimizer, build_schedule
 from timerxl.training.peers import naming_lost_peers
 from timerxl.training.prediction import Predictor, RunFacts, check
 from timerxl.training.progress import Progress
-from timerxl.training.resume import plan_resume
+from timerxl.training.resume import RunEnded, plan_resume
 from timerxl.training.run_folder import METRICS, RunFolder
 from timerxl.training.saving import check_room
 from timerxl.training.step import TrainingFailed, TrainingStep
@@ -101,9 +102,16 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
     log = Log(active=is_main_rank())
     log(f"recipe {config.recipe} -> {output_dir}")
     asked = asdict(config)
-    found = plan_resume(config, int(os.environ.get("WORLD_SIZE", "1")))
     launch = plan_launch(config)
     check_trackers(config.train.trackers)
+    mirror = open_mirror(config, log)
+    try:
+        found = plan_resume(config, int(os.environ.get("WORLD_SIZE", "1")))
+    except RunEnded:
+        if mirror is not None:  # whose last copy may have been cut off
+            mirror.start()
+            mirror.end(patient=True)
+        raise
     check_room(output_dir)
     check_compiler(config, os.environ, compiler_facts)
     for note in found.notes:
@@ -132,6 +140,9 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
     folder.open(found)
     interruption = Interruption(on_stuck=folder.note_stuck)
     at_end.callback(interruption.hear_again)  # the last of these, which run from below
+    if mirror is not None:
+        mirror.start()
+        at_end.push(partial(_end_mirror, mirror))
     at_end.push(partial(_leave_group, accelerator))
     at_end.push(folder.end)
     # What an interrupted run wrote after its checkpoint is not shown twice. Where the looks of its
@@ -162,7 +173,9 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
             f"note: {plan.world_size} processes make the global batch {plan.world_size} times the "
             "recipe's, at the recipe's learning rate; accelerate launch --num_processes 1 uses one."
         )
-    if short := short_of_room(output_dir, model.num_parameters(), config.train.keep_last):
+    under_copy = 2 if config.train.mirror else 0  # one is copied, one waits
+    keep_last = config.train.keep_last
+    if short := short_of_room(output_dir, model.num_parameters(), keep_last, under_copy):
         log(f"warning: {short}")
     guard = Guard(config, accelerator, metrics, log)
     check_every = check_interval(
@@ -222,6 +235,7 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
         sync_metrics=metrics.sync,
         after_evaluation=partial(draw_page, extras.draw),
         new_best=extras.new_best,
+        take_copy=mirror.take if mirror is not None else None,
     )
     if folder.checkpoint is not None:
         trainer.progress = Progress.from_dict(folder.state["progress"])
@@ -288,6 +302,13 @@ def _leave_group(accelerator: Accelerator, kind: Any, error: Any, trace: Any) ->
         for tracker in accelerator.trackers:
             with contextlib.suppress(Exception):  # of a tracker's own: the run's error counts
                 tracker.finish()
+
+
+def _end_mirror(mirror: Mirror, kind: Any, error: Any, trace: Any) -> None:
+    """The last state goes to the mirror. A launcher of several processes ends them soon after one
+    has failed, and so does a scheduler after its signal."""
+    is_alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    mirror.end(patient=error is None or (is_alone and isinstance(error, RunStopped)))
 
 
 def _show(config: RunConfig, accelerator: Accelerator, extras: Extras, step: int) -> None:

@@ -119,3 +119,11 @@ def test_secrets_of_the_environment() -> None:
 def test_small_things() -> None:
     assert [file_name(p) for p in ("a/b/", "b", "c:\\a\\b", "/")] == ["b", "b", "b", "/"]
     assert as_yaml({"b": "off", "a": 5e-05}) == "b: 'off'\na: 5.0e-05\n"
+
+
+def test_the_place_of_a_mirror_goes() -> None:
+    """Of a bucket too, its name alone stays, wherever config.yaml or a log repeats it."""
+    config = {"train": {"mirror": "s3://secret-project-bucket/runs/first"}}
+    scrubber = Scrubber.of(Path("runs/first"), [config], [])
+    said = f"mirror: {config['train']['mirror']} holds the end"
+    assert scrubber.text(said) == "mirror: first holds the end"

@@ -129,7 +129,8 @@ HARMLESS = (
     "data.path=rain.csv train.num_workers=2 train.data_on_device=true "
     "train.log_every_steps=3 train.trackers=[] "
     "train.gradient_checkpointing=true train.zero_stage=2 train.checkpoint_every_steps=5 "
-    "train.checkpoint_every_minutes=null train.keep_last=5 train.collective_timeout_minutes=1 "
+    "train.checkpoint_every_minutes=null train.keep_last=5 train.mirror=far "
+    "train.collective_timeout_minutes=1 "
     "eval.batch_size=7 eval.num_resamples=0 monitors.collapse=warn monitors.points=9.0"
 ).split()
 HARMFUL = (
