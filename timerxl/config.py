@@ -128,8 +128,8 @@ class TrainConfig:
     """``batch_size`` is the micro-batch of one process.
 
     ``offload_optimizer`` keeps the optimizer in the computer's own memory (ZeRO-2 only).
-    ``compile`` compiles every layer (torch.compile with Inductor): equal but for rounding, faster
-    after first steps that take longer.
+    ``compile`` compiles every layer (torch.compile with Inductor): equal but for rounding, and the
+    first steps take longer. It is meant for GPUs; on a CPU it gains nothing.
 
     Checkpoints are written at every evaluation, every ``checkpoint_every_steps`` steps and after
     ``checkpoint_every_minutes`` (null: not by that); the newest ``keep_last`` are kept. ``resume``

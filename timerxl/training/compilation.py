@@ -95,9 +95,6 @@ def compile_layers(
         return
     dynamo: Any = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, MAX_VARIANTS)
-    # DistributedDataParallel's own splitting of graphs refuses gradient checkpointing, and layers
-    # are split already.
-    dynamo.optimize_ddp = False
     if backend is not None:
         if config.train.compile:
             log(f"note: train.compile=true is not followed: the launcher chose {backend}.")
@@ -106,6 +103,7 @@ def compile_layers(
     # module.compile() compiles the call and leaves the module what it is. accelerate's regional
     # compilation does so under DeepSpeed, but elsewhere puts every layer into an OptimizedModule,
     # whose parameters are called "_orig_mod...": weights that nobody else could load.
+    dynamo.optimize_ddp = False  # it splits graphs where gradients are sent; layers are split
     layers = model.timer_xl.layers
     for layer in layers:
         layer.compile(backend=BACKEND)

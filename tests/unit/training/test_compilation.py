@@ -228,18 +228,40 @@ def test_a_compiled_run_follows_the_trajectory(
     assert spent < found.returned["compile_seconds"]
 
 
-@pytest.mark.parametrize("first", ["true", "false"])
+Way = tuple[dict[str, str], str]  # environment, override
+OURS: Way = ({}, "train.compile=true")
+WHOLE = ({"ACCELERATE_DYNAMO_BACKEND": "AOT_EAGER"}, "train.compile=false")
+REGIONS = (WHOLE[0] | {"ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "true"}, WHOLE[1])
+NOTHING: Way = ({}, "train.compile=false")
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(OURS, NOTHING), (NOTHING, OURS), (WHOLE, NOTHING), (NOTHING, WHOLE), (REGIONS, OURS)],
+    ids=["layers, not", "not, layers", "launcher, not", "not, launcher", "regions, layers"],
+)
 def test_a_run_goes_on_compiled_or_not(
-    first: str, plain: Any, train_tiny: Callable[..., Any], tmp_path: Path
+    first: Way,
+    then: Way,
+    plain: Any,
+    train_tiny: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    then = "false" if first == "true" else "true"
-    begun = train_tiny(tmp_path / "first", *SHORT, f"train.compile={first}")
-    torch._dynamo.reset()
+    def train(way: Way, folder: Path, *overrides: str) -> Any:
+        torch._dynamo.reset()
+        before = compilation.compile_seconds()
+        with monkeypatch.context() as patch:
+            for name, value in way[0].items():
+                patch.setenv(name, value)
+            found = train_tiny(folder, *SHORT, way[1], *overrides)
+        assert (compilation.compile_seconds() > before) == (way is not NOTHING)
+        return found
+
+    begun = train(first, tmp_path / "first")
     checkpoint = sorted((begun.folder / "checkpoints").iterdir())[0]
     assert json.loads((checkpoint / "trainer_state.json").read_text())["step"] == 12
-    resumed = train_tiny(
-        tmp_path / "then", *SHORT, f"train.compile={then}", f"train.resume={checkpoint}"
-    )
+    resumed = train(then, tmp_path / "then", f"train.resume={checkpoint}")
     (event,) = resumed.events("resume")
     assert event["step"] == 12
     assert losses(resumed) == pytest.approx(losses(plain), rel=1e-5)  # the first twelve are kept
