@@ -113,6 +113,7 @@ def test_plain_torchrun_without_a_gpu_is_one_group(tmp_path: Path) -> None:
     done = train([*TORCHRUN, "2"], folder, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "2 process(es) on CPU, MULTI_CPU" in done.stdout
+    assert "2 processes make the global batch 2 times the recipe's" in done.stdout
     assert json.loads((folder / "environment.json").read_text())["processes"] == 2
 
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 from accelerate.utils import DeepSpeedPlugin, DistributedType
 
 from timerxl.config import InputError, RunConfig, TrainConfig
 from timerxl.device import DeviceFacts
+from timerxl.training import launcher as launcher_module
 from timerxl.training.launcher import (
     DS_CONFIGS,
+    Launch,
     LauncherChoice,
+    build_accelerator,
     decide,
     deepspeed_settings,
+    environment_notes,
     fill_deepspeed,
     read_launcher,
 )
@@ -258,3 +265,68 @@ def test_a_count_that_contradicts_the_recipe_is_refused(
         fill_deepspeed(accelerator, recipe())
         filled = accelerator.state.deepspeed_plugin.deepspeed_config
         assert (filled["gradient_accumulation_steps"], filled["gradient_clipping"]) == (4, 0.75)
+
+
+A100 = DeviceFacts(True, True, "NVIDIA A100")
+
+
+@pytest.fixture
+def no_group(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One process, whatever an earlier test left of accelerate's state and torch's switches."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "ACCELERATE_USE_DEEPSPEED"):
+        monkeypatch.delenv(name, raising=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    yield
+    torch.backends.cuda.enable_cudnn_sdp(before)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def launch_on(device: DeviceFacts, config: RunConfig) -> Launch:
+    launcher = LauncherChoice(None, None)
+    return Launch(device, launcher, *decide(config, device, launcher))
+
+
+@pytest.mark.usefixtures("no_group")
+@pytest.mark.parametrize(("device", "stays_on"), [(A100, False), (CPU, True)])
+def test_cudnn_s_attention_is_off_on_a_gpu(device: DeviceFacts, stays_on: bool) -> None:
+    """pytorch #196678: NaN gradients with a mask. accelerate finds no GPU here, which is said."""
+    config = RunConfig()
+    if device.has_gpu:
+        with pytest.raises(InputError, match="accelerate made NO on cpu, expected no DeepSpeed on"):
+            build_accelerator(config, launch_on(device, config), lambda sentence: None)
+    else:
+        build_accelerator(config, launch_on(device, config), lambda sentence: None)
+    assert torch.backends.cuda.cudnn_sdp_enabled() == stays_on
+
+
+@pytest.mark.usefixtures("no_group")
+@pytest.mark.parametrize(
+    ("device", "offload", "raised"),
+    [(A100, True, True), (A100, False, False), (CPU, False, True)],
+)
+def test_threads_where_the_cpu_works(
+    device: DeviceFacts, offload: bool, raised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher sets one thread, also where the optimizer is offloaded to the CPU."""
+    shares: list[int] = []
+    config = RunConfig()
+    config.train.zero_stage, config.train.offload_optimizer = (2 if offload else 0), offload
+
+    def stop(**_: Any) -> None:
+        raise KeyboardInterrupt  # before any process group is made
+
+    monkeypatch.setattr(launcher_module, "_use_threads", shares.append)
+    monkeypatch.setattr(launcher_module, "Accelerator", stop)
+    monkeypatch.setattr(launcher_module, "DeepSpeedPlugin", lambda **_: None)
+    monkeypatch.setattr(launcher_module, "_stand_alone_environment", lambda: None)
+    with pytest.raises(KeyboardInterrupt):
+        build_accelerator(config, launch_on(device, config), lambda sentence: None)
+    assert shares == ([1] if raised else [])
+
+
+def test_fp32_that_is_tf32_is_said() -> None:
+    (note,) = environment_notes({"NVIDIA_TF32_OVERRIDE": "1", "NCCL_DEBUG": "INFO"})
+    assert "NVIDIA_TF32_OVERRIDE=1" in note
+    assert environment_notes({"NVIDIA_TF32_OVERRIDE": "0"}) == []
