@@ -153,9 +153,14 @@ def refuse_unusable_gpu(
         raise InputError(f"{problem}; {on_purpose}.")
 
 
+def uses_gpu(environment: Mapping[str, str] = os.environ) -> bool:
+    """True where this process will run on a GPU."""
+    return torch.cuda.is_available() and not wants_cpu(environment)
+
+
 def device_facts(environment: Mapping[str, str] = os.environ) -> DeviceFacts:
     """The device this process will use; emulated bf16 (T4, V100) does not count as bf16."""
-    if wants_cpu(environment) or not torch.cuda.is_available():
+    if not uses_gpu(environment):
         return DeviceFacts(False, False, "CPU")
     native = torch.cuda.is_bf16_supported(including_emulation=False)
     return DeviceFacts(True, native, torch.cuda.get_device_name())

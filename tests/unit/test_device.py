@@ -98,3 +98,12 @@ def test_the_cpu_on_purpose_is_never_refused(monkeypatch: pytest.MonkeyPatch) ->
 def test_this_machine_is_asked_without_a_failure() -> None:
     found = gpu_facts()
     assert found.is_available == bool(found.name)
+
+
+def test_beside_a_gpu_the_cpu_on_purpose_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the plan would be measured on the one device and the run made on the other."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert device.uses_gpu({})
+    assert not device.uses_gpu({"ACCELERATE_USE_CPU": "true"})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert not device.uses_gpu({})

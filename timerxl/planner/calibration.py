@@ -10,6 +10,7 @@ import time
 import torch
 
 from timerxl.config import OptimConfig
+from timerxl.device import uses_gpu
 from timerxl.model import TimerXLForClassification
 from timerxl.planner.devices import DEVICES, GIB, Device, device_called
 from timerxl.planner.solo_rank import SoloRank, run_step, solo_step
@@ -22,7 +23,7 @@ NUM_STEPS = 3
 
 def device_at_hand() -> Device:
     """This machine's GPU, or its CPU with the computer's memory."""
-    if not torch.cuda.is_available():
+    if not uses_gpu():
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
         return Device("cpu", memory, {}, is_cpu=True)
     name = torch.cuda.get_device_name()

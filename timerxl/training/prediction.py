@@ -18,6 +18,7 @@ from rich.table import Table
 
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
+from timerxl.device import uses_gpu
 from timerxl.training.precision import Decision
 
 
@@ -72,7 +73,7 @@ class Check:
     measured_epoch_seconds: float
 
     def rows(self) -> list[tuple[str, float | None, float]]:
-        where = "allocated on the GPU" if torch.cuda.is_available() else "resident"
+        where = "allocated on the GPU" if uses_gpu() else "resident"
         return [
             (
                 f"peak memory, GiB {where}",
@@ -116,6 +117,6 @@ def check_table(checked: Check) -> Table:
 
 def peak_memory_gib() -> float:
     """Peak of this process so far: the allocator's on a GPU, the resident set on a CPU."""
-    if torch.cuda.is_available():
+    if uses_gpu():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
