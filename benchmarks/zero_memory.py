@@ -71,7 +71,6 @@ def main() -> int:
     }
     path = folder / f"rank{accelerator.process_index}.json"
     path.write_text(json.dumps(measured), encoding="utf-8")
-    accelerator.end_training()
     return 0
 
 

@@ -85,10 +85,7 @@ def run(given: argparse.Namespace) -> int:
         if is_main_rank():
             print(sentence, file=sys.stderr, flush=True)
 
-    try:
-        found = verify(request, accelerator, log)
-    finally:
-        accelerator.end_training()
+    found = verify(request, accelerator, log)
     if accelerator.is_main_process:
         if given.json:
             print(json.dumps(json_ready(found), indent=2), flush=True)

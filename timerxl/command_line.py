@@ -89,8 +89,8 @@ def leave(code: int) -> NoReturn:
 
     A process of a group ends at once, without Python's own teardown: threads of the group or of
     Arrow that ask for the interpreter while it ends abort the process ("terminate called without an
-    active exception"), and the launcher would call a finished run failed. After an error NCCL's
-    teardown would wait for the other ranks.
+    active exception"), and the launcher would call a finished run failed. To destroy the group
+    would be to wait for others, or for its own thread.
     """
     distributed = sys.modules.get("torch.distributed")
     in_group = distributed is not None and distributed.is_initialized()

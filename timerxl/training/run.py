@@ -143,7 +143,7 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
     if mirror is not None:
         mirror.start()
         at_end.push(partial(_end_mirror, mirror))
-    at_end.push(partial(_leave_group, accelerator))
+    at_end.push(partial(_finish_trackers, accelerator))
     at_end.push(folder.end)
     # What an interrupted run wrote after its checkpoint is not shown twice. Where the looks of its
     # step will come again, its loss is shown again below.
@@ -290,18 +290,16 @@ def _outputs_of_the_model() -> Iterator[None]:
         raise TrainingFailed(str(error)) from error
 
 
-def _leave_group(accelerator: Accelerator, kind: Any, error: Any, trace: Any) -> None:
-    """Close the trackers, and at a good end the process group.
+def _finish_trackers(accelerator: Accelerator, kind: Any, error: Any, trace: Any) -> None:
+    """Close the trackers. The process group is left to the end of the process (``leave``).
 
-    After an error the group is left as it is: NCCL's destroy waits for all ranks (pytorch #141510),
-    and the others may never come.
+    To destroy it is to wait: over NCCL for the other ranks, which may never come (pytorch #141510);
+    over gloo for a thread that may just then wait for Python's lock, which the destroyer holds.
     """
-    if error is None:
-        accelerator.end_training()
-    else:
-        for tracker in accelerator.trackers:
-            with contextlib.suppress(Exception):  # of a tracker's own: the run's error counts
-                tracker.finish()
+    for tracker in accelerator.trackers:
+        # The run's own error counts, not a tracker's that comes after it.
+        with contextlib.suppress(*() if error is None else (Exception,)):
+            tracker.finish()
 
 
 def _end_mirror(mirror: Mirror, kind: Any, error: Any, trace: Any) -> None:

@@ -107,7 +107,6 @@ def main() -> None:
         optimizer.zero_grad()
         accelerator.step = 0
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
-    accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from timerxl.config import load_recipe
@@ -119,7 +120,7 @@ def test_a_peer_lost_before_the_first_step_is_not_waited_for(
 
     waited: list[Any] = []
     monkeypatch.setattr(run_module, "limit_waiting", lost)
-    monkeypatch.setattr(run_module.Accelerator, "end_training", waited.append)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", waited.append)
     with pytest.raises(PeerLost, match="another process before the first step: Gloo") as error:
         run_here(tiny, tmp_path / "run", Extras())
     status = json.loads((tmp_path / "run" / "status.json").read_text())
