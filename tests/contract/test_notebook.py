@@ -45,7 +45,7 @@ TINY = (
     "model.patch_length=8 model.context_length=16 model.hidden_size=16 model.intermediate_size=32 "
     f"model.num_hidden_layers=1 train.batch_size=16 train.max_steps={STEPS} train.patience=1000 "
     "eval.fitted_baselines=false eval.num_resamples=0 eval.max_windows=40 eval.every_steps=0 "
-    "monitors.collapse=off"
+    "monitors.collapse=off train.trackers=[]"
 ).split()
 # In the kernel: what its own environment holds, and what it has imported.
 LOOK = """
@@ -190,6 +190,7 @@ def check_untouched(cells: dict[str, Any]) -> None:
     assert printed(cells["after"]) == printed(cells["before"])
 
 
+@pytest.mark.slow
 def test_cut_off_and_brought_back(runtime: Runtime, hub: Hub) -> None:
     drawing = subprocess.run(
         [runtime.python, "-c", "import matplotlib.pyplot as p; p.figure()"],
