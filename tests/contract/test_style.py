@@ -10,7 +10,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 FOLDERS = "timerxl launch tests benchmarks docs accelerate_configs ds_configs .ci"
-TEXT = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".sh", ".cfg", ""}
+TEXT = {".py", ".md", ".ipynb", ".toml", ".txt", ".yaml", ".yml", ".json", ".sh", ".cfg", ""}
 # A home folder or a workplace. /tmp and /path/to are nobody's; a URL or ${HOME}/work is no match.
 MACHINE_PATH = re.compile(r"(?<![\w.:}/])(/(?:home|Users|root|work)/\.?\w[\w./-]*)")
 CATCH_ALL = {"utils.py", "helpers.py", "util.py", "helper.py", "misc.py", "common.py"}
