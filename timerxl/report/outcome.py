@@ -58,6 +58,10 @@ def outcome_of(run: Run) -> Outcome:
         return Outcome("failed", "✖", "FAILED", _reason(reason))
     if code == 2:
         return Outcome("failed", "✖", "BAD INPUT", _reason(reason))
+    if code == 4:
+        return Outcome("failed", "✖", "STORAGE", _reason(reason))
+    if code in (130, 143):  # SIGINT, SIGTERM
+        return Outcome("stopped", "■", "INTERRUPTED", _reason(reason))
     return Outcome("unknown", "?", "UNKNOWN", f"status.json has code {run.status.get('code')}.")
 
 

@@ -104,16 +104,14 @@ class Interruption:
 
     def _watch(self, reader: int) -> None:
         """Wait for a signal, then for beats, in a thread of its own."""
-        with os.fdopen(reader, "rb", buffering=0) as pipe:
-            number = next(
-                (one for one in iter(lambda: pipe.read(1), b"") if one[0] in HANDLED), b""
-            )
-        if not number:
-            return  # the block ended
-        came = time.monotonic()
-        while number and self._wakeup is not None:  # else the block ended
-            limit = max(self._patience, 3 * self._longest_pause)
-            if not self.is_saving and time.monotonic() - max(came, self._last_beat) > limit:
-                self._on_stuck(number[0])
-                os._exit(128 + number[0])
-            time.sleep(0.2)
+        with os.fdopen(reader, "rb", buffering=0) as pipe:  # open to the end: more may come
+            number = pipe.read(1)
+            while number and number[0] not in HANDLED:
+                number = pipe.read(1)
+            came = time.monotonic()
+            while number and self._wakeup is not None:  # else the block ended
+                limit = max(self._patience, 3 * self._longest_pause)
+                if not self.is_saving and time.monotonic() - max(came, self._last_beat) > limit:
+                    self._on_stuck(number[0])
+                    os._exit(128 + number[0])
+                time.sleep(0.2)

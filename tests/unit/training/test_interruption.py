@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,49 @@ def test_sigterm_waits_while_the_end_is_written() -> None:
     with interruption:
         pass
     assert [signal.getsignal(one) for one in HANDLED] == before
+
+
+def test_signals_that_come_twice_leave_no_noise(capfd: pytest.CaptureFixture[str]) -> None:
+    """A launcher passes on what the scheduler sent: the second one met a closed pipe."""
+    with Interruption() as interruption:
+        for _ in range(3):
+            terminate()
+            time.sleep(0.3)
+    assert interruption.number == signal.SIGTERM
+    assert capfd.readouterr().err.count("\n") == 2  # our own line
+
+
+STUCK = """
+import os, signal, sys, time
+from timerxl.training.interruption import Interruption
+kind, patience = sys.argv[1], 0.5
+inside = Interruption(lambda number: os.write(1, f"stuck {number}\\n".encode()), patience)
+with inside:
+    if kind == "saving":
+        inside.is_saving = True
+    os.kill(os.getpid(), signal.SIGTERM)
+    until = time.monotonic() + 3
+    while time.monotonic() < until:
+        if kind == "beating":
+            inside.beat()
+        time.sleep(0.05)
+print("left by itself")
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "said"),
+    [
+        ("silent", 143, "stuck 15\n"),
+        ("beating", 0, "left by itself\n"),
+        ("saving", 0, "left by itself\n"),
+    ],
+)
+def test_a_run_that_moves_or_saves_is_not_stuck(kind: str, code: int, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STUCK, kind], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (code, said)
 
 
 def run_here(tiny: list[str], folder: Path, extras: Extras, *overrides: str) -> Any:
