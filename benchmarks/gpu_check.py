@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -115,7 +116,7 @@ CPU = Form(
         "eval.fitted_baselines=false eval.num_resamples=0".split()
     ),
     steps=20,
-    few_steps=12,
+    few_steps=14,
     stop_at=6,
     start_seconds=8.0,
     changes={
@@ -131,6 +132,10 @@ class Stopped(Exception):
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
         self.number = number
+
+
+class Missing(Exception):
+    """A package that a process wanted is not installed."""
 
 
 @dataclass
@@ -226,12 +231,17 @@ class Day:
     folder: Path
     factor: float
     deadline: float = 0.0  # of the part that runs
+    step_seconds: float = 0.0  # of transfer, as part 3 measured it
     environment: dict[str, Any] = field(default_factory=dict)
     counter: int = 0
 
     @property
     def left(self) -> float:
         return self.deadline - time.monotonic()
+
+    def has_time_for(self, runs: int, steps: int) -> bool:
+        """Whether this part can still begin ``runs`` runs of ``steps`` steps of transfer."""
+        return self.left >= runs * (self.form.start_seconds + steps * self.step_seconds)
 
     @property
     def on_gpu(self) -> bool:
@@ -264,8 +274,12 @@ class Day:
                 if code is None:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
+        output = log.read_text(errors="replace")
+        unknown = re.search(r"^ModuleNotFoundError: No module named '([^']+)'", output, re.M)
+        if code == 1 and unknown and not unknown[1].startswith(("timerxl", "launch", "benchmarks")):
+            raise Missing(unknown[1])
         answer = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-        return Child(code, log.read_text(errors="replace"), answer, ended_at)
+        return Child(code, output, answer, ended_at)
 
     def train(
         self,
@@ -338,7 +352,9 @@ def part_attention(day: Day) -> Outcome:
     """Attention: kernels, time and errors"""
     half = ["bfloat16"] if day.environment["native_bf16"] or not day.on_gpu else []
     dtypes = [*half, "float32"] if not day.on_gpu else [*half, "float16", "float32"]
-    sizes = day.form.attention | {"device": day.form.device, "dtypes": dtypes}
+    # What is left beyond that is for the search for NaN and for the process to end.
+    until = time.time() + 0.6 * day.left
+    sizes = day.form.attention | {"device": day.form.device, "dtypes": dtypes, "until": until}
     child = day.child("attention", json.dumps(sizes))
     rows = child.answer.get("rows", [])
     problems, figures, worst = [], [], dict.fromkeys(ERRORS, 0.0)
@@ -365,6 +381,8 @@ def part_attention(day: Day) -> Outcome:
                 problems.append(said)
     if not child.answer.get("complete"):
         problems.append(f"not complete: {child.failure()}")
+    if child.answer.get("left_out"):
+        figures.append(f"{child.answer['left_out']} cases left out, no time")
     shown = ", ".join(f"{name} {value:.1g}" for name, value in worst.items() if value)
     checked = len(child.answer.get("finite", []))
     figures.insert(0, f"largest errors: {shown}; {checked} cases of 960 tokens tried for NaN")
@@ -375,6 +393,7 @@ def part_attention(day: Day) -> Outcome:
 
 def short(kernel: str) -> str:
     """A kernel's name without its template arguments and return type."""
+    kernel = kernel.replace("(anonymous namespace)::", "")
     return kernel.partition("(")[0].partition("<")[0].removeprefix("void ").strip()[:90]
 
 
@@ -387,7 +406,7 @@ def part_memory(day: Day) -> Outcome:
         if stage == 2 and day.missing("deepspeed"):
             figures.append(f"{setting}: left out, deepspeed is not installed")
             continue
-        if day.left < day.form.start_seconds:
+        if not day.has_time_for(1, 5):
             figures.append(f"{setting}: left out, no time")
             continue
         changed = [
@@ -401,6 +420,7 @@ def part_memory(day: Day) -> Outcome:
             continue
         row = run.speed(setting)
         speeds.append(row)
+        day.step_seconds = max(day.step_seconds, row["ms"] / 1e3)
         if row["zero_stage"] != stage:
             problems.append(f"{setting}: ran with ZeRO stage {row['zero_stage']}")
         figures.append(f"{setting}: {speed_words(row)}")
@@ -443,12 +463,14 @@ def part_profile(day: Day) -> Outcome:
     if run.code != 0 or "profile" not in run.answer:
         return Outcome(FAIL, [run.failure()])
     found = run.answer["profile"]
-    figures = [
-        f"ZeRO {stage}: {found['launches']:.0f} launches and {found['copies']:.0f} copies a step, "
-        f"busy {found['busy_ms']:.3g} of {found['period_ms']:.4g} ms: idle {found['idle_share']:.0%}"
-        if day.on_gpu
-        else f"CPU: {found['launches']:.0f} operators a step stand for launches; no idle share"
-    ]
+    launches = f"{found['launches']:.0f}"
+    figures = [f"CPU: {launches} operators a step stand for launches; no idle share"]
+    if day.on_gpu:
+        busy = f"busy {found['busy_ms']:.3g} of {found['period_ms']:.4g} ms"
+        figures = [
+            f"ZeRO {stage}: {launches} launches and {found['copies']:.0f} copies a step, {busy}: "
+            f"idle {found['idle_share']:.0%}"
+        ]
     figures += [
         f"{item['ms']:8.3f} ms, {item['calls']:6.1f} calls a step: {item['name'][:100]}"
         for item in found["longest"]
@@ -469,7 +491,7 @@ def part_fp16(day: Day) -> Outcome:
         if stage == 2 and day.missing("deepspeed"):
             figures.append(f"{name}: left out, deepspeed is not installed")
             continue
-        if day.left < day.form.start_seconds:
+        if not day.has_time_for(1, MOST_SKIPPED):
             figures.append(f"{name}: left out, no time")
             continue
         changed = [
@@ -507,7 +529,7 @@ def part_resume(day: Day) -> Outcome:
     stop, figures, problems = day.form.stop_at, [], []
     stages = [0] if day.missing("deepspeed") or not day.on_gpu else [2, 0]
     for stage in stages:
-        if day.left < 3 * day.form.start_seconds:
+        if not day.has_time_for(3, stop):
             figures.append(f"stage {stage}: left out, no time")
             continue
         changed = [f"train.zero_stage={stage}", f"train.max_steps={stop + stop // 2}"]
@@ -520,7 +542,11 @@ def part_resume(day: Day) -> Outcome:
             continue
         second = day.train("time", changed, folder=folder)
         resumed = [e["step"] for e in second.events if e["event"] == "resume"]
-        if second.code != 0 or resumed != [stop] or second.losses.keys() != undisturbed.losses.keys():
+        if (
+            second.code != 0
+            or resumed != [stop]
+            or second.losses.keys() != undisturbed.losses.keys()
+        ):
             problems.append(f"stage {stage}: resumed at {resumed}: {second.failure()}")
             continue
         apart = {
@@ -532,8 +558,8 @@ def part_resume(day: Day) -> Outcome:
         after = max(value for step, value in apart.items() if step > stop)
         limit = LOSS_ERROR * day.factor if day.on_gpu else 0.0
         figures.append(
-            f"stage {stage}: SIGTERM after step {stop} of {len(apart)}; largest relative difference "
-            f"of the losses {before:.2g} up to there, {after:.2g} after it (limit {limit:g})"
+            f"stage {stage}: SIGTERM after step {stop} of {len(apart)}; losses apart by "
+            f"{before:.2g} at most up to there, {after:.2g} after it (relative; limit {limit:g})"
         )
         if not after <= limit:
             problems.append(f"stage {stage}: {after:.2g} is above {limit:g}")
@@ -586,7 +612,7 @@ def part_changes(day: Day) -> Outcome:
     bases: list[dict[str, Any]] = []
     planned = [c for c in day.form.changes.items() if stage == 2 or "zero_stage" not in c[1][0]]
     for index, (name, changed) in enumerate(planned):
-        if day.left < 2 * day.form.start_seconds:
+        if not day.has_time_for(2, 5):
             figures.append(f"{name}: left out, no time")
             continue
         runs = {}
@@ -666,6 +692,8 @@ def run_part(part: Part, day: Day, seconds: float) -> Outcome:
         return part.run(day)
     except Stopped:
         raise
+    except Missing as name:
+        return Outcome(SKIPPED, [f"not installed: {name}"])
     except Exception as error:
         return Outcome(FAIL, [f"{type(error).__name__}: {error}"])
 
@@ -710,9 +738,8 @@ def run_all(
         outcome.seconds = time.monotonic() - started
         outcomes[part.number] = outcome
         if part.number in asked:
-            print(f"{part.number} {outcome.status} ({outcome.seconds:.0f} s) {part.title}")
-            for line in outcome.figures:
-                print(f"    {line}", flush=True)
+            head = f"{part.number} {outcome.status} ({outcome.seconds:.0f} s) {part.title}"
+            print("\n    ".join([head, *outcome.figures]), flush=True)
         keep(outcomes)
     return outcomes, ended_by
 
@@ -819,7 +846,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         day.environment = first.answer
         day.form = GPU if day.environment["has_gpu"] else CPU
-        print(f"{date.today()}, {day.environment['device']}, at most {asked.minutes:g} minutes")
+        device = day.environment["device"]
+        print(f"{date.today()}, {device}, at most {asked.minutes:g} minutes", flush=True)
 
         def keep(outcomes: dict[int, Outcome]) -> None:
             if asked.json is not None:

@@ -98,10 +98,13 @@ def attention(out: str, sizes: dict[str, Any]) -> None:
     """Time, kernels and errors of the product's attention for every case, most decisive first."""
     torch.backends.cuda.enable_cudnn_sdp(False)  # as timerxl/training/launcher.py does
     rows: list[dict[str, Any]] = []
-    found: dict[str, Any] = {"rows": rows, "finite": [], "complete": False}
+    found: dict[str, Any] = {"rows": rows, "finite": [], "left_out": 0, "complete": False}
     for dtype in sizes["dtypes"]:
         for patches, batch in zip(sizes["patches"], sizes["batches"], strict=True):
             for mode, head in sizes["cases"]:
+                if time.time() > sizes["until"]:
+                    found["left_out"] += 1
+                    continue
                 case = Case(sizes, dtype, mode, head, patches)
                 rows.append(case.names() | {"errors": case.errors()})
                 for dropout in sizes["dropouts"]:
@@ -209,7 +212,7 @@ class Case:
         self.synchronize()
         seconds = (time.perf_counter() - started) / 10
         events = profiled(lambda: self.run(inputs, dropout))
-        operators = sorted({e.name for e in events if "scaled_dot_product" in e.name})
+        operators = sorted({e.name for e in events if "::_scaled_dot_product" in e.name})
         kernels = [name for name, _, _ in gpu_kernels(events)]
         fused = [n for n in kernels if any(word in n.lower() for word in ("fmha", "flash", "sdpa"))]
         return {
@@ -396,7 +399,6 @@ def train(out: str, action: str, until: float) -> int:
     from timerxl.training import launcher
     from timerxl.training.loop import Trainer
     from timerxl.training.precision import Decision
-    from timerxl.training.step import TrainingStep
 
     action, _, on_cpu = action.partition("+")
     watch, log_step = Watch(out, action, until), Trainer._log_step
@@ -407,15 +409,20 @@ def train(out: str, action: str, until: float) -> int:
 
     Trainer._log_step = logged  # type: ignore[method-assign]
     if on_cpu == "fp16":
+        from deepspeed.accelerator import get_accelerator
+
+        get_accelerator().is_fp16_supported = lambda: True
         launcher.choose_precision = lambda *_: Decision("fp16", "rehearsed on a CPU")
-    if action == "infinite":
-        backward = TrainingStep._backward
+    if watch.action == "infinite":
+        run = Trainer.run
 
-        def infinite(step: TrainingStep, number: int, loss: torch.Tensor) -> None:
-            backward(step, number, loss * math.inf)
+        def infinite(trainer: Trainer) -> Any:  # the run's own steps, not those of the plan
+            backward = trainer.step._backward
+            trainer.step._backward = lambda number, loss: backward(number, loss * math.inf)  # type: ignore[method-assign]
+            return run(trainer)
 
-        TrainingStep._backward = infinite  # type: ignore[method-assign]
-    if action == "raise":
+        Trainer.run = infinite  # type: ignore[method-assign]
+    if watch.action == "raise":
         on_gpu = torch.cuda.is_available()
         store = torch.distributed.HashStore()
         backend = "nccl" if on_gpu else "gloo"
