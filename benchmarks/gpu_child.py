@@ -26,6 +26,7 @@ import resource
 import signal
 import sys
 import time
+import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -57,6 +58,19 @@ def installed(package: str) -> str | None:
         return None
 
 
+def older_than_asked() -> dict[str, str]:
+    """ "installed, minimum" of every package that pyproject.toml asks a newer version of."""
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [Requirement(text) for text in project["dependencies"]]
+    return {
+        one.name: f"{found}, {one.specifier}"
+        for one in wanted
+        if (found := installed(one.name)) and not one.specifier.contains(found)
+    }
+
+
 # --- part 1 ---------------------------------------------------------------------------------------
 
 
@@ -70,6 +84,7 @@ def environment(out: str) -> None:
         "cores": len(os.sched_getaffinity(0)),
         "cuda": torch.version.cuda,
         "packages": {name: installed(name) for name in PACKAGES},
+        "older": older_than_asked(),
         "native_bf16": False,
     }
     try:
@@ -407,7 +422,7 @@ def train(out: str, action: str, until: float) -> int:
         log_step(trainer, *arguments)
         watch(trainer)
 
-    Trainer._log_step = logged  # type: ignore[method-assign]
+    Trainer._log_step = logged  # type: ignore
     if on_cpu == "fp16":
         from deepspeed.accelerator import get_accelerator
 
@@ -418,10 +433,10 @@ def train(out: str, action: str, until: float) -> int:
 
         def infinite(trainer: Trainer) -> Any:  # the run's own steps, not those of the plan
             backward = trainer.step._backward
-            trainer.step._backward = lambda number, loss: backward(number, loss * math.inf)  # type: ignore[method-assign]
+            trainer.step._backward = lambda number, loss: backward(number, loss * math.inf)  # type: ignore
             return run(trainer)
 
-        Trainer.run = infinite  # type: ignore[method-assign]
+        Trainer.run = infinite  # type: ignore
     if watch.action == "raise":
         on_gpu = torch.cuda.is_available()
         store = torch.distributed.HashStore()
