@@ -233,6 +233,7 @@ class Day:
     factor: float
     deadline: float = 0.0  # of the part that runs
     step_seconds: float = 0.0  # of transfer, as part 3 measured it
+    start_seconds: float = 0.0  # the slowest start of a run so far
     environment: dict[str, Any] = field(default_factory=dict)
     counter: int = 0
 
@@ -242,7 +243,8 @@ class Day:
 
     def has_time_for(self, runs: int, steps: int) -> bool:
         """Whether this part can still begin ``runs`` runs of ``steps`` steps of transfer."""
-        return self.left >= runs * (self.form.start_seconds + steps * self.step_seconds)
+        start = max(self.form.start_seconds, self.start_seconds)
+        return self.left >= runs * (start + steps * self.step_seconds)
 
     @property
     def on_gpu(self) -> bool:
@@ -306,7 +308,11 @@ class Day:
             kind = "fp16" if "+fp16" in action else "fp32"
             more = deepspeed_environment(REPO / "ds_configs" / f"zero2_{kind}.json")
         arguments = [action, str(until), "--config", recipe, *settings, f"output_dir={folder}"]
+        started = time.time()
         child = self.child("train", *arguments, more=more)
+        if steps := child.answer.get("periods_ms"):  # the first holds the start
+            seconds = child.ended_at - started - sum(steps[1:]) / 1e3
+            self.start_seconds = max(self.start_seconds, seconds)
         return Run(**vars(child), folder=folder)
 
     def missing(self, *names: str) -> list[str]:
@@ -539,6 +545,9 @@ def part_resume(day: Day) -> Outcome:
         changed = [f"train.zero_stage={stage}", f"train.max_steps={stop + stop // 2}"]
         folder = day.folder / f"resumed_{stage}"
         undisturbed = day.train("time", changed)
+        if not day.has_time_for(2, stop):
+            figures.append(f"stage {stage}: left out, no time")
+            continue
         first = day.train(f"sigterm:{stop}", changed, folder=folder)
         if (undisturbed.code, first.code, first.status.get("code")) != (0, 143, 143):
             failed = undisturbed if undisturbed.code else first
@@ -735,7 +744,11 @@ def run_all(
         else:
             left = end - started
             later = sum(p.weight for p in PARTS[index:] if p.number in asked)
-            share = max(part.weight / later * left, part.least[0 if day.on_gpu else 1])
+            least = 0 if day.on_gpu else 1
+            share = max(part.weight / later * left, part.least[least])
+            # Twice its share where the others still have what they need at least.
+            others = sum(p.least[least] for p in PARTS[index + 1 :] if p.number in asked)
+            share = max(share, min(2 * share, left - others))
             try:
                 with stopping():
                     outcome = run_part(part, day, min(left, share))
