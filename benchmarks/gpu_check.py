@@ -312,6 +312,7 @@ class Day:
         child = self.child("train", *arguments, more=more)
         if steps := child.answer.get("periods_ms"):  # the first holds the start
             seconds = child.ended_at - started - sum(steps[1:]) / 1e3
+            seconds -= child.answer["compile_seconds"]
             self.start_seconds = max(self.start_seconds, seconds)
         return Run(**vars(child), folder=folder)
 
