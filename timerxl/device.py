@@ -105,6 +105,12 @@ def gpu_problem(facts: GPUFacts, environment: Mapping[str, str]) -> str | None:
     there = " and ".join(filter(None, [", ".join(facts.files), ", ".join(allotted)]))
     if facts.built_for is None:
         why = f"torch {torch.__version__} is built for the CPU alone. Install a build for CUDA"
+    elif "No CUDA GPUs are available" in facts.error:
+        why = (
+            "torch sees none (no CUDA GPUs are available): CUDA_VISIBLE_DEVICES names none of this "
+            "machine, or this job may not use it. Correct that variable, or ask the scheduler for "
+            "a GPU"
+        )
     elif not facts.files:
         why = (
             f"torch sees none{_quoted(facts.error)}. Start the container or job with its GPUs "
@@ -151,6 +157,20 @@ def refuse_unusable_gpu(
         return
     if (problem := gpu_problem(gpu_facts(), environment)) is not None:
         raise InputError(f"{problem}; {on_purpose}.")
+
+
+def refuse_more_processes_than_gpus(count: int, environment: Mapping[str, str]) -> None:
+    """Raise InputError where this machine runs more processes than it has GPUs (``count``): two
+    would share one, which NCCL refuses in words of its own."""
+    here = max(
+        int(environment.get("LOCAL_WORLD_SIZE", "1")), int(environment.get("LOCAL_RANK", "0")) + 1
+    )
+    if "WORLD_SIZE" in environment and here > count:
+        raise InputError(
+            f"{here} processes were started on this machine and it shows them {count} GPU"
+            f"{'s' * (count != 1)}: give --num_processes {count} (torchrun: --nproc_per_node), or "
+            "more GPUs in CUDA_VISIBLE_DEVICES."
+        )
 
 
 def uses_gpu(environment: Mapping[str, str] = os.environ) -> bool:

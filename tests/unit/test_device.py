@@ -6,7 +6,13 @@ import pytest
 
 from timerxl import device
 from timerxl.config import InputError
-from timerxl.device import GPUFacts, gpu_facts, gpu_problem, refuse_unusable_gpu
+from timerxl.device import (
+    GPUFacts,
+    gpu_facts,
+    gpu_problem,
+    refuse_more_processes_than_gpus,
+    refuse_unusable_gpu,
+)
 
 # torch 2.13's list on PyPI for CUDA 13.
 CUDA_13 = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120")
@@ -68,6 +74,11 @@ def test_binaries_for_one_capability_alone() -> None:
             "with driver 535.104 (The NVIDIA driver on your system is too old). Install a newer",
         ),
         (
+            GPUFacts(FILES, "580.65", "13.0", False, "No CUDA GPUs are available"),
+            {"CUDA_VISIBLE_DEVICES": "3"},
+            "CUDA_VISIBLE_DEVICES names none of this machine, or this job may not use it",
+        ),
+        (
             GPUFacts((), None, "13.0", False, "Found no NVIDIA driver on your system."),
             {"CUDA_VISIBLE_DEVICES": "0,1"},
             "sees none (Found no NVIDIA driver on your system). Start the container or job with",
@@ -107,3 +118,22 @@ def test_beside_a_gpu_the_cpu_on_purpose_is_no_gpu(monkeypatch: pytest.MonkeyPat
     assert not device.uses_gpu({"ACCELERATE_USE_CPU": "true"})
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert not device.uses_gpu({})
+
+
+@pytest.mark.parametrize(
+    ("environment", "count", "refused"),
+    [
+        ({}, 1, False),
+        ({"LOCAL_RANK": "1"}, 1, False),  # left over: no process group
+        ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "0"}, 4, False),
+        ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "0"}, 2, True),
+        ({"WORLD_SIZE": "2", "LOCAL_RANK": "1"}, 1, True),  # each task sees one GPU
+        ({"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8", "LOCAL_RANK": "7"}, 8, False),
+    ],
+)
+def test_more_processes_than_gpus(environment: dict[str, str], count: int, refused: bool) -> None:
+    if refused:
+        with pytest.raises(InputError, match=f"--num_processes {count} "):
+            refuse_more_processes_than_gpus(count, environment)
+    else:
+        refuse_more_processes_than_gpus(count, environment)

@@ -24,7 +24,15 @@ EFFICIENCY = 0.30
 # Assumed of a kernel's launch from Python: no step is shorter than its launches.
 LAUNCH_SECONDS = 5e-6
 
-_OTHER = {"laptop", "mobile", "ti", "super", "nvl", "max"}  # slower or faster than their namesake
+_OTHER = {
+    "laptop",
+    "mobile",
+    "ti",
+    "super",
+    "nvl",
+    "max",
+    "mig",
+}  # slower or faster than their namesake
 _UNITS = {"B": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
 _UNITS |= {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 

@@ -18,6 +18,7 @@ from timerxl.planner.text import duration
 from timerxl.planner.timing import Rate, RunTime, assumed_rate, predict_time
 from timerxl.planner.workload import Choice, Workload, data_place, describe_windows, memory_of
 from timerxl.training.prediction import Prediction, RunFacts, peak_memory_gib
+from timerxl.training.step import NumberNotFinite
 
 CALIBRATION_SECONDS = 2.0
 
@@ -55,7 +56,8 @@ def _rate(workload: Workload, facts: RunFacts) -> tuple[Rate | None, str]:
         return calibrate(workload, facts.precision, CALIBRATION_SECONDS), measured
     try:
         return _calibrate_on_gpu(workload, facts.precision), measured
-    except torch.OutOfMemoryError:
+    # Memory that is short speaks in three ways; fp16 without a scaler may overflow.
+    except (torch.OutOfMemoryError, torch.AcceleratorError, NumberNotFinite):
         pass  # whose traceback holds the tensors; they go with it
     _forget_gpu_memory()
     device = device_at_hand()
@@ -63,7 +65,7 @@ def _rate(workload: Workload, facts: RunFacts) -> tuple[Rate | None, str]:
     if peak is None or peak != peak:
         return None, ""
     rate = assumed_rate(device, facts.precision)
-    basis = f"{EFFICIENCY:.0%} of {peak:g} TFLOP/s assumed: no memory left to measure steps in"
+    basis = f"{EFFICIENCY:.0%} of {peak:g} TFLOP/s assumed: no steps could be measured"
     return rate, basis
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,11 +27,13 @@ MAX_VARIANTS = 16
 
 @dataclass(frozen=True)
 class CompilerFacts:
-    """What Inductor needs: a C++ compiler on a CPU; triton, and a C compiler for it, on a GPU."""
+    """What Inductor needs: a C++ compiler on a CPU; triton, and a C compiler with Python's headers
+    for it, on a GPU."""
 
     on_gpu: bool
     has_compiler: bool
     has_triton: bool
+    has_headers: bool = True
 
 
 def compiler_facts() -> CompilerFacts:
@@ -40,7 +44,8 @@ def compiler_facts() -> CompilerFacts:
     on_gpu = device_facts().has_gpu
     if on_gpu:
         names = (os.environ.get("CC", ""), "gcc", "clang")
-        return CompilerFacts(True, any(map(shutil.which, names)), has_triton_package())
+        headers = Path(sysconfig.get_paths()["include"], "Python.h").exists()
+        return CompilerFacts(True, any(map(shutil.which, names)), has_triton_package(), headers)
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler:
@@ -70,6 +75,11 @@ def check_compiler(
         raise InputError(
             "train.compile=true needs triton on a GPU, which can't be imported; install the triton "
             "of this torch (pip install torch brings it), or set train.compile=false."
+        )
+    if found.on_gpu and not found.has_headers:
+        raise InputError(
+            "train.compile=true needs Python's headers for triton, and Python.h is not there; "
+            "install them (apt-get install python3-dev), or set train.compile=false."
         )
     if not found.has_compiler:
         which = "a C compiler (gcc or clang, or CC=PATH)" if found.on_gpu else "g++ (or CXX=PATH)"

@@ -12,6 +12,7 @@ from typing import Any
 
 HANDLED = (signal.SIGTERM, signal.SIGINT)
 AGAIN_SECONDS = 0.5
+FIRST_BEATS, FIRST_SECONDS = 3, 60.0
 PATIENCE_SECONDS = 10.0  # torchrun kills what is there 30 s after its SIGTERM
 
 
@@ -40,7 +41,8 @@ class Interruption:
     A process that waits inside a library (NCCL, for a rank that is gone) never comes back to
     Python, where signals are handled: a thread sees the signal all the same, and ends the process
     where no :meth:`beat` comes within ``patience_seconds`` or three times the longest pause between
-    two of them so far. ``on_stuck`` is called before, with the signal; it writes status.json.
+    two of them so far. The first beats may take a minute each (compilation, kernels chosen) and are
+    no measure. ``on_stuck`` is called before the end, with the signal; it writes status.json.
 
     Where an error ends the block, SIGTERM stays ignored until :meth:`hear_again`: a launcher sends
     it as soon as another process has ended by the same error, while this one still writes how.
@@ -50,10 +52,12 @@ class Interruption:
         self,
         on_stuck: Callable[[int], None] = lambda number: None,
         patience_seconds: float = PATIENCE_SECONDS,
+        first_seconds: float = FIRST_SECONDS,
     ) -> None:
         self.number = 0
         self.is_saving = False  # a checkpoint is written to its end, however slow the disk
-        self._on_stuck, self._patience = on_stuck, patience_seconds
+        self._on_stuck, self._patience, self._first = on_stuck, patience_seconds, first_seconds
+        self._num_beats = 0
         self._since = 0.0
         self._last_beat, self._longest_pause = time.monotonic(), 0.0
         self._before: dict[signal.Signals, Any] = {}
@@ -63,8 +67,10 @@ class Interruption:
     def beat(self) -> None:
         """Say that the run moves: called at every step and every batch of an evaluation."""
         now = time.monotonic()
-        self._longest_pause = max(self._longest_pause, now - self._last_beat)
+        if self._num_beats >= FIRST_BEATS:
+            self._longest_pause = max(self._longest_pause, now - self._last_beat)
         self._last_beat = now
+        self._num_beats += 1
 
     def __enter__(self) -> Interruption:
         self._last_beat = time.monotonic()
@@ -110,7 +116,8 @@ class Interruption:
                 number = pipe.read(1)
             came = time.monotonic()
             while number and self._wakeup is not None:  # else the block ended
-                limit = max(self._patience, 3 * self._longest_pause)
+                begins = self._num_beats < FIRST_BEATS
+                limit = self._first if begins else max(self._patience, 3 * self._longest_pause)
                 if not self.is_saving and time.monotonic() - max(came, self._last_beat) > limit:
                     self._on_stuck(number[0])
                     os._exit(128 + number[0])

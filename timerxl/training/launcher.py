@@ -24,6 +24,7 @@ from timerxl.device import (
     CPU_ON_PURPOSE,
     DeviceFacts,
     device_facts,
+    refuse_more_processes_than_gpus,
     refuse_unusable_gpu,
 )
 from timerxl.training.precision import Decision, choose_precision, choose_zero_stage
@@ -298,7 +299,24 @@ def plan_launch(config: RunConfig, environment: Mapping[str, str] = os.environ) 
     """
     refuse_unusable_gpu(environment=environment)
     device, launcher = device_facts(environment), read_launcher(environment, config.train)
+    if device.has_gpu:
+        refuse_more_processes_than_gpus(torch.cuda.device_count(), environment)
     return Launch(device, launcher, *decide(config, device, launcher))
+
+
+def _forget_earlier_ranks() -> None:
+    """What an earlier cell or job left: accelerate would wait for the others."""
+    if "WORLD_SIZE" not in os.environ:
+        for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name, None)
+
+
+def _settle(accelerator: Accelerator) -> None:
+    """What accelerate leaves open or changes beside what it is asked for."""
+    # With a dynamo backend it allows TF32: fp32 products of 10 bits, in the final scores too.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    if accelerator.device.type == "cuda" and accelerator.device.index is not None:
+        torch.cuda.set_device(accelerator.device)  # not done where ACCELERATE_TORCH_DEVICE chose
 
 
 def build_accelerator(config: RunConfig, launch: Launch, log: Callable[[str], None]) -> Accelerator:
@@ -307,9 +325,7 @@ def build_accelerator(config: RunConfig, launch: Launch, log: Callable[[str], No
     Raises InputError where the process group is not what the launcher started: training would
     otherwise run as several independent "main" processes.
     """
-    if "WORLD_SIZE" not in os.environ:
-        for name in ("RANK", "LOCAL_RANK"):  # of an earlier cell or job: accelerate would wait
-            os.environ.pop(name, None)
+    _forget_earlier_ranks()
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     device, launcher = launch.device, launch.launcher
     precision, zero = launch.precision, launch.zero
@@ -363,6 +379,7 @@ def build_accelerator(config: RunConfig, launch: Launch, log: Callable[[str], No
             "ACCELERATE_TORCH_DEVICE, and ask for DeepSpeed or the CPU (ACCELERATE_USE_CPU), not "
             f"both. {CPU_ON_PURPOSE}."
         )
+    _settle(accelerator)
     if accelerator.is_main_process:
         log(f"precision {precision.value}: {precision.reason}.")
         for note in (*launcher.notes, precision.skipped, zero.skipped):
@@ -382,8 +399,11 @@ def evaluation_accelerator() -> Accelerator:
     DeepSpeed or compilation. Raises InputError where a GPU is there and can't be used."""
     refuse_unusable_gpu()
     device = device_facts()
-    for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"):
-        os.environ.pop(name, None)
+    if device.has_gpu:
+        refuse_more_processes_than_gpus(torch.cuda.device_count(), os.environ)
+    for name in ("USE_DEEPSPEED", "USE_FSDP", "DYNAMO_BACKEND"):
+        os.environ.pop(f"ACCELERATE_{name}", None)
+    _forget_earlier_ranks()
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     accelerator = Accelerator(mixed_precision="no", cpu=not device.has_gpu)
     if accelerator.num_processes != expected:
@@ -391,6 +411,7 @@ def evaluation_accelerator() -> Accelerator:
             f"the launcher started {expected} processes but accelerate sees "
             f"{accelerator.num_processes}: start them with torchrun or accelerate launch."
         )
+    _settle(accelerator)
     return accelerator
 
 

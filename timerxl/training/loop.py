@@ -100,6 +100,7 @@ class Trainer:
                             self.new_best(folder.parent)
                 elif checks:
                     self._check()
+                self.interruption.beat()
                 progress.looked_step = progress.step
                 if self.take_copy is not None and self.checkpoints.saved_step == progress.step:
                     self.take_copy()

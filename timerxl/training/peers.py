@@ -11,6 +11,10 @@ import torch
 
 # What gloo and NCCL say when the other side is gone or silent; the store has errors of its own.
 _SIGNS = re.compile(r"\bgloo\b|\bNCCL\b|connection (closed|reset) by peer|connectFullMesh", re.I)
+# Of NCCL's own errors, those of the other side; the rest is this machine's fault (shared memory of
+# a container, two ranks on one GPU), and its traceback the best that can be shown.
+_NCCL = re.compile(r"\bNCCL error\b")
+_NCCL_LOST = re.compile(r"ncclRemoteError|timed? ?out|abort|connection|remote p|peer|closed", re.I)
 
 
 class PeerLost(RuntimeError):
@@ -24,11 +28,16 @@ def lost_peer(error: BaseException) -> str | None:
     if isinstance(error, ConnectionError | TimeoutError) and not isinstance(error, BrokenPipeError):
         # A run alone has nobody to lose; nor is it the others where standard output is closed.
         named = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if not named and not (type(error) is RuntimeError and _SIGNS.search(str(error))):
+    text = str(error).strip()
+    if not named and not (type(error) is RuntimeError and _SIGNS.search(text)):
         return None
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    cause = " ".join(text.partition("Last error:")[2].split())  # where NCCL says what it was
+    if _NCCL.search(text) and not _NCCL_LOST.search(cause or text):
+        return None
+    said = (text.splitlines() or [type(error).__name__])[0]
     # Without the place in the library's source, and its advice.
-    return re.sub(r"^\[[^]]*\] *", "", said).partition(". This is typically")[0].rstrip(".") + "."
+    said = re.sub(r"^\[[^]]*\] *", "", said).partition(". This is typically")[0].rstrip(".")
+    return f"{said}: {cause.rstrip('.')}." if cause else f"{said}."
 
 
 @contextmanager

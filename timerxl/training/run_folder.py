@@ -107,9 +107,11 @@ class RunFolder:
 
     def note_stuck(self, number: int) -> None:
         """status.json where a signal came and this process waits for another that is gone."""
+        several = self.accelerator.num_processes > 1
+        why = "another process of the run is lost or hangs" if several else "the step hangs"
         reason = (
-            f"{signal.Signals(number).name} came and no step ended: another process of the run is "
-            f"lost or hangs. {way_on(self.config.train.resume)}"
+            f"{signal.Signals(number).name} came and no step ended: {why}. "
+            f"{way_on(self.config.train.resume)}"
         )
         if self.accelerator.is_main_process:
             note_end(self.path, EXIT_SIGNAL + number, reason)

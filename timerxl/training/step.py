@@ -105,7 +105,7 @@ class TrainingStep:
         self.optimizer.zero_grad()
         self.schedule.step()
         # fp16 alone comes here with such a norm. accelerate does not see that a fused optimizer
-        # skips (accelerate #4242); DeepSpeed says so, and tells the norm of the step before.
+        # skips (accelerate #4242); DeepSpeed says so itself.
         overflowed = grad_norm is not None and not math.isfinite(grad_norm)
         left_out = overflowed or bool(getattr(self.optimizer, "step_was_skipped", False))
         self.skipped = self.skipped + 1 if left_out else 0

@@ -146,3 +146,56 @@ def test_inductor_computes_the_same_without_complex_numbers(
     compile_layers(model, "inductor")
     assert_same(step(model), expected)
     assert not any("complex" in str(warning.message) for warning in recwarn)
+
+
+@pytest.mark.parametrize("mode", ["folded", "mask"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_dropout_of_compiled_layers_is_the_same_in_backward(mode: str, checkpointing: bool) -> None:
+    """Recomputed with another mask the gradient would be that of another loss: it is compared with
+    the difference quotient of the loss for one seed, along a random direction."""
+    torch._dynamo.reset()
+    settings = TimerXLConfig(
+        patch_length=4,
+        context_length=16,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        hidden_dropout=0.2,
+        attention_dropout=0.2,
+        num_variables=3,
+        pooling="last",
+        variable_bias_mode=mode,
+    )
+    torch.manual_seed(0)
+    model = TimerXLForClassification(settings).double().train()
+    if checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    for layer in model.timer_xl.layers:
+        layer.compile(backend="aot_eager")
+    batch = {"past_values": torch.randn(4, 16, 3).double(), "labels": torch.tensor([0, 1, 1, 0])}
+    directions = [torch.randn_like(parameter) for parameter in model.parameters()]
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(5)
+        found: torch.Tensor = model(**batch).loss
+        return found
+
+    @torch.no_grad()
+    def shifted_loss(shift: float) -> float:
+        pairs = list(zip(model.parameters(), directions, strict=True))
+        for parameter, direction in pairs:
+            parameter.add_(shift * direction)
+        found = loss().item()
+        for parameter, direction in pairs:
+            parameter.sub_(shift * direction)
+        return found
+
+    # The loss is in fp32, and relu has corners: a step that is right for both.
+    quotient = (shifted_loss(1e-4) - shifted_loss(-1e-4)) / 2e-4
+    loss().backward()
+    pairs = zip(model.parameters(), directions, strict=True)
+    slope = sum((p.grad * d).sum().item() for p, d in pairs if p.grad is not None)
+    assert slope == pytest.approx(quotient, rel=5e-3)
+    torch.manual_seed(6)  # another mask is another loss
+    assert model(**batch).loss.item() != loss().item()

@@ -82,7 +82,7 @@ def test_without_room_the_table_is_asked(t4: list[str], monkeypatch: pytest.Monk
     monkeypatch.setattr(prediction, "calibrate", out_of_memory)
     found, windows = predicted()
     assert t4 == ["empty_cache", "reset_peak_memory_stats"]
-    assert "30% of 65 TFLOP/s assumed: no memory left to measure steps in" in found.summary
+    assert "30% of 65 TFLOP/s assumed: no steps could be measured" in found.summary
     work = prediction.describe_windows(CONFIG, windows)
     assert found.epoch_seconds > 10 * len(windows.issue_rows("train")) * work.flops_per_sample() / (
         0.3 * 65e12

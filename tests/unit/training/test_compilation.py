@@ -88,6 +88,8 @@ def test_the_launcher_s_backend(environment: dict[str, str], expected: str | Non
         (CompilerFacts(on_gpu=False, has_compiler=True, has_triton=False), None),
         (CompilerFacts(on_gpu=False, has_compiler=False, has_triton=True), r"needs g\+\+"),
         (CompilerFacts(on_gpu=True, has_compiler=True, has_triton=True), None),
+        (CompilerFacts(True, True, True, has_headers=False), "needs Python's headers"),
+        (CompilerFacts(False, True, True, has_headers=False), None),
         (CompilerFacts(on_gpu=True, has_compiler=True, has_triton=False), "needs triton"),
         (CompilerFacts(on_gpu=True, has_compiler=False, has_triton=True), "needs a C compiler"),
     ],

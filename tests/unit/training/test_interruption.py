@@ -59,7 +59,9 @@ STUCK = """
 import os, signal, sys, time
 from timerxl.training.interruption import Interruption
 kind, patience = sys.argv[1], 0.5
-inside = Interruption(lambda number: os.write(1, f"stuck {number}\\n".encode()), patience)
+say = lambda number: os.write(1, f"stuck {number}\\n".encode())
+first = 9.0 if kind == "beginning" else patience
+inside = Interruption(say, patience, first_seconds=first)
 with inside:
     if kind == "saving":
         inside.is_saving = True
@@ -79,6 +81,7 @@ print("left by itself")
         ("silent", 143, "stuck 15\n"),
         ("beating", 0, "left by itself\n"),
         ("saving", 0, "left by itself\n"),
+        ("beginning", 0, "left by itself\n"),  # the first step may compile for a minute
     ],
 )
 def test_a_run_that_moves_or_saves_is_not_stuck(kind: str, code: int, said: str) -> None:

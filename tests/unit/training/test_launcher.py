@@ -293,11 +293,14 @@ def launch_on(device: DeviceFacts, config: RunConfig) -> Launch:
 def test_cudnn_s_attention_is_off_on_a_gpu(device: DeviceFacts, stays_on: bool) -> None:
     """pytorch #196678: NaN gradients with a mask. accelerate finds no GPU here, which is said."""
     config = RunConfig()
+    torch.backends.cuda.matmul.allow_tf32 = True  # as accelerate does for a dynamo backend
     if device.has_gpu:
         with pytest.raises(InputError, match="accelerate made NO on cpu, expected no DeepSpeed on"):
             build_accelerator(config, launch_on(device, config), lambda sentence: None)
     else:
         build_accelerator(config, launch_on(device, config), lambda sentence: None)
+        assert not torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
     assert torch.backends.cuda.cudnn_sdp_enabled() == stays_on
 
 

@@ -99,7 +99,47 @@ def no_such_key() -> None:
     raise KeyError("store")
 
 
-OTHERS = [out_of_shape, backward_twice, other_weights, a_worker_died, a_loader_is_slow]
+NCCL = (
+    "NCCL error in: ../torch/csrc/distributed/c10d/NCCLUtils.cpp:94, unhandled system error (run "
+    "with NCCL_DEBUG=INFO for details), NCCL version 2.27.5\nncclSystemError: System call (e.g. "
+    "socket, malloc) or external library call failed or device error. \nLast error:\n"
+)
+
+
+def shared_memory_of_a_container() -> None:
+    cause = "Error while creating shared memory segment /dev/shm/nccl-Wl9 (size 33030528)"
+    raise torch.distributed.DistBackendError(NCCL + cause)
+
+
+def two_ranks_on_one_gpu() -> None:
+    cause = "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1e0"
+    raise torch.distributed.DistBackendError(NCCL + cause)
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        "socketProgress: Connection closed by remote peer gpu-2<51234>",
+        "NET/IB: Got completion from peer 10.0.0.2<4791> with status=12",
+    ],
+)
+def test_nccl_s_words_for_a_lost_peer(cause: str) -> None:
+    """As people report them; the cause stands in the last line."""
+    said = lost_peer(torch.distributed.DistBackendError(NCCL + cause))
+    assert said is not None
+    assert cause in said
+    assert "\n" not in said
+
+
+OTHERS = [
+    shared_memory_of_a_container,
+    two_ranks_on_one_gpu,
+    out_of_shape,
+    backward_twice,
+    other_weights,
+    a_worker_died,
+    a_loader_is_slow,
+]
 OTHERS += [out_of_memory, no_such_key]
 
 
