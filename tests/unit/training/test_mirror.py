@@ -475,6 +475,7 @@ def test_other_ranks_wait_for_the_main_one(tmp_path: Path, monkeypatch: pytest.M
     waiting = threading.Thread(target=open_mirror, args=(config, print))
     with monkeypatch.context() as patch:
         patch.setenv("RANK", "1")
+        patch.setenv("WORLD_SIZE", "2")
         assert open_mirror(config, print) is None  # a run is there
         shutil.move(run, tmp_path / "elsewhere")
         assert open_mirror(config, print) is None  # there is nothing to wait for
@@ -496,6 +497,7 @@ def test_other_ranks_do_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.Mo
     mirror.start()
     mirror.end(patient=True)
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(module, "FILL_SECONDS", 0.3)
     assert open_mirror(config_of(tmp_path / "here", far), print) is None
 
