@@ -102,7 +102,7 @@ def test_a_run_that_is_stopped_leaves_nothing(
     points = [f"p{i}: {{latitude: {-(i % 18)}, longitude: {-70 - i % 12}}}" for i in range(300)]
     (tmp_path / "r.yaml").write_text("regions:\n  " + "\n  ".join(points))
     # The same file again and again: equal values are one, but each copy is read.
-    inputs = ["peru.nc"] * (60 if stage == "*.npy" else 4)
+    inputs = ["peru.nc"] * (240 if stage == "*.npy" else 4)
     words = [sys.executable, str(SCRIPT), *inputs, "--regions", "r.yaml", "--output", "deep/out"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
