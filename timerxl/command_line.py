@@ -6,10 +6,11 @@ import argparse
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from timerxl.config import InputError
 
@@ -71,15 +72,29 @@ def run_command(command: Callable[[], int | None]) -> int:
 @contextmanager
 def unwinding_on_signals() -> Iterator[None]:
     """SIGINT and SIGTERM end the block by SystemExit(128 + the signal), so that what cleans up
-    behind a half-written file or folder runs."""
+    behind a half-written file or folder runs.
+
+    Where the signal falls into a destructor or a library's callback, Python drops the exception:
+    the signal is then sent once more.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise SystemExit(EXIT_SIGNAL + number)
 
+    def dropped(unraisable: Any) -> None:
+        code = getattr(unraisable.exc_value, "code", None)
+        if isinstance(code, int) and code - EXIT_SIGNAL in before:
+            # A moment later: raised in here it would be dropped again.
+            threading.Timer(0.05, os.kill, (os.getpid(), code - EXIT_SIGNAL)).start()
+        else:
+            hook(unraisable)
+
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    hook, sys.unraisablehook = sys.unraisablehook, dropped
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 
