@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import traceback
 from pathlib import Path
 
 # The repository, not this folder, is on the path: this very file would hide the library `evaluate`.
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
-from timerxl.command_line import EXIT_FAILED, is_main_rank, leave, quiet_libraries, run_command
+from timerxl.command_line import is_main_rank, leave, quiet_libraries, run_command
 from timerxl.config import EvalConfig, InputError
 
 
@@ -98,11 +97,7 @@ def run(given: argparse.Namespace) -> int:
 def main() -> int:
     quiet_libraries()
     given = parser().parse_args()
-    try:
-        return run_command(lambda: run(given))
-    except Exception:  # an error of ours: its traceback, then no teardown that waits for others
-        traceback.print_exc()
-        return EXIT_FAILED
+    return run_command(lambda: run(given))
 
 
 if __name__ == "__main__":

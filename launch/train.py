@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,6 @@ HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
 from timerxl.command_line import (
-    EXIT_FAILED,
     EXIT_OK,
     is_first_here,
     is_main_rank,
@@ -105,11 +103,7 @@ def train_run(config: RunConfig, hub: BackgroundPush | None = None) -> int:
 def main() -> int:
     quiet_libraries()
     arguments = recipe_parser(__doc__ or "").parse_args()
-    try:
-        return run_command(lambda: run(load_recipe(arguments.config, arguments.overrides)))
-    except Exception:  # an error of ours: its traceback, then no teardown that waits for others
-        traceback.print_exc()
-        return EXIT_FAILED
+    return run_command(lambda: run(load_recipe(arguments.config, arguments.overrides)))
 
 
 if __name__ == "__main__":

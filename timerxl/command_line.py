@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -57,7 +58,8 @@ def recipe_parser(description: str) -> argparse.ArgumentParser:
 def run_command(command: Callable[[], int | None]) -> int:
     """Run ``command``; bad input becomes its message on stderr and exit code 2, no traceback.
 
-    Exit code 1, in silence, where the reader of standard output is gone (``... | head``).
+    Exit code 1 after any other error, with its traceback, and in silence where the reader of
+    standard output is gone (``... | head``).
     """
     try:
         return command() or EXIT_OK
@@ -66,6 +68,9 @@ def run_command(command: Callable[[], int | None]) -> int:
         return EXIT_BAD_INPUT
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
+        return EXIT_FAILED
+    except Exception:  # of ours: its traceback, then no teardown that waits for other processes
+        traceback.print_exc()
         return EXIT_FAILED
 
 

@@ -51,9 +51,14 @@ class GPUFacts:
     architectures: tuple[str, ...] = ()
 
 
+def is_true(environment: Mapping[str, str], name: str) -> bool:
+    """Whether a variable is switched on, as accelerate and people write it."""
+    return environment.get(name, "").lower() in ("true", "1", "yes")
+
+
 def wants_cpu(environment: Mapping[str, str] = os.environ) -> bool:
     """True where the CPU was asked for: ``accelerate launch --cpu`` sets this too."""
-    return environment.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1", "yes")
+    return is_true(environment, "ACCELERATE_USE_CPU")
 
 
 def gpu_facts() -> GPUFacts:

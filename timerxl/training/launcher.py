@@ -24,6 +24,7 @@ from timerxl.device import (
     CPU_ON_PURPOSE,
     DeviceFacts,
     device_facts,
+    is_true,
     refuse_more_processes_than_gpus,
     refuse_unusable_gpu,
 )
@@ -56,7 +57,7 @@ def read_launcher(environment: Mapping[str, str], train: TrainConfig) -> Launche
     """
     _refuse_tasks_without_a_group(environment)
     for name, what in _NOT_SUPPORTED.items():
-        if _is_true(environment.get(name)):
+        if is_true(environment, name):
             raise InputError(
                 f"the launcher asks for {what}, which this training does not use; for several GPUs "
                 "take accelerate_configs/zero2.yaml (ZeRO-2), or plain data parallelism."
@@ -75,7 +76,7 @@ def read_launcher(environment: Mapping[str, str], train: TrainConfig) -> Launche
             f"train.accumulation_steps {train.accumulation_steps} in the recipe: unset the one or "
             f"give train.accumulation_steps={steps}."
         )
-    if not _is_true(environment.get("ACCELERATE_USE_DEEPSPEED")):
+    if not is_true(environment, "ACCELERATE_USE_DEEPSPEED"):
         return LauncherChoice(precision, None)
     path = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     return _answers(environment, precision) if path == "none" else _config_file(path, precision)
@@ -86,10 +87,6 @@ _NOT_SUPPORTED = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context or sequence parallelism",
 }
-
-
-def _is_true(value: str | None) -> bool:
-    return str(value).lower() in ("true", "1", "yes")
 
 
 def _refuse_tasks_without_a_group(environment: Mapping[str, str]) -> None:
@@ -417,13 +414,12 @@ def evaluation_accelerator() -> Accelerator:
 
 def environment_notes(environment: Mapping[str, str]) -> list[str]:
     """What the environment changes of the numbers without being asked for by anybody here."""
-    notes = [
+    return [
         f"{name}={environment[name]} in the environment lets GPUs compute fp32 products in TF32, "
         "with 10 bits instead of 23: final scores too."
         for name in ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
-        if _is_true(environment.get(name))
+        if is_true(environment, name)
     ]
-    return notes
 
 
 def fill_deepspeed(accelerator: Accelerator, config: RunConfig) -> None:

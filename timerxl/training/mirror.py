@@ -48,13 +48,12 @@ from timerxl.training.checkpoint_files import (
     read_manifest,
     space_left,
 )
-from timerxl.training.run_lock import LOCK_FILE, RunLock
+from timerxl.training.run_lock import NO_FILES_OF_A_RUN, RUN_CONFIG, RunLock
 
 FORMAT = 1
 SLOTS = (0, 1)
 NOTE = "README.txt"
 STAGE, RUN_ID = ".mirror", "run_id"  # in the run's folder: what is being copied, and whose it is
-RUN_CONFIG = "config.yaml"  # the first file of a run: a folder with it is a run's
 FORECASTS = "forecasts.parquet"  # written in place, once, at the end of a run
 _FILES = (
     *(RUN_CONFIG, "results.json", "verdict.json", "status.json", "audit.json"),
@@ -63,7 +62,6 @@ _FILES = (
 _FOLDERS = ("model", "report")  # whose files are replaced by a rename, never written in place
 _GROWING = ("metrics.jsonl", "tensorboard")  # whose files are only appended to
 _TOP = {"checkpoint", FORECASTS, *_FILES, *_FOLDERS, *_GROWING}
-_NO_FILES_OF_A_RUN = ("status.json", LOCK_FILE)  # an attempt that was refused leaves these
 _BLOCK = 4 * 2**20
 
 END_SECONDS = 60.0  # to wait at a normal end for the last copy
@@ -278,7 +276,7 @@ def _is_free(output_dir: Path) -> bool:
     """Whether a run could be put there: nothing is, or what an attempt that was refused leaves."""
     if not output_dir.is_dir():
         return not output_dir.exists()
-    return all(path.name in _NO_FILES_OF_A_RUN for path in output_dir.iterdir())
+    return all(path.name in NO_FILES_OF_A_RUN for path in output_dir.iterdir())
 
 
 def _fill(
@@ -311,7 +309,7 @@ def _fill(
                     continue
                 (fresh / STAGE).mkdir()
                 write_text(fresh / STAGE / RUN_ID, copy.run)
-                for name in _NO_FILES_OF_A_RUN:
+                for name in NO_FILES_OF_A_RUN:
                     (output_dir / name).unlink(missing_ok=True)
                 os.replace(fresh, output_dir)
                 log(f"mirror: {output_dir} is filled, in {time.monotonic() - started:.0f} s.")

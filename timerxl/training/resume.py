@@ -23,7 +23,7 @@ from timerxl.training.checkpoint_files import (
     find_problem,
     read_trainer_state,
 )
-from timerxl.training.saving import RUN_CONFIG
+from timerxl.training.run_lock import RUN_CONFIG
 
 AUTO, NEVER = "auto", "never"
 # Where the run lives, what it says and how it is cut up: the same samples, updates and scores.

@@ -44,9 +44,8 @@ from timerxl.training.last_word import LastWord
 from timerxl.training.log_lines import is_whole
 from timerxl.training.outcome import outcome_of
 from timerxl.training.resume import AUTO, NEVER, Resumption, read_status
-from timerxl.training.run_lock import LOCK_FILE, RunLock
+from timerxl.training.run_lock import LOCK_FILE, RUN_CONFIG, RunLock
 from timerxl.training.saving import (
-    RUN_CONFIG,
     check_output_dir,
     model_problem,
     note_end,

@@ -21,6 +21,8 @@ from typing import Any
 from timerxl.config import InputError
 
 LOCK_FILE = "run.lock"
+RUN_CONFIG = "config.yaml"  # the first file of a run: a folder with it is a run's
+NO_FILES_OF_A_RUN = ("status.json", LOCK_FILE)  # an attempt that was refused leaves these
 HEARTBEAT_SECONDS = 20.0
 STALE_SECONDS = 120.0
 

@@ -30,12 +30,10 @@ from timerxl.training.checkpoint_files import (
 )
 from timerxl.training.compilation import bare_model
 from timerxl.training.evaluation import agree
-from timerxl.training.run_lock import LOCK_FILE
+from timerxl.training.run_lock import NO_FILES_OF_A_RUN, RUN_CONFIG
 from timerxl.training.tracking import write_status
 
 WEIGHTS = "model.safetensors"
-RUN_CONFIG = "config.yaml"  # the first file of a run: a folder with it is a run's
-_NO_FILES_OF_A_RUN = ("status.json", LOCK_FILE)  # an attempt that was refused leaves these
 transformers_logging.disable_progress_bar()  # it would cut through the run's own
 
 
@@ -46,7 +44,7 @@ def check_output_dir(output_dir: Path) -> None:
     """
     try:
         if output_dir.is_dir() and not (output_dir / RUN_CONFIG).exists():
-            if any(path.name not in _NO_FILES_OF_A_RUN for path in output_dir.iterdir()):
+            if any(path.name not in NO_FILES_OF_A_RUN for path in output_dir.iterdir()):
                 raise InputError(
                     f"output_dir {output_dir} holds files that are not a run's; choose an empty "
                     "folder."
