@@ -33,7 +33,7 @@ VALIDATION_METRICS = (
 )
 THRESHOLD_SCORES = ("mcc", "f1", "macro_f1", "balanced_accuracy", "csi", "ets", "hss", "pss")
 _CHOICES: dict[str, tuple[Any, ...]] = {
-    "data.precipitation_unit": ("mm", "m"),
+    "data.directions": ("sin_cos", "as_is"),
     "data.split": ("time", "rows"),
     "model.hidden_act": ("relu", "gelu"),
     "model.pooling": ("mean", "last"),
