@@ -1,13 +1,14 @@
-"""What a value of ERA5 stands for in time, and how hours become steps.
+"""What a sum stands for in time, and how hours become steps.
 
 ERA5 accumulates over the one hour that ends at the stamp, ERA5-Land from 00 UTC over the day (its
-value at 00 UTC is the total of the day before). Hours are int64 since 1970-01-01 00 UTC. A stretch
-of N hours is an array with NaN where there is no value.
+value at 00 UTC is the total of the day before), a forecast from its base time. Hours are int64
+since 1970-01-01 00 UTC. A stretch of N hours is an array with NaN where there is no value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,8 +31,19 @@ MM_DIGITS = 6
 _MM_PER_UNIT = {"m": 1000.0, "m of water equivalent": 1000.0, "mm": 1.0, "kg m**-2": 1.0}
 _NEGATIVE_NOISE_MM = 0.01  # packing leaves values of this size below zero, more so in differences
 _EXACT_MM = 10.0
-_LEAST_TOTAL = 1e-3  # of the largest value: days below tell nothing about how they add up
-_NOISE = 1e-4  # of the largest value: ups and downs below are packing
+
+HOURLY, RUNNING, COUNTER, UNCLEAR = "hourly", "running", "counter", "unclear"
+# Running totals fall within a day by packing noise only, hourly sums by 10 to 60 % of their amount.
+_RUNNING_BELOW, _HOURLY_ABOVE = 0.02, 0.08
+_RESTARTS_ABOVE = 0.2  # where a total starts again it loses most of its amount
+_LEAST_INSIDE = 0.05  # of the amount: pairs of stamps within one total, else nothing can be told
+_LEAST_WINDOWS = {2: 5, 3: 2}  # wet windows with so many stamps each (3: or more)
+# Stamps with rain, and the hours they span, that tell a counter that never starts again.
+_LEAST_STAMPS, _LEAST_HOURS = 6, 30
+# A fall below 1/32 of the value, or below about 1/1000 of the largest value, may be packing.
+_NOISE_SHARE, _NOISE_EXPONENT = 1 / 32, 10
+_EXPONENTS = 256  # of two, from -128 on
+_CELLS_AT_ONCE = 2**20  # values
 
 
 def step_type(name: str, told: str) -> str:
@@ -69,32 +81,50 @@ def to_mm(values: np.ndarray, unit: str, what: str) -> np.ndarray:
     return np.where(rain < 0, 0.0, rain)
 
 
-def covered_hours(known: np.ndarray, first_hour: int, since_midnight: bool) -> np.ndarray:
+@dataclass(frozen=True)
+class Totals:
+    """Running totals that start again every ``period`` hours, after hour ``reset`` of the day.
+
+    ERA5-Land: 24 and 0, the value at 01 UTC is its own. ``period`` divides 24.
+    """
+
+    period: int = 24
+    reset: int = 0
+
+    def start(self, hours: np.ndarray) -> np.ndarray:
+        """The hour at which the total that ends at each of ``hours`` began."""
+        return (hours - 1 - self.reset) // self.period * self.period + self.reset
+
+    def __str__(self) -> str:
+        first = range(self.reset % self.period, 24, self.period)
+        return f"from {', '.join(f'{hour:02d}' for hour in first)} UTC"
+
+
+def covered_hours(known: np.ndarray, first_hour: int, totals: Totals | None) -> np.ndarray:
     """[N] int64: the hours that each known value's own share covers, 0 where there is none.
 
-    ERA5: one. ERA5-Land (``since_midnight``): since the known value before it on the same day, or
-    since 00 UTC. ``known`` [N] bool starts at ``first_hour``.
+    Hourly sums (``totals`` None): one. Running totals: since the known value before it in the same
+    total, or since that began. ``known`` [N] bool starts at ``first_hour``.
     """
-    if not since_midnight:
+    if totals is None:
         return known.astype(np.int64)
     hours = first_hour + np.arange(len(known))
     before = _known_before(known)
-    midnight = (hours - 1) // 24 * 24  # of the day (00, 24] that the hour belongs to
-    last = np.where(before >= 0, first_hour + before, midnight)
-    return np.where(known, hours - np.maximum(last, midnight), 0)
+    start = totals.start(hours)
+    last = np.where(before >= 0, first_hour + before, start)
+    return np.where(known, hours - np.maximum(last, start), 0)
 
 
-def deaccumulate(values: np.ndarray, first_hour: int) -> np.ndarray:
-    """[N] running totals of ERA5-Land to the share of each value; see :func:`covered_hours`.
+def deaccumulate(values: np.ndarray, first_hour: int, totals: Totals) -> np.ndarray:
+    """[N] running totals to the share of each value; see :func:`covered_hours`.
 
-    The value at 01 UTC is its own share; every later one, 00 UTC of the next day included, minus
-    the known value before it on the same day.
+    The first value of a total is its own share; every later one, the last hour included (00 UTC
+    of the next day in ERA5-Land), minus the known value before it in the same total.
     """
     hours = first_hour + np.arange(len(values))
     before = _known_before(~np.isnan(values))
-    midnight = (hours - 1) // 24 * 24
-    same_day = (before >= 0) & (first_hour + before > midnight)
-    return values - np.where(same_day, values[np.maximum(before, 0)], 0.0)
+    same = (before >= 0) & (first_hour + before > totals.start(hours))
+    return values - np.where(same, values[np.maximum(before, 0)], 0.0)
 
 
 def _known_before(known: np.ndarray) -> np.ndarray:
@@ -103,38 +133,186 @@ def _known_before(known: np.ndarray) -> np.ndarray:
     return np.concatenate([[-1], last[:-1]])
 
 
-def rises_all_day(values: np.ndarray, hours: np.ndarray) -> bool | None:
-    """Whether sums behave like ERA5-Land's: never falling from 01 to 00 UTC, dropping after 00.
+@dataclass(frozen=True)
+class Verdict:
+    """What sums turned out to be, and by which numbers.
 
-    ``values`` [G, T] at ascending ``hours`` [T]. None where nothing can be told: fewer than two
-    days with three values or more and a total above noise.
+    ``kind`` is HOURLY (each value its own hour's), RUNNING (``totals`` says from when on), COUNTER
+    (it hardly ever starts again) or UNCLEAR. ``largest`` is the largest absolute value seen;
+    ``is_mixed`` says that an unclear one had enough amounts and behaves like neither kind.
     """
-    told: set[int] = set()
-    dropped = seen = 0
-    day = (hours - 1) // 24
-    for series in values:
-        known = ~np.isnan(series)
-        if known.sum() < 2:
-            continue
-        value, of_day = series[known], day[known]
-        scale = np.abs(value).max()
-        change = np.diff(np.abs(value))
-        within = np.diff(of_day) == 0
-        if (change[within] < -_NOISE * scale).any():
-            return False
-        days, starts, counts = np.unique(of_day, return_index=True, return_counts=True)
-        last = np.abs(value)[starts + counts - 1]
-        clear = (counts >= 3) & (last > _LEAST_TOTAL * scale)
-        told.update(days[clear].tolist())
-        next_first = np.append(np.abs(value)[starts[1:]], np.nan)
-        dropped += int((clear & (next_first < last)).sum())
-        seen += int((clear & ~np.isnan(next_first)).sum())
-    if len(told) < 2 or not seen:
-        return None
-    return dropped * 2 > seen
+
+    kind: str
+    totals: Totals | None
+    evidence: str
+    largest: float
+    is_mixed: bool = False
 
 
-def hours_present_per_day(hours: np.ndarray, since_midnight: bool) -> int:
+@dataclass
+class AccumulationEvidence:
+    """Tell hourly sums from running totals by the amount that falls from one stamp to the next.
+
+    A total can't fall before it starts again, hourly sums fall at every hour of the day. Amounts
+    are weighed, not days counted: the packing noise of a dry cell is nothing beside rain. Give
+    :meth:`add` one block after the other, cells or regions, and then ask :meth:`decide`.
+    """
+
+    # [hour of the later stamp, hours between the two; 24 or more are one]
+    amount: np.ndarray = field(default_factory=lambda: np.zeros((24, 25)))
+    falls: np.ndarray = field(default_factory=lambda: np.zeros((_EXPONENTS, 24, 25)))
+    largest: float = 0.0
+    # Of each later stamp: its hour, the hours between, the largest value before.
+    stamps: list[np.ndarray] = field(default_factory=list)
+    _last: tuple[np.ndarray, np.ndarray] | None = None
+
+    def add(self, values: np.ndarray, hours: np.ndarray, continues: bool = False) -> None:
+        """``values`` [S, T] of S cells at ``hours`` [T], NaN where there is none.
+
+        ``continues``: the same cells as in the call before, at later hours. Negative values (an
+        upward flux counted downwards) count by their size.
+        """
+        order = np.argsort(hours, kind="stable")
+        hours = hours[order].astype(np.int64)
+        size = len(values)
+        carry = self._last if continues else None
+        last_value, last_hour = carry or (np.full(size, np.nan), np.zeros(size, dtype=np.int64))
+        last_value, last_hour = last_value.copy(), last_hour.copy()
+        seen = np.zeros((3, len(hours)))
+        seen[0] = hours
+        cells = max(_CELLS_AT_ONCE // (len(hours) + 1), 1)
+        for first in range(0, size, cells):
+            rows = slice(first, first + cells)
+            block = np.abs(values[rows][:, order].astype(np.float64))
+            self._add_cells(block, hours, last_value[rows], last_hour[rows], seen)
+        self.stamps.append(seen[:, seen[2] > 0])
+        self._last = (last_value, last_hour)
+
+    def _add_cells(
+        self,
+        block: np.ndarray,
+        hours: np.ndarray,
+        last_value: np.ndarray,
+        last_hour: np.ndarray,
+        seen: np.ndarray,
+    ) -> None:
+        """Add some cells; ``last_value`` and ``last_hour`` [s] are read and set in place."""
+        values = np.concatenate([last_value[:, None], block], axis=1)
+        known = ~np.isnan(values)
+        if not known.any():
+            return
+        self.largest = max(self.largest, float(np.nanmax(values)))
+        places = np.where(known, np.arange(values.shape[1]), -1)
+        latest = np.maximum.accumulate(places, axis=1)
+        before = latest[:, :-1]
+        earlier = np.take_along_axis(values, np.maximum(before, 0), axis=1)
+        earlier_hour = np.where(before > 0, hours[np.maximum(before - 1, 0)], last_hour[:, None])
+        gap = np.minimum(hours - earlier_hour, 24)
+        pair = known[:, 1:] & (before >= 0) & (gap > 0)
+        place = np.where(pair, hours % 24 * 25 + gap, 0)
+        amount = np.where(pair, earlier, 0.0)
+        self.amount += np.bincount(place.ravel(), amount.ravel(), 600).reshape(24, 25)
+        fall = np.where(pair, earlier - values[:, 1:], 0.0)
+        clear = fall > _NOISE_SHARE * earlier
+        if clear.any():
+            exponent = np.clip(np.frexp(fall[clear])[1] + 128, 0, _EXPONENTS - 1)
+            flat = exponent * 600 + place[clear]
+            found = np.bincount(flat, fall[clear], _EXPONENTS * 600)
+            self.falls += found.reshape(self.falls.shape)
+        largest = amount.argmax(axis=0)
+        columns = np.arange(len(hours))
+        better = amount[largest, columns] > seen[2]
+        seen[1] = np.where(better, gap[largest, columns], seen[1])
+        seen[2] = np.where(better, amount[largest, columns], seen[2])
+        newest = latest[:, -1]
+        has = newest > 0
+        last_value[has] = values[has, newest[has]]
+        last_hour[has] = hours[newest[has] - 1]
+
+    def merge(self, other: AccumulationEvidence) -> None:
+        """Add what ``other`` has seen (another file of the same column, another region)."""
+        self.amount += other.amount
+        self.falls += other.falls
+        self.largest = max(self.largest, other.largest)
+        self.stamps += other.stamps
+        self._last = None
+
+    def decide(self, least: float = 0.0) -> Verdict:
+        """Running totals (with period and restart), hourly sums, a counter, or unclear.
+
+        Values of which none exceeds ``least`` (in their unit) tell nothing.
+        """
+        if self.largest <= least:
+            words = f"no value above {least:g}" if least else "no amount at all"
+            return Verdict(UNCLEAR, None, words, self.largest)
+        from_exponent = np.frexp(self.largest)[1] + 128 - _NOISE_EXPONENT
+        falls = self.falls[max(from_exponent, 0) :].sum(axis=0)
+        amount = self.amount
+        seen = np.concatenate(self.stamps, axis=1) if self.stamps else np.zeros((3, 0))
+        wet = seen[:, seen[2] >= self.largest * 2.0**-_NOISE_EXPONENT]
+        least_share, where = np.inf, Totals()
+        for totals in _candidates():
+            inside = _inside(totals)
+            if amount[inside].sum() <= _LEAST_INSIDE * amount.sum():
+                continue
+            share = falls[inside].sum() / amount[inside].sum()
+            outside = max(amount[~inside].sum(), np.finfo(float).tiny)
+            lost = falls[~inside].sum() / outside
+            if share < _RUNNING_BELOW and lost > _RESTARTS_ABOVE:
+                words = (
+                    f"within a total {share:.2%} of the amount falls from stamp to stamp, where it "
+                    f"starts again ({totals}) {lost:.0%}"
+                )
+                if _enough_windows(totals, wet):
+                    return Verdict(RUNNING, totals, words, self.largest)
+                words += "; too few of them have rain to be sure"
+                return Verdict(UNCLEAR, None, words, self.largest, is_mixed=True)
+            if share < least_share:
+                least_share, where = share, totals
+        every = falls.sum() / max(amount.sum(), np.finfo(float).tiny)
+        stamps = np.unique(wet[0])
+        lasting = len(stamps) >= _LEAST_STAMPS and stamps[-1] - stamps[0] > _LEAST_HOURS
+        # Where stamps lie a day or more apart, the start of a month weighs more among them.
+        few = _RUNNING_BELOW if np.isfinite(least_share) else _HOURLY_ABOVE
+        if every < few and lasting:
+            words = f"{every:.2%} of the amount falls from stamp to stamp, at no hour of the day"
+            return Verdict(COUNTER, None, words, self.largest)
+        if not np.isfinite(least_share):
+            words = "no two stamps with rain lie within one day or part of it"
+            return Verdict(UNCLEAR, None, words, self.largest)
+        words = f"{least_share:.0%} of the amount falls from stamp to stamp, also {where}"
+        if least_share > _HOURLY_ABOVE and (falls.sum(axis=1) > 0).sum() > 1:
+            return Verdict(HOURLY, None, words, self.largest)
+        mixed = least_share <= _HOURLY_ABOVE
+        return Verdict(UNCLEAR, None, words, self.largest, is_mixed=mixed)
+
+
+def _candidates() -> list[Totals]:
+    """The longest period first: totals over 24 h also rise all through its parts."""
+    usual = sorted(range(24), key=lambda hour: (hour % 12 > 0, hour % 6 > 0, hour % 3 > 0, hour))
+    return [Totals(period, hour) for period in (24, 12, 6, 3) for hour in usual if hour < period]
+
+
+def _inside(totals: Totals) -> np.ndarray:
+    """[24, 25] bool: pairs of stamps (hour of the later, hours between) within one total."""
+    hour, gap = np.arange(24)[:, None], np.arange(25)[None, :]
+    return (totals.start(hour) == totals.start(hour - gap)) & (gap < 24)
+
+
+def _enough_windows(totals: Totals, wet: np.ndarray) -> bool:
+    """Whether rain was seen in enough totals; fewer stamps in each need more of them."""
+    hours, gap = wet[0].astype(np.int64), wet[1].astype(np.int64)
+    start = totals.start(hours)
+    inside = (start == totals.start(hours - gap)) & (gap < 24)
+    windows, stamps = np.unique(np.stack([start, hours])[:, inside], axis=1)
+    if not len(windows):
+        return False
+    counts = np.unique(windows, return_counts=True)[1]
+    # A pair has one stamp more than it has later stamps.
+    return len(counts) >= _LEAST_WINDOWS[2] or (counts >= 2).sum() >= _LEAST_WINDOWS[3]
+
+
+def hours_present_per_day(hours: np.ndarray, totals: Totals | None) -> int:
     """How many of a day's 24 hours the known sums at ``hours`` (ascending) cover, as a rule.
 
     The median over the days without the first and the last; of one or two days the larger.
@@ -142,8 +320,8 @@ def hours_present_per_day(hours: np.ndarray, since_midnight: bool) -> int:
     first = int(hours[0]) // 24 * 24
     known = np.zeros(int(hours[-1]) - first + 1, dtype=bool)
     known[hours - first] = True
-    covered = covered_hours(known, first, since_midnight)
-    day = (first + np.arange(len(known)) - since_midnight) // 24
+    covered = covered_hours(known, first, totals)
+    day = (first + np.arange(len(known)) - (totals is not None)) // 24
     days = np.unique(day[known])
     counts = np.bincount(day - day[0], weights=covered)[days - day[0]]
     chosen = counts[1:-1] if len(counts) > 2 else counts.max(keepdims=True)

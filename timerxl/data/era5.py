@@ -55,6 +55,9 @@ class Era5File:
         self.version = self._version()
         self.title = " ".join(str(value) for value in dataset.attrs.values())
         self.is_synthetic = "SYNTHETIC" in self.title
+        title = self.title.lower()
+        self.is_named_land = "era5-land" in title or "era5_land" in title or '"land"' in title
+        self.grid_step = self._grid_step()
         self.skipped: list[str] = []
         self.variables = list(self._variables())
 
@@ -123,6 +126,21 @@ class Era5File:
 
     def _numbers(self, name: str) -> np.ndarray:
         return np.asarray(self.dataset[name].values, dtype=np.float64)
+
+    def _grid_step(self) -> float | None:
+        """Degrees between neighbouring cells, to 0.001; None for a cell or an uneven grid.
+
+        Of one row or column of cells, GRIB's own attribute tells what grid it was cut from.
+        """
+        for axis in (self.latitude, self.longitude):
+            steps = np.abs(np.diff(axis))
+            if len(steps) and np.allclose(steps, steps[0], atol=2e-3):
+                return round(float(np.median(steps)), 3)
+        for data in self.dataset.data_vars.values():
+            told = data.attrs.get("GRIB_iDirectionIncrementInDegrees")
+            if told is not None:
+                return round(float(told), 3)
+        return None
 
     def _hours(self) -> np.ndarray:
         times = self.dataset[self.time].values

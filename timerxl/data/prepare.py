@@ -117,7 +117,7 @@ def _plan(streams: Streams, options: PrepareOptions) -> _Plan:
     hours = {name: column.known_hours() for name, column in streams.columns.items()}
     sums = [n for n, column in streams.columns.items() if column.kind != accumulation.INSTANT]
     present = {
-        name: accumulation.hours_present_per_day(hours[name], streams.columns[name].since_midnight)
+        name: accumulation.hours_present_per_day(hours[name], streams.columns[name].totals)
         for name in sums
     }
     if not options.allow_sparse_accumulation:

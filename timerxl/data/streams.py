@@ -16,13 +16,23 @@ import numpy as np
 
 from timerxl.config import InputError
 from timerxl.data import accumulation
-from timerxl.data.accumulation import only_rises
+from timerxl.data.accumulation import (
+    COUNTER,
+    HOURLY,
+    RUNNING,
+    AccumulationEvidence,
+    Totals,
+    Verdict,
+    only_rises,
+)
 from timerxl.data.era5 import PRELIMINARY, Era5File, Variable, open_era5
 from timerxl.data.regions import GridMeans, Region, grid_means
 from timerxl.data.series_file import sha256_of
 
 _PACKING = 1e-4  # of a part's range: two packings of one field may differ by this much
 _MAX_MEMBERS = 1000
+_LEAST_RAIN = 1e-5  # m, or 0.01 mm: a whole field below tells nothing of how its rain adds up
+_LAND, _ERA5 = 0.1, 0.25  # degrees between the cells of ERA5-Land and of ERA5
 
 
 @dataclass
@@ -34,6 +44,10 @@ class Part:
     version: np.ndarray
     path: Path
     value_range: float
+    # Of a sum: how it rises and falls in each cell, and what else of the file tells its meaning.
+    evidence: AccumulationEvidence | None = None
+    is_named_land: bool = False
+    grid_step: float | None = None
 
     def values(self) -> np.ndarray:
         return np.load(self.path, mmap_mode="r")
@@ -45,7 +59,7 @@ class Column:
 
     variable: Variable
     kind: str
-    since_midnight: bool = False
+    totals: Totals | None = None  # how running totals start again; None: sums of one hour
     parts: list[Part] = field(default_factory=list)
 
     def known_hours(self) -> np.ndarray:
@@ -60,7 +74,7 @@ class Column:
         anything else is an InputError. Running totals come back as the share of each value.
         """
         # Running totals need the day's earlier values.
-        begin = (first - 1) // 24 * 24 if self.since_midnight else first
+        begin = int(self.totals.start(np.array(first))) if self.totals else first
         values = np.full(stop - begin, np.nan)
         version = np.full(stop - begin, np.iinfo(np.int8).max, dtype=np.int8)
         owner = np.full(stop - begin, -1, dtype=np.int64)
@@ -81,9 +95,9 @@ class Column:
             better = rank < version[at]
             values[at[better]], version[at[better]] = own[better], rank[better]
             owner[at[better]] = index
-        covered = accumulation.covered_hours(~np.isnan(values), begin, self.since_midnight)
-        if self.since_midnight:
-            values = accumulation.deaccumulate(values, begin)
+        covered = accumulation.covered_hours(~np.isnan(values), begin, self.totals)
+        if self.totals:
+            values = accumulation.deaccumulate(values, begin, self.totals)
         return values[first - begin :], covered[first - begin :]
 
     def _tolerance(self, part: Part) -> float:
@@ -177,8 +191,7 @@ def read_streams(
                 if file.skipped:
                     skipped = ", ".join(file.skipped)
                     streams.notes.append(f"{label}: {skipped} skipped, no field per time.")
-                # Sums that can't fall tell best how sums add up; the others follow them.
-                for variable in sorted(file.variables, key=lambda v: not only_rises(v.name)):
+                for variable in file.variables:
                     names.append(variable.column)
                     if wanted is None or variable.column in wanted or variable.column == "tp":
                         _read_column(streams, file, variable, grid, folder)
@@ -194,6 +207,9 @@ def read_streams(
                 "variables": names,
             }
         )
+    for column in _rain_first(streams):
+        if column.kind == accumulation.SUM:
+            _decide_totals(streams, column)
     return streams
 
 
@@ -203,26 +219,21 @@ def _read_column(
     means = np.empty((len(grid.cells), len(file.hours)))
     version = np.empty(len(file.hours), dtype=np.int8)
     low, high = np.inf, -np.inf
+    kind = accumulation.step_type(variable.name, variable.step_type)
+    evidence = AccumulationEvidence() if kind == accumulation.SUM else None
     for times, block, ranks in file.blocks(variable, grid.rows, grid.columns):
         means[:, times], version[times] = grid.means(block), ranks
         if not np.isnan(block).all():
             low, high = min(low, float(np.nanmin(block))), max(high, float(np.nanmax(block)))
-    kind = accumulation.step_type(variable.name, variable.step_type)
-    midnight = kind == accumulation.SUM and _since_midnight(streams, file, variable, means)
-    column = streams.columns.setdefault(variable.column, Column(variable, kind, midnight))
+        if evidence is not None and only_rises(variable.name):
+            cells = block.reshape(len(block), -1).T
+            evidence.add(cells, file.hours[times], continues=times.start > 0)
+    column = streams.columns.setdefault(variable.column, Column(variable, kind))
     if (column.kind, column.variable.unit) != (kind, variable.unit):
         raise InputError(
             f"{file.label}: {variable.column} is {kind} in {variable.unit!r}; the files before "
             f"have it {column.kind} in {column.variable.unit!r}. Prepare them apart."
         )
-    if column.since_midnight != midnight:
-        raise InputError(
-            f"{file.label}: {variable.column} adds up {'from 00 UTC' if midnight else 'hourly'}, "
-            "unlike the files before: ERA5-Land and ERA5 can't be one column. Give one of them."
-        )
-    if midnight:
-        note = f"{variable.column} adds up from 00 UTC as in ERA5-Land: taken apart into its hours."
-        streams.notes += [] if note in streams.notes else [note]
     if preliminary := int((version == PRELIMINARY).sum()):
         streams.notes.append(
             f"{file.label}: {preliminary} hours of {variable.column} are preliminary (ERA5T)."
@@ -238,25 +249,94 @@ def _read_column(
         np.save(path, means[:, chosen])
         spread = high - low if high > low else 0.0
         part = Part(file.label, file.hours[chosen], version[chosen], path, spread)
+        if evidence is not None:
+            part.evidence, part.is_named_land = evidence, file.is_named_land
+            part.grid_step = file.grid_step
         column.parts.append(part)
 
 
-def _since_midnight(
-    streams: Streams, file: Era5File, variable: Variable, means: np.ndarray
-) -> bool:
-    """Whether a sum adds up from 00 UTC: ERA5-Land by its name, its grid or its behaviour."""
-    title = file.title.lower()
-    named = "era5-land" in title or "era5_land" in title or '"land"' in title
-    tenth = len(file.latitude) > 1 and np.allclose(np.abs(np.diff(file.latitude)), 0.1, atol=1e-3)
-    if not only_rises(variable.name):
-        read = (c for c in streams.columns.values() if c.parts[-1].label == file.label)
-        return named or bool(tenth) or any(column.since_midnight for column in read)
-    order = np.argsort(file.hours, kind="stable")
-    rises = accumulation.rises_all_day(means[:, order], file.hours[order])
-    if rises is False and named:
+def _rain_first(streams: Streams) -> list[Column]:
+    """Rain tells best how sums add up; sums of the same files that can't tell follow it."""
+    return sorted(
+        streams.columns.values(),
+        key=lambda c: (c.variable.column != "tp", not only_rises(c.variable.name)),
+    )
+
+
+def _decide_totals(streams: Streams, column: Column) -> None:
+    """Decide whether a column holds hourly sums or running totals: once, over all its files.
+
+    Its behaviour decides; where that tells nothing, the other sums of the same files, the name
+    ERA5-Land in the attributes, or the grid. Raises InputError for a counter, for files of both
+    kinds, for ERA5-Land by name that behaves otherwise, and for rain of which nothing can be told.
+    """
+    name = column.variable.column
+    least = _LEAST_RAIN if name == "tp" and column.variable.unit == "m" else 0.0
+    verdicts = [part.evidence.decide(least) for part in column.parts if part.evidence]
+    whole = AccumulationEvidence()
+    for part in column.parts:
+        assert part.evidence is not None
+        whole.merge(part.evidence)
+    verdict = whole.decide(least)
+    clear = {(v.kind, v.totals) for v in verdicts if v.kind in (HOURLY, RUNNING)}
+    if len(clear) > 1:
+        told = [
+            f"{part.label} {_in_words(v)}"
+            for part, v in zip(column.parts, verdicts, strict=True)
+            if v.kind in (HOURLY, RUNNING)
+        ]
         raise InputError(
-            f"{file.label} calls itself ERA5-Land, but {variable.column} falls within a day "
-            "instead of adding up from 00 UTC: it was changed after the download. Give the file "
-            "as the Climate Data Store delivers it."
+            f"{name} is not the same in all files: {', '.join(told)}. ERA5-Land and ERA5 can't be "
+            "one column. Give one of them."
         )
-    return bool(rises) or (rises is None and bool(named or tenth))
+    if verdict.kind == COUNTER:
+        raise InputError(
+            f"{name} is a counter: {verdict.evidence} ({column.parts[0].label}). Difference it "
+            "first: each value must be the amount of its own hour, or start again within a day."
+        )
+    named = next((part.label for part in column.parts if part.is_named_land), None)
+    if verdict.kind == HOURLY:
+        if named:
+            raise InputError(
+                f"{named} calls itself ERA5-Land, but {name} falls within a day "
+                f"instead of adding up from 00 UTC ({verdict.evidence}): it was changed after the "
+                "download. Give the file as the Climate Data Store delivers it."
+            )
+        return
+    if verdict.kind == RUNNING:
+        column.totals, why = verdict.totals, verdict.evidence
+    else:
+        column.totals, why = _totals_from_elsewhere(streams, column, verdict)
+    if column.totals:
+        streams.notes.append(
+            f"{name} adds up {column.totals}"
+            f"{' as in ERA5-Land' if column.totals == Totals() else ''}: taken apart into its "
+            f"hours ({why})."
+        )
+
+
+def _in_words(verdict: Verdict) -> str:
+    return f"adds up {verdict.totals}" if verdict.kind == RUNNING else "holds hourly sums"
+
+
+def _totals_from_elsewhere(
+    streams: Streams, column: Column, verdict: Verdict
+) -> tuple[Totals | None, str]:
+    """What sums are whose own behaviour tells nothing, and why."""
+    name, labels = column.variable.column, {part.label for part in column.parts}
+    rain = streams.columns.get("tp", column)
+    if rain is not column and labels & {part.label for part in rain.parts}:
+        return rain.totals, "as tp of the same file"
+    if all(part.is_named_land for part in column.parts):
+        return Totals(), "the file calls itself ERA5-Land"
+    steps = {part.grid_step for part in column.parts}
+    if steps == {_LAND}:
+        return Totals(), "a grid of 0.1 degrees is ERA5-Land's"
+    if not only_rises(name) or verdict.largest <= _LEAST_RAIN:
+        return None, ""
+    if steps == {_ERA5} and not verdict.is_mixed:
+        return None, "a grid of 0.25 degrees is ERA5's"
+    raise InputError(
+        f"{column.parts[0].label}: {name} may hold sums of one hour (as ERA5) or running totals "
+        f"(as ERA5-Land), and nothing tells which: {verdict.evidence}."
+    )

@@ -184,6 +184,65 @@ def test_era5_land_is_taken_apart(tmp_path: Path, write_era5: Write) -> None:
         make(tmp_path, [path], sea_point, overwrite=True)
 
 
+def land_layout(field: np.ndarray, hours: np.ndarray, reset: int = 0) -> np.ndarray:
+    """Running totals [T, ...] of hourly sums that start again after hour ``reset``."""
+    total = field.copy()
+    for i in range(1, len(hours)):
+        if hours[i] % 24 != reset + 1:
+            total[i] += total[i - 1]
+    return total
+
+
+ONE = "regions: {here: {latitude: 1, longitude: 10}}"
+LAND_GRID = {"latitude": np.array([1.0, 0.9]), "longitude": np.array([10.0, 10.1])}
+
+
+@pytest.mark.parametrize("every", [3, 6, 24])
+def test_era5_land_with_some_hours_only(tmp_path: Path, write_era5: Write, every: int) -> None:
+    """Only the totals of the days (00 UTC): the grid of 0.1 degrees tells what they are."""
+    hours = DAY0 + 1 + np.arange(24 * 20)
+    field = rain(hours)
+    kept = hours % every == 0
+    total = land_layout(field, hours)[kept]
+    path = write_era5(tmp_path / "land.nc", hours[kept], {"tp": total}, **LAND_GRID)
+    table, content = make(tmp_path, [path], ONE)
+    expected = (field[:, 0, 0] * 1000).reshape(-1, every).sum(axis=1)
+    np.testing.assert_allclose(table["tp"], expected, atol=1e-4)
+    assert content["step_hours"] == every
+    assert ("0.1 degrees is ERA5-Land's" in content["notes"]) == (every == 24)
+
+
+def test_a_dry_file_follows_the_wet_one(tmp_path: Path, write_era5: Write) -> None:
+    """January tells how February's single shower adds up, on a grid that is nobody's."""
+    hours = DAY0 + 1 + np.arange(24 * 20)
+    field = rain(hours)
+    field[240:] = 0
+    field[300:303] = 0.002
+    total = land_layout(field, hours)
+    grid = {"latitude": np.array([1.0, 0.5]), "longitude": np.array([10.0, 10.5])}
+    wet, dry = (
+        write_era5(tmp_path / f"{rows.start}.nc", hours[rows], {"tp": total[rows]}, **grid)
+        for rows in (slice(0, 240), slice(240, 480))
+    )
+    table, _ = make(tmp_path, [dry, wet], ONE)
+    np.testing.assert_allclose(table["tp"], field[:, 0, 0] * 1000, atol=1e-4)
+    with pytest.raises(InputError, match=r"tp may hold sums of one hour .* or running totals"):
+        make(tmp_path, [dry], ONE, overwrite=True)
+
+
+def test_forecasts_totals_and_counters(tmp_path: Path, write_era5: Write) -> None:
+    """Totals from 06 UTC come apart; a total of the whole file is refused, not taken as hours."""
+    hours = DAY0 + 7 + np.arange(24 * 20)
+    field = rain(hours)
+    path = write_era5(tmp_path / "a.nc", hours, {"tp": land_layout(field, hours, 6)})
+    table, content = make(tmp_path, [path], ONE)
+    np.testing.assert_allclose(table["tp"], field[:, 0, 0] * 1000, atol=1e-4)
+    assert "tp adds up from 06 UTC: taken apart" in content["notes"]
+    path = write_era5(tmp_path / "b.nc", hours, {"tp": np.cumsum(field, axis=0)})
+    with pytest.raises(InputError, match=r"tp is a counter: .*Difference it first"):
+        make(tmp_path, [path], ONE, overwrite=True)
+
+
 @pytest.mark.parametrize("of_day", [[6, 18], [0, 6, 12, 18]])
 def test_a_few_hours_a_day_are_refused(
     tmp_path: Path, write_era5: Write, of_day: list[int]
