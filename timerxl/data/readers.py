@@ -21,6 +21,7 @@ from timerxl.data.rain_units import rain_unit, to_mm
 from timerxl.data.schema import WeatherSeries
 from timerxl.data.series_file import read_prepared, sha256_of
 from timerxl.data.synthetic_event import load_synthetic
+from timerxl.data.table_accumulation import problem, rain_verdict
 from timerxl.data.table_columns import (
     check_codes,
     encode_directions,
@@ -359,6 +360,12 @@ def _precipitation_mm(
     else:
         if config.missing_values != []:
             check_codes({name: (rain, _RAIN_LIMITS)}, _CODES_ADVICE, where.row)
+        verdict = rain_verdict(rain, where.timestamps, where.region_index)
+        if why := problem(verdict, name, step_hours, len(rain)):
+            raise InputError(
+                f"{why} ({verdict.evidence}). Bring the table through launch/prepare_data.py, "
+                f"which takes running totals apart; --meaning {name}=sum there, if it's sums."
+            )
         option = "data.precipitation_unit="
         fact = rain_unit(rain, step_hours, name, said, told, option)
         record = ColumnRecord(name, Fact(RAIN, "said", "data.precipitation_column"), fact, "mm")
