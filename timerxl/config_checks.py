@@ -113,7 +113,7 @@ def validate(config: Any) -> None:
         try:
             conversion(unit, named(RAIN))
         except InputError as error:
-            raise InputError(f"data.precipitation_unit: {error}") from None
+            raise InputError(f"data.precipitation_unit is {unit}: {error}") from None
     if config.data.oni_lag_months < 2:
         raise InputError(
             f"data.oni_lag_months is {config.data.oni_lag_months}; expected 2 or more: a value is "
