@@ -901,6 +901,8 @@ def _name_of(metadata: dict[str, str]) -> str | None:
     ):
         if value := plain.get(key, "").strip():
             return value
-    if plain.get("latitude") and plain.get("longitude"):
-        return f"lat{plain['latitude']}_lon{plain['longitude']}"
-    return None
+    pair = plain.get("latitude"), plain.get("longitude")
+    place = re.match(r"latitude\s+(\S+)\s+longitude\s+(\S+)", plain.get("location", ""), re.I)
+    if place is not None:  # NASA POWER
+        pair = place[1], place[2]
+    return f"lat{pair[0]}_lon{pair[1]}" if pair[0] and pair[1] else None
