@@ -30,7 +30,9 @@ _LIMITS = (
     dict.fromkeys("loss train_loss grad_norm".split(), 1e300)
     | dict.fromkeys("step epoch num_windows grace_steps logit_spread skipped".split(), 1e15)
     | dict.fromkeys("accuracy_std_error epoch_seconds peak_memory_gb".split(), 1e15)
-    | dict.fromkeys("accuracy balanced_accuracy f1 roc_auc best_threshold".split(), 1.0)
+    | dict.fromkeys(
+        "accuracy balanced_accuracy f1 roc_auc best_threshold accuracy_rounding".split(), 1.0
+    )
     | dict.fromkeys("rain_share predicted_rain_share".split(), 1.0)
 )
 _SIGNED = 1e300  # the limit of losses and norms, which may also be no numbers
