@@ -264,7 +264,10 @@ def remarks(run: LoggedRun, base_rate: BaseRate | None) -> list[str]:
         if after > before + 1:
             notes.append(f"no line between epochs {before} and {after} names an epoch.")
     if run.num_processes > 1:
-        notes.append(f"{run.num_processes} processes printed it; the numbers are those of one.")
+        mixed = (
+            " or of several: they differ, and no rank stands before a line" if run.is_mixed else ""
+        )
+        notes.append(f"{run.num_processes} processes printed it; the numbers are of one{mixed}.")
     if not any(epoch.accuracy for epoch in run.epochs):
         notes.append(
             "the log holds no accuracy: only overfitting and losses that are NaN or infinite can "

@@ -41,7 +41,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;:?]{0,40}[A-Za-z]|\x1b\][^\x07\x1b]{0,200}(?:\x0
 # A line without any of these is passed over; a log may hold millions of them.
 _WORDS = _pattern(
     r"cost time|steps:|accuracy|[ntil][ _]acc|[ntil][ _]loss|earlystopping counter"
-    r"|class distribution|>start training|loss: ?[-+]?(?:nan|inf)"
+    r"|class distribution|>start training|loss\s?[:=]\s{0,4}[-+]?(?:nan|inf)"
 )
 # [rank0]:  [default0]: (torchrun)  [1,0]<stdout>: (mpirun)  0: (srun --label)  rank 0:
 _RANK = _pattern(
@@ -57,12 +57,13 @@ _COST_TIME = _pattern(rf"{_EPOCH},? cost time:\s{{0,4}}{_NUMBER}")
 _NAMES_EPOCH = _pattern(_EPOCH)
 _SCORED = _pattern(r"steps:|(?<![a-z])(?:vali?|validation|test)[ _](?:loss|acc(?:uracy)?)\s?[:=]")
 _OTHER_EPOCH = _pattern(r"best|early|load|restor|resum")  # before "epoch": not the one that ends
-_STEP = _pattern(rf"iters: ?\d{{1,9}}, epoch: ?(\d{{1,6}}) \| loss: ?{_NUMBER}")
+_BROKEN_STEP = _pattern(r"(?:^|[^\w\s])\s{0,4}loss\s?[:=]\s{0,4}([-+]?(?:nan|inf(?:inity)?))(?!\w)")
 _NAMED = _pattern(rf"{_SPLIT}acc(?:uracy)?\s{{0,2}}[:=]\s{{0,4}}(?:{_SHARE}|(nan)\b)?")
 _UNNAMED = _pattern(
     rf"(?:^|[^\w\s]|\b(?:info|debug|warning))\s{{0,8}}accuracy(?:_score)?\s{{0,2}}[:=]\s{{0,4}}{_SHARE}"
 )
-_REPORT = _pattern(r"^\s{0,16}accuracy\s{2,40}([01]\.(\d{2,6}))()()()\s{1,20}\d{1,9}\s*$")
+# scikit-learn's classification_report
+_REPORT = _pattern(r"^\s{0,16}accuracy\s{2,40}([01]\.(\d{2,6}))\s{1,20}\d{1,9}\s*$")
 _BATCH = _pattern(r"iters|loss|it/s|s/it")  # beside an accuracy: that of a batch
 _LOSS = _pattern(rf"{_SPLIT}loss\s{{0,2}}[:=]\s{{0,4}}(?:{_NUMBER})?")
 _LAST_NUMBER = _pattern(r"(acc|loss|out of)(?:uracy)?\s{0,2}[:=]?\s{0,4}(\d{1,20}\.?(\d{0,20}))$")
@@ -72,9 +73,9 @@ _CLASSES = _pattern(
     r"no rain=(\d{1,9}),\s{0,4}rain=(\d{1,9})(?!\d)"
 )
 
-# How many printed scores must come again, one epoch after another, before chance is ruled out.
-_COMES_AGAIN = {2: 8}  # of shares with two decimals, as 0.69 or 69%; of finer ones:
-_COMES_AGAIN_FINE = 4
+# How many rounded scores must come again, one epoch after another, before it is no chance: where
+# shares have two decimals, as 0.69 and 69%, and where they have more.
+_TIMES_COARSE, _TIMES_FINE = 8, 4
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ class LoggedRun:
     epochs: list[Epoch] = field(default_factory=list)
     classes: list[tuple[str, int, int]] = field(default_factory=list)
     num_processes: int = 1
+    is_mixed: bool = False  # processes that score differently, and no line says whose it is
 
     def events(self, base_rate: BaseRate | None = None) -> Iterator[dict[str, Any]]:
         """Events for ``Watcher.see``, those of test before the validation of their epoch.
@@ -199,8 +201,8 @@ class LoggedRun:
         accuracies must come again more often, and losses that are printed alike count with them.
         Test is no second witness where it always scores as validation does: it is the same data.
         """
-        known = [epoch.accuracy for epoch in self.epochs if "validation" in epoch.accuracy]
-        has_own_test = any(one["validation"] != one.get("test") for one in known)
+        both = [epoch.accuracy for epoch in self.epochs if len(epoch.accuracy) == 2]
+        has_own_test = any(one["validation"] != one["test"] for one in both)
         found = []
         for (validation, test), group in groupby(
             self.epochs,
@@ -221,7 +223,7 @@ class LoggedRun:
                 for before, after in pairwise(streak)
                 for split in scored
             )
-            if decimals > 1 and times >= _COMES_AGAIN.get(decimals, _COMES_AGAIN_FINE):
+            if decimals > 1 and times >= (_TIMES_COARSE if decimals == 2 else _TIMES_FINE):
                 found.append(streak)
         return found
 
@@ -323,28 +325,23 @@ class LogReader:
             epoch = self._epoch(int(match[1]), number, rank, lambda e: e.seconds is None)
             epoch.seconds = float(match[2])
             return epoch
-        if match := _STEP.search(line):
-            if math.isfinite(loss := float(match[2])):
-                return None
-            epoch = self._epoch(int(match[1]), number, rank, lambda e: not e.has_summary)
-            epoch.nonfinite.setdefault("training step", loss)
-            return epoch
         if "cost time" in line.lower() and _NAMES_EPOCH.search(line):
             for printed in self._printed:
                 printed.is_open &= printed.rank != rank  # what follows is of an unknown epoch
             self._leave_out(f'line {number} is not understood: "{excerpt(line)}"')
             return None
         match = _NAMES_EPOCH.search(line)
-        if (
-            match
-            and _SCORED.search(line, match.end())
-            and not _OTHER_EPOCH.search(line[: match.start()])
-        ):
-            waiting = self._waiting.pop(rank, None)  # its scores came before its name
-            epoch = self._epoch(int(match[1]), number, rank, lambda e: not e.has_summary, waiting)
-            epoch.has_summary = True
-            return epoch
-        return None
+        if match is None or _OTHER_EPOCH.search(line[: match.start()]):
+            return None
+        is_summary, broken = _SCORED.search(line, match.end()), _BROKEN_STEP.search(line)
+        if not is_summary and not broken:
+            return None
+        waiting = self._waiting.pop(rank, None) if is_summary else None  # the name came after
+        epoch = self._epoch(int(match[1]), number, rank, _lacking_summary(line), waiting)
+        epoch.has_summary |= is_summary is not None
+        if broken:
+            epoch.nonfinite.setdefault("training step", float(broken[1]))
+        return epoch
 
     def _epoch(
         self,
@@ -434,10 +431,10 @@ class LogReader:
                 place = epoch or self._scored(number, rank, _lacking("accuracy", split, accuracy))
                 place.accuracy.setdefault(split, accuracy)
                 found = True
-        for match in [*_UNNAMED.finditer(line), *_REPORT.finditer(line)]:
-            accuracy = _accuracy(*match.groups())
-            if accuracy is None:
-                continue
+        unnamed = [_accuracy(*match.groups()) for match in _UNNAMED.finditer(line)]
+        if report := _REPORT.search(line):
+            unnamed.append(Accuracy(float(report[1]), None, len(report[2])))
+        for accuracy in filter(None, unnamed):
             is_over = all(one.has_summary for one in self._open_epochs(rank))
             if accuracy.counts is None and (is_over or _BATCH.search(line)):
                 continue  # such as the report on test at the end, or the accuracy of a batch
@@ -477,10 +474,13 @@ class LogReader:
         """``line`` without a last number that has fewer decimals than its like had before."""
         if (last := _LAST_NUMBER.search(line)) is None:
             return line
-        for match in _LOSS.finditer(line[: last.start(2)]):
+        before = line[: last.start(2)]
+        for match in _NAMED.finditer(before):
+            self._note_decimals("acc", match[3])
+        for match in _LOSS.finditer(before):
             self._note_decimals("loss", (match[2] or "").partition(".")[2])
         is_whole = len(last[3]) >= self._decimals.get(last[1].lower(), 0) and last[1] != "out of"
-        return line if is_whole else line[: last.start(2)]
+        return line if is_whole else before
 
     def _runs(self, together: list[_Printed]) -> list[LoggedRun]:
         """The runs of processes that printed at the same time: those of the one that said most."""
@@ -492,6 +492,7 @@ class LogReader:
         runs = []
         for part in parts:
             best = max(part, key=_Printed.num_scores)
+            mixed = _differ(part)
             others = together if len(parts) == 1 else part
             beside: dict[int | None, list[Epoch]] = {}
             for epoch in (epoch for printed in others for epoch in printed.epochs):
@@ -500,7 +501,7 @@ class LogReader:
                 self._finish_epoch(epoch, beside[epoch.number])
             _settle_percent(best.epochs)
             classes = [one for printed in part for one in printed.classes]
-            runs.append(LoggedRun(best.epochs, classes, max(len(part), len(said))))
+            runs.append(LoggedRun(best.epochs, classes, max(len(part), len(said)), mixed))
         return runs
 
     def _finish_epoch(self, epoch: Epoch, beside: list[Epoch]) -> None:
@@ -543,6 +544,17 @@ def _overlapping(all_printed: list[_Printed]) -> list[list[_Printed]]:
     return found
 
 
+def _differ(part: list[_Printed]) -> bool:
+    """Whether processes have different validation scores of the same epoch."""
+    seen: dict[tuple[int | None, str], set[str]] = {}
+    for epoch in (epoch for printed in part for epoch in printed.epochs):
+        scores = {"loss": epoch.loss.get("validation"), "acc": epoch.accuracy.get("validation")}
+        for name, value in scores.items():
+            if value is not None:
+                seen.setdefault((epoch.number, name), set()).add(str(value))
+    return any(len(values) > 1 for values in seen.values())
+
+
 def _settle_percent(epochs: list[Epoch]) -> None:
     """Accuracies without a percent sign are percent all the same where one is above 1."""
     bare = [one for e in epochs for one in e.accuracy.values() if one.is_bare]
@@ -568,6 +580,13 @@ def _lacking(kind: str, split: str, value: Accuracy | float) -> Callable[[Epoch]
         return 0 if has is None else 1 if same else None
 
     return lacks
+
+
+def _lacking_summary(line: str) -> Callable[[Epoch], bool]:
+    """Whether an epoch has no summary, or one with none of the scores of ``line``."""
+    accuracies = {_split(match[1]) for match in _NAMED.finditer(line)}
+    losses = {_split(match[1]) for match in _LOSS.finditer(line)}
+    return lambda e: not e.has_summary or not (accuracies & {*e.accuracy} or losses & {*e.loss})
 
 
 def _num_unnamed(epoch: Epoch) -> int | None:
