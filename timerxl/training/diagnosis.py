@@ -291,10 +291,12 @@ def remarks(run: LoggedRun, base_rate: BaseRate | None) -> list[str]:
             f"the base rate of {base_rate.share:g} is taken to be {given:.6g}, which an accuracy "
             "of validation is exactly; counts (--base-rate 4160/6025) leave nothing to assume."
         )
-    for accuracy, (first, second) in run.repeated("validation").items():
+    for accuracy, streak in run.repeated("validation").items():
+        first, last = streak[0], streak[-1]
         right, total = accuracy.counts or (None, None)
         what = "accuracy" if right is None else f"{right} right answers of {total}"
-        same = f"epochs {first.number} and {second.number} have the same {what} in validation"
+        to = "and" if len(streak) == 2 else "to"
+        same = f"epochs {first.number} {to} {last.number} have the same {what} in validation"
         same += ", and the same in test" if "test" in first.accuracy else ""
         share = given if given is not None else run.class_share("validation", total)
         if share is None:

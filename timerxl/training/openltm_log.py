@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -198,47 +198,48 @@ class LoggedRun:
         """Epochs in a row that score the same too often for chance.
 
         Counts of right answers that validation AND test keep over two epochs are enough. Rounded
-        accuracies must come again more often, and losses that are printed alike count with them.
-        Test is no second witness where it always scores as validation does: it is the same data.
+        accuracies must come again more often, where losses that are printed alike count too. They
+        must be the lowest of the run, or come with the same loss: a good model near its end changes
+        by less than is printed. Test says nothing new where it always scores as validation does.
         """
         both = [epoch.accuracy for epoch in self.epochs if len(epoch.accuracy) == 2]
         has_own_test = any(one["validation"] != one["test"] for one in both)
         found = []
-        for (validation, test), group in groupby(
-            self.epochs,
-            lambda epoch: (epoch.accuracy.get("validation"), epoch.accuracy.get("test")),
-        ):
+        for accuracy, group in groupby(self.epochs, lambda epoch: epoch.accuracy):
             streak = list(group)
-            if validation is None or len(streak) < 2:
+            if "validation" not in accuracy or len(streak) < 2:
                 continue
-            if validation.counts and test is not None and test.counts:
+            if len(accuracy) == 2 and all(one.counts for one in accuracy.values()):
                 found.append(streak)
                 continue
-            scored = {"validation": validation}
-            if test is not None and has_own_test:
-                scored["test"] = test
-            decimals = min(9 if one.decimals is None else one.decimals for one in scored.values())
-            times = sum(
-                1 + (split in after.loss and before.loss.get(split) == after.loss[split])
-                for before, after in pairwise(streak)
-                for split in scored
-            )
-            if decimals > 1 and times >= (_TIMES_COARSE if decimals == 2 else _TIMES_FINE):
+            splits = list(accuracy) if len(accuracy) == 2 and has_own_test else ["validation"]
+            same_loss = {
+                split: [_has_same_loss(split, *pair) for pair in pairwise(streak)]
+                for split in splits
+            }
+            times = sum(1 + same for split in splits for same in same_loss[split])
+            coarsest = max(accuracy[split].rounding for split in splits)
+            enough = _TIMES_FINE if coarsest < 0.001 else _TIMES_COARSE
+            is_clear = self._is_lowest(accuracy["validation"]) or all(same_loss["validation"])
+            if is_clear and times >= enough and coarsest < 0.01:
                 found.append(streak)
         return found
 
-    def repeated(self, split: str) -> dict[Accuracy, tuple[Epoch, Epoch]]:
-        """Accuracies that look like the share of a class, with two epochs that have them.
+    def _is_lowest(self, accuracy: Accuracy) -> bool:
+        known = [e.accuracy["validation"] for e in self.epochs if "validation" in e.accuracy]
+        return accuracy.share == min(one.share for one in known)
 
-        They do not change, and where they are rounded, no epoch of the run has a lower one: a model
-        that has learned something and learns no more does not change either.
+    def repeated(self, split: str) -> dict[Accuracy, list[Epoch]]:
+        """Accuracies that look like the share of a class, with epochs in a row that have them.
+
+        They do not change, and where they are rounded, no epoch of the run has a lower one: what
+        has learned something and learns no more does not change either.
         """
-        shares = [e.accuracy["validation"].share for e in self.epochs if "validation" in e.accuracy]
-        found: dict[Accuracy, tuple[Epoch, Epoch]] = {}
-        for first, second, *_ in self.unchanged():
-            validation, here = first.accuracy["validation"], first.accuracy.get(split)
-            if here is not None and (validation.counts or validation.share == min(shares)):
-                found.setdefault(here, (first, second))
+        found: dict[Accuracy, list[Epoch]] = {}
+        for streak in self.unchanged():
+            validation, here = streak[0].accuracy["validation"], streak[0].accuracy.get(split)
+            if here is not None and (validation.counts or self._is_lowest(validation)):
+                found.setdefault(here, streak)
         return found
 
     def sharpened(self, given: BaseRate) -> float:
@@ -362,25 +363,27 @@ class LogReader:
         latest = max(mine, key=lambda printed: printed.last, default=None)
         began = max((place for who, place in self._starts if who == rank), default=-1)
 
-        def distance(printed: _Printed) -> int | None:
+        def distance(printed: _Printed) -> tuple[bool, int, bool, int] | None:
             last = printed.epochs[-1]
+            assert latest is not None
             assert last.number is not None
+            far, fell_silent = named - last.number, printed.last < latest.first
             crashed = last.seconds is None and not last.has_summary and began > printed.last
-            if last.number < named:
-                return named - last.number
-            return 0 if last.number == named and lacks(last) and not (new or crashed) else None
+            if far > 0:
+                return fell_silent, far, not last.has_summary, printed.last
+            is_this = far == 0 and lacks(last) and not (new or crashed)
+            return (fell_silent, far, False, printed.last) if is_this else None
 
-        possible = [(printed, far) for printed in mine if (far := distance(printed)) is not None]
-        if possible and latest is not None:
-            printed, far = min(
-                possible, key=lambda one: (one[0].last < latest.first, one[1], one[0].last)
-            )
+        possible = [(far, at) for at, one in enumerate(mine) if (far := distance(one)) is not None]
+        if possible:
+            far, at = min(possible)
+            printed, is_next = mine[at], far[1] > 0
         else:
             start = (rank, began) if began > 0 else (rank, self._place)
             self._starts = [one for one in self._starts if one != start]
-            printed, far = _Printed(rank, start[1], self._place), 1
+            printed, is_next = _Printed(rank, start[1], self._place), True
             self._printed.append(printed)
-        if far:
+        if is_next:
             printed.epochs.append(new or Epoch(named, number))
             printed.epochs[-1].number = named
             printed.classes += self._classes
@@ -499,7 +502,7 @@ class LogReader:
                 beside.setdefault(epoch.number, []).append(epoch)
             for epoch in best.epochs:
                 self._finish_epoch(epoch, beside[epoch.number])
-            _settle_percent(best.epochs)
+            _settle_units(best.epochs)
             classes = [one for printed in part for one in printed.classes]
             runs.append(LoggedRun(best.epochs, classes, max(len(part), len(said)), mixed))
         return runs
@@ -544,6 +547,10 @@ def _overlapping(all_printed: list[_Printed]) -> list[list[_Printed]]:
     return found
 
 
+def _has_same_loss(split: str, before: Epoch, after: Epoch) -> bool:
+    return split in after.loss and before.loss.get(split) == after.loss[split]
+
+
 def _differ(part: list[_Printed]) -> bool:
     """Whether processes have different validation scores of the same epoch."""
     seen: dict[tuple[int | None, str], set[str]] = {}
@@ -555,15 +562,19 @@ def _differ(part: list[_Printed]) -> bool:
     return any(len(values) > 1 for values in seen.values())
 
 
-def _settle_percent(epochs: list[Epoch]) -> None:
-    """Accuracies without a percent sign are percent all the same where one is above 1."""
-    bare = [one for e in epochs for one in e.accuracy.values() if one.is_bare]
-    if any(one.share > 1 for one in bare):
-        for epoch in epochs:
-            for split, one in epoch.accuracy.items():
-                if one.is_bare:
-                    places = None if one.decimals is None else one.decimals + 2
-                    epoch.accuracy[split] = replace(one, share=one.share / 100, decimals=places)
+def _settle_units(epochs: list[Epoch]) -> None:
+    """Make shares of accuracies without a percent sign, which are percent where one is above 1.
+
+    All are rounded as the finest is: 0.7 beside 0.6833 was not cut to one decimal.
+    """
+    rounded = [one for e in epochs for one in e.accuracy.values() if one.decimals is not None]
+    is_percent = any(one.is_bare and one.share > 1 for one in rounded)
+    places = [(one.decimals or 0) + 2 * (one.is_bare and is_percent) for one in rounded]
+    for epoch in epochs:
+        for split, one in epoch.accuracy.items():
+            if one.decimals is not None:
+                share = one.share / 100 if one.is_bare and is_percent else one.share
+                epoch.accuracy[split] = Accuracy(share, decimals=max(places))
 
 
 def _split(word: str) -> str:
