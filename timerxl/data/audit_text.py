@@ -7,9 +7,11 @@ from typing import Any
 
 from timerxl.data.audit_findings import SEVERITIES, Audit, Finding, plain
 from timerxl.data.audit_labels import SEASONS
+from timerxl.data.columns_known import known_rows
 from timerxl.data.splits import SPLITS
 
 WIDTH = 100
+_MOST_KNOWN = 24  # rows
 Table = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
 
@@ -67,6 +69,7 @@ def tables(audit: Audit) -> list[Table]:
         _thresholds,
         _ready_labels,
         _regions,
+        _columns_known,
         _missing,
         _features,
     )
@@ -176,6 +179,18 @@ def _regions(facts: dict[str, Any]) -> Table:
         rows.append([row["region"], f"{row['rows']:,}", row["first"], row["last"], *counts])
     head = ["region", "rows", "first", "last", "gaps", "missing steps", "longest gap"]
     return "Regions and gaps in time", head, rows
+
+
+def _columns_known(facts: dict[str, Any]) -> Table | None:
+    if not facts.get("columns_known"):
+        return None
+    shown, rest = known_rows(facts["columns_known"], _MOST_KNOWN)
+    rows = [[row.names, row.quantity, row.unit, row.time, row.known_by, row.codes] for row in shown]
+    if rest:
+        rows.append([f"{rest:,} more columns", *["..."] * 5])
+    title = "What is known of the columns, and how (said, by the file, inferred or assumed)"
+    head = ["column", "quantity", "unit", "what a stamp means", "known by", "codes masked (count)"]
+    return title, head, rows
 
 
 def _missing(facts: dict[str, Any]) -> Table | None:
