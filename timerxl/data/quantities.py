@@ -94,8 +94,9 @@ _NOT_RAIN = re.compile(
 )
 # How far apart two values lie, or a part of a direction, keeps to no limits of a level.
 _NO_LEVEL = re.compile(
-    r"anomal|\bdiff|difference|\bdelta\b|tendency|\bchange|\bstd\b|\bstdev|deviation|variance|"
-    r"\brange\b|gradient|\btrend|departure|\bsin\b|\bcos\b|\bsine|cosine|normali[sz]ed|\bscaled"
+    r"anomal|\bdiff|difference|\bdelta\b|tendenc|\bchange|\bstd\b|\bstdev|deviation|variance|"
+    r"\brange\b|spread|depression|gradient|\btrend|departure|\bsin\b|\bcos\b|\bsine|cosine|"
+    r"normali[sz]ed|\bscaled"
 )
 # CF standard names and the long names of ARCO-ERA5 and WeatherBench, as words, are found above.
 

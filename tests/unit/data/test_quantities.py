@@ -49,6 +49,7 @@ from timerxl.data.quantities import (
         ("wind_dir_sin", None, None),
         ("pressure change (hPa)", None, "hPa"),
         ("Temperature difference", None, None),
+        ("dewpoint_spread", None, None),
     ],
 )
 def test_a_name_tells_quantity_and_unit(name: str, quantity: str | None, unit: str | None) -> None:
