@@ -361,7 +361,7 @@ def _precipitation_mm(
         if config.missing_values != []:
             check_codes({name: (rain, _RAIN_LIMITS)}, _CODES_ADVICE, where.row)
         verdict = rain_verdict(rain, where.timestamps, where.region_index)
-        if why := problem(verdict, name, step_hours, len(rain)):
+        if why := problem(verdict, name, step_hours, len(rain) if needs_label else 0):
             raise InputError(
                 f"{why} ({verdict.evidence}). Bring the table through launch/prepare_data.py, "
                 f"which takes running totals apart; --meaning {name}=sum there, if it's sums."
