@@ -77,6 +77,7 @@ class GridFile:
         title = self.title.lower()
         self.is_named_land = "era5-land" in title or "era5_land" in title or '"land"' in title
         self.grid_step = self._grid_step()
+        self.has_steps = len(self._time_dims) == 2
         self.times = self._file_times()
         self.skipped: list[str] = []
         self.variables = list(self._variables())
@@ -483,9 +484,11 @@ def _open_zarr(path: Path, label: str) -> xr.Dataset:
         with warnings.catch_warnings():
             # A store without consolidated metadata is read all the same.
             warnings.simplefilter("ignore", RuntimeWarning)
-            return xr.open_dataset(
+            dataset = xr.open_dataset(
                 path, engine="zarr", chunks=None, cache=False, decode_timedelta=False
             )
+            # Without consolidated metadata their order is that of the folder's listing.
+            return dataset[sorted(map(str, dataset.data_vars))]
     except _OPENING_ERRORS as error:
         raise InputError(
             f"{label} is a folder, and no Zarr store can be opened in it: {_first_line(error)}."

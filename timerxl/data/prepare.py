@@ -139,7 +139,10 @@ def _plan(streams: Streams, options: PrepareOptions) -> _Plan:
             f"--step-hours {step} is finer than {coarsest}, which comes every "
             f"{spacing[coarsest]} h; take {spacing[coarsest]} or leave {coarsest} out."
         )
-    phase = _phase(hours, [name for name in hours if name not in sums] or sums, step)
+    # A value over a whole step can only stand where it ends; instants may be taken anywhere.
+    whole = [name for name in sums if streams.columns[name].window == step > 1]
+    instants = [name for name in hours if name not in sums]
+    phase = _phase(hours, whole or instants or sums, step)
     earliest = min(int(known[0]) for known in hours.values())
     latest = max(int(known[-1]) for known in hours.values())
     first = earliest + (phase - earliest) % step

@@ -347,7 +347,7 @@ def _unit_of(file: GridFile, variable: Variable, said: Said) -> tuple[Quantity |
                 f"of {quantity.key}; say --unit {name}=UNIT (such as "
                 f"{', '.join(_USUAL_UNITS.get(quantity.unit, (quantity.unit,)))})."
             )
-    if not unit and quantity is not None:
+    if not unit and quantity is not None and quantity.key in _CONVERTED:
         return quantity, Fact(quantity.unit, "assumed", "no unit told; ERA5's, and the values fit")
     known: KnownBy = "said" if spoken else "file"
     return quantity, Fact(unit, known, "--unit" if spoken else "attribute units")
@@ -448,8 +448,11 @@ def _read_column(
         column = Column(variable, kind, written, record, window, mm_per_unit, is_open)
         streams.columns[name] = column
         _note_meaning(streams, column, meaning)
-    ours = (column.kind, column.window, column.is_open, column.unit)
-    if ours != (kind, window, is_open, written):
+    ours = (column.kind, column.window, column.is_open)
+    # Two spellings of the unit that all are converted to are one: m/s and m s**-1.
+    converted = quantity is not None and quantity.key in _CONVERTED
+    same_unit = converted or column.unit == written
+    if ours != (kind, window, is_open) or not same_unit:
         raise InputError(
             f"{file.label}: {name} is {_kind_in_words(kind, window)} in {written!r}; the files "
             f"before have it {_kind_in_words(column.kind, column.window)} in {column.unit!r}. "
@@ -463,6 +466,8 @@ def _read_column(
         streams.notes.append(
             f"{file.label}: {preliminary} hours of {name} are preliminary (ERA5T)."
         )
+    if file.has_steps:
+        _refuse_overlap(file, name, file_hours, means)
     # A time that stands twice in one file (final and preliminary) makes two parts.
     order = np.argsort(file_hours, kind="stable")
     hours = file_hours[order]
@@ -479,6 +484,18 @@ def _read_column(
             part.evidence, part.is_named_land = evidence, file.is_named_land
             part.grid_step = file.grid_step
         column.parts.append(part)
+
+
+def _refuse_overlap(file: GridFile, name: str, hours: np.ndarray, means: np.ndarray) -> None:
+    """Refuse forecasts of several base times for one hour: which of them is meant?"""
+    known = hours[~np.isnan(means).all(axis=0)]
+    times, counts = np.unique(known, return_counts=True)
+    if (counts > 1).any():
+        raise InputError(
+            f"{file.label}: {name} at {stamp(times[counts > 1][0])} stands for "
+            f"{counts.max()} base times: its forecasts overlap. Give steps that follow one "
+            "another, such as 1 to 24 of one base time a day."
+        )
 
 
 def _kind_in_words(kind: str, window: int) -> str:
@@ -655,11 +672,18 @@ def _decide_totals(streams: Streams, column: Column, said: SaidMeaning | None) -
         column.totals, why = verdict.totals, verdict.evidence
     else:
         column.totals, why = _totals_from_elsewhere(streams, column, verdict)
-    _settle(streams, column, why, known)
+    on_land_grid = any(part.grid_step == _LAND for part in column.parts)
+    _settle(streams, column, why, known, verdict.kind != HOURLY or on_land_grid)
 
 
-def _settle(streams: Streams, column: Column, why: str, known: KnownBy) -> None:
-    """Complete the record of a decided sum, and say so where it's taken apart."""
+def _settle(
+    streams: Streams, column: Column, why: str, known: KnownBy, is_remarkable: bool = False
+) -> None:
+    """Complete the record of a decided sum, and say so where it's taken apart.
+
+    ``is_remarkable``: hourly sums need a word, too: little tells that they are, or the grid is
+    ERA5-Land's.
+    """
     assert column.record.time is not None
     totals = column.totals
     value = column.record.time.value | {"hours": None if totals else float(column.window)}
@@ -669,6 +693,8 @@ def _settle(streams: Streams, column: Column, why: str, known: KnownBy) -> None:
             f"{column.name} adds up {totals}{' as in ERA5-Land' if totals == Totals() else ''}: "
             f"taken apart into its hours ({why})."
         )
+    elif column.name == PRECIPITATION and is_remarkable and known != "said":
+        streams.notes.append(f"{column.name} is taken as hourly sums ({why}).")
     column.record.time = Fact(value, known, why)
 
 

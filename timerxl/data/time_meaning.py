@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -187,16 +188,19 @@ def _daily(column: str, times: FileTimes) -> Meaning | None:
 
 def _time_shift(column: str, arguments: str, times: FileTimes) -> int:
     """Seconds that were added to UTC before the days were cut: history and attribute must agree."""
-    found = []
+    told: list[Any] = []
     if match := re.search(r"time_shift['\"]?\s*[:=]\s*(\{[^}]*\}|['\"][^'\"]*['\"])", arguments):
+        told.append(match[1])
+    if times.time_shift is not None:
+        told.append(repr(times.time_shift))
+    found = []
+    for text in told:
         try:
-            value = ast.literal_eval(match[1])
+            value = ast.literal_eval(text)
             found.append(pd.Timedelta(**value) if isinstance(value, dict) else pd.Timedelta(value))
         except (ValueError, SyntaxError, TypeError) as error:
-            what = f"the time shift of {column} can't be read: {match[1]}"
+            what = f"the time shift of {column} can't be read: {text}"
             raise ask(times, column, what, "COLUMN=mean:24h@start or what else") from error
-    if times.time_shift is not None:
-        found.append(pd.Timedelta(times.time_shift))
     shifts = {int(shift.total_seconds()) for shift in found}
     if len(shifts) > 1:
         what = f"history and attribute tell two time shifts ({', '.join(map(str, found))})"
