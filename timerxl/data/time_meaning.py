@@ -233,15 +233,27 @@ def _by_bounds(
             "and lie unlike around their stamps; expected one span of whole hours"
         )
         raise ask(times, column, what, "COLUMN=mean:24h@start or what else it is")
+    length, beyond = int(widths[0]), 0
+    gap = _gap_between(times.bounds)
+    if gap > 0 and length + gap == times.spacing:
+        # CDO's days of hourly stamps: bounds from the first stamp of the day to its last.
+        length, beyond = length + gap, gap
     named = step_type(name, told)
     known: KnownBy = "file" if kind or told or named != INSTANT else "inferred"
     kind = kind or (MEAN if named == INSTANT else named)
-    shift = int(shifts[0])
-    stamp = {0: "end", int(widths[0]): "start"}.get(shift, "middle")
+    shift = int(shifts[0]) + beyond
+    stamp = {0: "end", length: "start"}.get(shift, "middle")
     evidence = f"time bounds of {widths[0] / _HOUR:g} h" + (
         f", cell methods {cell_methods!r}" if cell_methods else ""
     )
-    return Meaning(kind, int(widths[0]) // _HOUR, shift, known, evidence, stamp)
+    return Meaning(kind, length // _HOUR, shift, known, evidence, stamp)
+
+
+def _gap_between(bounds: np.ndarray) -> int:
+    """The most common seconds from the end of one interval to the start of the next."""
+    order = np.argsort(bounds[:, 0], kind="stable")
+    gaps, counts = np.unique(bounds[order[1:], 0] - bounds[order[:-1], 1], return_counts=True)
+    return int(gaps[np.argmax(counts)]) if len(gaps) else 0
 
 
 def _by_cell_methods(column: str, told: str, cell_methods: str, times: FileTimes) -> Meaning | None:
@@ -277,12 +289,11 @@ def _by_name(column: str, name: str, told: str, window: int | None, times: FileT
         return Meaning(kind, 1, 1800, "inferred", evidence, "middle")
     once_a_day = times.spacing is not None and times.spacing >= 86400
     if once_a_day and not told and not times.is_grib:
-        what = (
-            f"{column} comes once a day, and nothing tells whether a value is one instant or a "
-            "statistic of the day"
-        )
-        words = (
-            "COLUMN=instant, mean:24h@start (the day begins at the stamp), sum:24h@end, max, min"
-        )
+        what = f"{column} comes once a day, and nothing tells which hours a value stands for"
+        words = "COLUMN=instant, mean:24h@start (the day begins at the stamp), max:24h@start, ..."
+        if kind == SUM:
+            words = (
+                "COLUMN=sum:24h@start (the day begins at the stamp), sum:24h@end or mean:24h@..."
+            )
         raise ask(times, column, what, words)
     return Meaning(kind, None, 0, known, evidence)

@@ -704,3 +704,107 @@ def test_running_totals_by_the_users_word(tmp_path: Path) -> None:
         make(tmp_path, [hourly_rain], meanings={"tp": "running"})
     with pytest.raises(InputError, match="--meaning tp=weekly: expected instant, hourly"):
         make(tmp_path, [hourly_rain], meanings={"tp": "weekly"})
+
+
+def sunshine(longitude: float) -> np.ndarray:
+    """Hourly J/m2 [T, Y, X] of a clear day at the equator, with clouds that change by the day."""
+    hour = np.arange(len(HOURS)) - 0.5 + longitude / 15
+    sun = np.maximum(np.cos((hour % 24 - 12) / 24 * 2 * np.pi), 0) * 4e6
+    clouds = np.repeat(np.random.default_rng(2).uniform(0.3, 1, DAYS + 1), 24)[: len(HOURS)]
+    return (sun * clouds)[:, None, None] * np.ones(SHAPE)
+
+
+@pytest.mark.parametrize("longitude", [30, 120, 210, 300])
+@pytest.mark.parametrize("every", [1, 3, 6])
+@pytest.mark.parametrize("land", [True, False])
+def test_sunshine_a_few_times_a_day_follows_the_rain(
+    tmp_path: Path, longitude: int, every: int, land: bool
+) -> None:
+    """Six-hourly sunshine rises to noon and falls to zero as a total does; rain does not."""
+    fields = {"tp": RAIN_MM / 1000, "ssrd": sunshine(longitude)}
+    units = {"tp": "m", "ssrd": "J m**-2"}
+    data = {}
+    for name, field in fields.items():
+        field = field.copy()
+        for i in range(1, len(HOURS)):
+            if land and i % 24 != 1:
+                field[i] += field[i - 1]
+        data[name] = (field, {"units": units[name], "GRIB_stepType": "accum"})
+    whole = dataset(data, time="valid_time").isel(valid_time=slice(every, None, every))
+    path = save(whole, tmp_path / "a.nc")
+    table, content, _ = make(tmp_path, [path], allow_sparse_accumulation=True)
+    for name, field in fields.items():
+        wanted = (
+            field[1:][HERE].reshape(-1, every).sum(axis=1) if land else field[every::every][HERE]
+        )
+        scale = 1000 if name == "tp" else 1
+        np.testing.assert_allclose(table[name], wanted * scale, rtol=1e-4, atol=1 if scale == 1 else 1e-4)  # noqa: E501  # fmt: skip
+    assert content["precipitation"]["is_sparse"] == (not land and every > 1)
+
+
+@pytest.mark.parametrize("hours", [3, 6])
+def test_a_sum_over_the_step_is_said(tmp_path: Path, hours: int) -> None:
+    """ERA5's ensemble: one value of tp is over the 3 hours that end at its stamp."""
+    total, ends = past(hours, hours)
+    accum = {"units": "m", "GRIB_stepType": "accum"}
+    data = dataset({"tp": (total, accum)}, HOURS[ends], "valid_time").isel(
+        valid_time=slice(1, None)
+    )
+    path = save(data, tmp_path / "a.nc")
+    refused(tmp_path, [path], rf"{24 // hours} of 24 hours of tp.*--meaning tp=sum:{hours}h@end")
+    table, content, _ = make(tmp_path, [path], meanings={"tp": f"sum:{hours}h@end"})
+    np.testing.assert_allclose(table["tp"], total[1:][HERE] * 1000, atol=1e-5)
+    assert content["precipitation"] == {
+        "column": "tp", "unit": "mm", "hours_present_per_day": 24, "is_sparse": False
+    }  # fmt: skip
+
+
+def test_bounds_from_the_first_hour_of_a_day_to_its_last(tmp_path: Path) -> None:
+    """CDO's daymean of hourly values: bounds from 00 to 23 UTC, the stamp between them."""
+    starts = HOURS[:-1:24].astype("datetime64[m]")
+    ends = starts + 23 * 60
+    values = days_of(WARM).mean(axis=1)
+    attrs = {"units": "K", "cell_methods": "time: mean", "GRIB_stepType": "instant"}
+    data = dataset({"t2m": (values, attrs)}, starts + 23 * 30)
+    data["time"].attrs["bounds"] = "time_bnds"
+    data["time"].encoding["units"] = "minutes since 2021-01-01"
+    data["time_bnds"] = (("time", "bnds"), np.stack([starts, ends], 1).astype("datetime64[ns]"))
+    table, _, _ = make(tmp_path, [save(hourly(), tmp_path / "h.nc"), save(data, tmp_path / "d.nc")])
+    np.testing.assert_allclose(table["t2m"], values[HERE], atol=1e-4)
+    assert table.index[0] == at(1)
+
+
+def test_a_daily_rate_that_nothing_explains_is_asked_for(tmp_path: Path) -> None:
+    """Gauge and satellite products: mm/day at 00 UTC of the day, rarely with bounds."""
+    total = RAIN_MM[1:].reshape(DAYS, 24, 3, 2).sum(axis=1)
+    data = dataset({"precip": (total, {"units": "mm/day"})}, HOURS[:-1:24])
+    path = save(data, tmp_path / "p.nc")
+    refused(tmp_path, [path], r"tp comes once a day.*--meaning tp=sum:24h@start")
+    table, _, _ = make(tmp_path, [path], meanings={"tp": "mean:24h@start"})
+    np.testing.assert_allclose(table["tp"], total[HERE], atol=1e-5)
+    assert table.index[0] == at(1)
+
+
+def test_a_zip_of_grib(tmp_path: Path) -> None:
+    import zipfile
+
+    pytest.importorskip("cfgrib")
+    write_grib(tmp_path / "a.grib", True)
+    with zipfile.ZipFile(tmp_path / "download.zip", "w") as archive:
+        archive.write(tmp_path / "a.grib", "data.grib")
+    table, _, _ = make(tmp_path, [tmp_path / "download.zip"])
+    np.testing.assert_allclose(table["tp"], RAIN_MM[1:][HERE], atol=1e-4)
+
+
+def test_stores_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from timerxl.data import grid_files
+
+    data = arco(total_precipitation=(RAIN_MM / 1000, {"units": "m"}))
+    encoding = {name: {"chunks": (5, 3, 2)} for name in data.data_vars}
+    path = save(data, tmp_path / "a.zarr", encoding=encoding)
+    monkeypatch.setattr(grid_files, "_BLOCK_BYTES", 12 * 6 * 8)  # twelve times of six cells
+    with grid_files.open_grid_files(path, "a") as (file,):
+        (rain,) = (v for v in file.variables if v.column == "tp")
+        blocks = list(file.blocks(rain, slice(None), slice(None)))
+    assert {b[0].stop - b[0].start for b in blocks[:-1]} == {10}
+    np.testing.assert_allclose(np.concatenate([b[1] for b in blocks]), RAIN_MM / 1000, rtol=1e-6)
