@@ -44,6 +44,10 @@ class DataConfig:
     ``train_stride_hours`` null takes training windows as often as all others. A shorter one shows
     the network more of the same training period; validation and test stay as they are.
     ``holdout_fraction`` of the training times, the last ones, is set aside for the monitors.
+    ``precipitation_unit`` auto is what the column's name or series.json tells, else mm where the
+    amounts are those of rain. ``missing_values`` are numbers that mean "missing"; null looks for
+    such codes and refuses them, an empty list takes every number as it is. ``directions`` sin_cos
+    reads degrees and compass points as sine and cosine, as_is leaves them.
     """
 
     path: Optional[str] = None
@@ -51,7 +55,9 @@ class DataConfig:
     timestamp_column: str = "timestamp"
     region_column: str = "region"
     precipitation_column: str = "precipitation"
-    precipitation_unit: str = "mm"
+    precipitation_unit: str = "auto"
+    missing_values: Optional[list[float]] = None
+    directions: str = "sin_cos"
     features: Optional[list[str]] = None
     label_column: Optional[str] = None
     label_horizon_hours: float = 24.0

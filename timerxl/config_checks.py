@@ -33,7 +33,7 @@ VALIDATION_METRICS = (
 )
 THRESHOLD_SCORES = ("mcc", "f1", "macro_f1", "balanced_accuracy", "csi", "ets", "hss", "pss")
 _CHOICES: dict[str, tuple[Any, ...]] = {
-    "data.precipitation_unit": ("mm", "m"),
+    "data.directions": ("sin_cos", "as_is"),
     "data.split": ("time", "rows"),
     "model.hidden_act": ("relu", "gelu"),
     "model.pooling": ("mean", "last"),
@@ -106,6 +106,14 @@ def validate(config: Any) -> None:
             continue
         if isinstance(value, str) or not 0 <= value < 1:
             raise InputError(f"{key} is {value!r}; expected a number from 0 up to (not with) 1.")
+    if (unit := config.data.precipitation_unit) not in ("auto", "mm", "m"):
+        # Imported late: reading units takes a second, which mm and m don't cost.
+        from timerxl.data.quantities import RAIN, conversion, named
+
+        try:
+            conversion(unit, named(RAIN))
+        except InputError as error:
+            raise InputError(f"data.precipitation_unit is {unit}: {error}") from None
     if config.data.oni_lag_months < 2:
         raise InputError(
             f"data.oni_lag_months is {config.data.oni_lag_months}; expected 2 or more: a value is "

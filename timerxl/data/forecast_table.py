@@ -38,7 +38,8 @@ def _in_the_words_of_a_table(text: str, config: DataConfig) -> str:
     unit = config.precipitation_unit
     text = text.removeprefix("data.path ").replace("leave it out or fix it", "the model needs it")
     text = re.sub(r"data.precipitation_unit says \w+; set \S+=\w+", f"the model reads {unit}", text)
-    return text.replace("check data.precipitation_unit", f"the model reads it in {unit}")
+    text = re.sub(r"the unit is another, or .*", f"the model reads it in {unit}, correct it.", text)
+    return re.sub(r"Say data.missing_values=.*", "Leave missing values empty.", text)
 
 
 def _problem(config: DataConfig, table: pd.DataFrame | None, context_length: int) -> str | None:

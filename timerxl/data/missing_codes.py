@@ -113,9 +113,11 @@ class Extremes:
         value, count = left[place], self._counts[left[place]]
         is_code = self._is_code(value)
         if limits is not None:
-            margin = 0.0 if is_code else 0.001 * (limits[1] - limits[0])
+            exact = is_code or not np.isfinite(limits).all()
+            margin = 0.0 if exact else 0.001 * (limits[1] - limits[0])
             if not limits[0] - margin <= value <= limits[1] + margin:
-                return f"expected {limits[0]:.5g} to {limits[1]:.5g}"
+                most = f" to {limits[1]:.5g}" if np.isfinite(limits[1]) else " or more"
+                return f"expected {limits[0]:.5g}{most}"
         if len(left) == 1:
             return "the column holds nothing else" if is_code and abs(value) >= 9 else None
         for together in (1, 2, 3):  # codes may stand side by side: 990 and 999
@@ -180,12 +182,18 @@ def parse_codes(said: Iterable[str | float], option: str) -> list[float]:
     return found
 
 
-def refusal(found: dict[str, list[Code]], advice: str) -> InputError:
+def refusal(
+    found: dict[str, list[Code]], advice: str, places: dict[str, str] | None = None
+) -> InputError:
     """The error for columns that hold codes: names, values, counts, shares, and what to do.
 
-    ``advice`` says the option, with ``{values}`` for the codes.
+    ``advice`` says the option, with ``{values}`` or ``{list}`` for the codes; ``places`` where the
+    first stands.
     """
-    named = [f"{name} holds {', '.join(c.text for c in codes)}" for name, codes in found.items()]
+    named = []
+    for name, codes in found.items():
+        first = f", first at {places[name]}" if places and name in places else ""
+        named.append(f"{name} holds {', '.join(code.text for code in codes)}{first}")
     more = f"; {len(named) - 4} more columns do the same" if len(named) > 4 else ""
     values = dict.fromkeys(f"{c.value:.7g}" for codes in found.values() for c in codes)
     return InputError(

@@ -10,15 +10,26 @@ import pandas as pd
 
 from timerxl.config import DataConfig, InputError
 from timerxl.config_reading import is_file, reason
+from timerxl.data.audit_findings import listed
+from timerxl.data.column_records import ColumnRecord, Fact
 from timerxl.data.enso import with_oni
 from timerxl.data.features import choose_features
 from timerxl.data.fill import fill_forward
+from timerxl.data.missing_codes import mask
+from timerxl.data.quantities import RAIN, unit_in_name
+from timerxl.data.rain_units import rain_unit, to_mm
 from timerxl.data.schema import WeatherSeries
 from timerxl.data.series_file import read_prepared, sha256_of
 from timerxl.data.synthetic_event import load_synthetic
+from timerxl.data.table_accumulation import problem, rain_verdict
+from timerxl.data.table_columns import (
+    check_codes,
+    encode_directions,
+    feature_record,
+    limits_of,
+    zero_one,
+)
 
-# More than any measured fall; above it the column is in another unit or holds fill values.
-_MOST_MM_PER_STEP = 10_000.0
 # Pyarrow's, pandas' and the codecs' own; what Parquet says of pandas' index is taken unchecked.
 PARSER_ERRORS = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
@@ -26,6 +37,11 @@ PARSER_ERRORS = (
 )
 # ERA5's packing leaves noise of this size below zero; anything lower is a code for "missing".
 _NEGATIVE_NOISE_MM = 0.01
+_RAIN_LIMITS = (-_NEGATIVE_NOISE_MM, np.inf)  # in any unit; what is too much, rain_unit tells
+AUTO = "auto"
+_CODES_ADVICE = (
+    "Say data.missing_values=[{list}] to take it so, data.missing_values=[] to keep every number."
+)
 
 
 def load_series(config: DataConfig) -> WeatherSeries:
@@ -59,6 +75,11 @@ def read_table(
     if needs_label and config.label_column is None and not has_rain:
         raise _missing_column(path, table, "precipitation_column", config.precipitation_column)
 
+    sha256, prepared = None, None
+    notes: list[str] = []
+    if given is None:
+        sha256 = sha256_of(path)
+        prepared, notes = read_prepared(path, sha256, config)
     region_index, regions = _regions(table[config.region_column], config.region_column)
     order = np.argsort(region_index, kind="stable")
     table, region_index = table.iloc[order], region_index[order]
@@ -66,17 +87,29 @@ def read_table(
     step_hours = _step_hours(timestamps, region_index, regions)
     where = _Where(regions, region_index, timestamps)
 
+    sources: dict[str, str] = {}
+    if prepared is None:
+        table, sources, said = _meaningful(table, config)
+        notes += said
     features, skipped = choose_features(table, config)
-    notes = [f"column {name} skipped: {reason}." for name, reason in skipped.items()]
-    values = np.stack([where.numbers(table, name) for name in features], axis=1)
+    notes += [f"column {name} skipped: {reason}." for name, reason in skipped.items()]
+    columns = {name: where.numbers(table, name) for name in features}
     precipitation: np.ndarray | None = None
+    records: dict[str, ColumnRecord] = {}
+    if prepared is None:
+        rain = config.precipitation_column if has_rain else None
+        columns, records = _checked_columns(columns, sources, config, rain, step_hours, where)
+    unit = "mm"
     if has_rain:
-        precipitation, note = _precipitation_mm(table, config, where)
-        notes += note
+        precipitation, unit, said = _precipitation_mm(
+            table, config, where, step_hours, prepared is not None, needs_label, records
+        )
+        notes += said
         if config.precipitation_column in features:
-            values[:, features.index(config.precipitation_column)] = precipitation
+            columns[config.precipitation_column] = precipitation
     elif needs_label:
         notes.append(f"no column {config.precipitation_column}: labels from {config.label_column}.")
+    values = np.stack(list(columns.values()), axis=1)
     values, counts = fill_forward(
         values, region_index, timestamps, config.max_fill_hours, step_hours
     )
@@ -87,11 +120,6 @@ def read_table(
             f"{config.max_fill_hours:g} h); {left.sum()} in longer holes are left, and no window "
             "runs over them."
         )
-    sha256, prepared = None, None
-    if given is None:
-        sha256 = sha256_of(path)
-        prepared, said = read_prepared(path, sha256, config)
-        notes += said
     source: dict[str, Any] = {
         "path": config.path,
         "sha256": sha256,
@@ -102,11 +130,16 @@ def read_table(
         "skipped_columns": skipped,
         "filled_values": dict(zip(features, counts.tolist(), strict=True)),
         "missing_values_left": dict(zip(features, left.tolist(), strict=True)),
+        "records": {name: record.to_dict() for name, record in records.items()},
+        "resolved": {"precipitation_unit": unit},
     }
     is_synthetic = False
     if prepared is not None:
         is_synthetic = prepared["is_synthetic"]
+        described = prepared.get("columns", {})
+        known = {name: of.get("record") for name, of in described.items()}
         source |= {"prepared": prepared, "synthetic": is_synthetic}
+        source["records"] = {name: of for name, of in known.items() if of and name in features}
     return WeatherSeries(
         feature_names=features,
         regions=regions,
@@ -251,24 +284,104 @@ def _step_hours(timestamps: np.ndarray, region_index: np.ndarray, regions: list[
     return next(iter(steps.values())) / 3600
 
 
+def _meaningful(
+    table: pd.DataFrame, config: DataConfig
+) -> tuple[pd.DataFrame, dict[str, str], list[str]]:
+    """Directions as sine and cosine, yes and no as 1 and 0; {new column: its source}; sentences."""
+    apart = {config.timestamp_column, config.region_column}
+    table, sources = encode_directions(table, config.features, config.directions, apart)
+    notes = [
+        f"{name} is a direction: read as {name}_sin and {name}_cos; data.directions=as_is keeps it."
+        for name in dict.fromkeys(sources.values())
+    ]
+    text = [
+        name
+        for name, kind in table.dtypes.items()
+        if name not in apart and (pd.api.types.is_bool_dtype(kind) or not _is_number(kind))
+    ]
+    found = {name: numbers for name in text if (numbers := zero_one(table[name])) is not None}
+    if found:
+        table = table.assign(**{str(name): numbers for name, numbers in found.items()})
+        notes.append(f"yes and no read as 1 and 0 in {listed([str(n) for n in found])}.")
+    return table, sources, notes
+
+
+def _is_number(kind: Any) -> bool:
+    return bool(pd.api.types.is_numeric_dtype(kind))
+
+
+def _checked_columns(
+    columns: dict[str, np.ndarray],
+    sources: dict[str, str],
+    config: DataConfig,
+    rain: str | None,
+    step_hours: float,
+    where: _Where,
+) -> tuple[dict[str, np.ndarray], dict[str, ColumnRecord]]:
+    """Features without the codes that were said, their records; codes not said are refused."""
+    codes = config.missing_values or []
+    records = {name: feature_record(name, sources.get(name, name), {}, None) for name in columns}
+    judged = {}
+    for name, values in columns.items():
+        masked, counts = mask(values, codes)
+        records[name].masked(counts, "said", "data.missing_values")
+        if np.isnan(masked).all():
+            raise InputError(f"column {name} holds nothing but {listed(list(map(str, counts)))}.")
+        columns[name] = masked
+        if name != rain and name not in sources:
+            unit = records[name].unit
+            judged[name] = masked, limits_of(name, unit.value if unit else None, step_hours)
+    if config.missing_values != []:
+        check_codes(judged, _CODES_ADVICE, where.row)
+    return columns, records
+
+
 def _precipitation_mm(
-    table: pd.DataFrame, config: DataConfig, where: _Where
-) -> tuple[np.ndarray, list[str]]:
+    table: pd.DataFrame,
+    config: DataConfig,
+    where: _Where,
+    step_hours: float,
+    is_prepared: bool,
+    needs_label: bool,
+    records: dict[str, ColumnRecord],
+) -> tuple[np.ndarray, str, list[str]]:
+    """Rain in mm rounded to 1e-6, the unit that it was in, and sentences to log."""
     name = config.precipitation_column
     rain = where.numbers(table, name)
     if table[name].dtype in (np.float32, np.float16):
         # 0.1 stored in 4 bytes reads 0.10000000149: take the decimal that was stored instead.
         distinct, index = np.unique(table[name].to_numpy(), return_inverse=True)
         rain = distinct.astype(str).astype(np.float64)[index]
-    rain = np.round(rain * (1000.0 if config.precipitation_unit == "m" else 1.0), 6)
-    if (bad := (rain < -_NEGATIVE_NOISE_MM) | (rain > _MOST_MM_PER_STEP)).any():
+    rain, counts = mask(rain, config.missing_values or [])
+    told = (unit, "its name") if (unit := unit_in_name(name)) else None
+    said = None if config.precipitation_unit == AUTO else config.precipitation_unit
+    if is_prepared:
+        fact = Fact("mm", "file", "series.json")
+    else:
+        if config.missing_values != []:
+            check_codes({name: (rain, _RAIN_LIMITS)}, _CODES_ADVICE, where.row)
+        verdict = rain_verdict(rain, where.timestamps, where.region_index)
+        if why := problem(verdict, name, step_hours, len(rain) if needs_label else 0):
+            raise InputError(
+                f"{why} ({verdict.evidence}). Bring the table through launch/prepare_data.py, "
+                f"which takes running totals apart; --meaning {name}=sum there, if it's sums."
+            )
+        option = "data.precipitation_unit="
+        fact = rain_unit(rain, step_hours, name, said, told, option)
+        record = ColumnRecord(name, Fact(RAIN, "said", "data.precipitation_column"), fact, "mm")
+        record.masked(counts, "said", "data.missing_values")
+        records[name] = record
+    rain = np.round(to_mm(rain, fact.value, step_hours), 6)
+    if (bad := rain < -_NEGATIVE_NOISE_MM).any():
         raise InputError(
-            f"column {name} holds {rain[bad][0]:g} mm in a step ({where.row(bad)}); expected 0 to "
-            f"{_MOST_MM_PER_STEP:g}: check data.precipitation_unit, leave missing values empty."
+            f"column {name} holds {rain[bad][0]:g} mm in a step ({where.row(bad)}); rain can't be "
+            "negative: leave missing values empty, or name their code (data.missing_values)."
         )
     negative = int((rain < 0).sum())
     notes = [f"{negative} values of {name} just below zero set to 0."] if negative else []
-    return np.where(rain < 0, 0.0, rain), notes
+    if fact.known_by == "assumed" and needs_label:
+        notes.append(f"{name} is taken as mm: {fact.evidence} (data.precipitation_unit says it).")
+    return np.where(rain < 0, 0.0, rain), str(fact.value), notes
 
 
 def _ready_label(table: pd.DataFrame, config: DataConfig, where: _Where) -> np.ndarray | None:

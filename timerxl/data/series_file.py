@@ -27,6 +27,7 @@ _SHAPE = {
     "format": range(FORMAT, FORMAT + 1),
     "sha256": str,
     "is_synthetic": bool,
+    "columns?": dict,
     "precipitation": {
         "column": str,
         "unit": str,
@@ -188,7 +189,7 @@ def read_prepared(
         )
     rain = prepared["precipitation"]
     is_rain = rain["column"] == config.precipitation_column
-    if is_rain and rain["unit"] != config.precipitation_unit:
+    if is_rain and config.precipitation_unit not in ("auto", rain["unit"]):
         raise InputError(
             f"{path}: {rain['column']} is in {rain['unit']}, data.precipitation_unit says "
             f"{config.precipitation_unit}; set data.precipitation_unit={rain['unit']}."

@@ -217,7 +217,7 @@ def build_windows(
         definition={
             "label": _label_definition(series, config),
             "split": split.method,
-            "data": asdict(config),
+            "data": asdict(config) | series.source.get("resolved", {"precipitation_unit": "mm"}),
             **({"training_ranges": seen} if seen else {}),
         },
         transform=transform,

@@ -232,7 +232,10 @@ def changes(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, 
     return {
         key: (before[key], value)
         for key, value in after.items()
-        if before.get(key, _MISSING) is not _MISSING and before[key] != value
+        if before.get(key, _MISSING) is not _MISSING
+        and before[key] != value
+        # mm was the default before auto was; the values themselves are compared, too.
+        and not (key == "data.precipitation_unit" and (before[key], value) == ("mm", "auto"))
     }
 
 

@@ -27,7 +27,7 @@ def table(tmp_path: Path) -> str:
             "timestamp": np.tile(pd.date_range("2020-01-01", periods=400, freq="h"), 2),
             "region": np.repeat(["north", "south"], 400),
             "warmth": rng.normal(size=800).astype(np.float32),
-            "rain": np.where(rng.random(800) < 0.02, 0.4, 0.0),
+            "rain": np.where(rng.random(800) < 0.02, 0.6, 0.0),
             "answer": rng.integers(0, 2, 800),
             "wind": "N",
         }

@@ -167,8 +167,8 @@ REFUSALS: list[tuple[pd.DataFrame, dict[str, Any], str]] = [
     (with_cell("temperature", 1e39), {}, r"temperature holds an infinite \(or beyond float32"),
     (frame().assign(temperature=np.nan), {}, r"column temperature is missing in every row"),
     (frame().assign(precipitation="wet"), {}, r"precipitation is .*, not numeric"),
-    (with_cell("precipitation", -999.0), {}, r"holds -999 mm.*south, 2020-01-01T02"),
-    (with_cell("precipitation", 20.0), {"precipitation_unit": "m"}, r"holds 20000 mm.*unit"),
+    (with_cell("precipitation", -999.0), {}, r"holds -999 .*south, 2020-01-01T02.*data.missing"),
+    (with_cell("precipitation", 20.0), {"precipitation_unit": "m"}, r"20,000 mm in 1 h.*unit is"),
     (moved([5], "-1h"), {}, r"region south holds 2020-01-01T01:00:00 twice"),
     (moved([5], "-3h"), {}, r"region south holds 2019-12-31T23:00:00 after a later time"),
     (moved([11], "30min"), {}, r"region south: 2020-01-01T05:30:00 comes 1.5 h after"),
@@ -231,11 +231,18 @@ def test_null_path_means_the_synthetic_series() -> None:
 def test_beijing_loads_as_it_stands() -> None:
     series = load_series(DataConfig(path=str(BEIJING), max_fill_hours=6))
     assert (len(series.regions), len(series.region_index), series.step_hours) == (8, 280_512, 1.0)
-    assert "wd" in series.source["skipped_columns"]
+    assert series.feature_names[-2:] == ["wd_sin", "wd_cos"]
+    assert "wd is a direction" in " ".join(series.notes)
+    raw = pd.read_parquet(BEIJING, columns=["region", "wd"])
+    north_west = (raw.loc[raw["region"] == series.regions[0], "wd"] == "NW").to_numpy()
+    root = np.sqrt(0.5)
+    np.testing.assert_allclose(series.values[: len(north_west), -2][north_west], -root, rtol=1e-6)
+    np.testing.assert_allclose(series.values[: len(north_west), -1][north_west], root, rtol=1e-6)
     assert series.precipitation_feature == "precipitation"
     assert int(np.isnan(series.precipitation_mm).sum()) == 279
     raw = pd.read_parquet(BEIJING)
-    before = int(raw[series.feature_names].isna().to_numpy().sum())
+    plain = series.feature_names[:-2]
+    before = int(raw[[*plain, "wd", "wd"]].isna().to_numpy().sum())
     filled = sum(series.source["filled_values"].values())
     assert before - filled == int(np.isnan(series.values).sum())
     tenths = series.precipitation_mm[~np.isnan(series.precipitation_mm)] * 10

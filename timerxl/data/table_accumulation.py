@@ -1,0 +1,80 @@
+"""Running totals in a table: told from sums of each row by what falls, and taken apart.
+
+A table made from ERA5-Land carries its totals from 00 UTC; taken as hourly sums they are ten times
+too much rain. R rows, region after region.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from timerxl.config import InputError
+from timerxl.data.accumulation import (
+    COUNTER,
+    RUNNING,
+    AccumulationEvidence,
+    Totals,
+    Verdict,
+    covered_hours,
+    deaccumulate,
+)
+
+_JUDGED_HOURS = 240.0
+
+
+def rain_verdict(values: np.ndarray, timestamps: np.ndarray, region_index: np.ndarray) -> Verdict:
+    """How the rows of a column of sums add up; ``values`` [R] in any unit, NaN where missing.
+
+    Rows at whole hours are looked at: a total that starts again at some hour shows there, too.
+    """
+    seconds = timestamps.astype("datetime64[s]").astype(np.int64)
+    whole = seconds % 3600 == 0
+    evidence = AccumulationEvidence()
+    for region in np.unique(region_index):
+        rows = np.flatnonzero(whole & (region_index == region))
+        evidence.add(values[None, rows], seconds[rows] // 3600)
+    return evidence.decide()
+
+
+def shares(
+    values: np.ndarray,
+    timestamps: np.ndarray,
+    region_index: np.ndarray,
+    totals: Totals,
+    step_hours: float,
+) -> np.ndarray:
+    """[R] the share of each row in running ``totals``.
+
+    NaN where the row before is missing: the share would be that of more than one step.
+    """
+    seconds = timestamps.astype("datetime64[s]").astype(np.int64)
+    if step_hours != int(step_hours) or (seconds % 3600).any():
+        raise InputError(
+            f"running totals in steps of {step_hours:g} h can't be taken apart; resample to whole "
+            "hours first."
+        )
+    result = np.full(len(values), np.nan)
+    for region in np.unique(region_index):
+        rows = np.flatnonzero(region_index == region)
+        hours = seconds[rows] // 3600
+        first = int(hours[0])
+        hourly = np.full(int(hours[-1]) - first + 1, np.nan)
+        hourly[hours - first] = values[rows]
+        covered = covered_hours(~np.isnan(hourly), first, totals)
+        own = np.where(covered == int(step_hours), deaccumulate(hourly, first, totals), np.nan)
+        result[rows] = own[hours - first]
+    return result
+
+
+def problem(verdict: Verdict, name: str, step_hours: float, rows: int) -> str | None:
+    """Why a column of ``rows`` can't be taken as sums of its rows, as a clause; None where it can.
+
+    Of a few days only what is certain counts: any shower looks odd alone.
+    """
+    if verdict.kind == RUNNING:
+        return f"{name} adds up {verdict.totals} and is no sum of each {step_hours:g} h"
+    if verdict.kind == COUNTER:
+        return f"{name} is a counter that goes on over days"
+    if verdict.is_mixed and rows * step_hours >= _JUDGED_HOURS:
+        return f"{name} behaves neither like sums of each row nor like running totals"
+    return None
