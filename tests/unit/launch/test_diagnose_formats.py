@@ -211,6 +211,19 @@ def test_what_is_printed_at_the_end_is_no_epoch(read: Read) -> None:
     assert (found.num_runs, found.num_evaluations, signs(found)) == (1, 5, [])
 
 
+def test_test_is_judged_where_nothing_else_is_scored(read: Read) -> None:
+    left_out = "Vali Loss: 0.651 Vali Acc: 0.692 "
+    found = read(text([line.replace(left_out, "") for line in classification(STUCK)]))
+    assert is_collapsed(found)
+    assert found.findings[0].verdict.evidence["accuracy"] == 0.683
+    assert found.notes[0].startswith("the log holds no validation: the scores of test are judged")
+
+
+def test_always_right_is_no_collapse(read: Read) -> None:
+    found = read(text(classification([(1.0, 1.0)] * 8)))
+    assert (found.num_evaluations, signs(found)) == (8, [])
+
+
 def test_losses_alone(read: Read) -> None:
     falling = [(f"{0.35 - n / 100:.7f}", f"{0.36 - n / 100:.7f}", "0.4") for n in range(5)]
     found = read(text(forecast(falling)))
@@ -285,6 +298,44 @@ def test_the_same_line_again_and_prints_on_one_line(read: Read) -> None:
     assert is_collapsed(read(glued))
     bare = [line for line in lines if "Steps" in line]  # the summaries alone
     assert is_collapsed(read(text([line for line in bare for _ in range(2)])))
+
+
+NAMED = [
+    "Epoch {n} cost time: 860.08 (14.33 min)",
+    "Val Accuracy: 69.05% (4160/6025)",
+    "Test Accuracy: 66.34% (3998/6026)",
+    "Vali Loss: 0.035{n}, Test Loss: 0.032{n}",
+]
+UNNAMED = [
+    "Epoch: {n} cost time: 860.08",
+    "   Accuracy: 69.05% (4160/6025)",
+    "   Accuracy: 66.34% (3998/6026)",
+    "Epoch: {n}, Steps: 2103 | Vali Loss: 0.035{n} Test Loss: 0.032{n}",
+]
+
+
+@pytest.mark.parametrize("lines", [NAMED, UNNAMED])
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_accuracies_on_lines_of_their_own(read: Read, count: int, lines: list[str]) -> None:
+    """Nothing but their order says whose they are; the processes wait for each other to train."""
+    for seed in range(10):
+        dice, rows = random.Random(seed), list[str]()
+        for n in (1, 2, 3):
+            rows += merged([[line.format(n=n) for line in lines]] * count, dice)
+        found = read(text(rows))
+        assert (found.num_runs, found.num_evaluations) == (1, 3)
+        assert signs(found) == [*COLLAPSE[:3], STAGNATION[0]]
+        assert found.findings[0].verdict.evidence["num_windows"] == 6025
+
+
+def test_ranks_that_follow_each_other_are_one_run(read: Read) -> None:
+    """As where each process writes when it ends."""
+    two = [*classification(STUCK), *classification(LEARNS)]
+    ranks = [[f"[rank{rank}]: {line}" for line in two] for rank in range(3)]
+    found = read(text([line for lines in ranks for line in lines]))
+    assert found.num_runs == 2
+    assert [sign for sign in signs(found) if sign[0] == 1] == COLLAPSE + STAGNATION
+    assert {sign[0] for sign in signs(found)} == {1}
 
 
 def test_processes_that_score_differently(read: Read) -> None:
