@@ -40,10 +40,13 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 _ANSI = re.compile(r"\x1b\[[0-9;:?]{0,40}[A-Za-z]|\x1b\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)")
 # A line without any of these is passed over; a log may hold millions of them.
-_WORDS = _pattern(
-    r"cost time|steps:|accuracy|[dilnt][ _](?:acc|loss)|earlystopping counter"
-    r"|class distribution|>start training|loss\s?[:=]\s{0,4}[-+]?(?:nan|inf)"
-)
+_WORDS = [
+    *"cost time|steps:|accuracy|earlystopping counter|class distribution|>start training".split(
+        "|"
+    ),
+    *(f"{end}{word}" for end in ["_", "n ", "i ", "l ", "d ", "t "] for word in ("loss", "acc")),
+    *"nan|: inf|:inf|=inf|= inf|-inf".split("|"),
+]
 # [rank0]:  [default0]: (torchrun)  [1,0]<stdout>: (mpirun)  0: (srun --label)  rank 0:
 _RANK = _pattern(
     r"\[(?:rank|default|worker|trainer|gpu|process)[ :_]?(\d{1,6})\]"
@@ -79,6 +82,7 @@ _CLASSES = _pattern(
 # How many rounded scores must come again, one epoch after another, before it is no chance: where
 # shares have two decimals, as 0.69 and 69%, and where they have more.
 _TIMES_COARSE, _TIMES_FINE = 8, 4
+_MOST_PROCESSES = 128  # that print at once, without ranks
 
 
 @dataclass(frozen=True)
@@ -285,6 +289,7 @@ class LogReader:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self._printed: list[_Printed] = []
+        self._newest: dict[int, list[_Printed]] = {}  # rank -> those that may still print
         self._starts: list[tuple[int, int]] = []  # (rank, place) of the runs that only began
         self._waiting: dict[int, Epoch] = {}  # rank -> scores whose epoch a later line may name
         self._classes: list[tuple[str, int, int]] = []
@@ -297,12 +302,12 @@ class LogReader:
 
         ``is_cut``: the file ends here, perhaps within a number.
         """
-        if not _WORDS.search(line) and "\x1b" not in line and "\x00" not in line:
+        if "\x1b" not in line and "\x00" not in line and not _may_say(line):
             return False
         line = _ANSI.sub("", line).replace("\x00", "")  # NULs: UTF-16 after other text
         if is_cut:
             line = self._without_cut_number(line)
-        return any([self._take(part, number) for part in _GLUED.split(line) if _WORDS.search(part)])
+        return any([self._take(part, number) for part in _GLUED.split(line) if _may_say(part)])
 
     def _take(self, line: str, number: int) -> bool:
         self._place += 1
@@ -310,6 +315,7 @@ class LogReader:
         rank = int(next(filter(None, label.groups()))) if label else -1
         if ">start training" in line.lower():
             self._starts.append((rank, self._place))
+            del self._starts[:-_MOST_PROCESSES]
             return True
         epoch = self._named_epoch(line, number, rank)
         found = [epoch is not None, self._accuracies(line, number, rank, epoch)]
@@ -333,8 +339,7 @@ class LogReader:
             epoch.seconds = float(match[2])
             return epoch
         if "cost time" in line.lower() and _NAMES_EPOCH.search(line):
-            for printed in self._printed:
-                printed.is_open &= printed.rank != rank  # what follows is of an unknown epoch
+            self._close(rank)  # what follows is of an unknown epoch
             self._leave_out(f'line {number} is not understood: "{excerpt(line)}"')
             return None
         match = _NAMES_EPOCH.search(line)
@@ -365,7 +370,7 @@ class LogReader:
         is none, another process or the next run has begun.
         """
         self._give_up(rank)
-        mine = [printed for printed in self._printed if printed.rank == rank]
+        mine = self._newest.setdefault(rank, [])
         latest = max(mine, key=lambda printed: printed.last, default=None)
         began = max((place for who, place in self._starts if who == rank), default=-1)
 
@@ -389,6 +394,8 @@ class LogReader:
             self._starts = [one for one in self._starts if one != start]
             printed, is_next = _Printed(rank, start[1], self._place), True
             self._printed.append(printed)
+            mine.append(printed)
+            del mine[:-_MOST_PROCESSES]
         if is_next:
             printed.epochs.append(new or Epoch(named, number))
             printed.epochs[-1].number = named
@@ -417,14 +424,13 @@ class LogReader:
                 printed.last = self._place
                 return printed.epochs[-1]
         self._give_up(rank)
-        for printed in self._printed:
-            printed.is_open &= printed.rank != rank
+        self._close(rank)
         self._waiting[rank] = Epoch(None, number)
         return self._waiting[rank]
 
     def _still_open(self, rank: int) -> list[_Printed]:
         """Who printed the latest line, and who is at the same epoch beside it; the latest last."""
-        mine = [printed for printed in self._printed if printed.rank == rank and printed.is_open]
+        mine = [printed for printed in self._newest.get(rank, []) if printed.is_open]
         if not mine:
             return []
         latest = max(mine, key=lambda printed: printed.last)
@@ -558,6 +564,10 @@ class LogReader:
             if len(printed) > len(beside):
                 epoch.accuracy["test"] = found[-1]
 
+    def _close(self, rank: int) -> None:
+        for printed in self._newest.get(rank, []):
+            printed.is_open = False
+
     def _give_up(self, rank: int) -> None:
         """No line has named the epoch of the scores that wait."""
         if epoch := self._waiting.pop(rank, None):
@@ -638,6 +648,10 @@ def _settle_units(epochs: list[Epoch]) -> None:
             if one.decimals is not None:
                 share = one.share / 100 if one.is_bare and is_percent else one.share
                 epoch.accuracy[split] = Accuracy(share, decimals=max(places))
+
+
+def _may_say(line: str) -> bool:
+    return any(map(line.lower().__contains__, _WORDS))
 
 
 def _split(word: str) -> str:
