@@ -6,13 +6,17 @@ All numbers are invented; the lines are laid out as Time-Series-Library and Open
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from timerxl.config import InputError
+from timerxl.config import InputError, MonitorsConfig
 from timerxl.training.diagnosis import Diagnosis, diagnose
+from timerxl.training.monitors import stagnation
+from timerxl.training.openltm_log import BaseRate
+from timerxl.training.verdicts import History, Scores
 
 CASES = Path(__file__).resolve().parents[4] / "shared" / "data" / "cases" / "logs"
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are absent")
@@ -443,8 +447,6 @@ def test_nothing_to_judge(read: Read, content: bytes) -> None:
 
 
 def test_a_given_base_rate_is_compared_as_far_as_is_printed(tmp_path: Path) -> None:
-    from timerxl.training.openltm_log import BaseRate
-
     path = tmp_path / "console.log"
     path.write_text(text(classification([(0.690, 0.7), (0.690, 0.71)])))
     for share, expected in ((4160 / 6025, True), (0.6906, False)):  # 69.046 % is printed as 0.690
@@ -470,3 +472,38 @@ def test_the_nan_cases() -> None:
         assert (found.num_runs, found.num_evaluations) == (2, 6)
         assert signs(found) == [(2, "nonfinite", "certain", 1.0)], name
         assert found.findings[0].times == 3
+
+
+# ---- what the monitors make of rounded accuracies
+
+
+@pytest.mark.parametrize(
+    ("rounding", "is_unchanged", "expected"),
+    [(None, False, True), (5e-5, False, True), (5e-4, False, False), (5e-4, True, True)],
+)
+def test_stagnation_is_not_seen_where_digits_may_hide_changes(
+    rounding: float | None, is_unchanged: bool, expected: bool
+) -> None:
+    one = Scores(accuracy=0.692, accuracy_rounding=rounding, is_unchanged=is_unchanged)
+    found = stagnation(History(evaluations=[one] * 3), MonitorsConfig())
+    assert (found is not None) == expected
+
+
+@pytest.mark.parametrize(
+    ("scores", "tolerance"),
+    [
+        (Scores(), 5e-5),
+        (Scores(num_windows=6025, accuracy_rounding=5e-4), 0.5 / 6025),
+        (Scores(accuracy_rounding=5e-4), 5e-4),
+        (Scores(accuracy_rounding=5e-3), 5e-4),  # coarser digits would fit any share
+        (Scores(accuracy_rounding=5e-9), 5e-5),
+    ],
+)
+def test_how_near_two_accuracies_are_the_same(scores: Scores, tolerance: float) -> None:
+    assert scores.accuracy_tolerance == pytest.approx(tolerance, abs=1e-11)
+
+
+def test_one_epoch_thousands_of_times_is_read_quickly(read: Read) -> None:
+    started = time.perf_counter()
+    assert read("Epoch: 1 cost time: 5.5" * 10_000).num_evaluations == 0
+    assert time.perf_counter() - started < 20  # 1 s; with a search through all of them, minutes
