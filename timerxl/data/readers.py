@@ -475,7 +475,8 @@ class _Door:
                 continue
             source = sources.get(name, name)
             told = self.opened.told_unit(source)
-            record = feature_record(name, source, self.options.units.get(source), told, self.time)
+            time = replace(self.time, value=self.time.value | {"kind": "step"})
+            record = feature_record(name, source, self.options.units.get(source), told, time)
             records[name] = record
             columns[name] = values = self._masked(values, source, record)
             unit = record.unit.value if record.unit else None
