@@ -1,4 +1,4 @@
-"""Bring weather into one series: ERA5 NetCDF files (or ZIPs of them), or tables.
+"""Bring weather into one series: grids (NetCDF, Zarr, GRIB, or ZIPs of them), or tables.
 
     python launch/prepare_data.py ERA5.nc [MORE.nc ...] --output data/peru
     python launch/prepare_data.py table.csv --output data/mine --precipitation-unit m
@@ -30,7 +30,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="INPUT", help="files; with --audit key=value overrides")
+    add(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="files or Zarr folders; with --audit key=value overrides",
+    )
     add("--output", type=Path, help="folder for series.parquet and series.json, or the audit's")
     add("--regions", type=Path, help="boxes and points (default: launch/regions/peru.yaml)")
     add("--step-hours", type=int, help="default: the coarsest step of the files")
@@ -114,7 +119,7 @@ def prepare(arguments: argparse.Namespace) -> int:
     inputs = [Path(name) for name in arguments.inputs]
     tables = [path for path in inputs if path.suffix.lower() in TABLES]
     if tables and len(tables) < len(inputs):
-        raise InputError("tables and NetCDF files can't become one series; prepare them apart.")
+        raise InputError("tables and grids can't become one series; prepare them apart.")
     settings = vars(arguments)
     settings["units"] = _pairs("--unit", arguments.unit)
     settings["meanings"] = _pairs("--meaning", arguments.meaning)
