@@ -330,7 +330,7 @@ class GridFile:
             ):
                 continue
             if not own <= set(data.dims) or data.dtype.kind not in ("fiu"):
-                self.skipped.append(label)
+                self.skipped.append(f"{label} (no field per time)")
                 continue
             extra = [str(d) for d in data.dims if d not in (*own, "expver") and data.sizes[d] > 1]
             if extra and (len(extra) > 1 or extra[0] not in _LEVELS):

@@ -111,6 +111,7 @@ class Column:
     mm_per_unit: float = 1.0
     is_open: bool = False  # a sum whose values must tell whether they are running totals
     totals: Totals | None = None  # how running totals start again; None: sums of the window
+    masked: dict[float, int] = field(default_factory=dict)  # codes for missing: how many
     takes_every: int = 1  # hours between the values that are taken, where windows overlap
     parts: list[Part] = field(default_factory=list)
 
@@ -301,6 +302,7 @@ def read_streams(
     for column in _rain_first(streams):
         if column.is_open:
             _decide_totals(streams, column, said.parsed.get(column.name))
+        column.record.masked({c: n for c, n in column.masked.items() if n}, "said", "--missing")
         _check_windows(streams, column)
         if column.name == PRECIPITATION:
             _check_amounts(column)
@@ -328,7 +330,7 @@ def _read_file(
     streams.is_synthetic |= file.is_synthetic
     if file.skipped:
         skipped = ", ".join(file.skipped)
-        streams.notes.append(f"{file.label}: {skipped} skipped, no field per time.")
+        streams.notes.append(f"{file.label}: {skipped} skipped.")
     renamed = {v.original: v.name for v in file.variables if v.original != v.name}
     if renamed:
         words = ", ".join(f"{old} as {new}" for old, new in renamed.items())
@@ -364,9 +366,9 @@ def _unit_of(file: GridFile, variable: Variable, said: Said) -> tuple[Quantity |
                 f"{', '.join(_USUAL_UNITS.get(quantity.unit, (quantity.unit,)))})."
             )
     if not unit and quantity is not None and quantity.key in _CONVERTED:
-        return quantity, Fact(quantity.unit, "assumed", "no unit told; ERA5's, and the values fit")
+        return quantity, Fact(quantity.unit, "assumed", "ERA5's unit, since the file tells none")
     known: KnownBy = "said" if spoken else "file"
-    return quantity, Fact(unit, known, "--unit" if spoken else "attribute units")
+    return quantity, Fact(unit, known, "--unit" if spoken else "its attribute")
 
 
 def _kind_of(
@@ -464,6 +466,8 @@ def _read_column(
         column = Column(variable, kind, written, record, window, mm_per_unit, is_open)
         streams.columns[name] = column
         _note_meaning(streams, column, meaning)
+        if unit.known_by == "assumed":
+            streams.notes.append(f"{name} is taken as {unit.value}: {unit.evidence}.")
     ours = (column.kind, column.window, column.is_open)
     # Two spellings of the unit that all are converted to are one: m/s and m s**-1.
     converted = quantity is not None and quantity.key in _CONVERTED
@@ -477,7 +481,8 @@ def _read_column(
     if column.mm_per_unit != mm_per_unit:
         factor = mm_per_unit / column.mm_per_unit
         means = means * factor
-    column.record.masked({c: n for c, n in masked.items() if n}, "said", f"--missing, {file.label}")
+    for code, count in masked.items():
+        column.masked[code] = column.masked.get(code, 0) + count
     if preliminary := int((version == PRELIMINARY).sum()):
         streams.notes.append(
             f"{file.label}: {preliminary} hours of {name} are preliminary (ERA5T)."
@@ -529,10 +534,10 @@ def _time_fact(meaning: Meaning, kind: str, window: int, is_open: bool) -> Fact:
 def _note_meaning(streams: Streams, column: Column, meaning: Meaning) -> None:
     if meaning.known_by == "said" or (meaning.file_stamp == "end" and column.window == 1):
         return
-    place = {"start": "begin at", "middle": "lie around", "end": "end at"}[meaning.file_stamp]
+    place = {"start": "that begin at", "middle": "around", "end": "that end at"}[meaning.file_stamp]
     word = {SUM: "sum", MEAN: "mean"}.get(column.kind, column.kind)
     streams.notes.append(
-        f"{column.name} is the {word} over the {column.window} h that {place} the file's stamp "
+        f"{column.name} is the {word} over the {column.window} h {place} the file's stamp "
         f"({meaning.evidence}); in the series the stamp is their end."
     )
 
@@ -551,6 +556,11 @@ def _check_values(
     if quantity is not None and fits(unit.value, quantity):
         limits = limits_in(quantity, unit.value)
     usual_codes = [*KNOWN_CODES, *variable.packed_codes]
+    if span[0] <= span[1] and not np.isfinite(span).all():
+        raise InputError(
+            f"{file.label}: {variable.original} holds infinite values ({span[0]:g} to "
+            f"{span[1]:g}); say --missing inf (or --missing=-inf) to take them for missing."
+        )
     codes = [
         code
         for code in extremes.codes(limits)

@@ -620,13 +620,13 @@ def test_inputs_of_derived_features_come_in_era5s_units(tmp_path: Path) -> None:
             "t2m",
             WARM - 273.15,
             "K",
-            r"t2m in K by attribute units holds .* may be degC.*--unit t2m",
+            r"t2m in K by its attribute holds .* may be degC.*--unit t2m",
         ),
         ("t2m", WARM, "degC", r"t2m in degC .* may be K"),
         ("t2m", WARM, "hPa", "unit 'hPa' by its attribute, which is none of temperature"),
         ("sp", WARM * 3.4, "Pa", r"sp in Pa .* may be hPa"),
         ("sp", WARM * 340, "hPa", r"sp in hPa .* may be Pa"),
-        ("tp", RAIN_MM * 5, "m", r"tp in m by attribute units holds 0 to 29\.5"),
+        ("tp", RAIN_MM * 5, "m", r"tp in m by its attribute holds 0 to 29\.5"),
         ("tp", RAIN_MM / 2, "m", r"would be 2,950 mm in 1 h, more than ever fell"),
         ("tp", RAIN_MM / 1000, "mm", r"never exceeds 0\.0059 mm .* in m it would be 5\.9 mm"),
         ("tp", RAIN_MM, "", "nothing tells the unit of tp; say --unit tp="),
@@ -808,3 +808,18 @@ def test_stores_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         blocks = list(file.blocks(rain, slice(None), slice(None)))
     assert {b[0].stop - b[0].start for b in blocks[:-1]} == {10}
     np.testing.assert_allclose(np.concatenate([b[1] for b in blocks]), RAIN_MM / 1000, rtol=1e-6)
+
+
+def test_assumptions_and_infinite_values_are_said(tmp_path: Path) -> None:
+    path = save(hourly(t2m=(WARM, {}), odd=(WARM, {"units": "1"})), tmp_path / "a.nc")
+    _, content, notes = make(tmp_path, [path])
+    assert "t2m is taken as K: ERA5's unit, since the file tells none" in notes
+    assert content["columns"]["t2m"]["record"]["unit"]["known_by"] == "assumed"
+    data = hourly(odd=(WARM, {"units": "1"})).copy(deep=True)
+    data["odd"][3, 1, 1] = np.inf
+    again = tmp_path / "again"
+    again.mkdir()
+    refused(again, [save(data, tmp_path / "b.nc")], "odd holds infinite values.*--missing inf")
+    table, content, _ = make(again, [tmp_path / "b.nc"], missing=["inf"])
+    assert np.isnan(table["odd"].iloc[3])
+    assert table["odd"].notna().sum() == len(HOURS) - 1
