@@ -146,6 +146,11 @@ class GridFile:
         """The variable of times, its dimensions (one, or base time and step), seconds [T]."""
         name = self._time_name()
         found = self.dataset[name]
+        if found.dtype.kind in "iuf":
+            raise InputError(
+                f"{self.label}: {name} holds numbers in {found.attrs.get('units', 'no unit')!r}, "
+                "no times; expected a unit such as 'hours since 1900-01-01' (cdo -r copy IN OUT)."
+            )
         if found.dtype.kind == "O" or not np.issubdtype(found.dtype, np.datetime64):
             calendar = str(found.encoding.get("calendar", found.attrs.get("calendar", "")))
             raise InputError(

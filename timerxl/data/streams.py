@@ -388,7 +388,7 @@ def _kind_of(
     if made.is_rate:
         if meaning.kind == MEAN:
             hours = hours or 1
-        elif meaning.kind == SUM and hours is None and times.spacing == 3600:
+        elif meaning.kind == SUM and hours is None and times.spacing == 3600 and variable.step_type:
             hours = 1
         if meaning.kind not in (MEAN, SUM) or hours is None:
             step = (times.spacing or 3600) // 3600
@@ -446,6 +446,7 @@ def _read_column(
             cells = block.reshape(len(block), -1).T
             evidence.add(cells, file_hours[times], continues=times.start > 0)
     _check_values(file, variable, quantity, unit, extremes, (low, high), said)
+    _check_once_a_day(file, name, meaning, file_hours, means)
     written = unit.value
     factor = 1.0
     if quantity is not None and quantity.key in _CONVERTED and fits(unit.value, quantity):
@@ -587,6 +588,23 @@ def _check_values(
             "measurements."
         )
         raise refusal({f"{file.label}: {variable.original}": codes}, advice)
+
+
+def _check_once_a_day(
+    file: GridFile, name: str, meaning: Meaning, hours: np.ndarray, means: np.ndarray
+) -> None:
+    """Ask about a column that stands once a day in a file of finer stamps: joined statistics."""
+    known = np.unique(hours[~np.isnan(means).all(axis=0)])
+    spacing = file.times.spacing or 86400
+    few = len(known) < 3 or np.median(np.diff(known)) < 24 or spacing >= 86400
+    if few or meaning.known_by == "said" or meaning.hours is not None:
+        return
+    what = (
+        f"{name} stands once a day among stamps {spacing / 3600:g} h apart, as a statistic of the "
+        "day does that was joined to them, and nothing tells which hours it stands for"
+    )
+    words = "COLUMN=instant, hourly, mean:24h@start (the day begins at the stamp), sum:24h@end, ..."
+    raise ask(file.times, name, what, words)
 
 
 def _check_windows(streams: Streams, column: Column) -> None:
