@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Literal
 
 KnownBy = Literal["said", "file", "inferred", "assumed"]
@@ -49,7 +50,13 @@ class ColumnRecord:
     def masked(self, counts: dict[float, int], known_by: KnownBy, evidence: str = "") -> None:
         """Note codes that were masked, with how often each stood there."""
         self.missing += [
-            {"value": value, "count": count, "known_by": known_by, "evidence": evidence}
+            # JSON has no infinity.
+            {
+                "value": value if isfinite(value) else str(value),
+                "count": count,
+                "known_by": known_by,
+                "evidence": evidence,
+            }
             for value, count in counts.items()
         ]
 

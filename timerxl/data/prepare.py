@@ -122,11 +122,15 @@ def _plan(streams: Streams, options: PrepareOptions) -> _Plan:
         for name in sorted(present, key=lambda name: name != PRECIPITATION):
             if present[name] < 24:
                 apart = streams.columns[name].stamps_apart()
+                word = {accumulation.SUM: "sum", accumulation.MEAN: "mean"}
+                over = f"{word.get(streams.columns[name].kind, 'max')}:{apart}h@end"
+                longer = (
+                    f", say --meaning {name}={over} (or @start) where each value is over {apart} h"
+                )
                 raise InputError(
                     f"{accumulation.sparse_refusal(name, present[name])}. Request every hour of "
-                    f"{name} (or leave it out), say --meaning {name}=sum:{apart}h@end (or @start) "
-                    f"where each value is over {apart} h, or --allow-sparse-accumulation to take "
-                    "it as it is."
+                    f"{name} (or leave it out){longer if apart > 1 else ''}, or say "
+                    "--allow-sparse-accumulation to take it as it is."
                 )
     spacing = {name: column.stamps_apart() for name, column in streams.columns.items()}
     coarsest = max(spacing, key=lambda name: spacing[name])

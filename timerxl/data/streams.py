@@ -111,6 +111,7 @@ class Column:
     mm_per_unit: float = 1.0
     is_open: bool = False  # a sum whose values must tell whether they are running totals
     totals: Totals | None = None  # how running totals start again; None: sums of the window
+    masked: dict[float, int] = field(default_factory=dict)  # codes for missing: how many
     takes_every: int = 1  # hours between the values that are taken, where windows overlap
     parts: list[Part] = field(default_factory=list)
 
@@ -301,6 +302,7 @@ def read_streams(
     for column in _rain_first(streams):
         if column.is_open:
             _decide_totals(streams, column, said.parsed.get(column.name))
+        column.record.masked({c: n for c, n in column.masked.items() if n}, "said", "--missing")
         _check_windows(streams, column)
         if column.name == PRECIPITATION:
             _check_amounts(column)
@@ -328,7 +330,7 @@ def _read_file(
     streams.is_synthetic |= file.is_synthetic
     if file.skipped:
         skipped = ", ".join(file.skipped)
-        streams.notes.append(f"{file.label}: {skipped} skipped, no field per time.")
+        streams.notes.append(f"{file.label}: {skipped} skipped.")
     renamed = {v.original: v.name for v in file.variables if v.original != v.name}
     if renamed:
         words = ", ".join(f"{old} as {new}" for old, new in renamed.items())
@@ -364,9 +366,9 @@ def _unit_of(file: GridFile, variable: Variable, said: Said) -> tuple[Quantity |
                 f"{', '.join(_USUAL_UNITS.get(quantity.unit, (quantity.unit,)))})."
             )
     if not unit and quantity is not None and quantity.key in _CONVERTED:
-        return quantity, Fact(quantity.unit, "assumed", "no unit told; ERA5's, and the values fit")
+        return quantity, Fact(quantity.unit, "assumed", "ERA5's unit, since the file tells none")
     known: KnownBy = "said" if spoken else "file"
-    return quantity, Fact(unit, known, "--unit" if spoken else "attribute units")
+    return quantity, Fact(unit, known, "--unit" if spoken else "its attribute")
 
 
 def _kind_of(
@@ -386,7 +388,7 @@ def _kind_of(
     if made.is_rate:
         if meaning.kind == MEAN:
             hours = hours or 1
-        elif meaning.kind == SUM and hours is None and times.spacing == 3600:
+        elif meaning.kind == SUM and hours is None and times.spacing == 3600 and variable.step_type:
             hours = 1
         if meaning.kind not in (MEAN, SUM) or hours is None:
             step = (times.spacing or 3600) // 3600
@@ -444,6 +446,7 @@ def _read_column(
             cells = block.reshape(len(block), -1).T
             evidence.add(cells, file_hours[times], continues=times.start > 0)
     _check_values(file, variable, quantity, unit, extremes, (low, high), said)
+    _check_once_a_day(file, name, meaning, file_hours, means)
     written = unit.value
     factor = 1.0
     if quantity is not None and quantity.key in _CONVERTED and fits(unit.value, quantity):
@@ -464,6 +467,8 @@ def _read_column(
         column = Column(variable, kind, written, record, window, mm_per_unit, is_open)
         streams.columns[name] = column
         _note_meaning(streams, column, meaning)
+        if unit.known_by == "assumed":
+            streams.notes.append(f"{name} is taken as {unit.value}: {unit.evidence}.")
     ours = (column.kind, column.window, column.is_open)
     # Two spellings of the unit that all are converted to are one: m/s and m s**-1.
     converted = quantity is not None and quantity.key in _CONVERTED
@@ -477,7 +482,8 @@ def _read_column(
     if column.mm_per_unit != mm_per_unit:
         factor = mm_per_unit / column.mm_per_unit
         means = means * factor
-    column.record.masked({c: n for c, n in masked.items() if n}, "said", f"--missing, {file.label}")
+    for code, count in masked.items():
+        column.masked[code] = column.masked.get(code, 0) + count
     if preliminary := int((version == PRELIMINARY).sum()):
         streams.notes.append(
             f"{file.label}: {preliminary} hours of {name} are preliminary (ERA5T)."
@@ -529,10 +535,10 @@ def _time_fact(meaning: Meaning, kind: str, window: int, is_open: bool) -> Fact:
 def _note_meaning(streams: Streams, column: Column, meaning: Meaning) -> None:
     if meaning.known_by == "said" or (meaning.file_stamp == "end" and column.window == 1):
         return
-    place = {"start": "begin at", "middle": "lie around", "end": "end at"}[meaning.file_stamp]
+    place = {"start": "that begin at", "middle": "around", "end": "that end at"}[meaning.file_stamp]
     word = {SUM: "sum", MEAN: "mean"}.get(column.kind, column.kind)
     streams.notes.append(
-        f"{column.name} is the {word} over the {column.window} h that {place} the file's stamp "
+        f"{column.name} is the {word} over the {column.window} h {place} the file's stamp "
         f"({meaning.evidence}); in the series the stamp is their end."
     )
 
@@ -551,6 +557,11 @@ def _check_values(
     if quantity is not None and fits(unit.value, quantity):
         limits = limits_in(quantity, unit.value)
     usual_codes = [*KNOWN_CODES, *variable.packed_codes]
+    if span[0] <= span[1] and not np.isfinite(span).all():
+        raise InputError(
+            f"{file.label}: {variable.original} holds infinite values ({span[0]:g} to "
+            f"{span[1]:g}); say --missing inf (or --missing=-inf) to take them for missing."
+        )
     codes = [
         code
         for code in extremes.codes(limits)
@@ -577,6 +588,23 @@ def _check_values(
             "measurements."
         )
         raise refusal({f"{file.label}: {variable.original}": codes}, advice)
+
+
+def _check_once_a_day(
+    file: GridFile, name: str, meaning: Meaning, hours: np.ndarray, means: np.ndarray
+) -> None:
+    """Ask about a column that stands once a day in a file of finer stamps: joined statistics."""
+    known = np.unique(hours[~np.isnan(means).all(axis=0)])
+    spacing = file.times.spacing or 86400
+    few = len(known) < 3 or np.median(np.diff(known)) < 24 or spacing >= 86400
+    if few or meaning.known_by == "said" or meaning.hours is not None:
+        return
+    what = (
+        f"{name} stands once a day among stamps {spacing / 3600:g} h apart, as a statistic of the "
+        "day does that was joined to them, and nothing tells which hours it stands for"
+    )
+    words = "COLUMN=instant, hourly, mean:24h@start (the day begins at the stamp), sum:24h@end, ..."
+    raise ask(file.times, name, what, words)
 
 
 def _check_windows(streams: Streams, column: Column) -> None:
