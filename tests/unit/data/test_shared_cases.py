@@ -150,7 +150,8 @@ def test_inches_by_the_columns_name(prepared: Any) -> None:
     trace = pd.read_csv(case("inches", "austin_weather.csv"))["PrecipitationSumInches"] == "T"
     assert (series["tp"][trace] == 0).all()
     np.testing.assert_allclose(series["tp"][~trace], inches[~trace] * 25.4, atol=1e-6)
-    assert (series["tp"] >= 0.1).mean() == pytest.approx(0.161, abs=5e-4)
+    # Of the 16.1 % of wet days six are hidden behind T, which is less than 0.127 mm.
+    assert (series["tp"] >= 0.1).mean() == pytest.approx(0.161 - 6 / 1825, abs=5e-4)
     assert (series["tp"] >= 10).mean() == pytest.approx(0.095, abs=5e-4)
     assert "6 traces (T) are taken as 0" in text
     # A "-" no longer takes a numeric column away.
