@@ -56,7 +56,8 @@ _USUAL_UNITS = {
 }
 _FEW_HOURS = 4  # apart: too few stamps a day to follow the sun
 _CONTRADICTING = 4  # distinct values beyond all weather: no code for missing, but another unit
-_ENDS = (0.0, 1.0, 100.0)  # no cloud, all cloud: many cells may hold just that
+# Of an unknown quantity: an albedo or a density may have a usual value far from the others.
+_FAR_OFF = 990.0
 _NO_SHOWER_MM, _MANY_HOURS = 0.5, 100  # so little in so many hours: mm may be metres
 
 
@@ -199,7 +200,7 @@ def check_values(
         code
         for code in extremes.codes(limits)
         if np.isclose(usual_codes, code.value, rtol=2e-7).any()
-        or (limits is None and code.value not in _ENDS)
+        or (limits is None and abs(code.value) >= _FAR_OFF)
         or (limits is not None and not limits[0] <= code.value <= limits[1])
     ]
     beyond = [c for c in codes if limits and not limits[0] <= c.value <= limits[1]]
