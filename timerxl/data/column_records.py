@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Any, Literal
 
 KnownBy = Literal["said", "file", "inferred", "assumed"]
-KINDS = ("instant", "sum", "mean", "max", "min")
+KINDS = ("instant", "sum", "mean", "max", "min", "step")
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Fact:
 
 def time_meaning(kind: str, hours: float | None, stamp: str = "end") -> dict[str, Any]:
     """What a stamp means: ``instant``, or a sum, mean, max or min over ``hours`` that end there.
+
+    ``step``: some value of the ``hours`` that end there; a table seldom tells which.
 
     ``stamp`` is what the FILE's stamps were ("start" or "end"); the series' own are always ends.
     """

@@ -113,8 +113,8 @@ def test_text_is_printed_and_names_the_recipe_it_took(
     assert audit_command(stacked, None, ["data.split=rows"], False, None) == 0
     text = capsys.readouterr().out
     assert "from recipe transfer (the default; --config names another)" in " ".join(text.split())
-    assert "data.precipitation_column=tp, since there is no precipitation" in text
-    assert "data.precipitation_unit=m" in text
+    assert "rain is taken from column tp (else say data.precipitation_column)" in text
+    assert "tp is in m (tp is ERA5's name, and only metres make rain of it" in text
     assert max(map(len, text.splitlines())) <= 100
     assert "rain_24h agrees with the sum of the 2 steps ahead" in text
 
@@ -158,9 +158,7 @@ def test_a_healthy_series_has_no_fault(hourly: Path) -> None:
 
 def test_windows_in_memory_give_the_same_audit(hourly: Path) -> None:
     from_table = audit_of(hourly)
-    config = load_recipe(
-        "hourly_cpu", ["data.precipitation_column=tp", "data.precipitation_unit=m"]
-    )
+    config = load_recipe("hourly_cpu", ["data.precipitation_column=tp"])
     config.data.path = str(hourly)
     windows = build_windows(load_series(config.data), config.data, config.model.context_length)
     assert audit_windows(windows, config).to_dict() == from_table.to_dict()
