@@ -19,9 +19,11 @@ from timerxl.data import accumulation
 from timerxl.data.derived import Derived, choose_derived, make_column
 from timerxl.data.fill import fill_forward
 from timerxl.data.gaps import Gaps
+from timerxl.data.grid_checks import Said
+from timerxl.data.grid_columns import Column, Streams, stamp
 from timerxl.data.regions import Region, load_regions
 from timerxl.data.series_file import PRECIPITATION, RegionParts, output_folder, write_description
-from timerxl.data.streams import Column, Said, Streams, read_streams, stamp
+from timerxl.data.streams import read_streams
 
 Tick = Callable[[str], None]
 

@@ -863,3 +863,27 @@ def test_times_that_are_only_numbers(tmp_path: Path) -> None:
     data = hourly().rename(valid_time="time")
     data["time"] = ("time", np.arange(len(HOURS)) + 20210301.0, {"units": "day as %Y%m%d.%f"})
     refused(tmp_path, [save(data, tmp_path / "a.nc")], "holds numbers in 'day as .*cdo -r copy")
+
+
+def test_a_mean_made_of_instants_is_no_instant(tmp_path: Path) -> None:
+    """Averaged by a tool that keeps GRIB's attributes and adds cell methods: asked for."""
+    attrs = {"units": "K", "GRIB_stepType": "instant", "cell_methods": "time: mean"}
+    data = dataset({"t2m": (days_of(WARM).mean(axis=1), attrs)}, HOURS[:-1:24], "valid_time")
+    rain, path = save(hourly(), tmp_path / "h.nc"), save(data, tmp_path / "d.nc")
+    refused(tmp_path, [rain, path], r"t2m is a mean over time.*mean:24h@start or mean:24h@end")
+    table, _, _ = make(tmp_path, [rain, path], meanings={"t2m": "mean:24h@start"})
+    np.testing.assert_allclose(table["t2m"], days_of(WARM).mean(axis=1)[HERE], atol=1e-4)
+
+
+def test_usual_values_are_no_codes(tmp_path: Path) -> None:
+    """No cloud, all cloud, the albedo of old snow: many cells hold just that."""
+    often = RNG.random(SHAPE) < 0.8
+    cloud = np.where(often, np.round(RNG.random(SHAPE)), 0.4 + 0.2 * RNG.random(SHAPE))
+    albedo = np.where(often, 0.85, 0.5 + 0.05 * RNG.random(SHAPE))
+    data = hourly(
+        tcc=(cloud, {"units": "(0 - 1)"}), asn=(albedo, {"units": "(0 - 1)"}),
+        rsn=(albedo * 118, {"units": "kg m**-3"}),
+    )  # fmt: skip
+    table, _, _ = make(tmp_path, [save(data, tmp_path / "a.nc")])
+    for name, values in (("tcc", cloud), ("asn", albedo), ("rsn", albedo * 118)):
+        np.testing.assert_allclose(table[name], values[HERE], rtol=1e-6)
