@@ -378,7 +378,7 @@ def _reasons(opened: OpenedTable) -> dict[str, str]:
         assert layout is not None
         if layout.is_label(name):
             found[name] = f"it tells the future (layout of {layout.name}), a label"
-        elif layout.is_not_weather(name):
+        elif not layout.is_weather(name):
             found[name] = f"no weather (layout of {layout.name})"
     return found
 
