@@ -141,8 +141,10 @@ def _power(table: TextTable, layout: Layout) -> Layout:
     code = re.search(r"missing.*?:\s*(-?\d+(?:\.\d+)?)\s*$", text, re.IGNORECASE | re.MULTILINE)
     missing = {"*": (float(code[1]),)} if code else layout.missing
     hourly = any(plain_name(name) == "hr" for name in table.frame.columns)
+    begins = f"{layout.name}: {'an hour' if hourly else 'a day'} begins at its stamp."
     changed = replace(
         layout,
+        notes=(begins,),
         units={"PRECTOTCORR": "mm/hour" if hourly else "mm/day"} | units,
         missing=missing,
         stamps="start",
@@ -157,7 +159,10 @@ def _power(table: TextTable, layout: Layout) -> Layout:
     offset = round(float(longitude[1]) / 15)  # POWER's LST: bands of 15 degrees
     note = f"{layout.name}: local solar time, {offset:+d} h from UTC by the longitude."
     return replace(
-        changed, timezone=f"{'-' if offset < 0 else '+'}{abs(offset):02}:00", notes=(note,), asks=()
+        changed,
+        timezone=f"{'-' if offset < 0 else '+'}{abs(offset):02}:00",
+        notes=(begins, note),
+        asks=(),
     )
 
 

@@ -450,7 +450,9 @@ def _kind(value: str) -> str:
 
 def _best_separator(lines: list[str], given: str | None) -> tuple[str, int] | None:
     """The separator under which the later lines agree on a width and hold clean values."""
-    lines = lines[len(lines) // 3 :]
+    # Of a short file a header block may be the larger part: its last lines alone are rows for sure.
+    few = len(lines) < 40
+    lines = lines[-max(2, len(lines) // 4 if few else 2 * len(lines) // 3) :]
     best: tuple[float, str, int] | None = None
     for separator in (given,) if given else _SEPARATORS:
         rows = [_fields(line, separator) for line in lines]
