@@ -1,0 +1,203 @@
+"""How benchmarks/silent_errors.py judges what launch/prepare_data.py made of a layout."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import traceback
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from launch import prepare_data
+
+EQUAL, ASSUMED, REFUSED, SILENT, CRASHED, USAGE = (
+    *("equal", "assumed", "refused", "silent", "crashed"),
+    "usage",  # argparse knows no such option: the case asks for what is not there
+)
+FAULTS = (SILENT, CRASHED)
+# What a printed note must say for a reading that is not the truth to be a said assumption.
+NOTES = {
+    "zone": r"(no|without|tells? no) (time )?zone|taken as UTC|(read|are) as UTC|in UTC",
+    "stamps": r"(stamp|time|date|day)s?\b.{0,60}\b(end|start|begin)",
+    "unit": r"taken as mm|nothing tells its unit|no unit",
+    "hours": r"can't tell (how many|over)|SPARSE|taken as the sum",
+    "sums": r"taken as (the )?sums?|sum of each|as sums",
+    "sparse": r"SPARSE",
+    "out": r"left out|skipped|not read|dropped",
+}
+# Scale and offset from the base unit of a quantity (degC, Pa, m/s, degree) to others.
+UNITS: dict[str, dict[str, tuple[float, float]]] = {
+    "temperature": {
+        **dict.fromkeys(("degC", "C", "°C", "celsius"), (1.0, 0.0)),
+        "K": (1.0, 273.15),
+        **dict.fromkeys(("degF", "F", "°F"), (1.8, 32.0)),
+    },
+    "pressure": {"Pa": (1.0, 0.0), "hPa": (0.01, 0.0), "mb": (0.01, 0.0)},
+    "wind": dict.fromkeys(("m/s", "m s-1", "m s**-1"), (1.0, 0.0)) | {"km/h": (3.6, 0.0)},
+}
+
+
+@dataclass
+class Reading:
+    """One way to read a layout: a frame by (region, seconds), and the notes that must be there.
+
+    Without ``notes`` it's the truth. Values are NaN where nothing can be known.
+    """
+
+    frame: pd.DataFrame
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Case:
+    """A layout written into a folder: what to say to the command, and what may come out.
+
+    ``units`` {column: (quantity, unit in the file)}; ``tolerance`` {column: absolute}; the names of
+    regions are only judged where the file or an option tells them. ``may_lack``: columns that may
+    be left out with a note.
+    """
+
+    layout: Any
+    arguments: list[str]
+    readings: list[Reading]
+    units: dict[str, tuple[str, str]] = field(default_factory=dict)
+    tolerance: dict[str, float] = field(default_factory=dict)
+    regions_told: bool = True
+
+
+@dataclass
+class Outcome:
+    """``kind`` is one of the above; ``why`` says what differs, or the command's own sentence."""
+
+    kind: str
+    why: str
+    stdout: str = ""
+    stderr: str = ""
+
+
+def run_case(case: Case, folder: Path) -> Outcome:
+    """Read the case through ``launch/prepare_data.py``'s main in this process, and judge it."""
+    output = folder / "output"
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            code = prepare_data.main([*case.arguments, "--output", str(output)])
+    except SystemExit as stopped:
+        kind = USAGE if stopped.code == 2 else CRASHED
+        return Outcome(kind, err.getvalue().strip().splitlines()[-1], out.getvalue(), "")
+    except Exception:
+        return Outcome(CRASHED, traceback.format_exc(), out.getvalue(), err.getvalue())
+    said = out.getvalue(), err.getvalue()
+    if code == 2:
+        sentence = re.sub(r"\S*/output\b", "OUTPUT", said[1].strip())
+        kind = REFUSED if sentence.startswith("error: ") and not output.exists() else CRASHED
+        return Outcome(kind, sentence, *said)
+    if code != 0:
+        return Outcome(CRASHED, f"exit code {code}: {said[1].strip()[-2000:]}", *said)
+    table = pd.read_parquet(output / "series.parquet")
+    description = json.loads((output / "series.json").read_text(encoding="utf-8"))
+    kind, why = judge(case, table, description, said[0])
+    return Outcome(kind, why, *said)
+
+
+def judge(
+    case: Case, table: pd.DataFrame, description: dict[str, Any], stdout: str
+) -> tuple[str, str]:
+    """The outcome of a series that was written: the first reading that it equals decides."""
+    notes = "\n".join(s for s in stdout.splitlines() if not s.startswith("train with"))
+    found = _by_region_and_time(table)
+    silent = ""
+    for reading in case.readings:
+        expected = _in_units(case, reading.frame, description)
+        problem = difference(case, found, expected, notes)
+        lacking = [key for key in reading.notes if not re.search(NOTES[key], notes)]
+        if problem is None and not lacking:
+            return (ASSUMED, f"{', '.join(reading.notes)} said") if reading.notes else (EQUAL, "")
+        if problem is None and not silent:
+            silent = f"read with another {', '.join(reading.notes)}; no note on {lacking}"
+        first = problem if reading is case.readings[0] else None
+        silent = silent or (first or "")
+    return SILENT, silent or "equals no reading"
+
+
+def _by_region_and_time(table: pd.DataFrame) -> pd.DataFrame:
+    seconds = table["timestamp"].to_numpy().astype("datetime64[s]").astype(np.int64)
+    index = pd.MultiIndex.from_arrays([table["region"].astype(str), seconds])
+    return table.drop(columns=["timestamp", "region"]).set_index(index)
+
+
+def _in_units(case: Case, frame: pd.DataFrame, description: dict[str, Any]) -> pd.DataFrame:
+    """The expected columns in the unit that series.json says, where it says one."""
+    made = frame.copy()
+    for name, (quantity, unit) in case.units.items():
+        told = (description["columns"].get(name) or {}).get("unit")
+        if told and told != unit and name in made:
+            scale, offset = UNITS[quantity][unit]
+            base = (made[name] - offset) / scale
+            scale, offset = UNITS[quantity].get(told, (np.nan, np.nan))
+            made[name] = base * scale + offset
+    return made
+
+
+def difference(
+    case: Case, found: pd.DataFrame, expected: pd.DataFrame, notes: str
+) -> str | None:
+    """What differs, in words; None where nothing does."""
+    ours, theirs = ({*frame.index.get_level_values(0)} for frame in (expected, found))
+    if ours != theirs and not case.regions_told and len(ours) == len(theirs) == 1:
+        found = found.set_axis(found.index.set_levels([*ours], level=0))
+    elif ours != theirs:
+        return f"regions {sorted(theirs)}, expected {sorted(ours)}"
+    if not found.index.is_unique:
+        return f"a stamp stands twice: {found.index[found.index.duplicated()][0]}"
+    index = found.index.union(expected.index)
+    for name in expected.columns:
+        if name not in found:
+            if re.search(rf"\b{re.escape(name)}\b.*({NOTES['out']})", notes):
+                continue
+            return f"column {name} is not there ({', '.join(found.columns)})"
+        have = found[name].reindex(index).to_numpy(np.float64)
+        want = expected[name].reindex(index).to_numpy(np.float64)
+        with np.errstate(invalid="ignore"):
+            near = np.abs(have - want) <= case.tolerance.get(name, 1e-5) + 1e-5 * np.abs(want)
+        for what, bad in (
+            ("is wrong", ~np.isnan(have) & ~np.isnan(want) & ~near),
+            ("was made up", ~np.isnan(have) & np.isnan(want)),
+            ("was lost", np.isnan(have) & ~np.isnan(want)),
+        ):
+            if bad.any():
+                place = int(np.flatnonzero(bad)[0])
+                region, seconds = index[place]
+                return (
+                    f"{name} {what} at {bad.sum()} of {len(index)} stamps, first {region} "
+                    f"{np.datetime64(int(seconds), 's')}: {have[place]:.6g}, expected {want[place]:.6g}"
+                )
+    return None
+
+
+def readings(
+    frames: dict[tuple[str, ...], pd.DataFrame], truth: pd.DataFrame | None
+) -> list[Reading]:
+    """The truth first, then every other reading with the notes that it needs."""
+    first = [] if truth is None else [Reading(truth)]
+    return first + [Reading(frame, notes) for notes, frame in frames.items()]
+
+
+def combinations(options: dict[str, list[Any]]) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Every choice of ``options`` {note: [the truth, another, ...]}, with the notes it needs."""
+    found = []
+    for places in product(*(range(len(values)) for values in options.values())):
+        notes = tuple(key for key, place in zip(options, places, strict=True) if place)
+        chosen = {
+            key: values[place]
+            for (key, values), place in zip(options.items(), places, strict=True)
+        }
+        found.append((notes, chosen))
+    return found
