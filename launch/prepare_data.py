@@ -49,6 +49,21 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--region-column", default="region", help="of a table")
     add("--precipitation-column", help="of a table (default: precipitation, then tp)")
     add("--precipitation-unit", choices=["mm", "m"], help="of a table (default: mm)")
+    add(
+        "--missing",
+        nargs="+",
+        default=[],
+        metavar="VALUE",
+        help="numbers that mean missing, or none",
+    )
+    add("--unit", nargs="+", default=[], metavar="COLUMN=UNIT", help="tp=mm, t2m=degC, ...")
+    add(
+        "--meaning",
+        nargs="+",
+        default=[],
+        metavar="COLUMN=WORD",
+        help="instant, hourly, running, sum:6h, mean:24h, max:24h, min:24h; @start or @end",
+    )
     add("--overwrite", action="store_true", help="replace a series that stands in --output")
     add("--audit", type=Path, metavar="SERIES", help="check a series instead of making one")
     add("--config", help="with --audit: a recipe's name or path")
@@ -67,6 +82,19 @@ def audit(arguments: argparse.Namespace) -> int:
 
     told = arguments
     return audit_command(told.audit, told.config, told.inputs, told.json, told.output)
+
+
+def _pairs(option: str, words: list[str]) -> dict[str, str]:
+    """``COLUMN=WORD`` as a mapping; InputError for another form and for a column said twice."""
+    found: dict[str, str] = {}
+    for text in words:
+        column, sign, word = text.rpartition("=")
+        if not (sign and column and word):
+            raise InputError(f"{option} {text!r} is not of the form COLUMN=WORD.")
+        if column in found:
+            raise InputError(f"{option} names {column} twice.")
+        found[column] = word
+    return found
 
 
 def prepare(arguments: argparse.Namespace) -> int:
@@ -88,6 +116,8 @@ def prepare(arguments: argparse.Namespace) -> int:
     if tables and len(tables) < len(inputs):
         raise InputError("tables and NetCDF files can't become one series; prepare them apart.")
     settings = vars(arguments)
+    settings["units"] = _pairs("--unit", arguments.unit)
+    settings["meanings"] = _pairs("--meaning", arguments.meaning)
     if not tables:
         settings["regions"] = arguments.regions or HERE / "regions" / "peru.yaml"
     options = PrepareOptions(**{f.name: settings[f.name] for f in fields(PrepareOptions)})

@@ -34,7 +34,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "onnx": ("timerxl/onnx_export.py",),
     "onnxruntime": ("timerxl/onnx_export.py",),
     "matplotlib": ("timerxl/report.py", "timerxl/report/"),
-    "xarray": ("timerxl/data/era5.py", "timerxl/data/forecast_file.py"),
+    "xarray": ("timerxl/data/grid_files.py", "timerxl/data/forecast_file.py"),
 }
 TORCH_FREE = (
     "timerxl/__init__.py",
@@ -143,7 +143,7 @@ def test_parts_form_no_cycle() -> None:
         ("timerxl/data/bad.py", "import torch.nn", "free of torch"),
         ("timerxl/training/monitors.py", "from torch import Tensor", "free of torch"),
         ("timerxl/report.py", "from accelerate import Accelerator", "only timerxl/training/"),
-        ("timerxl/data/readers.py", "import xarray", "only timerxl/data/era5.py"),
+        ("timerxl/data/readers.py", "import xarray", "only timerxl/data/grid_files.py"),
         ("timerxl/metrics/bad.py", "import matplotlib.pyplot", "only timerxl/report"),
     ],
 )

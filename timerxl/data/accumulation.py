@@ -28,7 +28,6 @@ _MEANS = frozenset("mtpr mcpr mlspr msr mtdwswrf msdwswrf msdwlwrf mslhf msshf m
 SUM, MEAN, MAX, MIN, INSTANT = "accum", "avg", "max", "min", "instant"
 
 MM_DIGITS = 6
-_MM_PER_UNIT = {"m": 1000.0, "m of water equivalent": 1000.0, "mm": 1.0, "kg m**-2": 1.0}
 _NEGATIVE_NOISE_MM = 0.01  # packing leaves values of this size below zero, more so in differences
 _EXACT_MM = 10.0
 
@@ -60,17 +59,13 @@ def only_rises(name: str) -> bool:
     return name in _NEVER_NEGATIVE
 
 
-def to_mm(values: np.ndarray, unit: str, what: str) -> np.ndarray:
+def to_mm(values: np.ndarray, mm_per_unit: float, what: str) -> np.ndarray:
     """Depth of water to mm, rounded to 1e-6; packing noise below zero becomes 0.
 
     The rounding undoes the four bytes of the file: 0.0001 m, stored as 0.0000999999975, is 0.1 mm.
-    Raises InputError for an unknown unit or a value clearly below zero.
+    Raises InputError for a value clearly below zero.
     """
-    if unit not in _MM_PER_UNIT:
-        raise InputError(
-            f"{what} has the unit {unit!r}; expected one of {', '.join(map(repr, _MM_PER_UNIT))}."
-        )
-    rain = values * _MM_PER_UNIT[unit]
+    rain = values * mm_per_unit
     # Four bytes hold 7 digits: 27.8 mm, stored in metres, is 27.7999993 and not known to 1e-6.
     rain = np.where(rain < _EXACT_MM, np.round(rain, MM_DIGITS), np.round(rain, MM_DIGITS - 1))
     if (bad := rain < -_NEGATIVE_NOISE_MM).any():
@@ -100,14 +95,17 @@ class Totals:
         return f"from {', '.join(f'{hour:02d}' for hour in first)} UTC"
 
 
-def covered_hours(known: np.ndarray, first_hour: int, totals: Totals | None) -> np.ndarray:
+def covered_hours(
+    known: np.ndarray, first_hour: int, totals: Totals | None, window: int = 1
+) -> np.ndarray:
     """[N] int64: the hours that each known value's own share covers, 0 where there is none.
 
-    Hourly sums (``totals`` None): one. Running totals: since the known value before it in the same
-    total, or since that began. ``known`` [N] bool starts at ``first_hour``.
+    Without ``totals`` the ``window`` of each value: one hour, 24 of a daily statistic. Running
+    totals: since the known value before it in the same total, or since that began. ``known`` [N]
+    bool starts at ``first_hour``.
     """
     if totals is None:
-        return known.astype(np.int64)
+        return known.astype(np.int64) * window
     hours = first_hour + np.arange(len(known))
     before = _known_before(known)
     start = totals.start(hours)
@@ -312,7 +310,7 @@ def _enough_windows(totals: Totals, wet: np.ndarray) -> bool:
     return len(counts) >= _LEAST_WINDOWS[2] or (counts >= 2).sum() >= _LEAST_WINDOWS[3]
 
 
-def hours_present_per_day(hours: np.ndarray, totals: Totals | None) -> int:
+def hours_present_per_day(hours: np.ndarray, totals: Totals | None, window: int = 1) -> int:
     """How many of a day's 24 hours the known sums at ``hours`` (ascending) cover, as a rule.
 
     The median over the days without the first and the last; of one or two days the larger.
@@ -320,8 +318,8 @@ def hours_present_per_day(hours: np.ndarray, totals: Totals | None) -> int:
     first = int(hours[0]) // 24 * 24
     known = np.zeros(int(hours[-1]) - first + 1, dtype=bool)
     known[hours - first] = True
-    covered = covered_hours(known, first, totals)
-    day = (first + np.arange(len(known)) - (totals is not None)) // 24
+    covered = covered_hours(known, first, totals, window)
+    day = (first + np.arange(len(known)) - (totals is not None or window > 1)) // 24
     days = np.unique(day[known])
     counts = np.bincount(day - day[0], weights=covered)[days - day[0]]
     chosen = counts[1:-1] if len(counts) > 2 else counts.max(keepdims=True)

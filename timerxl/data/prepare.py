@@ -21,7 +21,7 @@ from timerxl.data.fill import fill_forward
 from timerxl.data.gaps import Gaps
 from timerxl.data.regions import Region, load_regions
 from timerxl.data.series_file import PRECIPITATION, RegionParts, output_folder, write_description
-from timerxl.data.streams import Column, Streams, read_streams, stamp
+from timerxl.data.streams import Column, Said, Streams, read_streams, stamp
 
 Tick = Callable[[str], None]
 
@@ -38,6 +38,10 @@ class PrepareOptions:
     allow_sparse_accumulation: bool = False
     max_gap_fill_hours: float = 0.0
     overwrite: bool = False
+    # Said of columns: numbers that mean missing, units, and what a value stands for in time.
+    missing: list[str] = field(default_factory=list)
+    units: dict[str, str] = field(default_factory=dict)
+    meanings: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -64,13 +68,14 @@ def prepare_era5(
     Raises InputError on anything that can't give a right series; then nothing is left behind.
     """
     if options.regions is None:
-        raise InputError("NetCDF files need --regions FILE.yaml: boxes or points to average over.")
+        raise InputError("gridded files need --regions FILE.yaml: boxes or points to average over.")
     regions = load_regions(options.regions)
     with output_folder(options.output, options.overwrite) as folder:
-        streams = read_streams(inputs, regions, folder, options.features, tick)
+        said = Said(options.missing, options.units, options.meanings)
+        streams = read_streams(inputs, regions, folder, options.features, said, tick)
         _check_columns(streams, options)
         plan = _plan(streams, options)
-        units = {name: _unit(column) for name, column in streams.columns.items()}
+        units = {name: column.unit for name, column in streams.columns.items()}
         derived, notes = choose_derived(options.derived, units, plan.step)
         notes = streams.notes + notes
         clash = [n for n in ("timestamp", "region") if n in units]
@@ -109,17 +114,10 @@ def _check_columns(streams: Streams, options: PrepareOptions) -> None:
             raise InputError(f"{name} is missing in every cell of every region; leave it out.")
 
 
-def _unit(column: Column) -> str:
-    return "mm" if column.variable.column == PRECIPITATION else column.variable.unit
-
-
 def _plan(streams: Streams, options: PrepareOptions) -> _Plan:
     hours = {name: column.known_hours() for name, column in streams.columns.items()}
     sums = [n for n, column in streams.columns.items() if column.kind != accumulation.INSTANT]
-    present = {
-        name: accumulation.hours_present_per_day(hours[name], streams.columns[name].totals)
-        for name in sums
-    }
+    present = {name: _hours_present(streams.columns[name], hours[name]) for name in sums}
     if not options.allow_sparse_accumulation:
         for name in sorted(present, key=lambda name: name != PRECIPITATION):
             if present[name] < 24:
@@ -149,6 +147,10 @@ def _plan(streams: Streams, options: PrepareOptions) -> _Plan:
     if last < first:
         raise InputError(f"{stamp(earliest)} to {stamp(latest)} holds no full step of {step} h.")
     return _Plan(step, phase, first, last, present)
+
+
+def _hours_present(column: Column, hours: np.ndarray) -> int:
+    return accumulation.hours_present_per_day(hours, column.totals, column.window)
 
 
 def _spacing(known: np.ndarray) -> int:
@@ -211,7 +213,7 @@ class _Builder:
         column, step = self.streams.columns[name], self.plan.step
         values, covered = column.stretch(region, first - step + 1, last + 1)
         if name == PRECIPITATION:
-            values = accumulation.to_mm(values, column.variable.unit, name)
+            values = accumulation.to_mm(values, column.mm_per_unit, name)
         needed = step * self.plan.hours_present.get(name, 24) // 24
         steps = accumulation.per_step(values, covered, step, column.kind, max(needed, 1))
         return np.round(steps, accumulation.MM_DIGITS) if name == PRECIPITATION else steps
@@ -260,15 +262,16 @@ def _describe(
     gaps: Gaps,
 ) -> dict[str, Any]:
     empty = set(parts.empty_columns())
-    columns: dict[str, dict[str, str]] = {}
+    columns: dict[str, dict[str, Any]] = {}
     for name in (name for name in parts.columns if name in streams.columns):
         column = streams.columns[name]
         instant = column.kind == accumulation.INSTANT
         columns[name] = {
-            "unit": _unit(column),
+            "unit": column.unit,
             "kind": "instantaneous" if instant else "accumulated",
             "description": column.variable.description
             + ("" if instant else f" ({column.kind}, over the step that ends at the stamp)"),
+            "record": column.record.to_dict(),
         }
     for made in derived:
         columns[made.name] = {

@@ -127,10 +127,52 @@ def grid_means(
     """
     grid = _Grid(latitude, longitude, label)
     masks = [grid.nearest(region) if region.is_point else grid.inside(region) for region in regions]
+    # A file from 0 to 360 degrees holds one meridian twice: it counts once.
+    twice = np.ones(len(longitude), dtype=bool)
+    twice[np.unique(np.round(longitude % 360, 6) % 360, return_index=True)[1]] = False
+    masks = [mask & ~twice for mask in masks]
     chosen = np.logical_or.reduce(masks)
     rows, columns = _hull(chosen.any(axis=1)), _hull(chosen.any(axis=0))
     weights = np.cos(np.deg2rad(latitude))[:, None] * np.array(masks, dtype=np.float64)
     return GridMeans(rows, columns, weights[:, rows, columns], [int(mask.sum()) for mask in masks])
+
+
+_POINT_DEGREES = 0.25  # a point takes a station at most so far away, as one cell of ERA5
+
+
+def point_means(
+    regions: list[Region], latitude: np.ndarray, longitude: np.ndarray, label: str
+) -> GridMeans:
+    """Find the points (stations, single cells) of every region: ``latitude``, ``longitude`` [P].
+
+    A box takes the points in it, each with the same weight; a point takes the nearest one, at most
+    0.25 degrees away. Fields are [t, 1, P]. Raises InputError where a region gets no point.
+    """
+    masks = []
+    for region in regions:
+        east = np.abs((longitude - region.west + 180) % 360 - 180)
+        if region.is_point:
+            far = np.maximum(np.abs(latitude - region.north), east)
+            mask = np.arange(len(far)) == int(np.argmin(far))
+            mask &= far <= _POINT_DEGREES + _EPSILON
+        else:
+            width = min(region.east - region.west, 360)
+            width = width if width >= 0 else width % 360
+            mask = (longitude - region.west + _EPSILON) % 360 - _EPSILON <= width + _EPSILON
+            mask &= (latitude <= region.north + _EPSILON) & (latitude >= region.south - _EPSILON)
+        if not mask.any():
+            places = ", ".join(
+                f"{y:g} {x:g}" for y, x in zip(latitude[:5], longitude[:5], strict=True)
+            )
+            raise InputError(
+                f"region {region.name} holds no point of {label}, whose {len(latitude)} lie at "
+                f"(latitude longitude) {places}{', ...' if len(latitude) > 5 else ''}; give them "
+                "as points or boxes around them (--regions)."
+            )
+        masks.append(mask)
+    weights = np.array(masks, dtype=np.float64)[:, None, :]
+    everything = slice(0, len(latitude))
+    return GridMeans(slice(0, 1), everything, weights, [int(mask.sum()) for mask in masks])
 
 
 def _hull(used: np.ndarray) -> slice:

@@ -43,6 +43,19 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of_folder(path: Path) -> tuple[str, int]:
+    """(hex digest, bytes) of a Zarr store: of the names and sizes of its files, in order, and of
+    the contents of its metadata. The chunks, maybe terabytes, are not read for it."""
+    digest, size = hashlib.sha256(), 0
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        length = file.stat().st_size
+        size += length
+        digest.update(f"{file.relative_to(path).as_posix()}\0{length}\0".encode())
+        if file.name in ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"):
+            digest.update(file.read_bytes())
+    return digest.hexdigest(), size
+
+
 @contextmanager
 def output_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     """A temporary folder beside ``output``; what stands in it as series.* at the end moves there.

@@ -1,7 +1,9 @@
 """Area means of every file on disk, and one gap-aware hourly stretch of them at a time.
 
 Reading goes file by file and block by block; what stays are region means in a temporary folder, so
-memory does not grow with the number of years. Shapes: T times of a part, G regions, N hours.
+memory does not grow with the number of years. What a column is (unit, meaning in time, codes for
+missing) is settled here, before anything is averaged or joined, and noted in its record. Shapes: T
+times of a part, G regions, N hours.
 """
 
 from __future__ import annotations
@@ -19,20 +21,57 @@ from timerxl.data import accumulation
 from timerxl.data.accumulation import (
     COUNTER,
     HOURLY,
+    INSTANT,
+    MEAN,
     RUNNING,
+    SUM,
     AccumulationEvidence,
     Totals,
     Verdict,
     only_rises,
 )
-from timerxl.data.era5 import PRELIMINARY, Era5File, Variable, open_era5
-from timerxl.data.regions import GridMeans, Region, grid_means
-from timerxl.data.series_file import sha256_of
+from timerxl.data.column_records import ColumnRecord, Fact, KnownBy, time_meaning
+from timerxl.data.grid_files import PRELIMINARY, GridFile, Variable, open_grid_files
+from timerxl.data.missing_codes import (
+    KNOWN_CODES,
+    NONE,
+    Extremes,
+    mask,
+    parse_codes,
+    refusal,
+)
+from timerxl.data.quantities import (
+    RAIN,
+    Quantity,
+    conversion,
+    fits,
+    limits_in,
+    most_rain_mm,
+    named,
+    quantity_of,
+)
+from timerxl.data.regions import GridMeans, Region, grid_means, point_means
+from timerxl.data.series_file import PRECIPITATION, sha256_of, sha256_of_folder
+from timerxl.data.time_meaning import Meaning, SaidMeaning, ask, meaning_of, parse_meaning
 
 _PACKING = 1e-4  # of a part's range: two packings of one field may differ by this much
 _MAX_MEMBERS = 1000
-_LEAST_RAIN = 1e-5  # m, or 0.01 mm: a whole field below tells nothing of how its rain adds up
+_LEAST_RAIN_MM = 0.01  # a whole field below tells nothing of how its rain adds up
 _LAND, _ERA5 = 0.1, 0.25  # degrees between the cells of ERA5-Land and of ERA5
+# What derived features are made of comes in ERA5's units; the rest stays in the file's.
+_INPUTS = frozenset("t2m d2m sp msl u10 v10 tcwv".split())
+_CONVERTED = frozenset(
+    ("temperature", "dew point", "pressure", "wind component", "wind speed", "gust",
+     "precipitable water")
+)  # fmt: skip
+_USUAL_UNITS = {
+    "K": ("K", "degC", "degF"),
+    "Pa": ("Pa", "hPa", "kPa"),
+    "mm": ("mm", "m", "cm", "in"),
+}
+_CONTRADICTING = 4  # distinct values beyond all weather: no code for missing, but another unit
+_ENDS = (0.0, 1.0, 100.0)  # no cloud, all cloud: many cells may hold just that
+_NO_SHOWER_MM, _MANY_HOURS = 0.5, 100  # so little in so many hours: mm may be metres
 
 
 @dataclass
@@ -44,6 +83,7 @@ class Part:
     version: np.ndarray
     path: Path
     value_range: float
+    largest: float
     # Of a sum: how it rises and falls in each cell, and what else of the file tells its meaning.
     evidence: AccumulationEvidence | None = None
     is_named_land: bool = False
@@ -55,17 +95,32 @@ class Part:
 
 @dataclass
 class Column:
-    """All parts of one column, in the order of the files given."""
+    """All parts of one column, in the order of the files given.
+
+    ``unit`` is that of its values; of rain ``mm_per_unit`` makes mm of them. Each value covers the
+    ``window`` hours that end at its stamp, or, of running totals, those since the total began.
+    """
 
     variable: Variable
     kind: str
-    totals: Totals | None = None  # how running totals start again; None: sums of one hour
+    unit: str
+    record: ColumnRecord
+    window: int = 1
+    mm_per_unit: float = 1.0
+    is_open: bool = False  # a sum whose values must tell whether they are running totals
+    totals: Totals | None = None  # how running totals start again; None: sums of the window
+    takes_every: int = 1  # hours between the values that are taken, where windows overlap
     parts: list[Part] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.variable.column
 
     def known_hours(self) -> np.ndarray:
         """Ascending hours at which any region has a value."""
         known = [part.hours[~np.isnan(part.values()).all(axis=0)] for part in self.parts]
-        return np.unique(np.concatenate(known))
+        hours = np.unique(np.concatenate(known))
+        return hours[hours % self.takes_every == 0]
 
     def stretch(self, region: int, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Hours ``first`` to ``stop - 1`` of a region: values [N] and the hours each covers [N].
@@ -95,7 +150,9 @@ class Column:
             better = rank < version[at]
             values[at[better]], version[at[better]] = own[better], rank[better]
             owner[at[better]] = index
-        covered = accumulation.covered_hours(~np.isnan(values), begin, self.totals)
+        values[(begin + np.arange(len(values))) % self.takes_every != 0] = np.nan
+        known = ~np.isnan(values)
+        covered = accumulation.covered_hours(known, begin, self.totals, self.window)
         if self.totals:
             values = accumulation.deaccumulate(values, begin, self.totals)
         return values[first - begin :], covered[first - begin :]
@@ -120,17 +177,20 @@ class Streams:
     is_synthetic: bool = False
 
 
-def netcdf_members(path: Path, folder: Path) -> Iterator[tuple[Path, str]]:
-    """(file, label) of a NetCDF file itself, or of each NetCDF inside a ZIP, whatever its suffix.
+def grid_members(path: Path, folder: Path) -> Iterator[tuple[Path, str]]:
+    """(file, label) of a file or Zarr store itself, or of each NetCDF or GRIB inside a ZIP.
+
+    A ZIP is known by its first bytes, whatever its suffix.
 
     Members are unpacked one at a time into ``folder`` under a name of ours: theirs is never a
     path, only a label. Raises InputError for other files and for damaged or encrypted archives.
     """
+    if path.is_dir():
+        yield path, path.name
+        return
     with path.open("rb") as file:
         magic = file.read(8)
     if magic[:4] != b"PK\x03\x04":
-        if magic[:4] == b"GRIB":
-            raise InputError(f"{path.name} is GRIB; request the data format NetCDF instead.")
         yield path, path.name
         return
     found = 0
@@ -145,7 +205,7 @@ def netcdf_members(path: Path, folder: Path) -> Iterator[tuple[Path, str]]:
                 label = f"{path.name}:{''.join(c for c in name if c.isprintable())[:80]}"
                 with archive.open(member) as packed:
                     head = packed.read(4)
-                    if head[:3] != b"CDF" and head != b"\x89HDF":
+                    if head[:3] != b"CDF" and head not in (b"\x89HDF", b"GRIB"):
                         continue
                     with copy.open("wb") as out:
                         out.write(head)
@@ -157,7 +217,31 @@ def netcdf_members(path: Path, folder: Path) -> Iterator[tuple[Path, str]]:
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
         raise InputError(f"{path.name} is a ZIP that can't be unpacked: {error}.") from error
     if not found:
-        raise InputError(f"{path.name} is a ZIP without a NetCDF file in it.")
+        raise InputError(
+            f"{path.name} is a ZIP without a NetCDF or GRIB file in it; unpack a Zarr store first."
+        )
+
+
+@dataclass
+class Said:
+    """What the user says of columns: codes for missing, units, meanings in time."""
+
+    missing: list[str] = field(default_factory=list)
+    units: dict[str, str] = field(default_factory=dict)
+    meanings: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.codes = parse_codes(self.missing, "--missing")
+        self.parsed = {name: parse_meaning(name, text) for name, text in self.meanings.items()}
+
+    def check_columns(self, columns: dict[str, Column]) -> None:
+        """Raise InputError for a column that no file holds."""
+        for option, words in (("--unit", self.units), ("--meaning", self.meanings)):
+            if unknown := sorted(words.keys() - columns.keys()):
+                raise InputError(
+                    f"{option} names {unknown[0]}, which is not read; the columns are "
+                    f"{', '.join(columns)}."
+                )
 
 
 def read_streams(
@@ -165,119 +249,381 @@ def read_streams(
     regions: list[Region],
     folder: Path,
     wanted: list[str] | None,
+    said: Said,
     tick: Callable[[str], None],
 ) -> Streams:
     """Area means of the ``wanted`` columns (None: all) of all files, kept below ``folder``.
 
     ``tick`` is called with a label after every column of every file. Raises InputError for files
-    that can't be read, that don't cover a region, or whose grids differ for one column.
+    that can't be read, that don't cover a region, whose grids differ for one column, and for
+    columns that contradict themselves or of which too little is known (see :class:`Said`).
     """
     streams = Streams()
     for path in inputs:
-        if not path.is_file():
-            raise InputError(f"{path} is no file; give NetCDF files (or ZIPs of them).")
-        hours: list[int] = []
+        if not path.exists():
+            raise InputError(f"{path} is no file; give NetCDF, GRIB or Zarr (or ZIPs of them).")
+        seconds: list[int] = []
         names: list[str] = []
-        for copy, label in netcdf_members(path, folder):
-            with open_era5(copy, label) as file:
-                grid = grid_means(regions, file.latitude, file.longitude, label)
-                if streams.cells and streams.cells != grid.cells:
-                    streams.notes.append(
-                        f"{label} has {grid.cells} cells in the regions, other files "
-                        f"{streams.cells}; each column is averaged on its own grid."
-                    )
-                streams.cells = streams.cells or grid.cells
-                streams.is_synthetic |= file.is_synthetic
-                if file.skipped:
-                    skipped = ", ".join(file.skipped)
-                    streams.notes.append(f"{label}: {skipped} skipped, no field per time.")
-                for variable in file.variables:
-                    names.append(variable.column)
-                    if wanted is None or variable.column in wanted or variable.column == "tp":
-                        _read_column(streams, file, variable, grid, folder)
-                        tick(f"{label} {variable.column}")
-                hours += [int(file.hours.min()), int(file.hours.max())]
+        for copy, label in grid_members(path, folder):
+            with open_grid_files(copy, label) as files:
+                for file in files:
+                    names += _read_file(streams, file, regions, folder, wanted, said, tick)
+                    seconds += [int(file.seconds.min()), int(file.seconds.max())]
+        sha256, size = (
+            sha256_of_folder(path) if path.is_dir() else (sha256_of(path), path.stat().st_size)
+        )
         streams.sources.append(
             {
                 "path": path.name,
-                "sha256": sha256_of(path),
-                "bytes": path.stat().st_size,
-                "first": stamp(min(hours)),
-                "last": stamp(max(hours)),
+                "sha256": sha256,
+                "bytes": size,
+                "first": str(np.datetime64(min(seconds), "s")),
+                "last": str(np.datetime64(max(seconds), "s")),
                 "variables": names,
             }
         )
+    said.check_columns(streams.columns)
     for column in _rain_first(streams):
-        if column.kind == accumulation.SUM:
-            _decide_totals(streams, column)
+        if column.is_open:
+            _decide_totals(streams, column, said.parsed.get(column.name))
+        _check_windows(streams, column)
+        if column.name == PRECIPITATION:
+            _check_amounts(column)
     return streams
 
 
+def _read_file(
+    streams: Streams,
+    file: GridFile,
+    regions: list[Region],
+    folder: Path,
+    wanted: list[str] | None,
+    said: Said,
+    tick: Callable[[str], None],
+) -> list[str]:
+    """Read all wanted columns of one file; returns the names of all that it holds."""
+    cells_of = point_means if file.is_points else grid_means
+    grid = cells_of(regions, file.latitude, file.longitude, file.label)
+    if streams.cells and streams.cells != grid.cells:
+        streams.notes.append(
+            f"{file.label} has {grid.cells} cells in the regions, other files "
+            f"{streams.cells}; each column is averaged on its own grid."
+        )
+    streams.cells = streams.cells or grid.cells
+    streams.is_synthetic |= file.is_synthetic
+    if file.skipped:
+        skipped = ", ".join(file.skipped)
+        streams.notes.append(f"{file.label}: {skipped} skipped, no field per time.")
+    renamed = {v.original: v.name for v in file.variables if v.original != v.name}
+    if renamed:
+        words = ", ".join(f"{old} as {new}" for old, new in renamed.items())
+        streams.notes.append(f"{file.label}: read {words}.")
+    for variable in file.variables:
+        if wanted is None or variable.column in wanted or variable.column == PRECIPITATION:
+            _read_column(streams, file, variable, grid, folder, said)
+            tick(f"{file.label} {variable.column}")
+    return [variable.column for variable in file.variables]
+
+
+def _unit_of(file: GridFile, variable: Variable, said: Said) -> tuple[Quantity | None, Fact]:
+    """(the quantity, where it's known; the unit): the user's word, else the attribute's."""
+    name = variable.column
+    is_rain = name == PRECIPITATION
+    spoken, told = said.units.get(name), variable.unit
+    unit = spoken or told
+    quantity = named(RAIN) if is_rain else quantity_of(variable.name, unit or None)
+    if variable.name in _INPUTS or is_rain:
+        quantity = quantity or quantity_of(variable.name)
+        assert quantity is not None, variable.name
+        if is_rain and not unit:
+            raise InputError(
+                f"{file.label}: nothing tells the unit of {variable.original}; say --unit "
+                f"{name}=UNIT (m, mm, in, 'kg m-2 s-1', ...)."
+            )
+        if unit and not fits(unit, quantity):
+            by = "--unit" if spoken else "its attribute"
+            raise InputError(
+                f"{file.label}: {variable.original} has the unit {unit!r} by {by}, which is none "
+                f"of {quantity.key}; say --unit {name}=UNIT (such as "
+                f"{', '.join(_USUAL_UNITS.get(quantity.unit, (quantity.unit,)))})."
+            )
+    if not unit and quantity is not None:
+        return quantity, Fact(quantity.unit, "assumed", "no unit told; ERA5's, and the values fit")
+    known: KnownBy = "said" if spoken else "file"
+    return quantity, Fact(unit, known, "--unit" if spoken else "attribute units")
+
+
+def _kind_of(
+    file: GridFile, variable: Variable, meaning: Meaning, unit: str, was_said: bool
+) -> tuple[str, int, float, bool]:
+    """(kind, hours of a value, mm per unit, whether the values must tell about running totals).
+
+    Rain becomes a sum: a rate, or a mean that the user says, times its hours. Raises InputError
+    for rain that is an instant or an extreme, or a mean depth that nobody explains.
+    """
+    name, hours = variable.column, meaning.hours
+    if name != PRECIPITATION:
+        is_open = meaning.kind == SUM and hours is None
+        return meaning.kind, hours or 1, 1.0, is_open
+    made = conversion(unit, named(RAIN))
+    times = file.times
+    if made.is_rate:
+        if meaning.kind == MEAN:
+            hours = hours or 1
+        elif meaning.kind == SUM and hours is None and times.spacing == 3600:
+            hours = 1
+        if meaning.kind not in (MEAN, SUM) or hours is None:
+            step = (times.spacing or 3600) // 3600
+            what = f"{name} is a rate ({unit}), and nothing tells over which hours it's a mean"
+            raise ask(times, name, what, f"COLUMN=mean:{step}h@start or mean:{step}h@end")
+        return SUM, hours, made.scale * hours, False
+    if meaning.kind == SUM:
+        return SUM, hours or 1, made.scale, hours is None
+    if meaning.kind == MEAN and was_said and hours is not None:
+        return SUM, hours, made.scale * hours, False
+    if meaning.kind == MEAN:
+        what = (
+            f"{name} is a mean over time ({meaning.evidence}) of amounts in {unit}: of hourly sums "
+            "it would be a 24th of the day's rain, of running totals nothing. Take its daily sum, "
+            "or, where it is the mean of hourly sums"
+        )
+        raise InputError(
+            f"{file.label}: {what}, say --meaning {name}=mean:24h@start (read as 24 times it)."
+        )
+    what = f"{name} is {meaning.kind} by {meaning.evidence}; rain must be a sum over some hours"
+    raise ask(times, name, what, "COLUMN=hourly, running, sum:6h or what it is")
+
+
 def _read_column(
-    streams: Streams, file: Era5File, variable: Variable, grid: GridMeans, folder: Path
+    streams: Streams,
+    file: GridFile,
+    variable: Variable,
+    grid: GridMeans,
+    folder: Path,
+    said: Said,
 ) -> None:
-    means = np.empty((len(grid.cells), len(file.hours)))
-    version = np.empty(len(file.hours), dtype=np.int8)
+    name = variable.column
+    spoken = said.parsed.get(name)
+    meaning = meaning_of(
+        name, variable.name, variable.step_type, variable.cell_methods, variable.window,
+        file.times, spoken,
+    )  # fmt: skip
+    quantity, unit = _unit_of(file, variable, said)
+    kind, window, mm_per_unit, is_open = _kind_of(file, variable, meaning, unit.value, bool(spoken))
+    file_hours = (file.seconds + meaning.shift) // 3600
+    means = np.empty((len(grid.cells), len(file_hours)))
+    version = np.empty(len(file_hours), dtype=np.int8)
     low, high = np.inf, -np.inf
-    kind = accumulation.step_type(variable.name, variable.step_type)
-    evidence = AccumulationEvidence() if kind == accumulation.SUM else None
+    evidence = AccumulationEvidence() if is_open else None
+    extremes, masked = Extremes(variable.packed_codes), dict.fromkeys(said.codes, 0)
     for times, block, ranks in file.blocks(variable, grid.rows, grid.columns):
+        if said.codes:
+            block, counts = mask(block, said.codes)
+            masked = {code: count + counts.get(code, 0) for code, count in masked.items()}
+        extremes.add(block)
         means[:, times], version[times] = grid.means(block), ranks
         if not np.isnan(block).all():
             low, high = min(low, float(np.nanmin(block))), max(high, float(np.nanmax(block)))
         if evidence is not None and only_rises(variable.name):
             cells = block.reshape(len(block), -1).T
-            evidence.add(cells, file.hours[times], continues=times.start > 0)
-    column = streams.columns.setdefault(variable.column, Column(variable, kind))
-    if (column.kind, column.variable.unit) != (kind, variable.unit):
+            evidence.add(cells, file_hours[times], continues=times.start > 0)
+    _check_values(file, variable, quantity, unit, extremes, (low, high), said)
+    written = unit.value
+    factor = 1.0
+    if quantity is not None and quantity.key in _CONVERTED and fits(unit.value, quantity):
+        made = conversion(unit.value, quantity)
+        if (made.scale, made.offset) != (1.0, 0.0):
+            means, factor, written = made(means), made.scale, quantity.unit
+    if name == PRECIPITATION:
+        written = "mm"
+    column = streams.columns.get(name)
+    if column is None:
+        record = ColumnRecord(variable.original, unit=unit)
+        if quantity is not None:
+            by: KnownBy = "inferred" if variable.original != variable.name else "file"
+            record.quantity = Fact(quantity.key, by, f"the name {variable.original}")
+        if written != unit.value:
+            record.written_as = written
+        record.time = _time_fact(meaning, kind, window, is_open)
+        column = Column(variable, kind, written, record, window, mm_per_unit, is_open)
+        streams.columns[name] = column
+        _note_meaning(streams, column, meaning)
+    ours = (column.kind, column.window, column.is_open, column.unit)
+    if ours != (kind, window, is_open, written):
         raise InputError(
-            f"{file.label}: {variable.column} is {kind} in {variable.unit!r}; the files before "
-            f"have it {column.kind} in {column.variable.unit!r}. Prepare them apart."
+            f"{file.label}: {name} is {_kind_in_words(kind, window)} in {written!r}; the files "
+            f"before have it {_kind_in_words(column.kind, column.window)} in {column.unit!r}. "
+            "Prepare them apart."
         )
+    if column.mm_per_unit != mm_per_unit:
+        factor = mm_per_unit / column.mm_per_unit
+        means = means * factor
+    column.record.masked({c: n for c, n in masked.items() if n}, "said", f"--missing, {file.label}")
     if preliminary := int((version == PRELIMINARY).sum()):
         streams.notes.append(
-            f"{file.label}: {preliminary} hours of {variable.column} are preliminary (ERA5T)."
+            f"{file.label}: {preliminary} hours of {name} are preliminary (ERA5T)."
         )
     # A time that stands twice in one file (final and preliminary) makes two parts.
-    order = np.argsort(file.hours, kind="stable")
-    hours = file.hours[order]
+    order = np.argsort(file_hours, kind="stable")
+    hours = file_hours[order]
     first = np.searchsorted(hours, hours)
     occurrence = np.arange(len(hours)) - first
     for turn in range(int(occurrence.max()) + 1):
         chosen = order[occurrence == turn]
         path = folder / f"{len(list(folder.glob('*.npy')))}.npy"
         np.save(path, means[:, chosen])
-        spread = high - low if high > low else 0.0
-        part = Part(file.label, file.hours[chosen], version[chosen], path, spread)
+        spread = (high - low) * factor if high > low else 0.0
+        largest = max(high, -low) * factor
+        part = Part(file.label, file_hours[chosen], version[chosen], path, spread, largest)
         if evidence is not None:
             part.evidence, part.is_named_land = evidence, file.is_named_land
             part.grid_step = file.grid_step
         column.parts.append(part)
 
 
+def _kind_in_words(kind: str, window: int) -> str:
+    return kind if window == 1 else f"{kind} over {window} h"
+
+
+def _time_fact(meaning: Meaning, kind: str, window: int, is_open: bool) -> Fact:
+    """The record of a column's meaning in time; an open sum's is completed when it's decided."""
+    hours = None if kind == INSTANT or is_open else float(window)
+    word = {SUM: "sum", MEAN: "mean"}.get(kind, kind)
+    value = time_meaning(word, hours, meaning.file_stamp)
+    return Fact(value, meaning.known_by, meaning.evidence)
+
+
+def _note_meaning(streams: Streams, column: Column, meaning: Meaning) -> None:
+    if meaning.known_by == "said" or (meaning.file_stamp == "end" and column.window == 1):
+        return
+    place = {"start": "begin at", "middle": "lie around", "end": "end at"}[meaning.file_stamp]
+    word = {SUM: "sum", MEAN: "mean"}.get(column.kind, column.kind)
+    streams.notes.append(
+        f"{column.name} is the {word} over the {column.window} h that {place} the file's stamp "
+        f"({meaning.evidence}); in the series the stamp is their end."
+    )
+
+
+def _check_values(
+    file: GridFile,
+    variable: Variable,
+    quantity: Quantity | None,
+    unit: Fact,
+    extremes: Extremes,
+    span: tuple[float, float],
+    said: Said,
+) -> None:
+    """Refuse a unit that the values can't have, and codes for missing that nobody named."""
+    name, limits = variable.column, None
+    if quantity is not None and fits(unit.value, quantity):
+        limits = limits_in(quantity, unit.value)
+    usual_codes = [*KNOWN_CODES, *variable.packed_codes]
+    codes = [
+        code
+        for code in extremes.codes(limits)
+        if np.isclose(usual_codes, code.value, rtol=2e-7).any()
+        or (limits is None and code.value not in _ENDS)
+        or (limits is not None and not limits[0] <= code.value <= limits[1])
+    ]
+    beyond = [c for c in codes if limits and not limits[0] <= c.value <= limits[1]]
+    unknown = [c for c in beyond if not np.isclose(usual_codes, c.value, rtol=2e-7).any()]
+    too_many = len(unknown) >= _CONTRADICTING or sum(c.share for c in unknown) > 0.5
+    if quantity is not None and limits is not None and too_many:
+        usual = _USUAL_UNITS.get(quantity.unit, (quantity.unit,))
+        within = {one: limits_in(quantity, one) for one in usual}
+        fitting = [one for one, (a, b) in within.items() if a <= span[0] and span[1] <= b]
+        advice = f"it may be {' or '.join(fitting)}" if fitting else "it's no usual unit"
+        raise InputError(
+            f"{file.label}: {variable.original} in {unit.value} by {unit.evidence} holds "
+            f"{span[0]:.5g} to {span[1]:.5g}, but {quantity.key} lies between {limits[0]:.5g} "
+            f"and {limits[1]:.5g} {unit.value}: {advice}. Say --unit {name}=UNIT."
+        )
+    if codes and NONE not in said.missing:
+        advice = (
+            "Say --missing {values} to take them for missing, or --missing none if they are "
+            "measurements."
+        )
+        raise refusal({f"{file.label}: {variable.original}": codes}, advice)
+
+
+def _check_windows(streams: Streams, column: Column) -> None:
+    """Where sums or means over some hours come more often than that, take those side by side."""
+    if column.window == 1 or column.kind not in (SUM, MEAN):
+        return
+    hours = column.known_hours()
+    if len(hours) < 2 or np.diff(hours).min() >= column.window:
+        return
+    if 24 % column.window or not (hours % column.window == 0).any():
+        raise InputError(
+            f"{column.name} is over {column.window} h and comes every {np.diff(hours).min()} h: "
+            "its values overlap. Give those that lie side by side."
+        )
+    column.takes_every = column.window
+    streams.notes.append(
+        f"{column.name} is over {column.window} h and comes every {np.diff(hours).min()} h: of the "
+        f"overlapping values those at multiples of {column.window} h from 00 UTC are taken."
+    )
+
+
+def _check_amounts(column: Column) -> None:
+    """Refuse rain that never fell anywhere, and mm that can only be metres."""
+    hours = column.totals.period if column.totals else column.window
+    largest = max(part.largest for part in column.parts) * column.mm_per_unit
+    unit = column.record.unit
+    assert unit is not None
+    if largest > most_rain_mm(hours):
+        raise InputError(
+            f"{column.parts[0].label}: {column.record.name} in {unit.value} by {unit.evidence} "
+            f"would be {largest:,.5g} mm in {hours} h, more than ever fell: the unit is "
+            f"another, or it is no rain of {hours} h. Say --unit {column.name}=UNIT."
+        )
+    stamps = sum(len(part.hours) for part in column.parts)
+    told = unit.known_by == "file" and not column.variable.step_type
+    metres = largest * 1000 / column.mm_per_unit
+    is_little = 0 < largest < _NO_SHOWER_MM <= metres <= most_rain_mm(hours)
+    if told and column.mm_per_unit == 1.0 and stamps >= _MANY_HOURS and is_little:
+        raise InputError(
+            f"{column.parts[0].label}: {column.record.name} is in {unit.value} by {unit.evidence} "
+            f"and never exceeds {largest:.3g} mm in {stamps} stamps; in m it would be "
+            f"{metres:.3g} mm at most. Say --unit {column.name}=m, or ={unit.value} where it's "
+            "right."
+        )
+
+
 def _rain_first(streams: Streams) -> list[Column]:
     """Rain tells best how sums add up; sums of the same files that can't tell follow it."""
     return sorted(
         streams.columns.values(),
-        key=lambda c: (c.variable.column != "tp", not only_rises(c.variable.name)),
+        key=lambda c: (c.name != PRECIPITATION, not only_rises(c.variable.name)),
     )
 
 
-def _decide_totals(streams: Streams, column: Column) -> None:
+def _decide_totals(streams: Streams, column: Column, said: SaidMeaning | None) -> None:
     """Decide whether a column holds hourly sums or running totals: once, over all its files.
 
     Its behaviour decides; where that tells nothing, the other sums of the same files, the name
     ERA5-Land in the attributes, or the grid. Raises InputError for a counter, for files of both
     kinds, for ERA5-Land by name that behaves otherwise, and for rain of which nothing can be told.
     """
-    name = column.variable.column
-    least = _LEAST_RAIN if name == "tp" and column.variable.unit == "m" else 0.0
+    name = column.name
+    least = _LEAST_RAIN_MM / column.mm_per_unit if name == PRECIPITATION else 0.0
     verdicts = [part.evidence.decide(least) for part in column.parts if part.evidence]
     whole = AccumulationEvidence()
     for part in column.parts:
         assert part.evidence is not None
         whole.merge(part.evidence)
     verdict = whole.decide(least)
+    known: KnownBy = "inferred"
+    if said is not None and said.is_running:
+        fitting = verdict.totals or Totals(said.hours or 24)
+        if verdict.kind in (HOURLY, COUNTER) or (said.hours and fitting.period != said.hours):
+            raise InputError(
+                f"--meaning {name}={column.record.name} says running totals, but its values don't "
+                f"behave like that: {verdict.evidence}."
+            )
+        column.totals, why, known = fitting, f"--meaning {name}", "said"
+        _settle(streams, column, why, known)
+        return
     clear = {(v.kind, v.totals) for v in verdicts if v.kind in (HOURLY, RUNNING)}
     if len(clear) > 1:
         told = [
@@ -292,7 +638,8 @@ def _decide_totals(streams: Streams, column: Column) -> None:
     if verdict.kind == COUNTER:
         raise InputError(
             f"{name} is a counter: {verdict.evidence} ({column.parts[0].label}). Difference it "
-            "first: each value must be the amount of its own hour, or start again within a day."
+            "first: each value must be the amount of its own hour, or start again within a day. "
+            f"Where it holds hourly sums all the same, say --meaning {name}=hourly."
         )
     named = next((part.label for part in column.parts if part.is_named_land), None)
     if verdict.kind == HOURLY:
@@ -300,19 +647,29 @@ def _decide_totals(streams: Streams, column: Column) -> None:
             raise InputError(
                 f"{named} calls itself ERA5-Land, but {name} falls within a day "
                 f"instead of adding up from 00 UTC ({verdict.evidence}): it was changed after the "
-                "download. Give the file as the Climate Data Store delivers it."
+                "download. Give the file as the Climate Data Store delivers it, or say --meaning "
+                f"{name}=hourly."
             )
-        return
-    if verdict.kind == RUNNING:
+        why = verdict.evidence
+    elif verdict.kind == RUNNING:
         column.totals, why = verdict.totals, verdict.evidence
     else:
         column.totals, why = _totals_from_elsewhere(streams, column, verdict)
-    if column.totals:
+    _settle(streams, column, why, known)
+
+
+def _settle(streams: Streams, column: Column, why: str, known: KnownBy) -> None:
+    """Complete the record of a decided sum, and say so where it's taken apart."""
+    assert column.record.time is not None
+    totals = column.totals
+    value = column.record.time.value | {"hours": None if totals else float(column.window)}
+    if totals:
+        value |= {"running": {"period": totals.period, "reset": totals.reset}}
         streams.notes.append(
-            f"{name} adds up {column.totals}"
-            f"{' as in ERA5-Land' if column.totals == Totals() else ''}: taken apart into its "
-            f"hours ({why})."
+            f"{column.name} adds up {totals}{' as in ERA5-Land' if totals == Totals() else ''}: "
+            f"taken apart into its hours ({why})."
         )
+    column.record.time = Fact(value, known, why)
 
 
 def _in_words(verdict: Verdict) -> str:
@@ -323,8 +680,8 @@ def _totals_from_elsewhere(
     streams: Streams, column: Column, verdict: Verdict
 ) -> tuple[Totals | None, str]:
     """What sums are whose own behaviour tells nothing, and why."""
-    name, labels = column.variable.column, {part.label for part in column.parts}
-    rain = streams.columns.get("tp", column)
+    name, labels = column.name, {part.label for part in column.parts}
+    rain = streams.columns.get(PRECIPITATION, column)
     if rain is not column and labels & {part.label for part in rain.parts}:
         return rain.totals, "as tp of the same file"
     if all(part.is_named_land for part in column.parts):
@@ -332,11 +689,13 @@ def _totals_from_elsewhere(
     steps = {part.grid_step for part in column.parts}
     if steps == {_LAND}:
         return Totals(), "a grid of 0.1 degrees is ERA5-Land's"
-    if not only_rises(name) or verdict.largest <= _LEAST_RAIN:
-        return None, ""
+    least = _LEAST_RAIN_MM / column.mm_per_unit if name == PRECIPITATION else 0.0
+    if not only_rises(column.variable.name) or verdict.largest <= least:
+        return None, f"nothing speaks for running totals ({verdict.evidence})"
     if steps == {_ERA5} and not verdict.is_mixed:
         return None, "a grid of 0.25 degrees is ERA5's"
     raise InputError(
         f"{column.parts[0].label}: {name} may hold sums of one hour (as ERA5) or running totals "
-        f"(as ERA5-Land), and nothing tells which: {verdict.evidence}."
+        f"(as ERA5-Land), and nothing tells which: {verdict.evidence}. Say --meaning "
+        f"{name}=hourly or --meaning {name}=running."
     )

@@ -295,20 +295,26 @@ def test_wrong_requests_are_refused(tmp_path: Path, write_era5: Write) -> None:
     good = write_era5(tmp_path / "a.nc", hours, {"tp": field})
     dry = write_era5(tmp_path / "t.nc", hours, {"t2m": field + 280})
     six = write_era5(tmp_path / "six.nc", hours[::6], {"t2m": field[::6] + 280})
-    inch = write_era5(tmp_path / "inch.nc", hours, {"tp": field}, units={"tp": "inch"})
+    inch = write_era5(tmp_path / "inch.nc", hours, {"tp": field}, units={"tp": "furlong**2"})
+    odd = write_era5(tmp_path / "odd.nc", hours + 0.5, {"t2m": field + 280})
     cases: list[tuple[list[Path], dict[str, Any], str]] = [
         ([dry], {}, r"no file holds tp .*found: t2m"),
         ([good], {"features": ["t2m"]}, "--features lists t2m, which no file holds"),
         ([good], {"step_hours": 5}, "the step is 5 h; expected a divisor of 24"),
         ([good, six], {"step_hours": 3}, "--step-hours 3 is finer than t2m, which comes every 6 h"),
-        ([inch], {}, "tp has the unit 'inch'"),
+        (
+            [inch],
+            {},
+            r"tp has the unit 'furlong\*\*2' by its attribute, which is none of precipitation",
+        ),
+        ([odd], {}, r"odd.nc holds the time 2023-12-09T00:30:00; expected whole hours"),
         ([tmp_path / "none.nc"], {}, "none.nc is no file"),
         ([good], {"derived": ["cape_mean_24h"]}, "needs cape"),
     ]
     for inputs, options, words in cases:
         with pytest.raises(InputError, match=words):
             make(tmp_path, inputs, **options)
-        assert sorted(p.suffix for p in tmp_path.iterdir()) == [".nc"] * 4 + [".yaml"]
+        assert sorted(p.suffix for p in tmp_path.iterdir()) == [".nc"] * 5 + [".yaml"]
 
 
 def test_what_was_prepared_is_read_and_guarded(tmp_path: Path, write_era5: Write) -> None:
