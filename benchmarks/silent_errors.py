@@ -4,8 +4,8 @@
 
 An invented hourly truth (SYNTHETIC) is written down in a random layout, read through
 launch/prepare_data.py, and compared. A layout comes back ``equal``; or it is ``refused`` with a
-sentence and exit code 2; or it differs by what a printed note says was ``assumed``. Anything else is
-``silent`` (or ``crashed``) and is listed with the command that repeats it; the exit code is 1 then.
+sentence and exit code 2; or it differs by what a printed note says was ``assumed``. Anything else
+is ``silent`` (or ``crashed``): listed with the command that repeats it, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -29,11 +29,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from benchmarks.silent_grids import draw_grid, grid_case
-from benchmarks.silent_judge import FAULTS, Case, Outcome, run_case
+from benchmarks.silent_judge import (
+    ASSUMED,
+    CRASHED,
+    EQUAL,
+    FAULTS,
+    REFUSED,
+    SILENT,
+    USAGE,
+    Case,
+    Outcome,
+    run_case,
+)
 from benchmarks.silent_tables import draw_table, table_case
 
 KINDS = ("table", "grid")
-_SHOWN = ("equal", "assumed", "refused", "silent", "crashed", "usage")
+_SHOWN = (EQUAL, ASSUMED, REFUSED, SILENT, CRASHED, USAGE)
 
 
 def make_case(seed: int, number: int, kind: str | None, folder: Path) -> Case:
@@ -109,12 +120,12 @@ def main(arguments: list[str] | None = None) -> int:
             text = str(len(value)) if isinstance(value, tuple) else str(value)
             if feature.name not in ("days", "first"):
                 counts[f"{kind}.{feature.name}", text][outcome.kind] += 1
-        if outcome.kind in (*FAULTS, "usage") or (given.refused and outcome.kind == "refused"):
+        if outcome.kind in (*FAULTS, USAGE) or (given.refused and outcome.kind == REFUSED):
             print(describe(given.seed, number, given.kind, case, outcome), flush=True)
     print_counts(counts)
     print(", ".join(f"{total[kind]} {kind}" for kind in _SHOWN))
     print(f"seed {given.seed}, {given.count} combinations, {time.monotonic() - started:.0f} s")
-    return int(any(total[kind] for kind in FAULTS))
+    return int(any(total[kind] for kind in (*FAULTS, USAGE)))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import xarray as xr
 import yaml
 
 from benchmarks.silent_judge import Case, Reading
-from benchmarks.silent_truth import DAY, HOUR, Truth, make_truth, running_totals, shares, total_start
+from benchmarks.silent_truth import HOUR, Truth, make_truth, running_totals, shares, total_start
 
 CODES = (-9999.0, -999.0, 1e20, 9.969209968386869e36, -32767.0)
 LONG = {"tp": "total_precipitation", "t2m": "2m_temperature", "sp": "surface_pressure"}
@@ -61,9 +61,10 @@ class GridLayout:
     packed: str = "no"  # no, fill, no fill
     split: str = "no"  # no, time, variable, overlap
     versions: str = "no"  # no, times, dimension
-    time_axis: str = "plain"  # plain, steps (base time and step), bounds start, middle, end
-    daily: str = "no"  # no, history, bare
-    names: str = "short"  # short, long, six (total_precipitation_6hr)
+    time_axis: str = "plain"  # plain, steps (base time and step), bounds start, middle, end, or
+    # bounds wrong: of one step, at its end, around running totals
+    daily: str = "no"  # no, history, shift (days of UTC-5, so the history), bare
+    names: str = "short"  # short, long, six (total_precipitation_6hr, at the step's stamps)
     step_type: bool = True
     others_every: int = 1
     step_hours: int | None = None
@@ -107,8 +108,10 @@ def draw_grid(rng: np.random.Generator) -> GridLayout:
     layout.split = str(pick(["time", "variable", "overlap"])) if differs() else "no"
     layout.versions = str(pick(["times", "dimension"])) if differs(0.5) else "no"
     if differs(0.6):
-        layout.time_axis = str(pick(["steps", "bounds start", "bounds middle", "bounds end"]))
-    layout.daily = str(pick(["history", "bare"])) if differs(0.5) else "no"
+        layout.time_axis = str(
+            pick(["steps", "bounds start", "bounds middle", "bounds end", "bounds wrong"])
+        )
+    layout.daily = str(pick(["history", "shift", "bare"])) if differs(0.5) else "no"
     layout.names = str(pick(["long", "six"])) if differs(0.6) else "short"
     layout.step_type = not differs()
     layout.others_every = int(pick([3, 6])) if differs(0.6) else 1
@@ -125,20 +128,27 @@ def possible(layout: GridLayout) -> GridLayout:
     if made.layout == "old":
         made.step_type, made.packed = False, "fill" if made.packed == "no" else made.packed
     if made.names == "six":
-        made.step, made.amounts, made.step_type = 6, "sum", False
+        made.step, made.amounts, made.step_type = (1 if made.step == 1 else 6), "sum", False
     if made.names != "short":
         made.step_type = False
-    if made.daily != "no":
+    if made.daily != "no":  # the store delivers each statistic in a file of its own
         made.step, made.amounts, made.time_axis, made.names = 24, "sum", "plain", "short"
-        made.step_type, made.others_every = False, 1
+        made.step_type, made.others_every, made.split = False, 24, "variable"
+    if made.daily == "shift":
+        made.meaning_said = False  # the words know days of UTC only
     if made.amounts == "rate":
         made.unit, made.step_type = "m", False
+    if made.names == "six" and made.time_axis == "steps":
+        made.time_axis = "plain"
+    if made.time_axis == "bounds wrong":
+        made.amounts, made.names = "running", "short" if made.names == "six" else made.names
     if made.time_axis == "steps":
         made.split, made.versions, made.others_every = "no", "no", 1
         made.amounts = "running" if made.amounts == "sum" else made.amounts
     if made.time_axis.startswith("bounds"):
-        made.step_type = False
+        made.step_type, made.others_every = False, made.step
         made.amounts = "sum" if made.amounts == "hour" else made.amounts
+        made.step = 6 if made.names == "six" else made.step
     if made.shape != "grid":
         made.climates = made.climates[:1]
         made.longitude = "180" if made.longitude == "wrap" else made.longitude
@@ -162,7 +172,7 @@ def grid_case(layout: GridLayout, folder: Path, rng: np.random.Generator) -> Cas
     regions = folder / "regions.yaml"
     regions.write_text(yaml.safe_dump({"regions": field.boxes}), encoding="utf-8")
     frame = _expected(layout, field)
-    tolerance = {"tp": 2e-5 + field.rain_error_mm * max(1.0, 0.6 * field.series_step / layout.step)}
+    tolerance = {"tp": 2e-5 + field.rain_error_mm * max(1, 0.6 * field.series_step / layout.step)}
     if layout.packed != "no":
         tolerance |= {"t2m": 2e-3, "sp": 0.05}
     else:
@@ -180,8 +190,8 @@ def grid_case(layout: GridLayout, folder: Path, rng: np.random.Generator) -> Cas
 class _Fields:
     """What will be written. ``ends`` [T] seconds of the rain's stamps, ``other_ends`` of the rest.
 
-    ``tp`` [T, Y, X] in mm as the file counts (a rate: mm an hour), ``amount_mm`` [T, Y, X] what fell
-    in each step; ``t2m`` K and ``sp`` Pa [S, Y, X]; NaN where the file has a hole. ``cells``
+    ``tp`` [T, Y, X] in mm as the file counts (a rate: mm an hour), ``amount_mm`` [T, Y, X] the mm
+    of each step; ``t2m`` K and ``sp`` Pa [S, Y, X]; NaN where the file has a hole. ``cells``
     {region: [Y, X] bool, without a place that stands twice}.
     """
 
@@ -223,7 +233,9 @@ def _axes(layout: GridLayout) -> tuple[np.ndarray, np.ndarray, dict[str, Any], d
         ]
         if layout.longitude == "360":
             longitude = longitude % 360
-    half = float(np.abs(latitude[0] - latitude[-1]) / max(len(latitude) - 1, 1) or layout.grid) / 2.5
+    half = (
+        float(np.abs(latitude[0] - latitude[-1]) / max(len(latitude) - 1, 1) or layout.grid) / 2.5
+    )
     boxes, cells = {}, {}
     for region, (west, east) in enumerate(edges):
         name = f"box_{region}"
@@ -238,7 +250,7 @@ def _axes(layout: GridLayout) -> tuple[np.ndarray, np.ndarray, dict[str, Any], d
 def _fields(layout: GridLayout, rng: np.random.Generator) -> _Fields:
     latitude, longitude, boxes, cells = _axes(layout)
     shape = len(latitude), len(longitude)
-    begin = int(np.datetime64(layout.first, "s").astype(np.int64))
+    begin = int(np.datetime64(layout.first, "s").astype(np.int64)) + _shift(layout)
     hours = layout.days * 24
     truth = make_truth(rng, list(layout.climates), begin + HOUR, hours)
     region_of = np.zeros(shape, dtype=np.int64)
@@ -259,6 +271,9 @@ def _fields(layout: GridLayout, rng: np.random.Generator) -> _Fields:
         tp = hourly[every - 1 :: every]
     elif layout.amounts == "rate":
         tp = amount / every
+    elif layout.names == "six" and every == 1:
+        sums = np.cumsum(np.concatenate([np.zeros((6, *shape)), hourly]), axis=0)
+        tp = amount = sums[6:] - sums[:-6]
     elif layout.amounts == "running":
         tp = running_totals(ends, amount.transpose(1, 2, 0), starts).transpose(2, 0, 1)
     other_ends = truth.ends[layout.others_every - 1 :: layout.others_every]
@@ -275,12 +290,18 @@ def _fields(layout: GridLayout, rng: np.random.Generator) -> _Fields:
             when = np.ones(len(column), dtype=bool)
             if layout.missing_when == "at times":
                 when = rng.random(len(column)) < 0.1
-            column[np.ix_(when, *map(np.arange, shape))] = np.where(
-                hole, np.nan, column[when]
-            )
-    return _Fields(
-        ends, starts, other_ends, latitude, longitude, tp, amount, t2m, sp, boxes, cells
-    )
+            column[np.ix_(when, *map(np.arange, shape))] = np.where(hole, np.nan, column[when])
+    return _Fields(ends, starts, other_ends, latitude, longitude, tp, amount, t2m, sp, boxes, cells)
+
+
+def _shift(layout: GridLayout) -> int:
+    """Seconds after 00 UTC at which the days begin."""
+    return 5 * HOUR if layout.daily == "shift" else 0
+
+
+def _window(layout: GridLayout) -> int:
+    """Hours that one sum is over."""
+    return 6 if layout.names == "six" else layout.step
 
 
 def _period(layout: GridLayout) -> int:
@@ -315,7 +336,7 @@ def _area_means(values: np.ndarray, field: _Fields, region: str) -> np.ndarray:
 
 def _expected(layout: GridLayout, field: _Fields) -> pd.DataFrame:
     """Each region's means at the ends of the series' steps, as far as the file tells them."""
-    step = layout.step_hours or max(layout.step, layout.others_every)
+    step = layout.step_hours or max(_window(layout), layout.others_every)
     field.series_step = step
     parts = []
     for region in field.cells:
@@ -334,8 +355,9 @@ def _expected(layout: GridLayout, field: _Fields) -> pd.DataFrame:
 
 
 def _step_means(means: pd.Series, step: int, every: int) -> pd.Series:
-    step_end = -(-means.index.to_numpy() // (step * HOUR)) * step * HOUR
-    grouped = means.groupby(step_end)
+    if step == every:
+        return means
+    grouped = means.groupby(-(-means.index.to_numpy() // (step * HOUR)) * step * HOUR)
     complete = grouped.count() == max(step // every, 1)
     return grouped.mean()[complete]
 
@@ -344,6 +366,7 @@ def _rain_of_steps(layout: GridLayout, field: _Fields, region: str, step: int) -
     """mm over each step of the series; NaN where a value that it needs is missing."""
     if layout.amounts == "hour" and layout.step > 1:
         return pd.Series(dtype=np.float64)  # of the other hours nobody knows
+    window = _window(layout)
     if layout.amounts != "running":
         amount = np.where(np.isnan(field.tp), np.nan, field.amount_mm)
     else:
@@ -356,9 +379,12 @@ def _rain_of_steps(layout: GridLayout, field: _Fields, region: str, step: int) -
                 field.ends, field.tp[:, y, x], field.starts, layout.step, layout.step * HOUR
             )
     means = pd.Series(_area_means(amount, field, region), index=field.ends)
-    step_end = -(-means.index.to_numpy() // (step * HOUR)) * step * HOUR
-    grouped = means.groupby(step_end)
-    return grouped.sum(min_count=max(step // layout.step, 1))
+    if window > layout.step:  # of overlapping sums those that lie side by side
+        means = means[means.index % (window * HOUR) == 0]
+    if step == window:
+        return means
+    grouped = means.groupby(-(-means.index.to_numpy() // (step * HOUR)) * step * HOUR)
+    return grouped.sum(min_count=max(step // window, 1))
 
 
 def _options(layout: GridLayout) -> list[str]:
@@ -375,7 +401,8 @@ def _options(layout: GridLayout) -> list[str]:
         stamp = "@end" if layout.time_axis == "bounds end" else stamp
         word = {
             "hour": "hourly", "running": f"running:{_period(layout)}h",
-            "sum": f"sum:{layout.step}h{stamp}", "rate": f"mean:{layout.step}h{stamp or '@end'}",
+            "sum": f"sum:{_window(layout)}h{stamp}",
+            "rate": f"mean:{layout.step}h{stamp or '@end'}",
         }[layout.amounts]  # fmt: skip
         words += [OPTIONS["meaning"], f"tp={word}"]
         if layout.daily != "no":
@@ -390,7 +417,7 @@ def _write(layout: GridLayout, field: _Fields, folder: Path) -> list[Path]:
     if layout.split == "variable":
         sets = {"accum": rain, "instant": others}
     else:
-        whole = rain.assign({str(name): others[name] for name in others.data_vars})
+        whole = others.assign({str(name): rain[name] for name in rain.data_vars})
         time = _time_name(layout)
         half = whole.sizes[time] // 2 if time in whole.dims else 0
         sets = {"data": whole}
@@ -429,7 +456,7 @@ def _dataset(
     step = int(np.diff(ends)[0])
     shift = {"bounds start": step, "bounds middle": step // 2}.get(layout.time_axis, 0)
     if layout.daily != "no":
-        shift = step
+        shift = step + _shift(layout)
     stamps = (ends - shift).astype("datetime64[s]").astype("datetime64[ns]")
     rows, columns = ("latitude", "longitude") if layout.layout == "new" else ("lat", "lon")
     rows, columns = ("latitude", "longitude") if layout.names == "short" else (rows, columns)
@@ -456,12 +483,16 @@ def _dataset(
         data[written] = ((time, rows, columns), array, attributes)
     if layout.time_axis.startswith("bounds"):
         coords[time] = (time, stamps, {"bounds": "time_bnds"})
-        edges = np.stack([ends - step, ends], axis=1).astype("datetime64[s]")
+        begins = ends - step
+        if layout.amounts == "running" and "tp" in values and layout.time_axis != "bounds wrong":
+            begins = total_start(ends, _period(layout) * HOUR, 0)
+        edges = np.stack([begins, ends], axis=1).astype("datetime64[s]")
         data["time_bnds"] = ((time, "bnds"), edges.astype("datetime64[ns]"))
     attributes = {"Conventions": "CF-1.7", "title": "SYNTHETIC, invented"}
-    if layout.daily == "history":
-        kind = "sum" if list(values) == ["tp"] else "mean"
-        attributes["history"] = f"earthkit.transforms.aggregate.temporal.daily_{kind}(data)"
+    if layout.daily in ("history", "shift"):
+        kind = "sum" if "tp" in values else "mean"
+        told = ", time_shift={'hours': -5}" if layout.daily == "shift" else ""
+        attributes["history"] = f"earthkit.transforms.aggregate.temporal.daily_{kind}(data{told})"
     made = xr.Dataset(data, coords=coords, attrs=attributes)
     if layout.layout == "new" and layout.names == "short":
         made = made.assign_coords(number=0)
@@ -572,7 +603,6 @@ def _stored(
     if hole.any() and layout.versions != "dimension":
         # The fill value is there, its attribute is lost: it unpacks to a number like any other.
         return data.fillna(offset - 32767 * scale), packing | {"_FillValue": None}
-    return data, packing | ({"_FillValue": np.int16(-32767)} if hole.any() else {"_FillValue": None})
-
-
-__all__ = ["DAY", "GridLayout", "draw_grid", "grid_case", "possible"]
+    return data, packing | (
+        {"_FillValue": np.int16(-32767)} if hole.any() else {"_FillValue": None}
+    )

@@ -29,7 +29,7 @@ NOTES = {
     "unit": r"taken as mm|nothing tells its unit|no unit",
     "hours": r"can't tell (how many|over)|SPARSE|taken as the sum",
     "sums": r"taken as (the )?sums?|sum of each|as sums",
-    "sparse": r"SPARSE",
+    "twice": r"twice|doubl|duplicate|same time",
     "out": r"left out|skipped|not read|dropped",
 }
 # Scale and offset from the base unit of a quantity (degC, Pa, m/s, degree) to others.
@@ -60,8 +60,7 @@ class Case:
     """A layout written into a folder: what to say to the command, and what may come out.
 
     ``units`` {column: (quantity, unit in the file)}; ``tolerance`` {column: absolute}; the names of
-    regions are only judged where the file or an option tells them. ``may_lack``: columns that may
-    be left out with a note.
+    regions are only judged where the file or an option tells them.
     """
 
     layout: Any
@@ -146,9 +145,7 @@ def _in_units(case: Case, frame: pd.DataFrame, description: dict[str, Any]) -> p
     return made
 
 
-def difference(
-    case: Case, found: pd.DataFrame, expected: pd.DataFrame, notes: str
-) -> str | None:
+def difference(case: Case, found: pd.DataFrame, expected: pd.DataFrame, notes: str) -> str | None:
     """What differs, in words; None where nothing does."""
     ours, theirs = ({*frame.index.get_level_values(0)} for frame in (expected, found))
     if ours != theirs and not case.regions_told and len(ours) == len(theirs) == 1:
@@ -175,19 +172,12 @@ def difference(
             if bad.any():
                 place = int(np.flatnonzero(bad)[0])
                 region, seconds = index[place]
+                stamp = np.datetime64(int(seconds), "s")
                 return (
-                    f"{name} {what} at {bad.sum()} of {len(index)} stamps, first {region} "
-                    f"{np.datetime64(int(seconds), 's')}: {have[place]:.6g}, expected {want[place]:.6g}"
+                    f"{name} {what} at {bad.sum()} of {len(index)} stamps, first {region} {stamp}: "
+                    f"{have[place]:.6g}, expected {want[place]:.6g}"
                 )
     return None
-
-
-def readings(
-    frames: dict[tuple[str, ...], pd.DataFrame], truth: pd.DataFrame | None
-) -> list[Reading]:
-    """The truth first, then every other reading with the notes that it needs."""
-    first = [] if truth is None else [Reading(truth)]
-    return first + [Reading(frame, notes) for notes, frame in frames.items()]
 
 
 def combinations(options: dict[str, list[Any]]) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
@@ -196,8 +186,7 @@ def combinations(options: dict[str, list[Any]]) -> list[tuple[tuple[str, ...], d
     for places in product(*(range(len(values)) for values in options.values())):
         notes = tuple(key for key, place in zip(options, places, strict=True) if place)
         chosen = {
-            key: values[place]
-            for (key, values), place in zip(options.items(), places, strict=True)
+            key: values[place] for (key, values), place in zip(options.items(), places, strict=True)
         }
         found.append((notes, chosen))
     return found

@@ -17,7 +17,6 @@ import pandas as pd
 
 from benchmarks.silent_judge import Case, Reading, combinations
 from benchmarks.silent_truth import (
-    DAY,
     HOUR,
     Truth,
     make_truth,
@@ -51,7 +50,7 @@ NAMES = {
 }  # fmt: skip
 REGION_NAMES = ("region", "station", "STATION", "Station Id", "site", "city", "estacion", "id")
 REGIONS = (("north", "south", "east"), ("007", "012", "100"), ("NA", "NB", "NC"),
-           ("1e5", "2e5", "1e10"), ("Lima", "Piura", "Cusco"), ("54511", "54512", "54513"))  # fmt: skip
+           ("1e5", "2e5", "1e10"), ("Lima", "Piura", "Cusco"), ("54511", "54512", "5"))  # fmt: skip
 TIME_NAMES = ("timestamp", "time", "datetime", "valid", "Date")
 POINTS = "N NNE NE ENE E ESE SE SSE S SSW SW WSW W WNW NW NNW".split()
 FORMATS = {
@@ -404,7 +403,9 @@ def _rows_of_region(
     if layout.rows in ("doubled", "contradicting"):
         again = rows.iloc[rng.choice(len(rows), 3, replace=False)].copy()
         if layout.rows == "contradicting":
-            again[f"text {_rain_name(layout)}"] = _numbers(np.full(3, 7 / number_mm), digits, layout)
+            other = np.full(3, np.rint(7 / number_mm * 10**digits) / 10**digits)
+            again[f"text {_rain_name(layout)}"] = _numbers(other, digits, layout)
+            again["rain"] = other * number_mm
         rows = pd.concat([rows, again]).sort_index(kind="stable")
     return rows
 
@@ -612,8 +613,8 @@ def _write_text(layout: TableLayout, table: pd.DataFrame, path: Path) -> None:
     lines = _header(layout, sign)
     lines.append(line(list(map(str, table.columns))))
     if layout.unit_told == "line":
-        known = {_rain_name(layout): layout.unit, **dict(zip(NAMES[layout.names][1:], (
-            "C", "hPa", "m/s", "°" if layout.encoding != "gbk" else "deg"), strict=True))}  # fmt: skip
+        units = (layout.unit, "C", "hPa", "m/s", "deg")
+        known = dict(zip((_rain_name(layout), *NAMES[layout.names][1:]), units, strict=True))
         lines.append(line([known.get(str(name), "") for name in table.columns]))
     lines += [line(row) for row in table.to_numpy(object).tolist()]
     content = ("\n".join(lines) + "\n").encode(layout.encoding)
@@ -647,6 +648,8 @@ def _readings(layout: TableLayout, rows: _Rows) -> list[Reading]:
         options["stamps"] = ["true", "other"]
     if layout.unit_told == "nothing" and layout.unit not in ("mm", "kg m-2"):
         options["unit"] = ["true", "mm"]
+    if layout.rows == "contradicting":
+        options["twice"] = ["neither", "the first", "the last"]
     is_told = layout.amounts != "one hour"
     if not is_told:
         options["hours"] = ["true", "as written"]
@@ -654,6 +657,8 @@ def _readings(layout: TableLayout, rows: _Rows) -> list[Reading]:
     for notes, chosen in combinations(options):
         if not is_told and chosen["hours"] == "true":
             continue  # what fell in the other hours nobody knows
+        if chosen.get("twice") == "neither":
+            continue
         ends = rows.ends.copy()
         if chosen.get("zone") == "utc":
             ends = rows.local + (step if layout.stamps == "start" else 0)
@@ -662,11 +667,14 @@ def _readings(layout: TableLayout, rows: _Rows) -> list[Reading]:
         rain = rows.rain_mm if is_told else rows.as_written_mm * rows.number_mm
         if chosen.get("unit") == "mm":
             rain = rain / rows.number_mm
-        found.append(Reading(_frame(layout, rows, ends, rain), notes))
+        keep = "last" if chosen.get("twice") == "the last" else "first"
+        found.append(Reading(_frame(layout, rows, ends, rain, keep), notes))
     return found
 
 
-def _frame(layout: TableLayout, rows: _Rows, ends: np.ndarray, rain: np.ndarray) -> pd.DataFrame:
+def _frame(
+    layout: TableLayout, rows: _Rows, ends: np.ndarray, rain: np.ndarray, keep: str
+) -> pd.DataFrame:
     columns = {"tp": rain}
     direction = NAMES[layout.names][4]
     for name, values in rows.others.items():
@@ -679,7 +687,4 @@ def _frame(layout: TableLayout, rows: _Rows, ends: np.ndarray, rain: np.ndarray)
         columns[f"{name}_cos"] = np.where(calm, 0.0, np.cos(turn))
     frame = pd.DataFrame(columns)
     frame.index = pd.MultiIndex.from_arrays([rows.region.astype(str), ends])
-    return frame[~frame.index.duplicated()]
-
-
-__all__ = ["DAY", "TableLayout", "draw_table", "possible", "table_case"]
+    return frame[~frame.index.duplicated(keep="last" if keep == "last" else "first")]

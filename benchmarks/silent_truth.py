@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 HOUR, DAY = 3600, 86400
-# Spells begin with this chance an hour, last so long on average (h), with so much rain an hour (mm).
+# Spells begin with this chance an hour, last so long (h), with so much rain an hour (mm).
 CLIMATES = {"wet": (0.035, 4.0, 1.6), "dry": (0.008, 3.0, 1.0), "arid": (0.0015, 2.0, 1.5)}
 
 
@@ -64,7 +64,7 @@ def total_start(ends: np.ndarray, period: int, reset: int) -> np.ndarray:
 
 
 def running_totals(ends: np.ndarray, amounts: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """[..., T] what has fallen since ``starts`` [T] at each of ``ends``, one step after the other."""
+    """[..., T] what has fallen since ``starts`` [T] at each of ``ends``."""
     before = np.cumsum(amounts, axis=-1) - amounts
     new = np.concatenate([[True], starts[1:] != starts[:-1]])
     first = np.maximum.accumulate(np.where(new, np.arange(len(ends)), 0))
