@@ -1,8 +1,9 @@
 """Find out what went wrong in a run: python launch/diagnose.py LOG [--json].
 
-LOG is a run's metrics.jsonl, its folder, or the console log of an OpenLTM run. The monitors of a
-live run read it again and say every sign every time. --json prints one array and nothing else on
-stdout. Exit code 0 when done, whatever was found; 2 on bad input.
+LOG is a run's metrics.jsonl, its folder, or the console log of an OpenLTM or Time-Series-Library
+run, also of several processes or runs. The monitors of a live run read it again and say every sign
+every time. --json prints one array and nothing else on stdout. Exit code 0 when done, whatever was
+found; 2 on bad input.
 """
 
 from __future__ import annotations

@@ -51,6 +51,8 @@ def run(given: argparse.Namespace) -> int:
     forecaster = Forecaster.from_pretrained(
         given.model, revision=given.revision, device=given.device
     )
+    if given.output is not None:
+        check_output(given.output, forecaster.columns(given.by_variable))
     if given.input == "synthetic" and not forecaster.is_synthetic:
         raise InputError("--input synthetic: this model was trained on a real series; give one.")
     forecasts = forecaster.predict(

@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from timerxl.config import InputError
 from timerxl.config_reading import reason
+from timerxl.data.forecast_file import BY_VARIABLE
 from timerxl.data.forecast_input import ForecastInput, read_forecast_input
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.data.training_ranges import step_offsets
@@ -30,6 +31,7 @@ from timerxl.model.convert_openltm import load_saved
 transformers_logging.disable_progress_bar()  # for what takes milliseconds
 PUBLISHED = ["config.json", "model.safetensors", PREPROCESSING]
 LATEST, ALL = "latest", "all"
+COLUMNS = ("region", "issue_time", "valid_until", "probability", "probability_raw", "rain")
 Moment = str | datetime.date | np.datetime64  # pandas' Timestamp is a date
 
 
@@ -135,6 +137,11 @@ class Forecaster:
         }
         return forecasts
 
+    def columns(self, by_variable: bool = False) -> list[str]:
+        """Names of the columns that :meth:`predict` returns, known before any forecast is made."""
+        names = self.saved.content["feature_names"] if by_variable else []
+        return [*COLUMNS, *(f"{BY_VARIABLE}{name}" for name in names)]
+
     def _rows(self, given: ForecastInput, at: Moment | Iterable[Moment] | None) -> np.ndarray:
         if at is None or (isinstance(at, str) and at == ALL):
             return given.all_rows()
@@ -170,7 +177,9 @@ class Forecaster:
             for column, name in enumerate(given.series.feature_names):
                 without = whole.clone()
                 without[:, :, column] = 0.0  # scaled: the mean over the training rows
-                found[f"by_{name}"] = odds - self._log_odds(inputs | {"past_values": without})
+                found[f"{BY_VARIABLE}{name}"] = odds - self._log_odds(
+                    inputs | {"past_values": without}
+                )
         return found
 
     def _log_odds(self, inputs: dict[str, torch.Tensor]) -> np.ndarray:

@@ -42,7 +42,7 @@ _LEAST_STAMPS, _LEAST_HOURS = 6, 30
 # A fall below 1/32 of the value, or below about 1/1000 of the largest value, may be packing.
 _NOISE_SHARE, _NOISE_EXPONENT = 1 / 32, 10
 _EXPONENTS = 256  # of two, from -128 on
-_CELLS_AT_ONCE = 2**20  # values
+_CELLS_AT_ONCE = 2**18  # values
 
 
 def step_type(name: str, told: str) -> str:

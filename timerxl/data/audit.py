@@ -7,17 +7,20 @@ windows is reported as a fault, beside everything else.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from timerxl.config import InputError, RunConfig, load_recipe
+from timerxl.config import DataConfig, InputError, RunConfig, load_recipe
 from timerxl.config_reading import misfit, read_json
+from timerxl.data.audit_codes import check_codes
 from timerxl.data.audit_columns import check_columns, check_missing, check_series
 from timerxl.data.audit_findings import Audit, Subject
 from timerxl.data.audit_future import check_future
+from timerxl.data.audit_known import check_known, check_left_out
 from timerxl.data.audit_labels import check_class_shares, check_thresholds
 from timerxl.data.audit_page import audit_page
 from timerxl.data.audit_rain import check_accumulation, check_ready_labels
@@ -28,6 +31,7 @@ from timerxl.data.audit_text import audit_text
 from timerxl.data.features import label_like
 from timerxl.data.labels import check_leaks, label_and_persistence
 from timerxl.data.readers import open_table, read_table
+from timerxl.data.schema import WeatherSeries
 from timerxl.data.series_file import DESCRIPTION, SERIES
 from timerxl.data.splits import make_split, split_by_rows, split_by_time
 from timerxl.files import write_text
@@ -48,10 +52,13 @@ _CHECKS = (
     check_future,
     check_regions,
     check_class_shares,
+    check_known,
+    check_codes,
     check_columns,
     check_missing,
     check_sample_size,
     check_thresholds,
+    check_left_out,
 )
 
 
@@ -135,7 +142,7 @@ def read_subject(
         reason = "model.context_length"
     table = open_table(path)
     notes = _assume_columns(config, table, overrides)
-    found = read_table(config.data)
+    found = _read(config.data)
     subject = Subject(
         series=found,
         data=config.data,
@@ -146,6 +153,19 @@ def read_subject(
     )
     cut_windows(subject)
     return subject, notes
+
+
+def _read(data: DataConfig) -> WeatherSeries:
+    """The table with its codes for "missing" where training refuses them: a fault beside others.
+
+    What can't be read with them is refused as training does it.
+    """
+    if data.missing_values is not None:
+        return read_table(data)
+    try:
+        return read_table(replace(data, missing_values=[]))
+    except InputError:
+        return read_table(data)
 
 
 def cut_windows(subject: Subject) -> None:

@@ -134,14 +134,19 @@ def _windows_lost(subject: Subject, audit: Audit) -> None:
 
 
 def check_columns(subject: Subject, audit: Audit) -> None:
-    """Columns of one value, and columns that repeat another one exactly."""
+    """Columns of one value, and columns that repeat another one exactly.
+
+    What :func:`timerxl.data.audit_codes.check_codes` took for a code for "missing" is no constant.
+    """
     series = subject.series
+    coded = audit.facts.get("missing_codes", {})
     constant: list[str] = []
     twins: dict[str, list[str]] = {}
     for name, column in zip(series.feature_names, series.values.T, strict=True):
         known = column[~np.isnan(column)]
         if known.size and known.min() == known.max():
-            constant.append(name)
+            if name not in coded:
+                constant.append(name)
             continue
         # Adding 0 makes -0 a 0; one bit pattern stands for every NaN.
         clean = np.ascontiguousarray(np.where(np.isnan(column), np.float32(np.nan), column + 0.0))

@@ -9,26 +9,50 @@ import numpy as np
 
 from timerxl.config import InputError
 from timerxl.data.audit_findings import Audit, Subject
+from timerxl.data.audit_known import records_of
+from timerxl.data.columns_known import time_words
 from timerxl.data.labels import labels, rain_before
 
 _ERA5_RAIN = {"tp", "total_precipitation"}
 _ERA5_NAMES = {"t2m", "d2m", "msl", "sp", "u10", "v10", "tcwv", "cape"}
 _HOURS_IN_NAME = re.compile(r"(\d+)\s*h", re.IGNORECASE)
 _AGREES = 0.99
+_ERA5_HOUR = (
+    "ERA5 tp is the accumulation of the ONE hour that ends at the stamp, whatever the step of the "
+    "request. "
+)
 
 
 def looks_like_era5(precipitation: str, features: list[str]) -> list[str]:
-    """The names that say ERA5: its own for rain, or "precipitation" beside at least two others."""
+    """The names that say ERA5: its own for rain, or "precipitation" beside at least two others.
+
+    ``precipitation`` is the name in the file that the series came from (:func:`name_in_file`).
+    """
     others = sorted(_ERA5_NAMES & {name.lower() for name in features})
     if precipitation.lower() in _ERA5_RAIN:
         return [precipitation, *others]
     return [precipitation, *others] if len(others) >= 2 else []
 
 
+def name_in_file(subject: Subject) -> str:
+    """What the file called the precipitation; launch/prepare_data.py calls every table's rain tp.
+
+    A series.json without records names a table's columns among its sources.
+    """
+    column, described = subject.data.precipitation_column, subject.description or {}
+    if record := records_of(subject).get(column):
+        return str(record["name"])
+    if name := described.get("precipitation", {}).get("source_column"):
+        return str(name)
+    held = [name for source in described.get("sources", []) for name in source.get("variables", [])]
+    return column if not held or column in held else "a column of another name"
+
+
 def check_accumulation(subject: Subject, audit: Audit) -> None:
     """Whether the precipitation holds all hours of a day, by series.json or by its looks.
 
-    A series.json whose hours_present_per_day is null came from a table and does not know.
+    A series.json whose hours_present_per_day is null came from a table. What is said or told of
+    the table's period decides then; what was assumed does not.
     """
     series, step = subject.series, subject.series.step_hours
     if series.precipitation_mm is None:
@@ -48,21 +72,36 @@ def check_accumulation(subject: Subject, audit: Audit) -> None:
         return
     if step <= 1:
         return
-    names = looks_like_era5(subject.data.precipitation_column, series.feature_names)
-    if not names:
-        audit.skip(
-            "sparse accumulation",
-            f"the columns do not look like ERA5; whether {subject.data.precipitation_column} sums "
-            f"all {step:g} h of a step can't be told from the numbers.",
-        )
+    column = subject.data.precipitation_column
+    time = records_of(subject).get(column, {}).get("time")
+    if time is not None and time["known_by"] != "assumed":
+        hours = time["value"]["hours"]
+        if time["value"]["kind"] == "instant":
+            _report_sparse(subject, audit, None, f"{column} holds at its stamps alone", [], False)
+        elif hours is not None and hours < step:
+            reason = f"the step is {step:g} h and {column} is a {time_words({'time': time})}"
+            _report_sparse(subject, audit, 24 * hours / step, reason, [], False)
         return
-    _report_sparse(
-        subject, audit, 24 / step, f"the step is {step:g} h and the names are ERA5's", names
+    name = name_in_file(subject)
+    names = looks_like_era5(name, series.feature_names)
+    if names:
+        reason = f"the step is {step:g} h and the names are ERA5's"
+        _report_sparse(subject, audit, 24 / step, reason, names)
+        return
+    audit.skip(
+        "sparse accumulation",
+        f"the columns do not look like ERA5; whether {column} sums all {step:g} h of a step can't "
+        "be told from the numbers.",
     )
 
 
 def _report_sparse(
-    subject: Subject, audit: Audit, hours: float | None, reason: str, names: list[str]
+    subject: Subject,
+    audit: Audit,
+    hours: float | None,
+    reason: str,
+    names: list[str],
+    is_era5: bool = True,
 ) -> None:
     present = "some" if hours is None else f"{hours:g}"
     certain = not names
@@ -77,9 +116,9 @@ def _report_sparse(
         "precipitation_misses_hours",
         f"{present} of 24 hours of precipitation are present ({reason}): "
         f"a {subject.data.label_horizon_hours:g}-h rain label from this series would be wrong.",
-        "ERA5 tp is the accumulation of the ONE hour that ends at the stamp, whatever the step of "
-        "the request. The hours between the stamps are not in the series, and rain that fell in "
-        "them counts as dry."
+        (_ERA5_HOUR if is_era5 else "")
+        + "The hours between the stamps are not in the series, and rain that fell in them counts "
+        "as dry."
         + ("" if certain else " Judged by the names: a column summed over the step looks alike."),
         "Request every hour and let launch/prepare_data.py sum it to the step."
         + (

@@ -7,9 +7,12 @@ from typing import Any
 
 from timerxl.data.audit_findings import SEVERITIES, Audit, Finding, plain
 from timerxl.data.audit_labels import SEASONS
+from timerxl.data.columns_known import known_rows
 from timerxl.data.splits import SPLITS
 
 WIDTH = 100
+_MOST_KNOWN = 24  # rows
+_NARROWEST = 12  # characters of a cell before a table may be wider than the text
 Table = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
 
@@ -67,6 +70,7 @@ def tables(audit: Audit) -> list[Table]:
         _thresholds,
         _ready_labels,
         _regions,
+        _columns_known,
         _missing,
         _features,
     )
@@ -178,6 +182,18 @@ def _regions(facts: dict[str, Any]) -> Table:
     return "Regions and gaps in time", head, rows
 
 
+def _columns_known(facts: dict[str, Any]) -> Table | None:
+    if not facts.get("columns_known"):
+        return None
+    shown, rest = known_rows(facts["columns_known"], _MOST_KNOWN)
+    rows = [[row.names, row.quantity, row.unit, row.time, row.known_by, row.codes] for row in shown]
+    if rest:
+        rows.append([f"{rest:,} more columns", *["..."] * 5])
+    title = "What is known of the columns, and how (said, by the file, inferred or assumed)"
+    head = ["column", "quantity", "unit", "what a stamp means", "known by", "codes masked (count)"]
+    return title, head, rows
+
+
 def _missing(facts: dict[str, Any]) -> Table | None:
     found = [row for row in facts["missing"] if row["missing"]]
     if not found:
@@ -219,6 +235,17 @@ def _finding(finding: Finding) -> list[str]:
     return lines
 
 
+def _wrapped(row: list[str], widths: list[int], at_end: bool = False) -> list[list[str]]:
+    """The lines of a row of cells; ``at_end`` fills short cells up from above."""
+    parts = [textwrap.wrap(cell, width) or [""] for cell, width in zip(row, widths, strict=True)]
+    depth = max(map(len, parts))
+    filled = [
+        [*[""] * (depth - len(part)), *part] if at_end else [*part, *[""] * (depth - len(part))]
+        for part in parts
+    ]
+    return [list(line) for line in zip(*filled, strict=True)]
+
+
 def _text_table(table: Table) -> list[str]:
     title, head, rows = table
     cells = [[plain(cell) for cell in row] for row in [head, *rows]]
@@ -229,11 +256,11 @@ def _text_table(table: Table) -> list[str]:
             max(width, *(len(word) for word in name.split()))
             for width, name in zip(widths, head, strict=True)
         ]
-    wrapped = [textwrap.wrap(name, width) for name, width in zip(cells[0], widths, strict=True)]
-    depth = max(map(len, wrapped))
-    heads = [[*[""] * (depth - len(part)), *part] for part in wrapped]
+    while sum(widths) + 2 * len(widths) > WIDTH and max(widths) > _NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+    body = [line for row in cells[1:] for line in _wrapped(row, widths)]
     lines = _paragraph(title, "")
-    for line in [*map(list, zip(*heads, strict=True)), *cells[1:]]:
+    for line in [*_wrapped(cells[0], widths, at_end=True), *body]:
         padded = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
         padded[0] = line[0].ljust(widths[0])
         lines.append("  " + "  ".join(padded).rstrip())

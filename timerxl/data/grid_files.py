@@ -77,6 +77,7 @@ class GridFile:
         title = self.title.lower()
         self.is_named_land = "era5-land" in title or "era5_land" in title or '"land"' in title
         self.grid_step = self._grid_step()
+        self.has_steps = len(self._time_dims) == 2
         self.times = self._file_times()
         self.skipped: list[str] = []
         self.variables = list(self._variables())
@@ -149,8 +150,8 @@ class GridFile:
             calendar = str(found.encoding.get("calendar", found.attrs.get("calendar", "")))
             raise InputError(
                 f"{self.label}: {name} holds no times of the usual calendar "
-                f"({calendar or found.dtype}); a model's noleap or 360-day years can't be joined "
-                "with weather: convert them first."
+                f"({calendar or found.dtype}); such years can't be joined with weather: convert "
+                "them first."
             )
         if not found.size:
             raise InputError(f"{self.label}: {name} holds no times.")
@@ -440,6 +441,11 @@ def open_grid_files(path: Path, label: str) -> Iterator[list[GridFile]]:
             datasets = _open_grib(path, label)
         else:
             engine = {b"\x89HDF": "h5netcdf", b"CDF\x01": "scipy", b"CDF\x02": "scipy"}
+            if magic[:4] == b"CDF\x05":
+                raise InputError(
+                    f"{label} is NetCDF-3 of the kind CDF-5, which can't be read here; convert it: "
+                    "nccopy -k nc4 IN OUT."
+                )
             if magic[:4] not in engine:
                 raise InputError(f"{label} is no NetCDF file (it starts with {magic!r}).")
             datasets = [_open_netcdf(path, label, engine[magic[:4]])]
@@ -473,8 +479,8 @@ def _refuse_calendar(path: Path, label: str, engine: str) -> None:
         return
     if odd := sorted(calendars - {"", *_CALENDARS}):
         raise InputError(
-            f"{label} counts time in the calendar {odd[0]}; a model's noleap or 360-day years "
-            "can't be joined with weather: convert them to the standard calendar first."
+            f"{label} counts time in the calendar {odd[0]}; such years can't be joined with "
+            "weather: convert them to the standard calendar first (cdo setcalendar,standard)."
         )
 
 
@@ -483,9 +489,11 @@ def _open_zarr(path: Path, label: str) -> xr.Dataset:
         with warnings.catch_warnings():
             # A store without consolidated metadata is read all the same.
             warnings.simplefilter("ignore", RuntimeWarning)
-            return xr.open_dataset(
+            dataset = xr.open_dataset(
                 path, engine="zarr", chunks=None, cache=False, decode_timedelta=False
             )
+            # Without consolidated metadata their order is that of the folder's listing.
+            return dataset[sorted(map(str, dataset.data_vars))]
     except _OPENING_ERRORS as error:
         raise InputError(
             f"{label} is a folder, and no Zarr store can be opened in it: {_first_line(error)}."

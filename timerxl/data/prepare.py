@@ -121,12 +121,14 @@ def _plan(streams: Streams, options: PrepareOptions) -> _Plan:
     if not options.allow_sparse_accumulation:
         for name in sorted(present, key=lambda name: name != PRECIPITATION):
             if present[name] < 24:
+                apart = streams.columns[name].stamps_apart()
                 raise InputError(
                     f"{accumulation.sparse_refusal(name, present[name])}. Request every hour of "
-                    f"{name} (or leave it out), or say --allow-sparse-accumulation to take it as "
-                    "it is."
+                    f"{name} (or leave it out), say --meaning {name}=sum:{apart}h@end (or @start) "
+                    f"where each value is over {apart} h, or --allow-sparse-accumulation to take "
+                    "it as it is."
                 )
-    spacing = {name: _spacing(known) for name, known in hours.items()}
+    spacing = {name: column.stamps_apart() for name, column in streams.columns.items()}
     coarsest = max(spacing, key=lambda name: spacing[name])
     step = options.step_hours or spacing[coarsest]
     if step < 1 or 24 % step:
@@ -139,7 +141,10 @@ def _plan(streams: Streams, options: PrepareOptions) -> _Plan:
             f"--step-hours {step} is finer than {coarsest}, which comes every "
             f"{spacing[coarsest]} h; take {spacing[coarsest]} or leave {coarsest} out."
         )
-    phase = _phase(hours, [name for name in hours if name not in sums] or sums, step)
+    # A value over a whole step can only stand where it ends; instants may be taken anywhere.
+    whole = [name for name in sums if streams.columns[name].window == step > 1]
+    instants = [name for name in hours if name not in sums]
+    phase = _phase(hours, whole or instants or sums, step)
     earliest = min(int(known[0]) for known in hours.values())
     latest = max(int(known[-1]) for known in hours.values())
     first = earliest + (phase - earliest) % step
@@ -151,14 +156,6 @@ def _plan(streams: Streams, options: PrepareOptions) -> _Plan:
 
 def _hours_present(column: Column, hours: np.ndarray) -> int:
     return accumulation.hours_present_per_day(hours, column.totals, column.window)
-
-
-def _spacing(known: np.ndarray) -> int:
-    """The most common distance of neighbouring hours; 1 where there is one hour only."""
-    if len(known) < 2:
-        return 1
-    lengths, counts = np.unique(np.diff(known), return_counts=True)
-    return int(lengths[np.argmax(counts)])
 
 
 def _phase(hours: dict[str, np.ndarray], names: list[str], step: int) -> int:

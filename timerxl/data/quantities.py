@@ -92,6 +92,12 @@ _NOT_RAIN = re.compile(
     r"quality|qual\b|\bqn|intensity|since|anomal|normal|raining|label|target|yesterday|\bis\b|"
     r"\bwas\b|indicator|minutes"
 )
+# How far apart two values lie, or a part of a direction, keeps to no limits of a level.
+_NO_LEVEL = re.compile(
+    r"anomal|\bdiff|difference|\bdelta\b|tendenc|\bchange|\bstd\b|\bstdev|deviation|variance|"
+    r"\brange\b|spread|depression|gradient|\btrend|departure|\bsin\b|\bcos\b|\bsine|cosine|"
+    r"normali[sz]ed|\bscaled"
+)
 # CF standard names and the long names of ARCO-ERA5 and WeatherBench, as words, are found above.
 
 # Spellings that pint does not know, or takes for something else (mb is no millibarn).
@@ -153,7 +159,9 @@ def quantity_of(name: str, unit: str | None = None) -> Quantity | None:
     found = _BY_NAME.get(bare) or next(
         (q for q in QUANTITIES if q.words and re.search(q.words, words)), None
     )
-    if found is None or (found.key == RAIN and _NOT_RAIN.search(words)):
+    if found is None or _NO_LEVEL.search(words):
+        return None
+    if found.key == RAIN and _NOT_RAIN.search(words):
         return None
     unit = unit or bracketed_unit(name)
     if unit and not fits(unit, found):

@@ -25,6 +25,7 @@ from timerxl.data.accumulation import (
     MEAN,
     RUNNING,
     SUM,
+    UNCLEAR,
     AccumulationEvidence,
     Totals,
     Verdict,
@@ -69,6 +70,7 @@ _USUAL_UNITS = {
     "Pa": ("Pa", "hPa", "kPa"),
     "mm": ("mm", "m", "cm", "in"),
 }
+_FEW_HOURS = 4  # apart: too few stamps a day to follow the sun
 _CONTRADICTING = 4  # distinct values beyond all weather: no code for missing, but another unit
 _ENDS = (0.0, 1.0, 100.0)  # no cloud, all cloud: many cells may hold just that
 _NO_SHOWER_MM, _MANY_HOURS = 0.5, 100  # so little in so many hours: mm may be metres
@@ -121,6 +123,19 @@ class Column:
         known = [part.hours[~np.isnan(part.values()).all(axis=0)] for part in self.parts]
         hours = np.unique(np.concatenate(known))
         return hours[hours % self.takes_every == 0]
+
+    def stamps_apart(self) -> int:
+        """The most common hours between neighbouring stamps; 1 of a single one."""
+        hours = self.known_hours()
+        if len(hours) < 2:
+            return 1
+        lengths, counts = np.unique(np.diff(hours), return_counts=True)
+        return int(lengths[np.argmax(counts)])
+
+    def follows_the_sun(self) -> bool:
+        """Whether it is a sum of radiation."""
+        quantity = self.record.quantity
+        return quantity is not None and quantity.value == "radiation sum"
 
     def stretch(self, region: int, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Hours ``first`` to ``stop - 1`` of a region: values [N] and the hours each covers [N].
@@ -317,7 +332,8 @@ def _read_file(
     renamed = {v.original: v.name for v in file.variables if v.original != v.name}
     if renamed:
         words = ", ".join(f"{old} as {new}" for old, new in renamed.items())
-        streams.notes.append(f"{file.label}: read {words}.")
+        note = f"read by ERA5's short names: {words}."
+        streams.notes += [] if note in streams.notes else [note]
     for variable in file.variables:
         if wanted is None or variable.column in wanted or variable.column == PRECIPITATION:
             _read_column(streams, file, variable, grid, folder, said)
@@ -347,7 +363,7 @@ def _unit_of(file: GridFile, variable: Variable, said: Said) -> tuple[Quantity |
                 f"of {quantity.key}; say --unit {name}=UNIT (such as "
                 f"{', '.join(_USUAL_UNITS.get(quantity.unit, (quantity.unit,)))})."
             )
-    if not unit and quantity is not None:
+    if not unit and quantity is not None and quantity.key in _CONVERTED:
         return quantity, Fact(quantity.unit, "assumed", "no unit told; ERA5's, and the values fit")
     known: KnownBy = "said" if spoken else "file"
     return quantity, Fact(unit, known, "--unit" if spoken else "attribute units")
@@ -448,8 +464,11 @@ def _read_column(
         column = Column(variable, kind, written, record, window, mm_per_unit, is_open)
         streams.columns[name] = column
         _note_meaning(streams, column, meaning)
-    ours = (column.kind, column.window, column.is_open, column.unit)
-    if ours != (kind, window, is_open, written):
+    ours = (column.kind, column.window, column.is_open)
+    # Two spellings of the unit that all are converted to are one: m/s and m s**-1.
+    converted = quantity is not None and quantity.key in _CONVERTED
+    same_unit = converted or column.unit == written
+    if ours != (kind, window, is_open) or not same_unit:
         raise InputError(
             f"{file.label}: {name} is {_kind_in_words(kind, window)} in {written!r}; the files "
             f"before have it {_kind_in_words(column.kind, column.window)} in {column.unit!r}. "
@@ -463,6 +482,8 @@ def _read_column(
         streams.notes.append(
             f"{file.label}: {preliminary} hours of {name} are preliminary (ERA5T)."
         )
+    if file.has_steps:
+        _refuse_overlap(file, name, file_hours, means)
     # A time that stands twice in one file (final and preliminary) makes two parts.
     order = np.argsort(file_hours, kind="stable")
     hours = file_hours[order]
@@ -479,6 +500,18 @@ def _read_column(
             part.evidence, part.is_named_land = evidence, file.is_named_land
             part.grid_step = file.grid_step
         column.parts.append(part)
+
+
+def _refuse_overlap(file: GridFile, name: str, hours: np.ndarray, means: np.ndarray) -> None:
+    """Refuse forecasts of several base times for one hour: which of them is meant?"""
+    known = hours[~np.isnan(means).all(axis=0)]
+    times, counts = np.unique(known, return_counts=True)
+    if (counts > 1).any():
+        raise InputError(
+            f"{file.label}: {name} at {stamp(times[counts > 1][0])} stands for "
+            f"{counts.max()} base times: its forecasts overlap. Give steps that follow one "
+            "another, such as 1 to 24 of one base time a day."
+        )
 
 
 def _kind_in_words(kind: str, window: int) -> str:
@@ -614,6 +647,10 @@ def _decide_totals(streams: Streams, column: Column, said: SaidMeaning | None) -
         whole.merge(part.evidence)
     verdict = whole.decide(least)
     known: KnownBy = "inferred"
+    if column.follows_the_sun() and column.stamps_apart() >= _FEW_HOURS:
+        # Sunshine rises and falls once a day: few stamps a day of hourly sums look like totals.
+        words = f"stamps {column.stamps_apart()} h apart tell nothing of sunshine"
+        verdict, verdicts = Verdict(UNCLEAR, None, words, verdict.largest), []
     if said is not None and said.is_running:
         fitting = verdict.totals or Totals(said.hours or 24)
         if verdict.kind in (HOURLY, COUNTER) or (said.hours and fitting.period != said.hours):
@@ -655,11 +692,18 @@ def _decide_totals(streams: Streams, column: Column, said: SaidMeaning | None) -
         column.totals, why = verdict.totals, verdict.evidence
     else:
         column.totals, why = _totals_from_elsewhere(streams, column, verdict)
-    _settle(streams, column, why, known)
+    on_land_grid = any(part.grid_step == _LAND for part in column.parts)
+    _settle(streams, column, why, known, verdict.kind != HOURLY or on_land_grid)
 
 
-def _settle(streams: Streams, column: Column, why: str, known: KnownBy) -> None:
-    """Complete the record of a decided sum, and say so where it's taken apart."""
+def _settle(
+    streams: Streams, column: Column, why: str, known: KnownBy, is_remarkable: bool = False
+) -> None:
+    """Complete the record of a decided sum, and say so where it's taken apart.
+
+    ``is_remarkable``: hourly sums need a word, too: little tells that they are, or the grid is
+    ERA5-Land's.
+    """
     assert column.record.time is not None
     totals = column.totals
     value = column.record.time.value | {"hours": None if totals else float(column.window)}
@@ -669,7 +713,15 @@ def _settle(streams: Streams, column: Column, why: str, known: KnownBy) -> None:
             f"{column.name} adds up {totals}{' as in ERA5-Land' if totals == Totals() else ''}: "
             f"taken apart into its hours ({why})."
         )
+    elif column.name == PRECIPITATION and is_remarkable and known != "said":
+        streams.notes.append(f"{column.name} is taken as hourly sums ({why}).")
     column.record.time = Fact(value, known, why)
+
+
+def _is_beside(rain: Column, column: Column) -> bool:
+    """Whether another sum comes from a file that holds the rain, too."""
+    labels = {part.label for part in rain.parts}
+    return column is not rain and any(part.label in labels for part in column.parts)
 
 
 def _in_words(verdict: Verdict) -> str:
@@ -680,15 +732,17 @@ def _totals_from_elsewhere(
     streams: Streams, column: Column, verdict: Verdict
 ) -> tuple[Totals | None, str]:
     """What sums are whose own behaviour tells nothing, and why."""
-    name, labels = column.name, {part.label for part in column.parts}
+    name = column.name
     rain = streams.columns.get(PRECIPITATION, column)
-    if rain is not column and labels & {part.label for part in rain.parts}:
+    if _is_beside(rain, column):
         return rain.totals, "as tp of the same file"
     if all(part.is_named_land for part in column.parts):
         return Totals(), "the file calls itself ERA5-Land"
     steps = {part.grid_step for part in column.parts}
     if steps == {_LAND}:
-        return Totals(), "a grid of 0.1 degrees is ERA5-Land's"
+        return Totals(), (
+            "a grid of 0.1 degrees is ERA5-Land's; its value at 00 UTC is the day before's total"
+        )
     least = _LEAST_RAIN_MM / column.mm_per_unit if name == PRECIPITATION else 0.0
     if not only_rises(column.variable.name) or verdict.largest <= least:
         return None, f"nothing speaks for running totals ({verdict.evidence})"

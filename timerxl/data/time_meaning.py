@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -187,16 +188,19 @@ def _daily(column: str, times: FileTimes) -> Meaning | None:
 
 def _time_shift(column: str, arguments: str, times: FileTimes) -> int:
     """Seconds that were added to UTC before the days were cut: history and attribute must agree."""
-    found = []
+    told: list[Any] = []
     if match := re.search(r"time_shift['\"]?\s*[:=]\s*(\{[^}]*\}|['\"][^'\"]*['\"])", arguments):
+        told.append(match[1])
+    if times.time_shift is not None:
+        told.append(repr(times.time_shift))
+    found = []
+    for text in told:
         try:
-            value = ast.literal_eval(match[1])
+            value = ast.literal_eval(text)
             found.append(pd.Timedelta(**value) if isinstance(value, dict) else pd.Timedelta(value))
         except (ValueError, SyntaxError, TypeError) as error:
-            what = f"the time shift of {column} can't be read: {match[1]}"
+            what = f"the time shift of {column} can't be read: {text}"
             raise ask(times, column, what, "COLUMN=mean:24h@start or what else") from error
-    if times.time_shift is not None:
-        found.append(pd.Timedelta(times.time_shift))
     shifts = {int(shift.total_seconds()) for shift in found}
     if len(shifts) > 1:
         what = f"history and attribute tell two time shifts ({', '.join(map(str, found))})"
@@ -229,15 +233,27 @@ def _by_bounds(
             "and lie unlike around their stamps; expected one span of whole hours"
         )
         raise ask(times, column, what, "COLUMN=mean:24h@start or what else it is")
+    length, beyond = int(widths[0]), 0
+    gap = _gap_between(times.bounds)
+    if gap > 0 and length + gap == times.spacing:
+        # CDO's days of hourly stamps: bounds from the first stamp of the day to its last.
+        length, beyond = length + gap, gap
     named = step_type(name, told)
     known: KnownBy = "file" if kind or told or named != INSTANT else "inferred"
     kind = kind or (MEAN if named == INSTANT else named)
-    shift = int(shifts[0])
-    stamp = {0: "end", int(widths[0]): "start"}.get(shift, "middle")
+    shift = int(shifts[0]) + beyond
+    stamp = {0: "end", length: "start"}.get(shift, "middle")
     evidence = f"time bounds of {widths[0] / _HOUR:g} h" + (
         f", cell methods {cell_methods!r}" if cell_methods else ""
     )
-    return Meaning(kind, int(widths[0]) // _HOUR, shift, known, evidence, stamp)
+    return Meaning(kind, length // _HOUR, shift, known, evidence, stamp)
+
+
+def _gap_between(bounds: np.ndarray) -> int:
+    """The most common seconds from the end of one interval to the start of the next."""
+    order = np.argsort(bounds[:, 0], kind="stable")
+    gaps, counts = np.unique(bounds[order[1:], 0] - bounds[order[:-1], 1], return_counts=True)
+    return int(gaps[np.argmax(counts)]) if len(gaps) else 0
 
 
 def _by_cell_methods(column: str, told: str, cell_methods: str, times: FileTimes) -> Meaning | None:
@@ -273,12 +289,11 @@ def _by_name(column: str, name: str, told: str, window: int | None, times: FileT
         return Meaning(kind, 1, 1800, "inferred", evidence, "middle")
     once_a_day = times.spacing is not None and times.spacing >= 86400
     if once_a_day and not told and not times.is_grib:
-        what = (
-            f"{column} comes once a day, and nothing tells whether a value is one instant or a "
-            "statistic of the day"
-        )
-        words = (
-            "COLUMN=instant, mean:24h@start (the day begins at the stamp), sum:24h@end, max, min"
-        )
+        what = f"{column} comes once a day, and nothing tells which hours a value stands for"
+        words = "COLUMN=instant, mean:24h@start (the day begins at the stamp), max:24h@start, ..."
+        if kind == SUM:
+            words = (
+                "COLUMN=sum:24h@start (the day begins at the stamp), sum:24h@end or mean:24h@..."
+            )
         raise ask(times, column, what, words)
     return Meaning(kind, None, 0, known, evidence)

@@ -6,7 +6,6 @@ says every verdict every time. Files are read a line at a time. No torch.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -85,7 +84,8 @@ def diagnose(path: Path, base_rate: BaseRate | None = None) -> Diagnosis:
     ours, log, is_log = MetricsReader(path, base_rate), LogReader(), False
     for number, line in lines_of(path):
         if is_log or not ours.take(line, number):
-            is_log = log.take(line, number) or is_log
+            is_cut = not line.endswith(("\n", "\r"))
+            is_log = log.take(line, number, is_cut) or is_log
     if ours.replay is not None:
         return ours.finish()
     runs = log.finish()
@@ -263,14 +263,20 @@ def remarks(run: LoggedRun, base_rate: BaseRate | None) -> list[str]:
     for before, after in pairwise(numbers):
         if after > before + 1:
             notes.append(f"no line between epochs {before} and {after} names an epoch.")
-    has_test = any("test" in epoch.accuracy for epoch in run.epochs)
-    for split in ("validation", "test") if has_test else ("validation",):
+    if run.num_processes > 1:
+        mixed = (
+            " or of several: they differ, and no rank stands before a line" if run.is_mixed else ""
+        )
+        notes.append(f"{run.num_processes} processes printed it; the numbers are of one{mixed}.")
+    if not any(epoch.accuracy for epoch in run.epochs):
+        notes.append(
+            "the log holds no accuracy: only overfitting and losses that are NaN or infinite can "
+            "be seen."
+        )
+    for split in ("validation", "test"):
         lost = [epoch.number or 0 for epoch in run.epochs if split not in epoch.accuracy]
-        if lost:
+        if 0 < len(lost) < len(run.epochs):
             notes.append(f"{listed('epoch', lost)}: no {split} accuracy; is the log cut off?")
-    lost = [e.number or 0 for e in run.epochs if not math.isfinite(e.loss.get("validation", 0.0))]
-    if lost:
-        notes.append(f"{listed('epoch', lost)}: the validation loss is no number.")
     counts = {epoch.counts("validation") for epoch in run.epochs} - {None}
     windows = sorted({found[1] for found in counts if found is not None})
     for split, dry, rain in run.classes:
@@ -285,24 +291,27 @@ def remarks(run: LoggedRun, base_rate: BaseRate | None) -> list[str]:
             f"the base rate of {base_rate.share:g} is taken to be {given:.6g}, which an accuracy "
             "of validation is exactly; counts (--base-rate 4160/6025) leave nothing to assume."
         )
-    for (right, total), (first, second) in run.repeated("validation").items():
-        same = (
-            f"epochs {first.number} and {second.number} have the same {right} right answers of "
-            f"{total} in validation, and the same in test"
-        )
+    for accuracy, streak in run.repeated("validation").items():
+        first, last = streak[0], streak[-1]
+        right, total = accuracy.counts or (None, None)
+        what = "accuracy" if right is None else f"{right} right answers of {total}"
+        to = "and" if len(streak) == 2 else "to"
+        same = f"epochs {first.number} {to} {last.number} have the same {what} in validation"
+        same += ", and the same in test" if "test" in first.accuracy else ""
         share = given if given is not None else run.class_share("validation", total)
         if share is None:
+            larger = max(accuracy.share, 1 - accuracy.share)
             notes.append(
                 f"{same}; the log does not hold the share of rain: the larger class is taken to be "
-                f"{max(right, total - right) / total:.2%} (--base-rate sets the share of rain)."
+                f"{larger:.2%} (--base-rate sets the share of rain)."
             )
-        elif min(abs(right - share * total), abs(right - (1 - share) * total)) > 0.5:
+        elif not accuracy.is_share(share):
             notes.append(f"{same}, as if one class were forecast; but {share:.2%} is rain.")
     if given is None and not run.repeated("validation"):
         notes += _alike(run)
     last = run.epochs[-1]
     if last.stopping is not None and last.stopping[0] >= last.stopping[1]:
-        notes.append(f"OpenLTM's early stopping ended it after epoch {last.number}.")
+        notes.append(f"early stopping ended it after epoch {last.number}.")
     return notes
 
 

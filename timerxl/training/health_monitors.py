@@ -30,6 +30,7 @@ def nonfinite(history: History, limits: MonitorsConfig) -> Verdict | None:
     now = history.steps[-1]
     evidence: dict[str, object] = {"loss": now.loss, "grad_norm": now.grad_norm}
     where = f" ({now.batch})" if now.batch else ""
+    at = f"epoch {now.epoch:g}" if now.step is None else f"step {now.step}"
     kept = f" The newest checkpoint is {now.checkpoint}." if now.checkpoint else ""
     for name in ("batch", "checkpoint"):
         evidence |= {name: found} if (found := getattr(now, name)) else {}
@@ -40,7 +41,7 @@ def nonfinite(history: History, limits: MonitorsConfig) -> Verdict | None:
             now.epoch,
             now.step,
             evidence | {"skipped_updates": now.skipped},
-            f"fp16 has left out {now.skipped} updates in a row up to step {now.step}: the "
+            f"fp16 has left out {now.skipped} updates in a row up to {at}: the "
             f"gradients are no numbers at any scale of the loss, and nothing is learned.{kept}",
             "Lower optim.lr, look for extreme values in the series, or use train.precision=fp32.",
         )
@@ -52,11 +53,12 @@ def nonfinite(history: History, limits: MonitorsConfig) -> Verdict | None:
                 now.epoch,
                 now.step,
                 evidence,
-                f"the {name} is {value} at step {now.step}{where}.{kept}",
+                f"the {name} is {value} at {at}{where}.{kept}",
                 "Lower optim.lr, or look for extreme values in these windows of the series.",
             )
     usual = usual_norm(history.steps[:-1])
-    if usual is None or now.step < history.grace_steps or not explodes(now.grad_norm, usual):
+    is_early = now.step is not None and now.step < history.grace_steps
+    if usual is None or is_early or not explodes(now.grad_norm, usual):
         return None
     norm = float(now.grad_norm or 0.0)
     return Verdict(
@@ -65,7 +67,7 @@ def nonfinite(history: History, limits: MonitorsConfig) -> Verdict | None:
         now.epoch,
         now.step,
         evidence | {"median_grad_norm": usual},
-        f"the gradient norm exploded to {norm:.3g} at step {now.step}, "
+        f"the gradient norm exploded to {norm:.3g} at {at}, "
         f"{norm / usual:.0f} times its median{where}.{kept}",
         "It was clipped; if it comes again, lower optim.lr or look at these windows.",
     )

@@ -6,6 +6,7 @@ A file is read a line at a time: logs grow to hundreds of megabytes.
 from __future__ import annotations
 
 import json
+from codecs import getincrementaldecoder
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,21 +17,24 @@ from timerxl.training.monitors import MONITORS
 from timerxl.training.verdicts import SEVERITIES, Verdict
 
 EXPECTED = (
-    "expected metrics.jsonl of a run, the run's folder, or the console log of an OpenLTM run "
-    "(lines such as 'Epoch: 1 cost time: 3897.7' and 'Val Accuracy: 69.05% (4160/6025)'); give "
-    "one of these"
+    "expected metrics.jsonl of a run, the run's folder, or the console log of an OpenLTM or "
+    "Time-Series-Library run (lines such as 'Epoch: 1 cost time: 3897.7', 'Val Accuracy: 69.05% "
+    "(4160/6025)' and 'Epoch: 1, Steps: 220 | Vali Loss: 0.651'); give one of these"
 )
 MAX_NAMED = 5  # lines or epochs that a note names before it only counts them
 MAX_LINE = 1_000_000  # characters; what is longer is no line of ours and is read in pieces
 _PEEK = 65_536
 _BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
+_OTHER_ENCODINGS = "gb18030 cp932 cp949 cp1252".split()
 
 # What the monitors read of an event, and how large it may be.
 _LIMITS = (
     dict.fromkeys("loss train_loss grad_norm".split(), 1e300)
     | dict.fromkeys("step epoch num_windows grace_steps logit_spread skipped".split(), 1e15)
     | dict.fromkeys("accuracy_std_error epoch_seconds peak_memory_gb".split(), 1e15)
-    | dict.fromkeys("accuracy balanced_accuracy f1 roc_auc best_threshold".split(), 1.0)
+    | dict.fromkeys(
+        "accuracy balanced_accuracy f1 roc_auc best_threshold accuracy_rounding".split(), 1.0
+    )
     | dict.fromkeys("rain_share predicted_rain_share".split(), 1.0)
 )
 _SIGNED = 1e300  # the limit of losses and norms, which may also be no numbers
@@ -60,9 +64,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
         if not start:
             raise InputError(f"{path} is empty; {EXPECTED}.")
         encoding = next((e for m, e in _BYTE_ORDER_MARKS.items() if start.startswith(m)), "utf-8")
-        text = start.decode(encoding, errors="replace")
-        odd = sum(c == "\ufffd" or (c < " " and c not in "\t\n\r\f\b\x1b") for c in text)
-        if odd > 0.3 * len(text):
+        if _is_binary(start, encoding):
             raise InputError(f"{path} is a binary file; {EXPECTED}.")
         number = 1
         with path.open(encoding=encoding, errors="replace", newline="") as lines:
@@ -71,6 +73,28 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
                 number += line.endswith("\n")
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror}); {EXPECTED}.") from error
+
+
+def _is_binary(start: bytes, encoding: str) -> bool:
+    """Whether this is text in none of the encodings that logs have.
+
+    Lines are read as UTF-8 all the same: in the other encodings the words that are looked for are
+    the same bytes, and a letter before one of them can't swallow its first.
+    """
+    text = start.decode(encoding, errors="replace")
+    odd = sum(c < " " and c not in "\t\n\r\f\b\x1b" for c in text)
+    if not any(_decodes(start, other) for other in (encoding, *_OTHER_ENCODINGS)):
+        odd += text.count("\ufffd")
+    return odd > 0.3 * len(text)
+
+
+def _decodes(start: bytes, encoding: str) -> bool:
+    """Whether all of ``start`` is text in ``encoding``; a last letter may be cut off."""
+    try:
+        getincrementaldecoder(encoding)("strict").decode(start)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def event_of(line: str) -> dict[str, Any] | None:

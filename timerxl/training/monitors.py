@@ -87,10 +87,11 @@ def collapsed(scores: Scores) -> str | None:
         at = "" if base is None else f" while {base:.1%} of the windows have rain"
         return f'"{says}" for {max(share, 1 - share):.1%} of the windows{at}'
     if share is None and base is not None and accuracy is not None:
-        tolerance = 0.5 / scores.num_windows if scores.num_windows else 5e-5
+        tolerance = scores.accuracy_tolerance
         for which, part in (("larger", max(base, 1 - base)), ("smaller", min(base, 1 - base))):
             if abs(accuracy - part) <= tolerance and scores.share_is_assumed:
-                count = scores.num_windows or 0
+                if not (count := scores.num_windows):
+                    return f"accuracy {accuracy:.2%} does not change, as if one class were forecast"
                 return (
                     f"{round(accuracy * count):,} of {count:,} windows are right ({accuracy:.2%}) "
                     "in two epochs in a row, as if one class alone were forecast"
@@ -125,10 +126,10 @@ def stagnation(history: History, limits: MonitorsConfig) -> Verdict | None:
     accuracies = [scores.accuracy for scores in last]
     if None in accuracies:
         return None
-    spread = _spread(accuracies)
-    tolerance = 0.5 / last[-1].num_windows if last[-1].num_windows else 5e-5
-    if spread > tolerance:
+    if _spread(accuracies) > last[-1].accuracy_tolerance:
         return None
+    if any((s.accuracy_rounding or 0.0) > 5e-5 and not s.is_unchanged for s in last):
+        return None  # so few digits hide small changes
     ranks = [scores.roc_auc for scores in last]
     if None not in ranks and _spread(ranks) > 1e-5:
         return None

@@ -1,47 +1,81 @@
 """What an OpenLTM console log says, as the events that the monitors read. No torch.
 
 OpenLTM ends an epoch with ``Epoch: 1 cost time: 3897.7``, then scores validation and test and
-prints ``Epoch: 1, Steps: 2103 | Vali Loss: 0.0393 Test Loss: 0.0414``. Classifiers built on it
-print an accuracy for each, by name (``Val Accuracy: 69.05% (4160/6025)``) or without one
-(``Accuracy: ...``, validation first). All else in the log is passed over.
+prints ``Epoch: 1, Steps: 2103 | Vali Loss: 0.0393 Test Loss: 0.0414``. Time-Series-Library and what
+was made from it print the same lines, with ``Train Loss`` and, where they classify,
+``Vali Acc: 0.692 Test Acc: 0.683``. Classifiers built on OpenLTM print an accuracy for each, by
+name (``Val Accuracy: 69.05% (4160/6025)``) or without one (``Accuracy: ...``, validation first).
+The loss of a training step is read where it is NaN or infinite. All else is passed over.
+
+Several processes may write one log at the same time. A line belongs to the process whose rank
+stands before it, or else to one that can have printed it next. Processes whose lines overlap are
+one run, of which one process is read; runs that follow each other are several.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 from timerxl.training.log_lines import MAX_NAMED
 
-_ANSI = re.compile(r"\x1b\[[0-9;:?]{0,40}[A-Za-z]|\x1b\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)")
-# A line without any of these is passed over; a log may hold millions of them.
-_WORDS = (
-    "cost time|steps:|accuracy:|earlystopping counter|class distribution|train loss:"
-    "|val loss:|vali loss:|validation loss:|test loss:"
-).split("|")
-_NUMBER = r"([-+]?\d{1,20}(?:\.\d{0,20})?(?:e[-+]?\d{1,3})?|nan|[-+]?inf)(?!\w|\.\d)"
-# 69.05%, or 69.05% (4160/6025); a bracket that is cut off or damaged spoils the whole.
-_SHARE = r"(\d{1,3}(?:\.(\d{1,8}))?) ?%(?:\s{0,4}\((\d{1,9})/(\d{1,9})\)|(?!\s{0,4}[(\d]))"
-_SPLIT = r"(?<![a-z])(train|vali?|validation|test)"
+_NUMBER = r"([-+]?\d{1,20}(?:\.\d{0,20})?(?:e[-+]?\d{1,3})?|[-+]?nan|[-+]?inf(?:inity)?)(?!\w|\.\d)"
+# 0.6905 or 69.05%, alone or with (4160/6025); a damaged bracket spoils the whole.
+_SHARE = (
+    r"(\d{1,3}(?:\.(\d{1,20}))?)(?![\w.])(?: ?(%)|(?! ?%))"
+    r"(?:\s{0,4}\((\d{1,9})/(\d{1,9})\)|(?!\s{0,4}[(\d]))"
+)
+_SPLIT = r"(?<![a-z])(?<!best[ _])(train|vali?|validation|test)[ _]"
+_EPOCH = r"(?<![a-z])epoch(?:[:=]\s{0,4}|\s{1,4})\[?(\d{1,6})(?!\d)"
 
 
 def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(text, re.IGNORECASE)
 
 
-_COST_TIME = _pattern(rf"(?<![a-z])epoch:?\s{{1,4}}(\d{{1,6}}) cost time:\s{{0,4}}{_NUMBER}")
-_SUMMARY = _pattern(r"(?<![a-z])epoch:?\s{1,4}(\d{1,6}),\s{0,4}steps:")
-_NAMED = _pattern(rf"{_SPLIT} accuracy:\s{{0,4}}(?:{_SHARE})?")
-_UNNAMED = _pattern(rf"(?:^|[^\w\s])\s{{0,8}}accuracy:\s{{0,4}}{_SHARE}")
-_LOSS = _pattern(rf"{_SPLIT} loss:\s{{0,4}}(?:{_NUMBER})?")
+_ANSI = re.compile(r"\x1b\[[0-9;:?]{0,40}[A-Za-z]|\x1b\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)")
+# A line without any of these is passed over; a log may hold millions of them.
+_WORDS = _pattern(
+    r"cost time|steps:|accuracy|[ntil][ _]acc|[ntil][ _]loss|earlystopping counter"
+    r"|class distribution|>start training|loss\s?[:=]\s{0,4}[-+]?(?:nan|inf)"
+)
+# [rank0]:  [default0]: (torchrun)  [1,0]<stdout>: (mpirun)  0: (srun --label)  rank 0:
+_RANK = _pattern(
+    r"\[(?:rank|default|worker|trainer|gpu|process)[ :_]?(\d{1,6})\]"
+    r"|\[\d{1,9},(\d{1,6})\](?:<std...>)?:|^\s{0,8}(\d{1,6}):\s|(?<![a-z_])rank[ =:_]?(\d{1,6})\b"
+)
+# Where the print of one process follows that of another on one line.
+_GLUED = _pattern(
+    r"(?:(?<=[\d.%)])|(?<=nan)|(?<=inf))(?=(?:\[[a-z]{1,9}\d{1,6}\]:? {0,2})?"
+    r"(?:epoch:? |earlystopping|(?:vali?|test) acc|validation loss|accuracy))"
+)
+_COST_TIME = _pattern(rf"{_EPOCH},? cost time:\s{{0,4}}{_NUMBER}")
+_NAMES_EPOCH = _pattern(_EPOCH)
+_SCORED = _pattern(r"steps:|(?<![a-z])(?:vali?|validation|test)[ _](?:loss|acc(?:uracy)?)\s?[:=]")
+_OTHER_EPOCH = _pattern(r"best|early|load|restor|resum")  # before "epoch": not the one that ends
+_BROKEN_STEP = _pattern(r"(?:^|[^\w\s])\s{0,4}loss\s?[:=]\s{0,4}([-+]?(?:nan|inf(?:inity)?))(?!\w)")
+_NAMED = _pattern(rf"{_SPLIT}acc(?:uracy)?\s{{0,2}}[:=]\s{{0,4}}(?:{_SHARE}|(nan)\b)?")
+_UNNAMED = _pattern(
+    rf"(?:^|[^\w\s]|\b(?:info|debug|warning))\s{{0,8}}accuracy(?:_score)?\s{{0,2}}[:=]\s{{0,4}}{_SHARE}"
+)
+# scikit-learn's classification_report
+_REPORT = _pattern(r"^\s{0,16}accuracy\s{2,40}([01]\.(\d{2,6}))\s{1,20}\d{1,9}\s*$")
+_BATCH = _pattern(r"iters|loss|it/s|s/it")  # beside an accuracy: that of a batch
+_LOSS = _pattern(rf"{_SPLIT}loss\s{{0,2}}[:=]\s{{0,4}}(?:{_NUMBER})?")
+_LAST_NUMBER = _pattern(r"(acc|loss|out of)(?:uracy)?\s{0,2}[:=]?\s{0,4}(\d{1,20}\.?(\d{0,20}))$")
 _STOPPING = _pattern(r"earlystopping counter:\s{0,4}(\d{1,6}) out of (\d{1,6})(?!\d)")
 _CLASSES = _pattern(
     r"\[(train|val|test)\]\s{0,8}class distribution:\s{0,4}"
     r"no rain=(\d{1,9}),\s{0,4}rain=(\d{1,9})(?!\d)"
 )
+
+# How many rounded scores must come again, one epoch after another, before it is no chance: where
+# shares have two decimals, as 0.69 and 69%, and where they have more.
+_TIMES_COARSE, _TIMES_FINE = 8, 4
 
 
 @dataclass(frozen=True)
@@ -54,15 +88,34 @@ class BaseRate:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The share of right answers, with (right answers, windows) where the log has them."""
+    """The share of right answers, with (right answers, windows) where the log has them.
+
+    Else ``decimals`` says to how many places the share is printed. ``is_bare``: printed without a
+    percent sign, which may still mean percent.
+    """
 
     share: float
     counts: tuple[int, int] | None = None
+    decimals: int | None = None
+    is_bare: bool = False
+
+    @property
+    def rounding(self) -> float:
+        """How far the share may be off: half of the last digit."""
+        return 0.0 if self.decimals is None else 0.5 * 10.0**-self.decimals
+
+    def is_share(self, share: float) -> bool:
+        """Whether this may be the accuracy of one class alone, of which there is ``share``."""
+        tolerance = 0.5 / self.counts[1] if self.counts else self.rounding
+        return min(abs(self.share - share), abs(self.share - (1 - share))) <= tolerance + 1e-12
 
 
 @dataclass
 class Epoch:
-    """What the log holds of one epoch; ``number`` is None until a line names it."""
+    """What the log holds of one epoch; ``number`` is None until a line names it.
+
+    ``nonfinite`` maps what was scored to a loss that is NaN or infinite.
+    """
 
     number: int | None
     line: int
@@ -70,6 +123,7 @@ class Epoch:
     accuracy: dict[str, Accuracy] = field(default_factory=dict)
     unnamed: list[Accuracy] = field(default_factory=list)
     loss: dict[str, float] = field(default_factory=dict)
+    nonfinite: dict[str, float] = field(default_factory=dict)
     stopping: tuple[int, int] | None = None
     has_summary: bool = False
 
@@ -83,42 +137,53 @@ class LoggedRun:
 
     epochs: list[Epoch] = field(default_factory=list)
     classes: list[tuple[str, int, int]] = field(default_factory=list)
+    num_processes: int = 1
+    is_mixed: bool = False  # processes that score differently, and no line says whose it is
 
     def events(self, base_rate: BaseRate | None = None) -> Iterator[dict[str, Any]]:
         """Events for ``Watcher.see``, those of test before the validation of their epoch.
 
-        A log counts epochs, not steps: validation has no step, and test is kept under its epoch,
+        A log counts epochs, not steps: no event has a step, and test is kept under its epoch,
         where ``History.elsewhere`` then looks.
         """
         given = None if base_rate is None else self.sharpened(base_rate)
+        unchanged = {epoch.number for streak in self.unchanged() for epoch in streak}
         repeated = {split: self.repeated(split) for split in ("test", "validation")}
         for epoch in self.epochs:
             at = {"epoch": epoch.number}
+            if epoch.nonfinite:
+                where, loss = ", ".join(epoch.nonfinite), next(iter(epoch.nonfinite.values()))
+                yield {"event": "train", "step": None, "loss": loss, "batch": where} | at
             if scores := self._scores(epoch, "test", None, repeated["test"]):
                 yield {"event": "test_every_epoch"} | at | scores
             if scores := self._scores(epoch, "validation", given, repeated["validation"]):
                 beside = {"train_loss": epoch.loss.get("train"), "seconds": epoch.seconds}
+                if "accuracy_rounding" in scores and epoch.number in unchanged:
+                    beside["is_unchanged"] = True
                 yield {"event": "validation"} | at | scores | beside
 
     def _scores(
-        self, epoch: Epoch, split: str, given: float | None, repeated: Container[tuple[int, int]]
+        self, epoch: Epoch, split: str, given: float | None, repeated: Container[Accuracy]
     ) -> dict[str, Any]:
         found: dict[str, Any] = {}
         if split in epoch.loss:
             found["loss"] = epoch.loss[split]
-        accuracy, counts = epoch.accuracy.get(split), epoch.counts(split)
+        accuracy = epoch.accuracy.get(split)
         if accuracy is None:
             return found
         found["accuracy"] = accuracy.share
-        if counts is not None:
-            found["num_windows"] = counts[1]
-        of_classes = self.class_share(split, None if counts is None else counts[1])
+        if accuracy.counts is not None:
+            found["num_windows"] = accuracy.counts[1]
+        else:
+            found["accuracy_rounding"] = accuracy.rounding
+        of_classes = self.class_share(split, accuracy.counts[1] if accuracy.counts else None)
         if given is not None:
             found |= {"rain_share": given, "rain_share_source": "given"}
         elif of_classes is not None:
             found |= {"rain_share": of_classes, "rain_share_source": "class distribution"}
-        elif counts is not None and counts in repeated:
-            found |= {"rain_share": accuracy.share, "rain_share_source": "identical counts"}
+        elif accuracy in repeated:
+            what = "counts" if accuracy.counts else "accuracies"
+            found |= {"rain_share": accuracy.share, "rain_share_source": f"identical {what}"}
             found["share_is_assumed"] = True
         return found
 
@@ -129,161 +194,340 @@ class LoggedRun:
                 return rain / windows
         return None
 
-    def repeated(self, split: str) -> dict[tuple[int, int], tuple[Epoch, Epoch]]:
-        """Counts of right answers that validation AND test kept over two epochs in a row."""
-        found: dict[tuple[int, int], tuple[Epoch, Epoch]] = {}
-        for before, after in pairwise(self.epochs):
-            counts = [before.counts("validation"), before.counts("test")]
-            here = before.counts(split)
-            if here is None or None in counts:
+    def unchanged(self) -> list[list[Epoch]]:
+        """Epochs in a row that score the same too often for chance.
+
+        Counts of right answers that validation AND test keep over two epochs are enough. Rounded
+        accuracies must come again more often, where losses that are printed alike count too. They
+        must be the lowest of the run, or come with the same loss: a good model near its end changes
+        by less than is printed. Test says nothing new where it always scores as validation does.
+        """
+        both = [epoch.accuracy for epoch in self.epochs if len(epoch.accuracy) == 2]
+        has_own_test = any(one["validation"] != one["test"] for one in both)
+        found = []
+        for accuracy, group in groupby(self.epochs, lambda epoch: epoch.accuracy):
+            streak = list(group)
+            if "validation" not in accuracy or len(streak) < 2:
                 continue
-            if counts == [after.counts("validation"), after.counts("test")]:
-                found.setdefault(here, (before, after))
+            if len(accuracy) == 2 and all(one.counts for one in accuracy.values()):
+                found.append(streak)
+                continue
+            splits = list(accuracy) if len(accuracy) == 2 and has_own_test else ["validation"]
+            same_loss = {
+                split: [_has_same_loss(split, *pair) for pair in pairwise(streak)]
+                for split in splits
+            }
+            times = sum(1 + same for split in splits for same in same_loss[split])
+            coarsest = max(accuracy[split].rounding for split in splits)
+            enough = _TIMES_FINE if coarsest < 0.001 else _TIMES_COARSE
+            is_clear = self._is_lowest(accuracy["validation"]) or all(same_loss["validation"])
+            if is_clear and times >= enough and coarsest < 0.01:
+                found.append(streak)
+        return found
+
+    def _is_lowest(self, accuracy: Accuracy) -> bool:
+        known = [e.accuracy["validation"] for e in self.epochs if "validation" in e.accuracy]
+        return accuracy.share == min(one.share for one in known)
+
+    def repeated(self, split: str) -> dict[Accuracy, list[Epoch]]:
+        """Accuracies that look like the share of a class, with epochs in a row that have them.
+
+        They do not change, and where they are rounded, no epoch of the run has a lower one: what
+        has learned something and learns no more does not change either.
+        """
+        found: dict[Accuracy, list[Epoch]] = {}
+        for streak in self.unchanged():
+            validation, here = streak[0].accuracy["validation"], streak[0].accuracy.get(split)
+            if here is not None and (validation.counts or self._is_lowest(validation)):
+                found.setdefault(here, streak)
         return found
 
     def sharpened(self, given: BaseRate) -> float:
         """A rounded share made exact by an accuracy that is that share as far as it was given.
 
-        Counts that repeat go first. One count alone is taken, so that accuracies that are merely
-        near the share do not become the same.
+        Accuracies that repeat go first. One count alone is taken, so that accuracies that are
+        merely near the share do not become the same.
         """
         if not given.rounding:
             return given.share
-        counts = [epoch.counts("validation") for epoch in self.epochs]
-        for found in [*self.repeated("validation"), *counts]:
-            if found is None:
-                continue
-            for share in (found[0] / found[1], 1 - found[0] / found[1]):
+        known = [e.accuracy["validation"] for e in self.epochs if "validation" in e.accuracy]
+        for found in [*self.repeated("validation"), *(one for one in known if one.counts)]:
+            for share in (found.share, 1 - found.share):
                 if abs(share - given.share) <= given.rounding + 1e-12:
                     return share
         return given.share
+
+
+@dataclass
+class _Printed:
+    """What one process printed of one run, between two places of the log."""
+
+    rank: int
+    first: int
+    last: int
+    epochs: list[Epoch] = field(default_factory=list)
+    classes: list[tuple[str, int, int]] = field(default_factory=list)
+    is_open: bool = True  # scores that name no epoch belong to its last one
+
+    def num_scores(self) -> int:
+        return sum(len(e.accuracy) + len(e.unnamed) + len(e.loss) for e in self.epochs)
 
 
 class LogReader:
     """Takes a log line by line; ``finish`` gives its runs, ``notes`` says what was left out."""
 
     def __init__(self) -> None:
-        self.runs: list[LoggedRun] = []
         self.notes: list[str] = []
-        self._open: Epoch | None = None
+        self._printed: list[_Printed] = []
+        self._starts: list[tuple[int, int]] = []  # (rank, place) of the runs that only began
+        self._waiting: dict[int, Epoch] = {}  # rank -> scores whose epoch a later line may name
         self._classes: list[tuple[str, int, int]] = []
+        self._decimals: dict[str, int] = {}
         self._num_left_out = 0
+        self._place = 0
 
-    def take(self, line: str, number: int) -> bool:
-        """True where ``line``, the ``number``-th, said something."""
-        if "\x1b" in line:
-            line = _ANSI.sub("", line)
-        if not any(map(line.lower().__contains__, _WORDS)):
+    def take(self, line: str, number: int, is_cut: bool = False) -> bool:
+        """True where ``line``, the ``number``-th, said something.
+
+        ``is_cut``: the file ends here, perhaps within a number.
+        """
+        if not _WORDS.search(line) and "\x1b" not in line and "\x00" not in line:
             return False
-        found = [self._name(line, number), self._accuracies(line, number)]
-        return any([*found, self._losses(line, number), self._others(line)])
+        line = _ANSI.sub("", line).replace("\x00", "")  # NULs: UTF-16 after other text
+        if is_cut:
+            line = self._without_cut_number(line)
+        return any([self._take(part, number) for part in _GLUED.split(line) if _WORDS.search(part)])
+
+    def _take(self, line: str, number: int) -> bool:
+        self._place += 1
+        label = _RANK.search(line[:80])
+        rank = int(next(filter(None, label.groups()))) if label else -1
+        if ">start training" in line.lower():
+            self._starts.append((rank, self._place))
+            return True
+        epoch = self._named_epoch(line, number, rank)
+        found = [epoch is not None, self._accuracies(line, number, rank, epoch)]
+        return any([*found, self._losses(line, number, rank, epoch), self._others(line, rank)])
 
     def finish(self) -> list[LoggedRun]:
         """All runs; to be called once, after the last line."""
-        self._close()
-        if self.runs:
-            self.runs[-1].classes += self._classes
+        for rank in list(self._waiting):
+            self._give_up(rank)
+        if self._printed:
+            self._printed[-1].classes += self._classes
+        runs = [run for together in _overlapping(self._printed) for run in self._runs(together)]
         if self._num_left_out > MAX_NAMED:
             self.notes.append(f"{self._num_left_out} lines or parts in all were left out so.")
-        return self.runs
+        return runs
 
-    def _name(self, line: str, number: int) -> bool:
-        """A line that names an epoch: it opens it, or fits the one that is open."""
+    def _named_epoch(self, line: str, number: int, rank: int) -> Epoch | None:
+        """The epoch that a line names by its number, and its time where that stands there."""
         if match := _COST_TIME.search(line):
-            self._close()
-            self._start(Epoch(int(match[1]), number, seconds=float(match[2])))
-            return True
-        if match := _SUMMARY.search(line):
-            named, now = int(match[1]), self._open
-            if now is not None and now.number is None:  # its scores came before its name
-                now.number = named
-                self._start(now)
-            elif now is None or now.number != named or now.has_summary:
-                self._close()
-                now = self._start(Epoch(named, number))
-            now.has_summary = True
-            return True
-        if "cost time" in line.lower():
-            self._close()  # what follows is of an epoch that nothing names
+            epoch = self._epoch(int(match[1]), number, rank, lambda e: e.seconds is None)
+            epoch.seconds = float(match[2])
+            return epoch
+        if "cost time" in line.lower() and _NAMES_EPOCH.search(line):
+            for printed in self._printed:
+                printed.is_open &= printed.rank != rank  # what follows is of an unknown epoch
             self._leave_out(f'line {number} is not understood: "{excerpt(line)}"')
-        return False
+            return None
+        match = _NAMES_EPOCH.search(line)
+        if match is None or _OTHER_EPOCH.search(line[: match.start()]):
+            return None
+        is_summary, broken = _SCORED.search(line, match.end()), _BROKEN_STEP.search(line)
+        if not is_summary and not broken:
+            return None
+        waiting = self._waiting.pop(rank, None) if is_summary else None  # the name came after
+        epoch = self._epoch(int(match[1]), number, rank, _lacking_summary(line), waiting)
+        epoch.has_summary |= is_summary is not None
+        if broken:
+            epoch.nonfinite.setdefault("training step", float(broken[1]))
+        return epoch
 
-    def _accuracies(self, line: str, number: int) -> bool:
+    def _epoch(
+        self,
+        named: int,
+        number: int,
+        rank: int,
+        lacks: Callable[[Epoch], bool],
+        new: Epoch | None = None,
+    ) -> Epoch:
+        """Epoch ``named`` of the process that can have printed this line next.
+
+        That is one whose last epoch is ``named`` and ``lacks`` this line, or is an earlier one; a
+        process that still prints rather than one that fell silent before others began. Where there
+        is none, another process or the next run has begun.
+        """
+        self._give_up(rank)
+        mine = [printed for printed in self._printed if printed.rank == rank]
+        latest = max(mine, key=lambda printed: printed.last, default=None)
+        began = max((place for who, place in self._starts if who == rank), default=-1)
+
+        def distance(printed: _Printed) -> tuple[bool, int, bool, int] | None:
+            last = printed.epochs[-1]
+            assert latest is not None
+            assert last.number is not None
+            far, fell_silent = named - last.number, printed.last < latest.first
+            crashed = last.seconds is None and not last.has_summary and began > printed.last
+            if far > 0:
+                return fell_silent, far, not last.has_summary, printed.last
+            is_this = far == 0 and lacks(last) and not (new or crashed)
+            return (fell_silent, far, False, printed.last) if is_this else None
+
+        possible = [(far, at) for at, one in enumerate(mine) if (far := distance(one)) is not None]
+        if possible:
+            far, at = min(possible)
+            printed, is_next = mine[at], far[1] > 0
+        else:
+            start = (rank, began) if began > 0 else (rank, self._place)
+            self._starts = [one for one in self._starts if one != start]
+            printed, is_next = _Printed(rank, start[1], self._place), True
+            self._printed.append(printed)
+        if is_next:
+            printed.epochs.append(new or Epoch(named, number))
+            printed.epochs[-1].number = named
+            printed.classes += self._classes
+            self._classes = []
+        printed.last, printed.is_open = self._place, True
+        return printed.epochs[-1]
+
+    def _scored(self, number: int, rank: int, lacks: Callable[[Epoch], int | None]) -> Epoch:
+        """The epoch of scores that name none: one that ``lacks`` them, the smaller the more.
+
+        None: it has others. Then a line that names their epoch may follow.
+        """
+        waiting = self._waiting.get(rank)
+        possible = [waiting] if waiting else self._open_epochs(rank)
+        ranked = [(lack, at) for at, e in enumerate(possible) if (lack := lacks(e)) is not None]
+        if ranked:
+            return possible[min(ranked)[1]]
+        self._give_up(rank)
+        for printed in self._printed:
+            printed.is_open &= printed.rank != rank
+        self._waiting[rank] = Epoch(None, number)
+        return self._waiting[rank]
+
+    def _open_epochs(self, rank: int) -> list[Epoch]:
+        """The epoch of the latest line, and the same one of the processes that print beside it."""
+        mine = [printed for printed in self._printed if printed.rank == rank and printed.is_open]
+        if not mine:
+            return []
+        latest = max(mine, key=lambda printed: printed.last)
+
+        def is_beside(printed: _Printed) -> bool:
+            both_began = len(printed.epochs) == len(latest.epochs) == 1
+            same = printed.epochs[-1].number == latest.epochs[-1].number
+            return same and (printed.last >= latest.first or both_began)
+
+        beside = sorted(filter(is_beside, mine), key=lambda printed: printed.last)
+        return [printed.epochs[-1] for printed in beside]
+
+    def _accuracies(self, line: str, number: int, rank: int, epoch: Epoch | None) -> bool:
         found = False
         for match in _NAMED.finditer(line):
-            split, accuracy = _split(match[1]), _accuracy(match.groups()[1:])
+            split, accuracy = _split(match[1]), _accuracy(*match.groups()[1:6])
             if accuracy is None:
-                self._leave_out(f'line {number} is not understood: "{excerpt(line)}"')
+                if match[7] is None:  # an accuracy of NaN says nothing, its loss does
+                    self._leave_out(f'line {number} is not understood: "{excerpt(line)}"')
             elif split != "train":
-                now = self._open
-                if now is None or now.accuracy.get(split, accuracy) != accuracy:
-                    now = self._nameless(number)
-                now.accuracy[split] = accuracy
+                self._note_decimals("acc", match[3])
+                place = epoch or self._scored(number, rank, _lacking("accuracy", split, accuracy))
+                place.accuracy.setdefault(split, accuracy)
                 found = True
-        for match in _UNNAMED.finditer(line):
-            accuracy = _accuracy(match.groups())
-            if accuracy is None or accuracy.counts is None:
-                continue  # such as the report on test at the end
-            now = self._open
-            if now is None or now.has_summary:
-                now = self._nameless(number)
-            now.unnamed.append(accuracy)
+        unnamed = [_accuracy(*match.groups()) for match in _UNNAMED.finditer(line)]
+        if report := _REPORT.search(line):
+            unnamed.append(Accuracy(float(report[1]), None, len(report[2])))
+        for accuracy in filter(None, unnamed):
+            is_over = all(one.has_summary for one in self._open_epochs(rank))
+            if accuracy.counts is None and (is_over or _BATCH.search(line)):
+                continue  # such as the report on test at the end, or the accuracy of a batch
+            place = self._scored(number, rank, _num_unnamed)
+            place.unnamed.append(accuracy)
             found = True
         return found
 
-    def _losses(self, line: str, number: int) -> bool:
+    def _losses(self, line: str, number: int, rank: int, epoch: Epoch | None) -> bool:
         found = False
         for match in _LOSS.finditer(line):
             if match[2] is None:
                 self._leave_out(f'line {number} is not understood: "{excerpt(line)}"')
                 continue
-            split, loss, now = _split(match[1]), float(match[2]), self._open
-            if now is None or not _same(now.loss.get(split, loss), loss):
-                now = self._nameless(number)
-            now.loss[split] = loss
+            split, loss = _split(match[1]), float(match[2])
+            self._note_decimals("loss", match[2].partition(".")[2])
+            place = epoch or self._scored(number, rank, _lacking("loss", split, loss))
+            place.loss.setdefault(split, loss)
+            if not math.isfinite(loss):
+                place.nonfinite.setdefault(split, loss)
             found = True
         return found
 
-    def _others(self, line: str) -> bool:
+    def _others(self, line: str, rank: int) -> bool:
         if match := _STOPPING.search(line):
-            if self._open is not None:
-                self._open.stopping = (int(match[1]), int(match[2]))
+            for epoch in self._open_epochs(rank):
+                epoch.stopping = (int(match[1]), int(match[2]))
             return True
         found = list(_CLASSES.finditer(line))
         self._classes += [(_split(match[1]), int(match[2]), int(match[3])) for match in found]
         return bool(found)
 
-    def _start(self, epoch: Epoch) -> Epoch:
-        """Into the run that goes on, or into a new one where the number does not grow."""
-        last = self.runs[-1].epochs[-1].number if self.runs else None
-        if last is None or epoch.number is None or epoch.number <= last:
-            self.runs.append(LoggedRun())
-        self.runs[-1].epochs.append(epoch)
-        self.runs[-1].classes += self._classes
-        self._classes = []
-        self._open = epoch
-        return epoch
+    def _note_decimals(self, kind: str, decimals: str | None) -> None:
+        self._decimals[kind] = max(self._decimals.get(kind, 0), len(decimals or ""))
 
-    def _nameless(self, number: int) -> Epoch:
-        """Scores that are not those of the open epoch: the line that names theirs may follow."""
-        self._close()
-        self._open = Epoch(None, number)
-        return self._open
+    def _without_cut_number(self, line: str) -> str:
+        """``line`` without a last number that has fewer decimals than its like had before."""
+        if (last := _LAST_NUMBER.search(line)) is None:
+            return line
+        before = line[: last.start(2)]
+        for match in _NAMED.finditer(before):
+            self._note_decimals("acc", match[3])
+        for match in _LOSS.finditer(before):
+            self._note_decimals("loss", (match[2] or "").partition(".")[2])
+        is_whole = len(last[3]) >= self._decimals.get(last[1].lower(), 0) and last[1] != "out of"
+        return line if is_whole else before
 
-    def _close(self) -> None:
-        epoch, self._open = self._open, None
-        if epoch is None:
+    def _runs(self, together: list[_Printed]) -> list[LoggedRun]:
+        """The runs of processes that printed at the same time: those of the one that said most."""
+        said: dict[int, int] = {}
+        for printed in sorted(together, key=lambda printed: printed.rank):
+            said[printed.rank] = said.get(printed.rank, 0) + printed.num_scores()
+        most = max(said, key=lambda rank: said[rank])
+        parts = _overlapping([printed for printed in together if printed.rank == most])
+        runs = []
+        for part in parts:
+            best = max(part, key=_Printed.num_scores)
+            mixed = _differ(part)
+            others = together if len(parts) == 1 else part
+            beside: dict[int | None, list[Epoch]] = {}
+            for epoch in (epoch for printed in others for epoch in printed.epochs):
+                beside.setdefault(epoch.number, []).append(epoch)
+            for epoch in best.epochs:
+                self._finish_epoch(epoch, beside[epoch.number])
+            _settle_units(best.epochs)
+            classes = [one for printed in part for one in printed.classes]
+            runs.append(LoggedRun(best.epochs, classes, max(len(part), len(said)), mixed))
+        return runs
+
+    def _finish_epoch(self, epoch: Epoch, beside: list[Epoch]) -> None:
+        """Take from all processes what is NaN, and name what has no name."""
+        for other in beside:
+            epoch.nonfinite = epoch.nonfinite | other.nonfinite
+        if epoch.accuracy:
             return
-        where = f"epoch {epoch.number}" if epoch.number is not None else f"line {epoch.line}"
-        if len(epoch.unnamed) > 2 and not epoch.accuracy:
+        where, alike = f"epoch {epoch.number}", [one.unnamed for one in beside if one.unnamed]
+        if len(epoch.unnamed) > 2:
             self._leave_out(
                 f"{where} has {len(epoch.unnamed)} accuracies without a name (two were expected, "
                 "validation and test)"
             )
-        elif not epoch.accuracy:
+        elif any(unnamed != epoch.unnamed for unnamed in alike):
+            self._leave_out(f"{where} has accuracies without a name of several processes")
+        else:
             epoch.accuracy = dict(zip(("validation", "test"), epoch.unnamed, strict=False))
-        if epoch.number is None:
-            self._leave_out(f"{where} has scores, but no line names their epoch")
+
+    def _give_up(self, rank: int) -> None:
+        """No line has named the epoch of the scores that wait."""
+        if epoch := self._waiting.pop(rank, None):
+            self._leave_out(f"line {epoch.line} has scores, but no line names their epoch")
 
     def _leave_out(self, what: str) -> None:
         self._num_left_out += 1
@@ -291,28 +535,94 @@ class LogReader:
             self.notes.append(f"{what}; left out.")
 
 
+def _overlapping(all_printed: list[_Printed]) -> list[list[_Printed]]:
+    """What was printed at the same time, in the order of the log."""
+    found: list[list[_Printed]] = []
+    end = -1
+    for printed in sorted(all_printed, key=lambda printed: printed.first):
+        if printed.first > end:
+            found.append([])
+        found[-1].append(printed)
+        end = max(end, printed.last)
+    return found
+
+
+def _has_same_loss(split: str, before: Epoch, after: Epoch) -> bool:
+    return split in after.loss and before.loss.get(split) == after.loss[split]
+
+
+def _differ(part: list[_Printed]) -> bool:
+    """Whether processes have different validation scores of the same epoch."""
+    seen: dict[tuple[int | None, str], set[str]] = {}
+    for epoch in (epoch for printed in part for epoch in printed.epochs):
+        scores = {"loss": epoch.loss.get("validation"), "acc": epoch.accuracy.get("validation")}
+        for name, value in scores.items():
+            if value is not None:
+                seen.setdefault((epoch.number, name), set()).add(str(value))
+    return any(len(values) > 1 for values in seen.values())
+
+
+def _settle_units(epochs: list[Epoch]) -> None:
+    """Make shares of accuracies without a percent sign, which are percent where one is above 1.
+
+    All are rounded as the finest is: 0.7 beside 0.6833 was not cut to one decimal.
+    """
+    rounded = [one for e in epochs for one in e.accuracy.values() if one.decimals is not None]
+    is_percent = any(one.is_bare and one.share > 1 for one in rounded)
+    places = [(one.decimals or 0) + 2 * (one.is_bare and is_percent) for one in rounded]
+    for epoch in epochs:
+        for split, one in epoch.accuracy.items():
+            if one.decimals is not None:
+                share = one.share / 100 if one.is_bare and is_percent else one.share
+                epoch.accuracy[split] = Accuracy(share, decimals=max(places))
+
+
 def _split(word: str) -> str:
     word = word.lower()
     return "validation" if word.startswith("val") else word
 
 
-def _accuracy(groups: tuple[str | None, ...]) -> Accuracy | None:
-    """From percent, its decimals, right answers and windows; None where they do not agree."""
-    percent, decimals, right, windows = groups
-    if percent is None or float(percent) > 100:
+def _lacking(kind: str, split: str, value: Accuracy | float) -> Callable[[Epoch], int | None]:
+    """0 where an epoch has no such score, 1 where it has the same, None where it has another."""
+
+    def lacks(epoch: Epoch) -> int | None:
+        has = getattr(epoch, kind).get(split)
+        same = has == value or (has != has and value != value)
+        return 0 if has is None else 1 if same else None
+
+    return lacks
+
+
+def _lacking_summary(line: str) -> Callable[[Epoch], bool]:
+    """Whether an epoch has no summary, or one with none of the scores of ``line``."""
+    accuracies = {_split(match[1]) for match in _NAMED.finditer(line)}
+    losses = {_split(match[1]) for match in _LOSS.finditer(line)}
+    return lambda e: not e.has_summary or not (accuracies & {*e.accuracy} or losses & {*e.loss})
+
+
+def _num_unnamed(epoch: Epoch) -> int | None:
+    """The fewer an epoch has, the more it lacks; after its summary it lacks none."""
+    return None if epoch.has_summary else len(epoch.unnamed)
+
+
+def _accuracy(
+    number: str | None, decimals: str | None, sign: str | None, right: str | None, all_: str | None
+) -> Accuracy | None:
+    """From a share or percent, right answers and windows; None where they do not agree."""
+    if number is None or float(number) > 100:
         return None
-    if right is None or windows is None:
-        return Accuracy(float(percent) / 100)
-    counts = int(right), int(windows)
+    places = len(decimals or "")
+    printed = Accuracy(float(number), None, places, is_bare=True)
+    if sign:
+        printed = Accuracy(float(number) / 100, None, places + 2)
+    if right is None or all_ is None:
+        return printed
+    counts = int(right), int(all_)
     if not counts[1] or counts[0] > counts[1]:
         return None
     share = counts[0] / counts[1]
-    off = abs(100 * share - float(percent))
-    return Accuracy(share, counts) if off <= 10.0 ** -len(decimals or "") else None
-
-
-def _same(a: float, b: float) -> bool:
-    return a == b or (a != a and b != b)
+    off = min(abs(share - float(number) / part) * part for part in ((100,) if sign else (1, 100)))
+    return Accuracy(share, counts) if off <= 10.0**-places else None
 
 
 def excerpt(line: str) -> str:

@@ -51,7 +51,8 @@ class Scores:
     accuracy that came again to the window), ``train_loss`` the mean training loss since the
     evaluation before, ``logit_spread`` the standard deviation of the logits' difference,
     ``accuracy_std_error`` from resampled blocks of time, ``is_sample`` a check between two
-    evaluations.
+    evaluations. ``accuracy_rounding``: how far the accuracy of a log may be off, which was printed
+    to a few digits; ``is_unchanged``: all the same it is known not to have changed.
     """
 
     step: int | None = None
@@ -69,6 +70,8 @@ class Scores:
     logit_spread: float | None = None
     best_threshold: float | None = None
     accuracy_std_error: float | None = None
+    accuracy_rounding: float | None = None
+    is_unchanged: bool = False
     is_sample: bool = False
 
     @property
@@ -80,6 +83,14 @@ class Scores:
         if self.accuracy is None or not self.num_windows:
             return None
         return float((self.accuracy * (1 - self.accuracy) / self.num_windows) ** 0.5)
+
+    @property
+    def accuracy_tolerance(self) -> float:
+        """Within this two accuracies are the same: half a window, half of the last digit that a log
+        printed (of three decimals at least), or 5e-5."""
+        if self.num_windows:
+            return 0.5 / self.num_windows
+        return min(max(self.accuracy_rounding or 0.0, 5e-5), 5e-4) + 1e-12
 
     @property
     def says_one_class(self) -> bool:
@@ -123,9 +134,10 @@ def verdict_at(
 class StepNumbers:
     """One optimizer step; ``batch`` says which windows (regions, times) it was made of,
     ``checkpoint`` which one is the newest, where something is wrong with it. ``skipped`` counts the
-    updates in a row that fp16 left out, up to this one."""
+    updates in a row that fp16 left out, up to this one. A log counts epochs: ``step`` is None, and
+    ``batch`` says which losses of the epoch it is about."""
 
-    step: int
+    step: int | None
     epoch: float
     loss: float
     grad_norm: float | None

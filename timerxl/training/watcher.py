@@ -53,7 +53,7 @@ def feed(history: History, event: Mapping[str, Any]) -> None:
         loss, norm = event.get("loss"), event.get("grad_norm")
         history.steps.append(
             StepNumbers(
-                step=int(event["step"]),
+                step=None if event["step"] is None else int(event["step"]),
                 epoch=float(event.get("epoch") or 0.0),
                 # JSON knows no NaN: it is written as null.
                 loss=float("nan") if loss is None else float(loss),

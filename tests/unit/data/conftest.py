@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+
+sys.path.append(str(Path(__file__).parent))  # audit_series
 
 Writer = Callable[..., Path]
 

@@ -2,86 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from audit_series import NOISE, RAIN, names_of, run, series_of
 
-from timerxl.config import DataConfig
-from timerxl.data.audit import cut_windows
 from timerxl.data.audit_columns import check_columns, check_missing, check_series
-from timerxl.data.audit_findings import Audit, Subject
+from timerxl.data.audit_findings import Audit
 from timerxl.data.audit_labels import check_thresholds, season_index
 from timerxl.data.audit_rain import check_accumulation, check_ready_labels, looks_like_era5
 from timerxl.data.audit_sample_size import check_sample_size
 from timerxl.data.audit_splits import check_context, check_split_by_rows
-from timerxl.data.schema import WeatherSeries
-
-
-def series_of(
-    columns: dict[str, Any],
-    rain: np.ndarray,
-    regions: int = 1,
-    step_hours: int = 1,
-    keep: np.ndarray | None = None,
-    **changes: Any,
-) -> WeatherSeries:
-    """Regions of equal length, their rows stacked; ``keep`` [R] bool leaves rows out."""
-    rows = len(rain)
-    keep = np.ones(rows, dtype=bool) if keep is None else keep
-    hours = np.tile(np.arange(rows // regions) * step_hours, regions)
-    fields: dict[str, Any] = {
-        "feature_names": list(columns),
-        "regions": [f"R{i}" for i in range(regions)],
-        "values": np.stack(list(columns.values()), axis=1).astype(np.float32)[keep],
-        "region_index": np.repeat(np.arange(regions), rows // regions)[keep],
-        "timestamps": (np.datetime64("2020-01-01T00", "s") + hours * np.timedelta64(3600, "s"))[
-            keep
-        ],
-        "precipitation_mm": rain.astype(np.float64)[keep],
-        "ready_label": None,
-        "true_probability": None,
-        "step_hours": float(step_hours),
-        "precipitation_feature": None,
-        "is_synthetic": False,
-        "source": {},
-        "notes": [],
-    }
-    return WeatherSeries(**(fields | changes))
-
-
-def run(
-    check: Callable[[Subject, Audit], None],
-    series: WeatherSeries,
-    context: int = 24,
-    **changes: Any,
-) -> Audit:
-    data = DataConfig(**({"path": "table.csv"} | changes.pop("data", {})))
-    subject = Subject(series, data, context, "a test", **changes)
-    cut_windows(subject)
-    audit = Audit()
-    check(subject, audit)
-    return audit
-
-
-def names_of(audit: Audit) -> dict[str, str]:
-    return {finding.name: finding.severity for finding in audit.findings}
-
-
-def showers(rows: int, seed: int = 0) -> np.ndarray:
-    """Hourly rain in spells: wet about one hour in ten, multiples of 0.1 mm."""
-    rng = np.random.default_rng(seed)
-    state = np.zeros(rows)
-    for t in range(1, rows):
-        state[t] = 0.97 * state[t - 1] + 0.24 * rng.normal()
-    return np.where(state > 1.2, np.round(rng.exponential(2, rows) + 0.1, 1), 0.0)
-
-
-RAIN = showers(6000)
-NOISE = np.random.default_rng(1).normal(size=6000)
-
+from timerxl.data.column_records import ColumnRecord, Fact, time_meaning
+from timerxl.data.quantities import RAIN as RAIN_KEY
 
 # Rows and columns
 
@@ -234,6 +169,63 @@ def test_sparse_accumulation_by_its_looks(step: int, column: str, is_fault: bool
     assert names_of(audit) == ({"precipitation_misses_hours": "fault"} if is_fault else {})
     if is_fault:
         assert f"{24 // step} of 24 hours" in audit.findings[0].summary
+
+
+def told(hours: float | None, known_by: str, name: str = "rain", kind: str = "sum") -> Any:
+    """The record of a table's rain, brought in as tp."""
+    time = Fact(time_meaning(kind, hours), known_by)  # type: ignore[arg-type]
+    return ColumnRecord(name, Fact(RAIN_KEY, "said"), Fact("mm", "file"), "mm", time).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("record", "present"),
+    [
+        (told(12, "file"), None),
+        (told(12, "said"), None),
+        (told(12, "assumed"), None),
+        (told(12, "assumed", "tp"), 2.0),  # ERA5's own name in the file, and nobody said
+        (told(12, "said", "tp"), None),
+        (told(12, "assumed", "Total_Precipitation"), 2.0),
+        (told(1, "file"), 2.0),
+        (told(3, "said"), 6.0),
+        (told(12, "file", kind="mean"), None),
+    ],
+)
+def test_the_file_of_a_prepared_table_decides(record: Any, present: float | None) -> None:
+    series = series_of({"tp": RAIN}, RAIN, step_hours=12, source={"records": {"tp": record}})
+    rain = {"column": "tp", "unit": "mm", "hours_present_per_day": None, "is_sparse": False}
+    audit = run(
+        check_accumulation,
+        series,
+        data={"precipitation_column": "tp"},
+        description={"precipitation": rain},
+    )
+    assert names_of(audit) == ({"precipitation_misses_hours": "fault"} if present else {})
+    if present:
+        assert audit.findings[0].evidence["hours_present_per_day"] == present
+
+
+def test_an_instant_of_rain_misses_nearly_all_of_it() -> None:
+    records = {"tp": told(None, "file", kind="instant")}
+    series = series_of({"tp": RAIN}, RAIN, step_hours=12, source={"records": records})
+    audit = run(check_accumulation, series, data={"precipitation_column": "tp"})
+    assert names_of(audit) == {"precipitation_misses_hours": "fault"}
+    assert "holds at its stamps alone" in audit.findings[0].summary
+    assert "ERA5" not in audit.findings[0].explanation
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_fault"), [(["date", "rain", "a"], False), (["date", "tp", "a"], True)]
+)
+def test_an_older_series_json_tells_the_name_by_its_sources(
+    variables: list[str], is_fault: bool
+) -> None:
+    rain = {"column": "tp", "unit": "mm", "hours_present_per_day": None, "is_sparse": False}
+    described = {"precipitation": rain, "sources": [{"variables": variables}]}
+    series = series_of({"tp": RAIN, "a": NOISE}, RAIN, step_hours=24)
+    data = {"precipitation_column": "tp"}
+    audit = run(check_accumulation, series, data=data, description=described)
+    assert bool(audit.findings) == is_fault
 
 
 def label_audit(column: np.ndarray, **data: Any) -> Audit:

@@ -94,6 +94,24 @@ def test_the_noise_of_a_dry_region_does_not_decide(
     assert any(note.startswith("tp adds up from 00 UTC as in ERA5-Land") for note in notes)
 
 
+STATISTICS = LAYOUT.parent / "cases" / "daily_stats_mean"
+
+
+@pytest.mark.skipif(not STATISTICS.is_dir(), reason="the daily statistics are not at hand")
+def test_a_genuine_daily_mean_ends_with_its_day(tmp_path: Path) -> None:
+    """Row 2 July 00 UTC knows the mean of 1 July; 297.146 K would be that of 2 July itself."""
+    options = PrepareOptions(tmp_path / "out", regions=STATISTICS / "regions.yaml")
+    _, notes = prepare_era5(sorted(STATISTICS.glob("*.nc")), options)
+    table = pd.read_parquet(tmp_path / "out" / "series.parquet").set_index("timestamp")
+    assert table.loc["2025-07-02", "t2m"] == pytest.approx(296.741, abs=5e-4)
+    with xr.open_dataset(STATISTICS / "tp_hourly.nc", engine="h5netcdf") as file:
+        cut = file["tp"].sel(latitude=slice(8.4, 8.0), longitude=slice(-12.0, -11.5))
+        total = cut.sel(valid_time="2025-07-02T00").astype("float64")
+        mean = total.weighted(np.cos(np.deg2rad(cut.latitude))).mean()
+    assert table.loc["2025-07-02", "tp"] == pytest.approx(float(mean) * 1000, abs=1e-3)
+    assert any("t2m is the mean over the 24 h that begin at the file's stamp" in n for n in notes)
+
+
 def test_twelve_hours_of_the_week(tmp_path: Path) -> None:
     table, _ = prepare(tmp_path, [ACCUM, INSTANT], step_hours=12, derived=["none"])
     rain = by_hand(ACCUM, "tp", BOXES["south"]) * 1000

@@ -43,6 +43,13 @@ from timerxl.data.quantities import (
         # "in" at the end of a word is no inch.
         ("rain", RAIN, None),
         ("season_sin", None, None),
+        # No level, so no limits: 3 K between two days, a sine below zero.
+        ("temperature_anomaly (K)", None, "K"),
+        ("t2m_std", None, None),
+        ("wind_dir_sin", None, None),
+        ("pressure change (hPa)", None, "hPa"),
+        ("Temperature difference", None, None),
+        ("dewpoint_spread", None, None),
     ],
 )
 def test_a_name_tells_quantity_and_unit(name: str, quantity: str | None, unit: str | None) -> None:

@@ -1,0 +1,875 @@
+"""Text tables as the world writes them: a file to a frame, with a sentence for every guess.
+
+A plain table (UTF-8, commas, names in line 1) comes out as ``pandas.read_csv`` reads it. Anything
+else is found by what its lines look like: encoding, separator, decimal sign, the lines above the
+column names, a line of units below them. What can't be decided is an InputError that names the
+option which decides it.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import re
+import unicodedata
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from timerxl.config import InputError
+from timerxl.config_reading import is_file, reason
+
+TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".dly", ".gz", ".zip")
+# Words for "missing" besides those of pandas (NA, NaN, NULL, n/a, None, ...).
+MISSING_WORDS = frozenset(
+    "- -- --- ---- ----- . .. * ** *** / // /// //// ? ?? m nd n.d. n/d s/d sd n.a. n/a na nan "
+    "null none nil missing #n/a #na #value! #div/0! #ref! <na> -nan – — ―".split()
+)
+TRACE_WORDS = frozenset(("t", "tr", "tr.", "trace", "traces"))
+# Column names of regions and stations, the likeliest first.
+REGION_NAMES = (
+    *("region", "station", "station_id", "stationid", "stations_id", "station_name", "stationname"),
+    *("location", "location_id", "locationid", "site", "site_id", "site_no", "city", "cidade"),
+    *("estacion", "estacao", "usaf", "wban", "stn", "stid", "stnid", "wmo", "wmo_id", "id_station"),
+    *("id_estacao", "codigo", "cd_estacao", "icao", "id", "name", "code"),
+)
+_SEPARATORS = (",", ";", "\t", "|", " ")
+_SEPARATOR_WORDS = {
+    "comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|", "space": " ",
+    "spaces": " ", "whitespace": " ", "\\s+": " ",
+}  # fmt: skip
+_CALLED = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar |", " ": "spaces"}
+_SAMPLE_LINES = 400  # a header block of a station archive has 8 to 80
+_FOOTER_LINES = 60
+_SHOWN_WORDS = 4
+_YES = frozenset("yes y true t 1 1.0 sim si s oui ja j rain".split())
+_NO = frozenset("no n false f 0 0.0 nao non nein norain no_rain".split())
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_COMMA_NUMBER = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([,. ']\d{3})+([.,]\d+)?")
+_TIME = re.compile(
+    r"(\d{4}-\d{2}|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}|\d{1,2}[- ][A-Za-z]{3}[- ]\d{2,4}"
+    r"|\d{4}年\d{1,2}月(\d{1,2}日)?)"
+    r"([T ,]+\d{1,2}([:.h]\d{2})?([:.]\d{2})?.*)?"
+    r"|\d{1,2}:\d{2}(:\d{2})?( ?[AaPp]\.?[Mm]\.?)?|\d{2,4} ?(UTC|Z)|\d{8}[T:_ -]?\d{2,6}Z?"
+)
+_UNIT = re.compile(
+    r"[(\[]?\s*(mm|cm|m|in|inch|inches|k|c|f|°\s*[cf]|deg\.?\s*[cfk]?|degrees?( [cfk])?|celsius|"
+    r"fahrenheit|kelvin|%|percent|pct|h?pa|kpa|mb|mbar|millibars?|inhg|mmhg|m/s|m s-1|m\*s-1|ms-1|"
+    r"km/h|kmh|kph|mph|kt|kts|knots?|w/m2|w/m²|w/m\^2|wm-2|w m-2|kj/m2|mj/m2|j/m2|mj/m²|°|"
+    r"kg/m2|kg m-2|mm/h|mm/hr|mm/hour|mm/day|g/m3|kg/m3|min|h|hr|s|iso8601|unixtime|utc|"
+    r"wmo code|1/10 mm|0\.1 ?mm|[μµ]g/m3|[μµ]g/m³|okta|oktas|octas)\s*[)\]]?",
+    re.IGNORECASE,
+)
+# Words that the files of a country's weather service hold, by the encoding that shows them.
+_WORDS_OF_ENCODINGS = (
+    ("gb18030", ("时间", "日期", "气温", "降水", "降雨", "站点", "站号", "温度", "湿度", "雨量")),
+    ("cp932", ("年月日", "気温", "降水量", "風速", "日付", "時刻", "湿度")),
+    ("cp949", ("기온", "강수량", "일시", "지점", "풍속", "습도")),
+    ("big5", ("氣溫", "降水量", "測站", "時間", "雨量", "風速", "溫度")),
+    ("cp1251", ("температура", "осадк", "время", "дата", "ветер", "ветра", "давлени", "влажност")),
+    ("cp1253", ("θερμοκρασία", "βροχ", "ημερομηνία")),
+    ("cp1250", ("opad", "stacj", "srážk", "teplota", "csapadék", "hőmérséklet", "miesiąc")),
+)
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """What the user says of a text table; None means: guess, and say the guess.
+
+    ``header_line`` counts from 1; 0 means that the table has no column names. ``separator`` is a
+    sign or its name (tab, space); ``decimal`` is ``.`` or ``,``.
+    """
+
+    encoding: str | None = None
+    separator: str | None = None
+    decimal: str | None = None
+    header_line: int | None = None
+
+
+@dataclass
+class TextTable:
+    """A file's rows as a frame; ``notes`` are sentences about every guess.
+
+    ``metadata`` are the ``key: value`` lines above the column names, ``header_text`` those lines
+    as they are, ``locations`` the rows of a table of places that stands above (Open-Meteo),
+    ``units`` the line of units below. ``header_line`` is 0 where the file has no column names
+    (the columns are ``column_1``, ...). ``not_numbers`` tells of each column that would be numeric
+    but for some words, and stays text: how many, which, and the first line.
+    """
+
+    path: Path
+    frame: pd.DataFrame
+    metadata: dict[str, str] = field(default_factory=dict)
+    header_text: list[str] = field(default_factory=list)
+    locations: list[dict[str, str]] = field(default_factory=list)
+    units: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    not_numbers: dict[str, str] = field(default_factory=dict)
+    header_line: int = 1
+    first_line: int = 2
+    separator: str = ","
+    encoding: str = "utf-8"
+    decimal: str | None = None
+    blank_lines: list[int] = field(default_factory=list)
+
+    def line_of(self, row: int) -> int:
+        """The line of the file, from 1, in which a row of the frame stands."""
+        line = self.first_line + row
+        for blank in self.blank_lines:
+            if blank > line:
+                break
+            line += 1
+        return line
+
+
+def is_text_table(path: Path) -> bool:
+    """Whether a file's name ends like that of a text table."""
+    return path.suffix.lower() in TEXT_SUFFIXES
+
+
+def read_text_table(
+    path: Path, options: TextOptions | None = None, text_columns: Sequence[str] | None = None
+) -> TextTable:
+    """Read a delimited text file, packed (.gz, a .zip of one file) or not.
+
+    ``text_columns`` stay text as they are (``007``, ``NA``); None takes ``region``, or where it
+    is missing all columns named like a station. Raises InputError naming the line and the option.
+    """
+    options = options or TextOptions()
+    text, encoding, notes = decode_text(path, options.encoding)
+    layout = _find_layout(path, text, options)
+    table = TextTable(
+        path=path,
+        frame=pd.DataFrame(),
+        header_text=layout.above,
+        units=layout.units,
+        notes=notes + layout.notes,
+        header_line=layout.header_line,
+        first_line=layout.first_line,
+        separator=layout.separator,
+        encoding=encoding,
+        decimal=options.decimal,
+    )
+    table.metadata, table.locations = _metadata(layout.above, layout.separator)
+    body = _without_tail(text[layout.offset :], layout, table.notes)
+    if not body.strip():
+        raise InputError(f"{path} holds no rows below its column names.")
+    table.blank_lines = _blank_lines(body, layout.first_line)
+    asked = _text_columns(layout.names, text_columns)
+    table.frame = _parse(path, body, layout, asked, options.decimal)
+    _drop_empty_ends(table, layout.names)
+    _convert_text(
+        table, [name for name in layout.names if name in table.frame and name not in asked]
+    )
+    return table
+
+
+def decode_text(path: Path, encoding: str | None = None) -> tuple[str, str, list[str]]:
+    """The text of a file, its encoding, and notes; InputError for what is no text table.
+
+    Without ``encoding``: by its first bytes, else UTF-8, else by the words and bytes in it.
+    """
+    if not is_file(path):
+        raise InputError(f"{path} is no file; give the path of a table.")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {reason(error)}") from error
+    content = _unpacked(path, content)
+    for magic, kind in (
+        (b"PAR1", "a Parquet file; name it .parquet"),
+        (b"\x89HDF", "a NetCDF or HDF5 file; name it .nc"),
+        (b"CDF", "a NetCDF file; name it .nc"),
+        (b"\xd0\xcf\x11\xe0", "an Excel workbook; save it as CSV"),
+    ):
+        if content.startswith(magic):
+            raise InputError(f"{path} is {kind}.")
+    notes: list[str] = []
+    if encoding is None:
+        encoding, certain = _guess_encoding(content)
+        if not certain:
+            notes.append(f"read as {encoding} (no UTF-8); --encoding says otherwise.")
+    try:
+        text = content.decode(encoding)
+    except LookupError as error:
+        raise InputError(
+            f"--encoding {encoding!r} is unknown; expected one such as utf-8, latin-1, gb18030."
+        ) from error
+    except UnicodeError as error:
+        raise InputError(
+            f"{path} can't be read as {encoding}: {reason(error)}; say --encoding, such as latin-1."
+        ) from error
+    text = text.removeprefix("\ufeff")
+    start = text[:2000].lstrip().lower()
+    if start.startswith(("<!doctype", "<html", "<?xml")):
+        raise InputError(f"{path} is a web page or XML, no table; download the CSV itself.")
+    if start.startswith("{") or start.startswith("[{"):
+        raise InputError(f"{path} is JSON, no table; download the CSV format.")
+    if "\0" in text[:100_000]:
+        raise InputError(
+            f"{path} holds NUL bytes: no text, or in another encoding; say --encoding."
+        )
+    if not text.strip():
+        raise InputError(f"{path} holds no rows.")
+    return text, encoding, notes
+
+
+def _unpacked(path: Path, content: bytes) -> bytes:
+    try:
+        if content.startswith(b"\x1f\x8b"):
+            return gzip.decompress(content)
+        if content.startswith(b"PK\x03\x04"):
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                names = [info.filename for info in archive.infolist() if not info.is_dir()]
+                if "[Content_Types].xml" in names:
+                    raise InputError(f"{path} is an Excel workbook; save it as CSV.")
+                if len(names) != 1:
+                    shown = ", ".join(names[:_SHOWN_WORDS])
+                    raise InputError(
+                        f"{path} holds {len(names)} files ({shown}); expected one table: unpack it."
+                    )
+                return archive.read(names[0])
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+        raise InputError(f"{path} can't be unpacked: {reason(error)}") from error
+    if content.startswith((b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")):
+        raise InputError(f"{path} is packed in a way that is not read; unpack it (or use gzip).")
+    return content
+
+
+def _guess_encoding(content: bytes) -> tuple[str, bool]:
+    """(encoding, whether it is certain)."""
+    if content.startswith(b"\xef\xbb\xbf"):
+        return "utf-8-sig", True
+    if content.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "utf-32", True
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16", True
+    head = content[:4000]
+    for encoding, zeros in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
+        if len(head) >= 4 and zeros.count(0) > 0.8 * len(zeros):
+            return encoding, False
+    try:
+        content.decode("utf-8")
+        return "utf-8", True
+    except UnicodeDecodeError:
+        pass
+    lines = dict.fromkeys(re.findall(rb"[^\r\n]*[\x80-\xff][^\r\n]*", content))
+    sample = b"\n".join(list(lines)[:200])
+    for encoding, words in _WORDS_OF_ENCODINGS:
+        try:
+            shown = sample.decode(encoding).lower()
+        except UnicodeDecodeError:
+            continue
+        if any(word in shown for word in words):
+            return encoding, False
+    runs = re.findall(rb"(?<![\x80-\xff])[\x80-\xff]+", sample)
+    among_ascii = re.findall(
+        rb"(?<![\x80-\xff])[\x80-\xff](?![\x80-\xff])|[A-Za-z][\x80-\xff]{2}(?![\x80-\xff])", sample
+    )
+    if 2 * len(among_ascii) >= len(runs):  # letters of western Europe stand alone among ASCII
+        try:
+            sample.decode("cp1252")
+            return "cp1252", False
+        except UnicodeDecodeError:
+            return "latin-1", False
+    from charset_normalizer import from_bytes
+
+    best = from_bytes(sample).best()
+    return (best.encoding if best is not None else "latin-1"), False
+
+
+@dataclass
+class _Layout:
+    """Where the parts of a text stand; lines count from 1, ``offset`` is that of the first row.
+
+    ``kinds`` holds for each column n (numbers), t (times) or an empty text.
+    """
+
+    separator: str
+    header_line: int
+    first_line: int
+    offset: int
+    names: list[str]
+    header_raw: str
+    units: dict[str, str]
+    above: list[str]
+    kinds: list[str]
+    width: int
+    notes: list[str]
+
+
+def _find_layout(path: Path, text: str, options: TextOptions) -> _Layout:
+    """Find separator, names, units and the first row by what the lines look like."""
+    notes: list[str] = []
+    given = _given_separator(options.separator)
+    start = max((options.header_line or 1) - 1, 0)
+    lines = _first_lines(text, start + _SAMPLE_LINES)
+    if start >= len(lines) or (options.header_line and not lines[start][1].strip()):
+        raise InputError(
+            f"--header-line {options.header_line}: {path} holds no column names in that line."
+        )
+    filled = [i for i in range(start, len(lines)) if lines[i][1].strip()]
+    if match := re.fullmatch(r'"?sep=(.)"?', lines[filled[0]][1].strip(" \r")):  # Excel's own line
+        given, filled = given or match[1], filled[1:]
+    if not filled:
+        raise InputError(f"{path} holds no rows.")
+    best = _best_separator([_uncommented(lines[i][1]) for i in filled], given)
+    if best is None:
+        raise InputError(
+            f"{path} shows no separator that divides its lines into columns (line "
+            f"{filled[0] + 1}: {lines[filled[0]][1][:60]!r}); say --separator, or --header-line."
+        )
+    separator, width = best
+    rows = {i: _fields(_uncommented(lines[i][1]), separator) for i in filled}
+    kinds = _kinds_of_columns([rows[i] for i in filled], width)
+    names_at, units_at = _header_lines(lines, filled, rows, kinds, width, options.header_line)
+    last = units_at if units_at is not None else names_at
+    data = next((i for i in filled if last is None or i > last), None)
+    units: dict[str, str] = {}
+    if names_at is None:
+        assert data is not None
+        names = [f"column_{i + 1}" for i in range(len(rows[data]))]
+    else:
+        names = _unique_names([name.strip() for name in rows[names_at]], notes)
+        if units_at is not None:
+            units = {n: u.strip() for n, u in zip(names, rows[units_at], strict=False) if u.strip()}
+            units = {n: u.strip("()[] ") for n, u in units.items()}
+            notes.append(f"line {units_at + 1} is taken as the units of the columns.")
+        if names_at > filled[0] and options.header_line is None:
+            notes.append(f"column names found in line {names_at + 1} (else say --header-line).")
+    if separator != "," and given is None:
+        notes.append(f"columns are separated by {_CALLED[separator]} (else say --separator).")
+    top = names_at if names_at is not None else data
+    return _Layout(
+        separator=separator,
+        header_line=0 if names_at is None else names_at + 1,
+        first_line=len(lines) + 1 if data is None else data + 1,
+        offset=len(text) if data is None else lines[data][0],
+        names=names,
+        header_raw="" if names_at is None else lines[names_at][1].rstrip("\r"),
+        units=units,
+        above=[line.strip() for _, line in lines[:top] if line.strip()],
+        kinds=kinds,
+        width=width,
+        notes=notes,
+    )
+
+
+def _header_lines(
+    lines: list[tuple[int, str]],
+    filled: list[int],
+    rows: dict[int, list[str]],
+    kinds: list[str],
+    width: int,
+    asked: int | None,
+) -> tuple[int | None, int | None]:
+    """Indices of the line of names and of the line of units; None where there is none."""
+    if asked == 0:
+        return None, None
+    if asked is not None:
+        below = next((i for i in filled if i > filled[0]), None)
+        return filled[0], below if below is not None and _are_units(rows[below], kinds) else None
+    data = next(
+        (i for i in filled if lines[i][1][:1] != "#" and _is_data(rows[i], kinds, width)), None
+    )
+    if data is None:  # words only: the first line that is as wide as the others
+        return next(i for i in filled if len(rows[i]) == width), None
+    units_at = None
+    for i in reversed([i for i in filled if i < data]):
+        if abs(len(rows[i]) - width) > 1 or _holds_values(rows[i], kinds):
+            continue
+        if units_at is None and _are_units(rows[i], kinds):
+            units_at = i
+            continue
+        return i, units_at
+    # No line above has as many words as the rows have values: the nearest words are the names, and
+    # the rows are refused against them.
+    above = [i for i in filled if i < data]
+    if above and len(rows[above[-1]]) > 1 and _only_words(rows[above[-1]]):
+        return above[-1], None
+    return None, None
+
+
+def _first_lines(text: str, most: int) -> list[tuple[int, str]]:
+    """(offset, line without its end) of the first lines."""
+    lines: list[tuple[int, str]] = []
+    for match in re.finditer(r"([^\r\n]*)(\r\n|\r|\n|\Z)", text):
+        if match.start() == len(text) and lines:
+            break
+        lines.append((match.start(), match[1]))
+        if len(lines) >= most:
+            break
+    return lines
+
+
+def _uncommented(line: str) -> str:
+    return line[1:].lstrip() if line.startswith("#") else line
+
+
+def _given_separator(separator: str | None) -> str | None:
+    if separator is None:
+        return None
+    sign = _SEPARATOR_WORDS.get(separator.lower(), separator)
+    if len(sign) != 1:
+        raise InputError(
+            f"--separator {separator!r} is none; expected one sign such as ',' ';', or tab, space."
+        )
+    return sign
+
+
+def _fields(line: str, separator: str) -> list[str]:
+    if separator == " ":
+        if '"' not in line:
+            return line.split()
+        return next(csv.reader([line.strip()], delimiter=" ", skipinitialspace=True), [])
+    if '"' not in line:
+        return line.split(separator)
+    try:
+        return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+    except csv.Error:
+        return line.split(separator)
+
+
+def _kind(value: str) -> str:
+    """n for a number, t for a time, m for missing (or a trace), w for any other words."""
+    value = value.strip()
+    word = value.lower()
+    if not value or word in MISSING_WORDS or word in TRACE_WORDS:
+        return "m"
+    if _NUMBER.fullmatch(value) or _COMMA_NUMBER.fullmatch(value):
+        return "n"
+    return "t" if _TIME.fullmatch(value) else "w"
+
+
+def _best_separator(lines: list[str], given: str | None) -> tuple[str, int] | None:
+    """The separator under which the later lines agree on a width and hold clean values."""
+    lines = lines[len(lines) // 3 :]
+    best: tuple[float, str, int] | None = None
+    for separator in (given,) if given else _SEPARATORS:
+        rows = [_fields(line, separator) for line in lines]
+        widths = Counter(map(len, rows))
+        width = max(widths, key=lambda w: (widths[w], w))
+        if width < 2:
+            continue
+        agreeing = [row for row in rows if len(row) == width][:50]
+        values = [value for row in agreeing for value in row]
+        clean = sum(_kind(v) != "w" or not any(s in v for s in _SEPARATORS[:4]) for v in values)
+        score = widths[width] / len(rows) * clean / len(values)
+        if separator == " ":
+            score *= 0.8  # spaces also stand inside of times and words
+        if best is None or score > best[0] + 0.01:
+            best = score, separator, width
+    return None if best is None else best[1:]
+
+
+def _kinds_of_columns(rows: list[list[str]], width: int) -> list[str]:
+    kinds = []
+    rows = [row for row in rows if len(row) == width]
+    rows = rows[-min(max(len(rows) // 3, 1), 50) :]
+    for column in range(width):
+        found = Counter(_kind(row[column]) for row in rows)
+        del found["m"]
+        kind = max(found, key=lambda k: found[k], default="")
+        kinds.append(kind if kind in ("n", "t") and found[kind] >= 0.8 * found.total() else "")
+    return kinds
+
+
+def _is_data(row: list[str], kinds: list[str], width: int) -> bool:
+    """Whether a line holds values of the kinds that its columns hold."""
+    if abs(len(row) - width) > 1:
+        return False
+    pairs = [(_kind(value), kind) for value, kind in zip(row, kinds, strict=False) if kind]
+    times = [found for found, kind in pairs if kind == "t"]
+    if times:
+        return times[0] == "t"
+    known = [found == kind for found, kind in pairs if found != "m"]
+    return bool(known) and 2 * sum(known) >= len(known)
+
+
+def _holds_values(row: list[str], kinds: list[str]) -> bool:
+    pairs = [(_kind(value), kind) for value, kind in zip(row, kinds, strict=False) if kind]
+    return bool(pairs) and 2 * sum(found in ("n", "t") for found, _ in pairs) >= len(pairs)
+
+
+def _only_words(row: list[str]) -> bool:
+    return all(_kind(value) in "wm" for value in row)
+
+
+def _are_units(row: list[str], kinds: list[str]) -> bool:
+    words = [value.strip() for value in row if value.strip()]
+    known = sum(bool(_UNIT.fullmatch(word)) or word in MISSING_WORDS for word in words)
+    return bool(words) and _only_words(row) and known > 0 and 2 * known >= len(words)
+
+
+def _unique_names(names: list[str], notes: list[str]) -> list[str]:
+    """Names as pandas makes them: ``Unnamed: 3`` for none, ``x.1`` for the second x."""
+    named = [name or f"Unnamed: {i}" for i, name in enumerate(names)]
+    taken, seen = set(named), Counter[str]()
+    unique = []
+    for name in named:
+        made = name
+        while seen[name] and made in taken:
+            made = f"{name}.{seen[name]}"
+            if made in taken:
+                seen[name] += 1
+        if made != name:
+            notes.append(f"two columns are called {name}; the later one is now {made}.")
+        seen[name] += 1
+        taken.add(made)
+        unique.append(made)
+    return unique
+
+
+def _text_columns(names: list[str], asked: Sequence[str] | None) -> list[str]:
+    """Names of columns that stay text."""
+    if asked is not None:
+        return [name for name in names if name in asked]
+    plain = [name for name in names if name == "region"]
+    return plain or [name for name in names if plain_name(name) in REGION_NAMES]
+
+
+def plain_name(name: str) -> str:
+    """A column's name in lower case, without accents, spaces as underscores."""
+    return re.sub(r"[\s\-]+", "_", _without_accents(name).strip().lower())
+
+
+def _without_accents(text: str) -> str:
+    text = unicodedata.normalize("NFKD", text)
+    return "".join(sign for sign in text if not unicodedata.combining(sign))
+
+
+def _without_tail(body: str, layout: _Layout, notes: list[str]) -> str:
+    """The rows alone: repeated lines of names blanked, a second table or a footer cut off."""
+    raw = layout.header_raw
+    if raw and f"\n{raw}" in body:
+        pattern = re.compile(rf"(?<=\n){re.escape(raw)}(?=\r?\n|\Z)")
+        body, count = pattern.subn("", body)
+        if count:
+            notes.append(f"the column names stand {count} more times between the rows; left out.")
+    for match in re.finditer(r"(?:\r\n|\n|\r)[ \t]*(?:\r\n|\n|\r)\s*", body):
+        line = re.match(r"[^\r\n]*", body[match.end() : match.end() + 100_000])
+        row = _fields(line[0] if line else "", layout.separator)
+        if match.end() == len(body) or _is_data(row, layout.kinds, layout.width):
+            continue
+        if len(row) == layout.width and not _only_words(row):
+            continue  # a row with faults of its own
+        at = layout.first_line + len(re.findall(r"\r\n|\n|\r", body[: match.end()]))
+        lines = len(re.findall(r"\r\n|\n|\r", body[match.end() :].rstrip())) + 1
+        if len(row) > 1 and lines > 1:
+            notes.append(
+                f"a second table stands from line {at} on ({', '.join(row)[:80]}); it is not read. "
+                f"--header-line {at} reads it instead."
+            )
+        else:
+            notes.append(f"{lines} lines at the end, from line {at}, are no rows; left out.")
+        return body[: match.start()] + "\n"
+    return _without_footer(body, layout, notes)
+
+
+def _without_footer(body: str, layout: _Layout, notes: list[str]) -> str:
+    end, cut, first = len(body.rstrip()), 0, ""
+    while cut < _FOOTER_LINES:
+        start = max(body.rfind("\n", 0, end), body.rfind("\r", 0, end)) + 1
+        row = _fields(body[start:end], layout.separator)
+        begins = bool(row) and bool(layout.kinds[0]) and _kind(row[0]) == layout.kinds[0]
+        if start == 0 or begins or abs(len(row) - layout.width) <= 1 or not any(layout.kinds):
+            break
+        first, cut = body[start:end], cut + 1
+        end = len(body[:start].rstrip())
+    if cut in (0, _FOOTER_LINES):
+        return body
+    notes.append(f"{cut} lines at the end are no rows ({first.strip()[:60]!r}); left out.")
+    return body[:end] + "\n"
+
+
+def _blank_lines(body: str, first_line: int) -> list[int]:
+    if not re.search(r"\n[ \t]*\r?\n|\r[ \t]*\r", body):
+        return []
+    lines = io.StringIO(body, newline=None)
+    return [first_line + i for i, line in enumerate(lines) if not line.strip()]
+
+
+def _parse(
+    path: Path, body: str, layout: _Layout, asked: list[str], decimal: str | None
+) -> pd.DataFrame:
+    """The rows by pandas' C parser; columns ``asked`` for as the text that stands there."""
+    names = _fitting_names(path, body, layout)
+    separator = r"\s+" if layout.separator == " " else layout.separator
+    if decimal not in (None, ".", ","):
+        raise InputError(f"--decimal is {decimal!r}; expected '.' or ','.")
+
+    def parse(**more: object) -> pd.DataFrame:
+        try:
+            return pd.read_csv(  # type: ignore[call-overload]
+                io.StringIO(body, newline=""),
+                sep=separator,
+                header=None,
+                names=names,
+                index_col=False,
+                low_memory=False,
+                decimal=decimal or ".",
+                **more,
+            )
+        except (pd.errors.ParserError, ValueError, OverflowError) as error:
+            raise _parser_error(path, str(error), layout) from error
+
+    frame = parse(dtype=dict.fromkeys(asked, str))
+    if asked:
+        words = parse(usecols=asked, dtype=str, na_filter=False, keep_default_na=False)
+        for name in asked:
+            column = words[name].str.strip()
+            frame[name] = column.where(column != "")
+    return frame
+
+
+def _fitting_names(path: Path, body: str, layout: _Layout) -> list[str]:
+    """The names, one more for a separator at the end of the rows; InputError where rows differ."""
+    line = re.match(r"[^\r\n]*", body.lstrip("\r\n"))
+    row = _fields(line[0] if line else "", layout.separator)
+    more = len(row) - len(layout.names)
+    if more <= 0:
+        return layout.names
+    if more == 1 and not row[-1].strip():
+        return [*layout.names, f"Unnamed: {len(layout.names)}"]
+    hint = ""
+    if layout.separator == "," and len(row) >= 2 * len(layout.names) - 2:
+        hint = " A decimal comma between commas must stand in quotes."
+    raise InputError(
+        f"{path}: line {layout.first_line} has {len(row)} values for the {len(layout.names)} "
+        f"column names of line {layout.header_line}; say --header-line or --separator.{hint}"
+    )
+
+
+def _parser_error(path: Path, text: str, layout: _Layout) -> InputError:
+    if match := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", text):
+        line = layout.first_line + int(match[2]) - 1
+        return InputError(
+            f"{path}: line {line} has {match[3]} values where the others have {match[1]}; mend "
+            "that line, or say --separator or --header-line."
+        )
+    if match := re.search(r"EOF inside string starting at row (\d+)", text):
+        line = layout.first_line + int(match[1])
+        return InputError(f"{path}: a quote is opened in about line {line} and never closed.")
+    return InputError(f"{path} can't be read as a table: {reason(ValueError(text))}")
+
+
+def _drop_empty_ends(table: TextTable, names: list[str]) -> None:
+    """Drop columns without a name and without a value, and empty rows at the end."""
+    frame = table.frame
+    nameless = [n for n in frame.columns if re.fullmatch(r"Unnamed: \d+", n)]
+    empty = [name for name in nameless if frame[name].isna().all()]
+    if empty:
+        frame = frame.drop(columns=empty)
+        if set(empty) & set(names):
+            table.notes.append(f"{len(empty)} columns without a name and a value are left out.")
+    for name in set(nameless) - set(empty):
+        table.notes.append(f"column {name} has no name in the file; is it a count of the rows?")
+    if len(frame) and frame.iloc[-1].isna().all():
+        filled = np.flatnonzero(frame.notna().any(axis=1).to_numpy())
+        kept = int(filled[-1]) + 1 if filled.size else 0
+        table.notes.append(f"{len(frame) - kept} empty rows at the end are left out.")
+        frame = frame.iloc[:kept]
+    if frame.empty:
+        raise InputError(f"{table.path} holds no rows below its column names.")
+    table.frame = frame
+
+
+@dataclass
+class _Words:
+    """The distinct words of a text column: ``numbers`` [U] float64, NaN where missing or bad."""
+
+    codes: np.ndarray
+    words: list[str]
+    numbers: np.ndarray
+    is_bad: np.ndarray
+
+    def column(self) -> np.ndarray:
+        """[R] float64."""
+        return np.append(self.numbers, np.nan)[self.codes]
+
+    def counts(self) -> np.ndarray:
+        """[U] rows of each word."""
+        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.words))
+
+
+def _read_words(
+    column: pd.Series, decimal: str | None, traces: bool = False, suffixes: str = ""
+) -> _Words:
+    codes, distinct = pd.factorize(column)
+    words = [str(word).strip() for word in np.asarray(distinct, dtype=object)]
+    lower = [word.lower() for word in words]
+    missing = np.array([not w or w in MISSING_WORDS for w in lower], dtype=bool)
+    plain = words
+    if decimal == ",":
+        plain = [w.replace(",", ".") if _COMMA_NUMBER.fullmatch(w) else _no_dot(w) for w in words]
+    if suffixes:
+        plain = [re.sub(rf"(?<=[\d.])\s*[{re.escape(suffixes)}]+$", "", w) for w in plain]
+    found = pd.to_numeric(pd.Series(plain, dtype=object), errors="coerce")
+    numbers = np.array(found, dtype=np.float64)
+    numbers[missing] = np.nan
+    if traces:
+        numbers[np.array([w in TRACE_WORDS for w in lower], dtype=bool)] = 0.0
+    return _Words(codes, words, numbers, np.isnan(numbers) & ~missing)
+
+
+def _no_dot(word: str) -> str:
+    """A number with a point is none where the comma is the decimal sign."""
+    return f"{word}!" if "." in word and _NUMBER.fullmatch(word) else word
+
+
+def _convert_text(table: TextTable, names: list[str]) -> None:
+    """Make numbers of text columns that hold nothing else; name what stands in the way."""
+    text = [n for n in names if not pd.api.types.is_numeric_dtype(table.frame[n])]
+    decimal = table.decimal or _guess_decimal(table, text)
+    made: dict[str, np.ndarray] = {}
+    for name in text:
+        read = _read_words(table.frame[name], decimal)
+        if read.is_bad.any():
+            _name_bad_words(table, name, read)
+        elif not np.isnan(read.numbers).all():
+            made[name] = read.column()
+    if made:
+        columns = {
+            name: made.get(name, table.frame[name].array) for name in map(str, table.frame.columns)
+        }
+        table.frame = pd.DataFrame(columns, index=table.frame.index)
+    table.decimal = decimal
+
+
+def _guess_decimal(table: TextTable, text: list[str]) -> str | None:
+    """A comma where text columns hold numbers with one; None otherwise."""
+    frame = table.frame
+    clear: list[str] = []
+    doubtful: list[str] = []
+    for name in text:
+        if not frame[name].str.contains(",", regex=False).any():
+            continue
+        distinct = np.asarray(frame[name].dropna().unique(), dtype=object)
+        words = {str(word).strip() for word in distinct}
+        commas = [w for w in words if "," in w]
+        if not all(_COMMA_NUMBER.fullmatch(w) for w in commas):
+            continue
+        others = [w for w in words if "," not in w]
+        if any(_kind(w) in ("w", "t") or "." in w.strip(".") for w in others):
+            continue
+        thousands = all(_THOUSANDS.fullmatch(w) for w in commas)
+        (doubtful if thousands else clear).append(name)
+    if clear:
+        floats = frame.select_dtypes("float")
+        pointed = [n for n in floats if (floats[n].dropna() % 1 != 0).any()]
+        if pointed:
+            raise InputError(
+                f"{table.path}: {clear[0]} holds decimal commas and {pointed[0]} decimal points; "
+                "say --decimal , or --decimal . and mend the other columns."
+            )
+        table.notes.append("the decimal sign is a comma (else say --decimal .).")
+        return ","
+    for name in doubtful:
+        word = next(w for w in map(str, frame[name].dropna()) if "," in w)
+        table.not_numbers[name] = (
+            f"column {name} holds {word!r}: thousands are written without a mark; if it is a "
+            "decimal comma say --decimal ,."
+        )
+    return None
+
+
+def _name_bad_words(table: TextTable, name: str, read: _Words) -> None:
+    """Say of a column that is numbers by half at least which words stand in the way."""
+    counts = read.counts()
+    like_numbers = [i for i in np.flatnonzero(read.is_bad) if _kind(read.words[i]) == "n"]
+    like_numbers += [i for i in np.flatnonzero(read.is_bad) if _THOUSANDS.fullmatch(read.words[i])]
+    bad, good = int(counts[read.is_bad].sum()), int(counts[~np.isnan(read.numbers)].sum())
+    good += int(counts[like_numbers].sum())
+    if bad > good or name in table.not_numbers:
+        return
+    words = sorted(np.flatnonzero(read.is_bad), key=lambda i: -counts[i])
+    shown = ", ".join(f"{read.words[i][:20]!r} ({counts[i]:,})" for i in words[:_SHOWN_WORDS])
+    more = f" and {len(words) - _SHOWN_WORDS} more" if len(words) > _SHOWN_WORDS else ""
+    row = int(np.flatnonzero(np.append(read.is_bad, False)[read.codes])[0])
+    hint = ""
+    if any(_THOUSANDS.fullmatch(read.words[i]) for i in words):
+        hint = "; write thousands without a mark"
+    table.not_numbers[name] = (
+        f"column {name}: {bad:,} of {len(read.codes):,} values are no numbers: {shown}{more}, "
+        f"first in line {table.line_of(row)}{hint}."
+    )
+
+
+def read_traces(table: TextTable, columns: Sequence[str], suffixes: str = "") -> list[str]:
+    """Read the words of rain columns: T and trace are 0 mm; returns notes.
+
+    ``suffixes`` are letters that may follow a number (``0.05s`` of NOAA's LCD). Changes the frame
+    and ``not_numbers`` of the ``table``; a column with other words stays text and is named there.
+    """
+    notes: list[str] = []
+    for name in columns:
+        if pd.api.types.is_numeric_dtype(table.frame[name]):
+            continue
+        read = _read_words(table.frame[name], table.decimal, traces=True, suffixes=suffixes)
+        table.not_numbers.pop(name, None)
+        if read.is_bad.any():
+            _name_bad_words(table, name, read)
+        if read.is_bad.any() or np.isnan(read.numbers).all():
+            continue
+        traces = np.array([word.lower() in TRACE_WORDS for word in read.words], dtype=bool)
+        count = int(read.counts()[traces].sum())
+        if count:
+            notes.append(f"column {name}: {count:,} traces (T) are taken as 0.")
+        lettered = ~traces & np.array([w[-1:].isalpha() for w in read.words], dtype=bool)
+        lettered &= ~np.isnan(read.numbers)
+        if lettered.any():
+            number = int(read.counts()[lettered].sum())
+            notes.append(f"column {name}: {number:,} numbers followed by a letter are taken.")
+        table.frame[name] = read.column()
+    return notes
+
+
+def as_zero_one(column: pd.Series) -> np.ndarray | None:
+    """[R] float64 of 0, 1 and NaN from Yes/No, True/False, sim/nao, ...; None for other words.
+
+    0 and 1 as numbers are taken as they are.
+    """
+    if pd.api.types.is_bool_dtype(column):
+        return column.to_numpy(np.float64)
+    if pd.api.types.is_numeric_dtype(column):
+        numbers = column.to_numpy(np.float64, na_value=np.nan)
+        return numbers if (np.isnan(numbers) | np.isin(numbers, (0, 1))).all() else None
+    codes, distinct = pd.factorize(column)
+    words = [_without_accents(str(word)).strip().lower() for word in distinct]
+    values = np.array(
+        [
+            1.0 if w in _YES else 0.0 if w in _NO else np.nan if w in MISSING_WORDS | {""} else 2.0
+            for w in words
+        ]
+    )
+    if (values == 2.0).any() or not np.isin(values, (0.0, 1.0)).any():
+        return None
+    return np.append(values, np.nan)[codes]
+
+
+def _metadata(above: list[str], separator: str) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """``key: value`` lines as a mapping, and the rows of a table of places where one stands."""
+    for at, line in enumerate(above):
+        keys = [key.strip() for key in _fields(line, separator)]
+        if {"latitude", "longitude"} <= set(keys):
+            places = [
+                dict(zip(keys, (v.strip() for v in _fields(row, separator)), strict=False))
+                for row in above[at + 1 :]
+            ]
+            return (places[0] if len(places) == 1 else {}), places
+    found: dict[str, str] = {}
+    for line in above:
+        bare = line.lstrip("#%*! ").rstrip(f" {separator}").strip('" ')
+        match = re.match(r"([^:=]{1,80}?)\s*[:=]\s*[;,\t]?\s*(.*)", bare)
+        if match and match[2].strip('" '):
+            found.setdefault(match[1].strip('" '), match[2].strip('" '))
+    return found, []
