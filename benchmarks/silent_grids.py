@@ -518,6 +518,9 @@ def _write_set(
     elif layout.shape == "scalar":
         made = made.isel({rows: 0, columns: 0})
     encoding: dict[str, dict[str, Any]] = {}
+    if layout.time_axis.startswith("bounds"):
+        minutes = {"units": "minutes since 1970-01-01", "dtype": "int32"}
+        encoding = {time: minutes, "time_bnds": minutes}
     for variable in list(made.data_vars):
         label = str(variable)
         if label == "time_bnds":

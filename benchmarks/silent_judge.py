@@ -29,6 +29,7 @@ NOTES = {
     "unit": r"taken as mm|nothing tells its unit|no unit",
     "hours": r"can't tell (how many|over)|SPARSE|taken as the sum",
     "sums": r"taken as (the )?sums?|sum of each|as sums",
+    "standard": r"standard time",
     "twice": r"twice|doubl|duplicate|same time",
     "out": r"left out|skipped|not read|dropped",
 }

@@ -17,6 +17,7 @@ import pandas as pd
 
 from benchmarks.silent_judge import Case, Reading, combinations
 from benchmarks.silent_truth import (
+    DAY,
     HOUR,
     Truth,
     make_truth,
@@ -378,6 +379,8 @@ def _rows_of_region(
     kept = np.ones(len(ends), dtype=bool)
     if layout.rows == "gaps":
         kept[1:-1] = rng.random(len(ends) - 2) > 0.02
+        # Of an hour that autumn doubles, the one that's left can't be told.
+        kept |= rows["local"].duplicated(keep=False).to_numpy()
     true = written * number_mm
     if layout.amounts == "running":
         true = np.full(len(ends), np.nan)
@@ -539,6 +542,8 @@ def _options(layout: TableLayout) -> list[str]:
         pattern = (DATES if layout.step == 24 else FORMATS)[layout.time_format]
         zone = "%z" if layout.zone_told == "offset" else ""
         words += [o["format"], pattern + zone]
+    if layout.time_format == "unix" and layout.step < 24:
+        words += [o["format"], "unix"]
     if layout.zone_told == "option" and layout.time_format != "unix":
         words += [o["zone"], layout.zone]
     if layout.stamps_said:
@@ -646,6 +651,8 @@ def _readings(layout: TableLayout, rows: _Rows) -> list[Reading]:
         options["zone"] = ["true", "utc"]
     if not layout.stamps_said and (layout.stamps == "start" or layout.step == 24):
         options["stamps"] = ["true", "other"]
+    if layout.step == 24 and layout.zone in CHANGING and layout.zone_told == "option":
+        options["standard"] = ["true", "winter's midnight"]
     if layout.unit_told == "nothing" and layout.unit not in ("mm", "kg m-2"):
         options["unit"] = ["true", "mm"]
     if layout.rows == "contradicting":
@@ -662,6 +669,8 @@ def _readings(layout: TableLayout, rows: _Rows) -> list[Reading]:
         ends = rows.ends.copy()
         if chosen.get("zone") == "utc":
             ends = rows.local + (step if layout.stamps == "start" else 0)
+        if chosen.get("standard") == "winter's midnight":
+            ends = rows.local + DAY + _standard_seconds(layout.zone)
         if chosen.get("stamps") == "other":
             ends = ends - step
         rain = rows.rain_mm if is_told else rows.as_written_mm * rows.number_mm
@@ -670,6 +679,13 @@ def _readings(layout: TableLayout, rows: _Rows) -> list[Reading]:
         keep = "last" if chosen.get("twice") == "the last" else "first"
         found.append(Reading(_frame(layout, rows, ends, rain, keep), notes))
     return found
+
+
+def _standard_seconds(zone: str) -> int:
+    """UTC minus the standard time of a zone."""
+    year = pd.date_range("2021-01-01", periods=366, freq="D", tz="UTC").tz_convert(zone)
+    offsets = year.tz_localize(None) - year.tz_convert("UTC").tz_localize(None)
+    return -int(offsets.min().total_seconds())
 
 
 def _frame(
