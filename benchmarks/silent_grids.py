@@ -69,6 +69,8 @@ class GridLayout:
     others_every: int = 1
     step_hours: int | None = None
     temperature: str = "K"
+    times: str = "all"  # all, gaps (of rain), descending
+    places: str = "boxes"  # boxes, points
 
 
 def draw_grid(rng: np.random.Generator) -> GridLayout:
@@ -96,7 +98,7 @@ def draw_grid(rng: np.random.Generator) -> GridLayout:
     layout.latitude = "up" if differs() else "down"
     layout.longitude = str(pick(["360", "360", "wrap"])) if differs() else "180"
     layout.step = int(pick([3, 6])) if differs() else 1
-    if differs():
+    if differs() or (layout.step > 1 and said()):
         layout.amounts = str(pick(["running", "running", "sum", "rate"]))
     if differs():
         layout.unit, layout.unit_said = str(pick(list(_KINDS_OF_UNIT))), said()
@@ -117,6 +119,8 @@ def draw_grid(rng: np.random.Generator) -> GridLayout:
     layout.others_every = int(pick([3, 6])) if differs(0.6) else 1
     layout.step_hours = int(pick([1, 3, 6, 12, 24])) if differs(0.5) else None
     layout.temperature = "degC" if differs(0.5) else "K"
+    layout.times = str(pick(["gaps", "gaps", "descending"])) if differs(0.6) else "all"
+    layout.places = "points" if differs(0.5) else "boxes"
     return possible(layout)
 
 
@@ -143,6 +147,7 @@ def possible(layout: GridLayout) -> GridLayout:
     if made.time_axis == "bounds wrong":
         made.amounts, made.names = "running", "short" if made.names == "six" else made.names
     if made.time_axis == "steps":
+        made.times = "all" if made.times == "gaps" else made.times
         made.split, made.versions, made.others_every = "no", "no", 1
         made.amounts = "running" if made.amounts == "sum" else made.amounts
     if made.time_axis.startswith("bounds"):
@@ -244,6 +249,14 @@ def _axes(layout: GridLayout) -> tuple[np.ndarray, np.ndarray, dict[str, Any], d
             "west": west, "east": east,
         }  # fmt: skip
         cells[name] = np.tile(columns[region], (len(latitude), 1))
+        if layout.places == "points":  # a fifth of a cell beside the last of its cells
+            row, column = np.argwhere(cells[name])[-1]
+            cells[name] = np.zeros_like(cells[name])
+            cells[name][row, column] = True
+            boxes[name] = {
+                "latitude": float(latitude[row] + half / 2),
+                "longitude": float(longitude[column]),
+            }
     return latitude, longitude, boxes, cells
 
 
@@ -291,6 +304,9 @@ def _fields(layout: GridLayout, rng: np.random.Generator) -> _Fields:
             if layout.missing_when == "at times":
                 when = rng.random(len(column)) < 0.1
             column[np.ix_(when, *map(np.arange, shape))] = np.where(hole, np.nan, column[when])
+    if layout.times == "gaps":
+        kept = rng.random(len(ends)) > 0.02
+        ends, starts, tp, amount = ends[kept], starts[kept], tp[kept], amount[kept]
     return _Fields(ends, starts, other_ends, latitude, longitude, tp, amount, t2m, sp, boxes, cells)
 
 
@@ -453,7 +469,7 @@ def _dataset(
 ) -> xr.Dataset:
     """One file's variables with its coordinates; ``values`` [T, Y, X] at ``ends``."""
     time = _time_name(layout)
-    step = int(np.diff(ends)[0])
+    step = int(np.diff(ends).min())
     shift = {"bounds start": step, "bounds middle": step // 2}.get(layout.time_axis, 0)
     if layout.daily != "no":
         shift = step + _shift(layout)
@@ -511,6 +527,8 @@ def _write_set(
         made = _with_steps(made, time)
     if layout.versions == "dimension":
         made = _with_version_dimension(made, time)
+    if layout.times == "descending":
+        made = made.isel({time: slice(None, None, -1)})
     if layout.latitude == "up":
         made = made.isel({rows: slice(None, None, -1)})
     if layout.shape == "row":
