@@ -119,7 +119,9 @@ def judge(
         problem = difference(case, found, expected, notes)
         lacking = [key for key in reading.notes if not re.search(NOTES[key], notes)]
         if problem is None and not lacking:
-            return (ASSUMED, f"{', '.join(reading.notes)} said") if reading.notes else (EQUAL, "")
+            left = [f"{name} left out" for name in expected.columns if name not in found]
+            said = ", ".join([*reading.notes, *left])
+            return (ASSUMED, f"{said} said") if said else (EQUAL, "")
         if problem is None and not silent:
             silent = f"read with another {', '.join(reading.notes)}; no note on {lacking}"
         first = problem if reading is case.readings[0] else None
@@ -158,7 +160,8 @@ def difference(case: Case, found: pd.DataFrame, expected: pd.DataFrame, notes: s
     index = found.index.union(expected.index)
     for name in expected.columns:
         if name not in found:
-            if re.search(rf"\b{re.escape(name)}\b.*({NOTES['out']})", notes):
+            source = re.escape(re.sub(r"_(sin|cos)$", "", name))
+            if re.search(rf"{source}.*({NOTES['out']})", notes):
                 continue
             return f"column {name} is not there ({', '.join(found.columns)})"
         have = found[name].reindex(index).to_numpy(np.float64)

@@ -69,7 +69,7 @@ SEPARATORS = {",": ",", ";": ";", "tab": "\t"}
 OPTIONS = {
     "time": "--timestamp-column", "format": "--time-format", "zone": "--timezone",
     "stamps": "--stamps", "region": "--region-column", "name": "--region",
-    "rain": "--precipitation-column", "unit": "--precipitation-unit", "missing": "--missing",
+    "rain": "--precipitation-column", "unit": "--precipitation-unit", "other unit": "--unit", "missing": "--missing",
     "meaning": "--meaning", "encoding": "--encoding", "separator": "--separator",
     "decimal": "--decimal", "header": "--header-line", "directions": "--directions",
 }  # fmt: skip
@@ -119,6 +119,7 @@ class TableLayout:
     container: str = "csv"  # csv, txt, tsv, gz, zip, parquet
     direction: str = "degrees"  # degrees, points, calm, none
     directions_said: str | None = None
+    others_said: bool = False  # the units of temperature and pressure
 
 
 def draw_table(rng: np.random.Generator) -> TableLayout:
@@ -190,6 +191,7 @@ def draw_table(rng: np.random.Generator) -> TableLayout:
         layout.container = str(pick(["txt", "tsv", "gz", "zip", "parquet"]))
     if differs():
         layout.direction = str(pick(["points", "calm", "none"]))
+    layout.others_said = differs(0.5)
     layout.directions_said = pick(["as_is", "sin_cos"]) if differs(0.3) else None
     return possible(layout)
 
@@ -567,6 +569,9 @@ def _options(layout: TableLayout) -> list[str]:
         words += [o["decimal"], layout.decimal]
     if layout.header_said and layout.header_lines:
         words += [o["header"], str(layout.header_lines + 1)]
+    if layout.others_said:
+        names = NAMES[layout.names]
+        words += [o["other unit"], f"{names[1]}=degC", f"{names[2]}=hPa"]
     if layout.directions_said:
         words += [o["directions"], layout.directions_said]
     return words
