@@ -69,7 +69,8 @@ SEPARATORS = {",": ",", ";": ";", "tab": "\t"}
 OPTIONS = {
     "time": "--timestamp-column", "format": "--time-format", "zone": "--timezone",
     "stamps": "--stamps", "region": "--region-column", "name": "--region",
-    "rain": "--precipitation-column", "unit": "--precipitation-unit", "other unit": "--unit", "missing": "--missing",
+    "rain": "--precipitation-column", "unit": "--precipitation-unit", "other unit": "--unit",
+    "missing": "--missing",
     "meaning": "--meaning", "encoding": "--encoding", "separator": "--separator",
     "decimal": "--decimal", "header": "--header-line", "directions": "--directions",
 }  # fmt: skip
