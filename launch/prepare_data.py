@@ -1,10 +1,11 @@
-"""Bring weather into one series: ERA5 NetCDF files (or ZIPs of them), or tables.
+"""Bring weather into one series: grids (NetCDF, ZIPs of it, Zarr, GRIB), or tables.
 
     python launch/prepare_data.py ERA5.nc [MORE.nc ...] --output data/peru
-    python launch/prepare_data.py table.csv --output data/mine --precipitation-unit m
+    python launch/prepare_data.py table.csv --output data/mine --precipitation-unit in
     python launch/prepare_data.py --audit data/peru/series.parquet [--config NAME] [key=value ...]
 
-Writes series.parquet and series.json into --output, both or neither. Exit code 2 on bad input.
+Writes series.parquet and series.json into --output, both or neither. What is guessed is printed;
+the options say it instead. Exit code 2 on bad input. docs/data.md has a command for each source.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # The repository, not this folder, is on the path: a file here could hide an installed library.
 HERE = Path(__file__).resolve().parent
@@ -22,7 +23,8 @@ sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != H
 from timerxl.command_line import run_command, unwinding_on_signals
 from timerxl.config import InputError
 
-TABLES = (".csv", ".parquet")
+if TYPE_CHECKING:
+    from timerxl.data.readers import TableOptions
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -45,10 +47,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         dest="max_gap_fill_hours",
         help="carry forward (default: none)",
     )
-    add("--timestamp-column", default="timestamp", help="of a table")
-    add("--region-column", default="region", help="of a table")
-    add("--precipitation-column", help="of a table (default: precipitation, then tp)")
-    add("--precipitation-unit", choices=["mm", "m"], help="of a table (default: mm)")
+    add("--precipitation-column", metavar="NAME", help="of a table (default: named like rain)")
+    add(
+        "--precipitation-unit",
+        metavar="UNIT",
+        help="mm, cm, m, in, 0.1mm, mm/h, 'kg m-2', 'kg m-2 s-1' (default: as the file tells)",
+    )
     add(
         "--missing",
         nargs="+",
@@ -64,6 +68,19 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="COLUMN=WORD",
         help="instant, hourly, running, sum:6h, mean:24h, max:24h, min:24h; @start or @end",
     )
+    table = parser.add_argument_group("tables", "what is not said is guessed, and printed")
+    add_of_table = table.add_argument
+    add_of_table("--timestamp-column", nargs="+", metavar="NAME", help="several are joined")
+    add_of_table("--time-format", metavar="FORMAT", help="as strftime writes it, or unix")
+    add_of_table("--timezone", metavar="ZONE", help="America/Lima, UTC-5, ... (default: UTC)")
+    add_of_table("--stamps", choices=["start", "end"], help="of the period that a row tells of")
+    add_of_table("--region-column", metavar="NAME", help="names or codes of regions")
+    add_of_table("--region", metavar="NAME", help="the table is one region, called so")
+    add_of_table("--directions", choices=["sin_cos", "as_is"], default="sin_cos")
+    add_of_table("--encoding", metavar="NAME", help="utf-8, latin-1, gbk, ...")
+    add_of_table("--separator", metavar="SIGN", help="a sign, or tab, space")
+    add_of_table("--decimal", choices=[".", ","])
+    add_of_table("--header-line", type=int, metavar="N", help="line of the column names; 0: none")
     add("--overwrite", action="store_true", help="replace a series that stands in --output")
     add("--audit", type=Path, metavar="SERIES", help="check a series instead of making one")
     add("--config", help="with --audit: a recipe's name or path")
@@ -109,19 +126,21 @@ def prepare(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from timerxl.data.prepare import PrepareOptions, prepare_era5
-    from timerxl.data.prepare_tables import TableOptions, prepare_tables
+    from timerxl.data.prepare_tables import prepare_tables
+    from timerxl.data.readers import is_table
 
     inputs = [Path(name) for name in arguments.inputs]
-    tables = [path for path in inputs if path.suffix.lower() in TABLES]
+    tables = [path for path in inputs if is_table(path)]
     if tables and len(tables) < len(inputs):
-        raise InputError("tables and NetCDF files can't become one series; prepare them apart.")
+        raise InputError("tables and grids can't become one series; prepare them apart.")
     settings = vars(arguments)
     settings["units"] = _pairs("--unit", arguments.unit)
     settings["meanings"] = _pairs("--meaning", arguments.meaning)
     if not tables:
         settings["regions"] = arguments.regions or HERE / "regions" / "peru.yaml"
+        if arguments.precipitation_unit:
+            settings["units"].setdefault("tp", arguments.precipitation_unit)
     options = PrepareOptions(**{f.name: settings[f.name] for f in fields(PrepareOptions)})
-    columns = TableOptions(**{f.name: settings[f.name] for f in fields(TableOptions)})
     with tqdm(unit=" parts", disable=None, file=sys.stderr) as bar:  # on a terminal only
 
         def tick(label: str) -> None:
@@ -129,13 +148,43 @@ def prepare(arguments: argparse.Namespace) -> int:
             bar.update()
 
         if tables:
-            content, notes = prepare_tables(inputs, options, columns, tick)
+            content, notes = prepare_tables(
+                inputs,
+                options,
+                _said_of_tables(arguments),
+                arguments.precipitation_unit,
+                arguments.directions,
+                tick,
+            )
         else:
             content, notes = prepare_era5(inputs, options, tick)
     for note in notes:
         print(f"note: {note}")
     report(content, arguments.output)
     return 0
+
+
+def _said_of_tables(arguments: argparse.Namespace) -> TableOptions:
+    from timerxl.data.readers import TableOptions
+    from timerxl.data.table_text import TextOptions
+    from timerxl.data.table_times import TimeOptions
+
+    of_text = {f.name: getattr(arguments, f.name) for f in fields(TextOptions)}
+    return TableOptions(
+        text=TextOptions(**of_text),
+        times=TimeOptions(
+            timestamp_columns=tuple(arguments.timestamp_column or ()),
+            time_format=arguments.time_format,
+            timezone=arguments.timezone,
+            stamps=arguments.stamps,
+        ),
+        region_column=arguments.region_column,
+        region=arguments.region,
+        precipitation_column=arguments.precipitation_column,
+        units=arguments.units,
+        meanings=arguments.meanings,
+        is_command=True,
+    )
 
 
 def report(content: dict[str, Any], output: Path) -> None:

@@ -106,14 +106,6 @@ def validate(config: Any) -> None:
             continue
         if isinstance(value, str) or not 0 <= value < 1:
             raise InputError(f"{key} is {value!r}; expected a number from 0 up to (not with) 1.")
-    if (unit := config.data.precipitation_unit) not in ("auto", "mm", "m"):
-        # Imported late: reading units takes a second, which mm and m don't cost.
-        from timerxl.data.quantities import RAIN, conversion, named
-
-        try:
-            conversion(unit, named(RAIN))
-        except InputError as error:
-            raise InputError(f"data.precipitation_unit is {unit}: {error}") from None
     if config.data.oni_lag_months < 2:
         raise InputError(
             f"data.oni_lag_months is {config.data.oni_lag_months}; expected 2 or more: a value is "

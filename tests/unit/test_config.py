@@ -144,7 +144,6 @@ SHARES = """model.hidden_dropout model.attention_dropout data.train_fraction
 REAL = """data.label_horizon_hours model.rope_theta optim.lr loss.gamma optim.weight_decay
     data.rain_threshold_mm""".split()
 CHOICES = {
-    "data.precipitation_unit": "kelvin",
     "data.directions": "degrees",
     "data.split": "random",
     "model.hidden_act": "swish",

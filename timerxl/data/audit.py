@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from timerxl.config import DataConfig, InputError, RunConfig, load_recipe
-from timerxl.config_reading import misfit, read_json
 from timerxl.data.audit_codes import check_codes
 from timerxl.data.audit_columns import check_columns, check_missing, check_series
 from timerxl.data.audit_findings import Audit, Subject
@@ -28,11 +26,10 @@ from timerxl.data.audit_regions import check_regions
 from timerxl.data.audit_sample_size import check_sample_size
 from timerxl.data.audit_splits import check_context, check_split_by_rows, check_windows
 from timerxl.data.audit_text import audit_text
-from timerxl.data.features import label_like
 from timerxl.data.labels import check_leaks, label_and_persistence
-from timerxl.data.readers import open_table, read_table
+from timerxl.data.readers import read_table_and_labels, ready_label_without_rain
 from timerxl.data.schema import WeatherSeries
-from timerxl.data.series_file import DESCRIPTION, SERIES
+from timerxl.data.series_file import SERIES
 from timerxl.data.splits import make_split, split_by_rows, split_by_time
 from timerxl.files import write_text
 
@@ -140,32 +137,52 @@ def read_subject(
         reason += " (the default; --config names another)"
     if any(override.startswith("model.context_length=") for override in overrides):
         reason = "model.context_length"
-    table = open_table(path)
-    notes = _assume_columns(config, table, overrides)
-    found = _read(config.data)
+    found, labels, notes = _read(config.data, overrides)
+    resolved = found.source["resolved"]
+    data = replace(
+        config.data,
+        precipitation_column=resolved.get("precipitation_column", config.data.precipitation_column),
+    )
     subject = Subject(
         series=found,
-        data=config.data,
+        data=data,
         context_length=config.model.context_length,
         context_reason=reason,
-        label_columns=_label_columns(table, config),
+        label_columns={name: column for name, column in labels.items() if _is_zero_one(column)},
         description=found.source.get("prepared"),
     )
     cut_windows(subject)
     return subject, notes
 
 
-def _read(data: DataConfig) -> WeatherSeries:
-    """The table with its codes for "missing" where training refuses them: a fault beside others.
+def _read(
+    data: DataConfig, overrides: list[str]
+) -> tuple[WeatherSeries, dict[str, np.ndarray], list[str]]:
+    """The series, its columns that are named like labels, and what was assumed for want of rain.
 
-    What can't be read with them is refused as training does it.
+    Codes for "missing" that training refuses are taken as they are: a fault beside others. What
+    can't be read with them is refused as training does it.
     """
-    if data.missing_values is not None:
-        return read_table(data)
-    try:
-        return read_table(replace(data, missing_values=[]))
-    except InputError:
-        return read_table(data)
+    attempts = (
+        [data] if data.missing_values is not None else [replace(data, missing_values=[]), data]
+    )
+    names = {override.partition("=")[0] for override in overrides}
+    notes: list[str] = []
+    said = names & {"data.precipitation_column", "data.label_column"}
+    if not said and (ready := ready_label_without_rain(data)) is not None:
+        notes.append(f"no precipitation column; {ready} is taken as data.label_column.")
+        attempts = [replace(attempt, label_column=ready) for attempt in attempts]
+        data.label_column = ready
+    for attempt in attempts[:-1]:
+        try:
+            return *read_table_and_labels(attempt), notes
+        except InputError:
+            continue
+    return *read_table_and_labels(attempts[-1]), notes
+
+
+def _is_zero_one(column: np.ndarray) -> bool:
+    return bool((np.isnan(column) | (column == 0) | (column == 1)).all())
 
 
 def cut_windows(subject: Subject) -> None:
@@ -190,68 +207,6 @@ def cut_windows(subject: Subject) -> None:
         check_leaks(series, split.rows["train"], subject.label)
     except InputError as error:
         subject.refusals.append(str(error))
-
-
-def _described_rain(table: Path) -> dict[str, Any]:
-    """What series.json says of the precipitation; reading the series refuses a wrong file."""
-    path = table.with_name(DESCRIPTION)
-    if table.name != SERIES or not path.is_file():
-        return {}
-    try:
-        said = read_json(path)
-    except InputError:
-        return {}
-    problem = misfit(said, {"precipitation": {"column": str, "unit": str}})
-    return {} if problem else dict(said["precipitation"])
-
-
-def _assume_columns(
-    config: RunConfig,
-    table: pd.DataFrame,
-    overrides: list[str],
-) -> list[str]:
-    """Take the columns that are there where the recipe's are not and nobody named any."""
-    data, given = config.data, {override.partition("=")[0] for override in overrides}
-    if data.precipitation_column in table.columns or "data.precipitation_column" in given:
-        return []
-    said = _described_rain(Path(str(data.path)))
-    names = [said.get("column"), *_RAIN_COLUMNS]
-    name = next((name for name in names if name in table.columns), None)
-    if name is None:
-        ready = [] if data.label_column else sorted(_label_columns(table, config, ordered=False))
-        if not ready:
-            return []
-        data.label_column = ready[0]
-        return [f"no precipitation column; {ready[0]} is taken as data.label_column."]
-    note = f"data.precipitation_column={name}, since there is no {data.precipitation_column}"
-    data.precipitation_column = name
-    if "data.precipitation_unit" not in given:
-        if said.get("column") == name and said.get("unit") in ("mm", "m"):
-            data.precipitation_unit = said["unit"]
-            note += f"; data.precipitation_unit={data.precipitation_unit} by series.json"
-        elif pd.api.types.is_numeric_dtype(table[name]):
-            most = float(table[name].max())
-            data.precipitation_unit = "m" if most < _METRES_BELOW else "mm"
-            note += f"; data.precipitation_unit={data.precipitation_unit}, since its largest "
-            note += f"value is {most:.3g}"
-    return [note + "."]
-
-
-def _label_columns(
-    table: pd.DataFrame, config: RunConfig, ordered: bool = True
-) -> dict[str, np.ndarray]:
-    """Columns of 0 and 1 that are named like a label, [R] in the rows' order of the series."""
-    found: dict[str, np.ndarray] = {}
-    order = np.arange(len(table))
-    if ordered:
-        order = np.argsort(pd.factorize(table[config.data.region_column])[0], kind="stable")
-    for name in map(str, table.columns):
-        if not label_like(name) or not pd.api.types.is_numeric_dtype(table[name]):
-            continue
-        column = table[name].to_numpy(dtype=np.float64, na_value=np.nan)
-        if (np.isnan(column) | (column == 0) | (column == 1)).all():
-            found[name] = column[order]
-    return found
 
 
 __all__ = [

@@ -140,7 +140,7 @@ def _report_impossible(impossible: dict[str, dict[str, Any]], audit: Audit) -> N
         f"no weather has these values: {listed(named, 4)}.",
         "The unit is another than the one that the column is said to have, or the column holds "
         "something else.",
-        "Correct the name or the unit (launch/prepare_data.py --unit), or leave the column out of "
-        "data.features.",
+        "Correct the name or the unit (--unit COLUMN=UNIT of launch/prepare_data.py), or leave the "
+        "column out of data.features.",
         columns=impossible,
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from timerxl.config import InputError
 from timerxl.data.audit_findings import Audit, Subject, listed
-from timerxl.data.columns_known import check_records, time_words
+from timerxl.data.columns_known import records_problem, time_words
 
 _SHOWN = 12
 
@@ -21,7 +22,10 @@ def records_of(subject: Subject) -> dict[str, dict[str, Any]]:
     if isinstance(of_rain := described.get(rain), dict) and of_rain.get("record"):
         found[rain] = of_rain["record"]
     found |= subject.series.source.get("records", {})
-    return check_records(found, str(subject.series.source.get("path")))
+    if problem := records_problem(found):
+        path = subject.series.source.get("path")
+        raise InputError(f"{path}: {problem}; prepare the series again.")
+    return found
 
 
 def check_known(subject: Subject, audit: Audit) -> None:
@@ -51,7 +55,7 @@ def _unit_assumed(records: dict[str, dict[str, Any]], audit: Audit) -> None:
         "unit_assumed",
         f"a unit is assumed: {listed(named)}{f' ({evidence})' if evidence else ''}.",
         "Rain in inches or tenths of mm that is taken for mm moves every threshold and label.",
-        "Say it: data.precipitation_unit=UNIT, or --precipitation-unit of launch/prepare_data.py.",
+        "Say it: data.precipitation_unit=UNIT, or --unit COLUMN=UNIT of launch/prepare_data.py.",
         columns={column: fact["value"] for column, fact in assumed.items()},
     )
 
@@ -71,10 +75,11 @@ def _stamp_assumed(records: dict[str, dict[str, Any]], step_hours: float, audit:
     audit.find(
         "warning",
         "stamp_assumed",
-        f"what a stamp means is assumed, the end of the period: {in_words}.",
+        f"what a stamp means is assumed: {in_words}.",
         "Where a stamp is the start of its period, a feature holds the rain that it is to tell "
         "beforehand; where a sum covers part of a step, rain is missed.",
-        "Look it up where the table comes from, and say it to launch/prepare_data.py (--meaning).",
+        "Look it up where the data come from, and say it: --meaning COLUMN=sum:24h@start, instant, "
+        "mean:24h, ... of launch/prepare_data.py.",
         columns=meant,
     )
 
@@ -90,11 +95,10 @@ def check_left_out(subject: Subject, audit: Audit) -> None:
         of.setdefault(reason, []).append(column)
     parts = [f"{', '.join(columns)} ({reason})" for reason, columns in of.items()]
     more = f" and {len(skipped) - _SHOWN:,} more" if len(skipped) > _SHOWN else ""
-    what = "1 column is no feature" if len(skipped) == 1 else f"{len(skipped):,} are no features"
     audit.find(
         "note",
         "columns_left_out",
-        f"of the table's columns {what}: {'; '.join(parts)}{more}.",
+        f"columns that are no features: {len(skipped):,}, {'; '.join(parts)}{more}.",
         "",
         "Nothing where that is meant; data.features lists features by name.",
         columns=skipped,

@@ -124,9 +124,10 @@ def _report_sparse(
         + (
             ""
             if certain
-            else " If the column does sum the whole step, bring the table "
-            "through launch/prepare_data.py and write 24 for precipitation.hours_present_per_day "
-            "into its series.json."
+            else " If the column does sum the whole step, bring the table through "
+            "launch/prepare_data.py with --meaning "
+            f"COLUMN=sum:{subject.series.step_hours:g}h, or write 24 for "
+            "precipitation.hours_present_per_day into its series.json."
         ),
         hours_present_per_day=hours,
         reason=reason,

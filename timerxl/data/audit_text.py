@@ -190,7 +190,14 @@ def _columns_known(facts: dict[str, Any]) -> Table | None:
     if rest:
         rows.append([f"{rest:,} more columns", *["..."] * 5])
     title = "What is known of the columns, and how (said, by the file, inferred or assumed)"
-    head = ["column", "quantity", "unit", "what a stamp means", "known by", "codes masked (count)"]
+    head = [
+        "column",
+        "quantity",
+        "unit",
+        "what a stamp of the file means",
+        "known by",
+        "codes masked",
+    ]
     return title, head, rows
 
 

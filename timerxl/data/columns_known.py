@@ -6,13 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from timerxl.config import InputError
 from timerxl.config_reading import misfit
 
 UNKNOWN = "-"
 _SHOWN_NAMES, _LONGEST_NAME = 3, 40
 _FACT = {"value": object, "known_by": str, "evidence?": str}
-_PERIOD = {"kind": str, "hours": (float, None), "file_stamp?": str}
+_PERIOD = {
+    "kind": str,
+    "hours": (float, None),
+    "file_stamp?": str,
+    "running?": ({"period": float}, None),
+}
 # A record as timerxl.data.column_records writes it (timerxl.config_reading.misfit).
 _RECORD = {
     "name": str,
@@ -24,17 +28,12 @@ _RECORD = {
 }
 
 
-def check_records(records: Any, where: str) -> dict[str, dict[str, Any]]:
-    """``records`` (column -> record) as they are; raises InputError for what is no record.
-
-    ``where`` says from which file they are.
-    """
-    problem = misfit(records, dict, "records")
-    for column, record in records.items() if problem is None else ():
-        problem = problem or misfit(record, _RECORD, f"the record of column {column}")
-    if problem:
-        raise InputError(f"{where}: {problem}; prepare the series again.")
-    return dict(records)
+def records_problem(records: Any) -> str | None:
+    """What is wrong with ``records`` (column -> record), as a clause; None where nothing is."""
+    if problem := misfit(records, dict, "records"):
+        return problem
+    found = (misfit(one, _RECORD, f"the record of column {name}") for name, one in records.items())
+    return next((problem for problem in found if problem), None)
 
 
 def unit_words(record: dict[str, Any]) -> str:
@@ -46,16 +45,21 @@ def unit_words(record: dict[str, Any]) -> str:
 
 
 def time_words(record: dict[str, Any]) -> str:
-    """``sum over 24 h``: the stamps of a series end the period, whatever the file's did."""
+    """What a stamp of the FILE means: ``instant``, ``sum over 24 h``, ``... from it on``.
+
+    A series' own stamps are always the ends of what its values are over.
+    """
     meant = (record.get("time") or {}).get("value")
     if meant is None:
         return UNKNOWN
+    if meant["kind"] == "instant":
+        return "instant"
     words = str(meant["kind"])
-    if words != "instant" and meant["hours"] is not None:
+    if running := meant.get("running"):
+        words = f"running total, again from 0 every {running['period']:g} h"
+    elif meant["hours"] is not None:
         words += f" over {meant['hours']:g} h"
-    if meant.get("file_stamp") == "start":
-        words += ", moved from its start to its end"
-    return words
+    return words + {"start": " from it on", "middle": " around it"}.get(meant.get("file_stamp"), "")
 
 
 def known_by_words(record: dict[str, Any]) -> str:
@@ -67,6 +71,11 @@ def known_by_words(record: dict[str, Any]) -> str:
     if len(of) == 1 and all(len(called) == 3 for called in of.values()):
         return next(iter(of))
     return "; ".join(f"{', '.join(called)}: {by}" for by, called in of.items()) or UNKNOWN
+
+
+def shortened(name: str) -> str:
+    """A name of any length in 40 characters."""
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
 @dataclass
@@ -83,10 +92,7 @@ class KnownRow:
     @property
     def names(self) -> str:
         """``a, b, c and 3 more``; a name of any length is cut off."""
-        shown = [
-            name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
-            for name in self.columns[:_SHOWN_NAMES]
-        ]
+        shown = [shortened(name) for name in self.columns[:_SHOWN_NAMES]]
         more = len(self.columns) - len(shown)
         return ", ".join(shown) + (f" and {more:,} more" if more else "")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -17,12 +18,22 @@ def label_like(name: str) -> bool:
     return _LABEL_LIKE.fullmatch(name) is not None
 
 
-def choose_features(table: pd.DataFrame, config: DataConfig) -> tuple[list[str], dict[str, str]]:
+def choose_features(
+    table: pd.DataFrame,
+    config: DataConfig,
+    apart: set[str] | None = None,
+    reasons: Mapping[str, str] | None = None,
+) -> tuple[list[str], dict[str, str]]:
     """Names of the features in column order (or as listed), and why other columns are skipped.
+
+    ``apart`` are the columns of time and region (None: the configuration's), ``reasons`` why a
+    column is no feature though it may be numeric.
 
     Raises InputError where no numeric column is left or ``data.features`` lists what is none.
     """
-    apart = {config.timestamp_column, config.region_column}
+    if apart is None:
+        apart = {config.timestamp_column, config.region_column}
+    known = reasons or {}
     skipped: dict[str, str] = {}
     numeric: list[str] = []
     for name in map(str, table.columns):
@@ -30,6 +41,8 @@ def choose_features(table: pd.DataFrame, config: DataConfig) -> tuple[list[str],
             skipped[name] = "it is the label"
         elif label_like(name):
             skipped[name] = "its name says label (data.label_column makes it one)"
+        elif name not in apart and name in known:
+            skipped[name] = known[name]
         elif name not in apart and not pd.api.types.is_numeric_dtype(table[name]):
             skipped[name] = f"not numeric ({table[name].dtype})"
         elif name not in apart:
@@ -38,10 +51,8 @@ def choose_features(table: pd.DataFrame, config: DataConfig) -> tuple[list[str],
         if not numeric:
             raise InputError(f"{config.path} has no numeric column to take as a feature.")
         return numeric, skipped
-    reasons = skipped | dict.fromkeys(apart, "it's the time or the region")
-    return listed_features(
-        config.features, numeric, reasons, "the table has no such column", skipped
-    )
+    why = skipped | dict.fromkeys(apart, "it's the time or the region")
+    return listed_features(config.features, numeric, why, "the table has no such column", skipped)
 
 
 def listed_features(

@@ -46,7 +46,7 @@ def _problem(config: DataConfig, table: pd.DataFrame | None, context_length: int
     """What the table lacks, as a sentence; None where its columns and rows are there."""
     name = "the table" if table is not None else str(config.path)
     try:
-        frame = table if table is not None else open_table(Path(name))
+        frame = table if table is not None else open_table(Path(name)).frame
     except InputError:
         return None
     if any(level is not None for level in frame.index.names):

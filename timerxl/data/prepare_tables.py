@@ -1,24 +1,26 @@
-"""Tables (CSV, Parquet) to the same series.parquet and series.json that ERA5 files become.
+"""Tables (text, Parquet) to the same series.parquet and series.json that grids become.
 
 Every check of the reader runs first, so what is written can be read. A table does not tell over
-how many hours its rain was summed: it's taken as the sum over the step.
+how many hours its rain was summed: it's taken as the sum over the step, or as running totals where
+it behaves like them.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from timerxl.config import DataConfig, InputError
 from timerxl.data.derived import Derived, choose_derived, make_column
-from timerxl.data.features import choose_features
 from timerxl.data.gaps import Gaps
+from timerxl.data.missing_codes import parse_codes
 from timerxl.data.prepare import PrepareOptions, Tick
-from timerxl.data.readers import open_table, read_table
+from timerxl.data.quantities import conversion, named
+from timerxl.data.readers import AUTO, TableOptions, read_table_and_labels
 from timerxl.data.schema import WeatherSeries
 from timerxl.data.series_file import (
     PRECIPITATION,
@@ -29,38 +31,32 @@ from timerxl.data.series_file import (
 )
 from timerxl.data.synthetic import TRUTH
 
-# Below this a whole table of rain in mm would be a desert's; ERA5's metres always are.
-_METRES_MM = 0.5
-_MANY_ROWS = 100
-
-
-@dataclass
-class TableOptions:
-    """Names and unit of a table's columns; None for precipitation means precipitation, then tp."""
-
-    timestamp_column: str = "timestamp"
-    region_column: str = "region"
-    precipitation_column: str | None = None
-    precipitation_unit: str | None = None
-
 
 @dataclass
 class _Table:
-    """One input after the reader's checks; ``extra`` [R, E] are label-like numeric columns."""
+    """One input after the reader's checks; ``extra`` [R] each are label-like numeric columns."""
 
+    path: Path
     series: WeatherSeries
     extra: dict[str, np.ndarray]
+    rain: str
     source: dict[str, Any]
     is_synthetic: bool
 
 
 def prepare_tables(
-    inputs: list[Path], options: PrepareOptions, names: TableOptions, tick: Tick
+    inputs: list[Path],
+    options: PrepareOptions,
+    said: TableOptions,
+    precipitation_unit: str | None,
+    directions: str,
+    tick: Tick,
 ) -> tuple[dict[str, Any], list[str]]:
     """Write series.parquet and series.json; returns the latter's content and notes to print.
 
-    Several tables must hold different regions of the same step and columns. Raises InputError as
-    :func:`timerxl.data.readers.read_table` does, and for what needs the hours of a NetCDF file.
+    Several tables must be of the same step and columns, and hold different regions or different
+    times of one. Raises InputError as :func:`timerxl.data.readers.read_table` does, and for what
+    needs the hours of a grid.
     """
     if options.regions is not None or options.step_hours is not None:
         raise InputError(
@@ -68,54 +64,54 @@ def prepare_tables(
         )
     if options.max_gap_fill_hours:
         raise InputError("--max-gap-fill is for NetCDF files; for tables set data.max_fill_hours.")
+    config = DataConfig(
+        precipitation_unit=precipitation_unit or AUTO,
+        missing_values=_codes(options.missing),
+        directions=directions,
+        max_fill_hours=0.0,
+    )
     notes: list[str] = []
     with output_folder(options.output, options.overwrite) as folder:
         tables = []
         for path in inputs:
-            tables.append(_read(path, options, names, notes))
+            tables.append(_read(path, config, options, said, notes))
             tick(path.name)
         first = tables[0]
-        for path, table in zip(inputs, tables, strict=True):
-            _check_alike(path, first, table)
+        for table in tables:
+            _check_alike(first, table)
         columns = [*first.series.feature_names, *first.extra]
         step = first.series.step_hours
-        regions = [region for table in tables for region in table.series.regions]
-        if twice := sorted({name for name in regions if regions.count(name) > 1}):
-            raise InputError(f"region {twice[0]} stands in two tables; join them first.")
-        derived = _derived(options, columns, step)
+        regions = list(dict.fromkeys(name for table in tables for name in table.series.regions))
+        records = first.series.source["records"]
+        derived = _derived(options, columns, records, step)
         parts = RegionParts(folder, columns + [made.name for made in derived])
         gaps = Gaps(columns, regions, round(step * 3600))
-        for table in tables:
-            for index, region in enumerate(table.series.regions):
-                _write_region(table, index, region, derived, parts, gaps, regions.index(region))
+        for place, region in enumerate(regions):
+            seconds, values = _rows_of(region, tables)
+            _write_region(region, seconds, values, step, derived, records, parts, gaps, place)
         parts.join()
         empty = set(parts.empty_columns())
+        described: dict[str, dict[str, Any]] = {}
+        for name in columns:
+            record = records.get(name)
+            unit = record["written_as"] or (record["unit"] or {}).get("value") if record else None
+            described[name] = {"unit": unit, "kind": "table", "description": "as in the table"}
+            if record is not None:
+                described[name]["record"] = record
+        for made in derived:
+            described[made.name] = {
+                "unit": made.unit, "kind": "derived", "description": made.description
+            }  # fmt: skip
         description = {
             "step_hours": step,
             "first": str(min(table.series.timestamps.min() for table in tables)),
             "last": str(max(table.series.timestamps.max() for table in tables)),
             "rows": sum(parts.rows.values()),
             "regions": [{"name": name, "cells": None} for name in regions],
-            "columns": {
-                name: {
-                    "unit": "mm" if name == PRECIPITATION else None,
-                    "kind": "table",
-                    "description": "as in the table",
-                }
-                for name in columns
-                if name not in empty
-            }
-            | {
-                made.name: {
-                    "unit": made.unit,
-                    "kind": "derived",
-                    "description": made.description,
-                }
-                for made in derived
-                if made.name not in empty
-            },
+            "columns": {name: of for name, of in described.items() if name not in empty},
             "precipitation": {
                 "column": PRECIPITATION,
+                "source_column": first.rain,
                 "unit": "mm",
                 "hours_present_per_day": 24 if step <= 1 else None,
                 "is_sparse": False,
@@ -133,42 +129,37 @@ def prepare_tables(
     return description, notes
 
 
-def _read(path: Path, options: PrepareOptions, names: TableOptions, notes: list[str]) -> _Table:
-    frame = open_table(path)
-    rain = names.precipitation_column
-    if rain is None:
-        rain = next((n for n in ("precipitation", PRECIPITATION) if n in frame), "precipitation")
-    unit = names.precipitation_unit or _checked_unit(frame, rain, path)
+def _codes(words: list[str]) -> list[float] | None:
+    """Numbers that mean missing; [] where ``none`` was said, None where nothing was."""
+    return parse_codes(words, "--missing") if words else None
+
+
+def _read(
+    path: Path, config: DataConfig, options: PrepareOptions, said: TableOptions, notes: list[str]
+) -> _Table:
     features = options.features
-    if features is not None and rain not in features:
-        features = [*features, rain]
-    if features is None and TRUTH in frame:
-        features = [n for n in _numeric(frame, names) if n != TRUTH]
-    config = DataConfig(
-        path=str(path),
-        timestamp_column=names.timestamp_column,
-        region_column=names.region_column,
-        precipitation_column=rain,
-        precipitation_unit=unit,
-        features=features,
-        max_fill_hours=0.0,
-    )
-    series = read_table(config)
-    skipped = dict(series.source["skipped_columns"])
-    label_like = [n for n, reason in skipped.items() if "label" in reason]
-    extra = _label_columns(frame, label_like, names)
-    notes += [f"{path.name}: {note}" for note in series.notes if not _is_known(note)]
-    notes += [f"{path.name}: column {n} is kept, and never a feature." for n in extra]
-    position = series.feature_names.index(rain)
-    renamed = [PRECIPITATION if n == rain else n for n in series.feature_names]
-    if renamed.count(PRECIPITATION) > 1:
+    config = replace(config, path=str(path), features=features)
+    series, extra = read_table_and_labels(config, options=said)
+    rain = series.source["resolved"].get("precipitation_column")
+    assert rain is not None  # without a label column the reader asks for it
+    label = f"{path.name}: "
+    notes += [label + note for note in series.notes if "filled forward" not in note]
+    notes += [f"{label}column {name} is kept, and never a feature." for name in extra]
+    names = [name for name in series.feature_names if name != TRUTH or features is not None]
+    if PRECIPITATION in names and rain != PRECIPITATION:
         raise InputError(f"{path} holds both {rain} and tp; leave one out with --features.")
-    order = [position, *(i for i in range(len(renamed)) if i != position)]
+    order = [rain, *(name for name in names if name != rain)]
+    assert series.precipitation_mm is not None
+    values = {name: series.values[:, i] for i, name in enumerate(series.feature_names)}
+    values.setdefault(rain, series.precipitation_mm.astype(np.float32))
+    records = dict(series.source["records"])
+    records = {PRECIPITATION: records.pop(rain)} | records
     series = replace(
         series,
-        feature_names=[renamed[i] for i in order],
-        values=series.values[:, order],
+        feature_names=[PRECIPITATION, *order[1:]],
+        values=np.stack([values[name] for name in order], axis=1),
         precipitation_feature=PRECIPITATION,
+        source=series.source | {"records": records},
     )
     source = {
         "path": path.name,
@@ -176,82 +167,90 @@ def _read(path: Path, options: PrepareOptions, names: TableOptions, notes: list[
         "bytes": path.stat().st_size,
         "first": series.source["first"],
         "last": series.source["last"],
-        "variables": [str(name) for name in frame.columns],
+        "variables": list(dict.fromkeys(record["name"] for record in records.values())),
     }
-    return _Table(series, extra, source, TRUTH in frame)
+    return _Table(path, series, extra, rain, source, TRUTH in values)
 
 
-def _numeric(frame: pd.DataFrame, names: TableOptions) -> list[str]:
-    apart = DataConfig(timestamp_column=names.timestamp_column, region_column=names.region_column)
-    return choose_features(frame, apart)[0]
-
-
-def _is_known(note: str) -> bool:
-    """Notes of the reader that mean nothing here: on labels, and on holes, which stay."""
-    return "label" in note or "filled forward" in note
-
-
-def _checked_unit(frame: pd.DataFrame, rain: str, path: Path) -> str:
-    if rain in frame and pd.api.types.is_numeric_dtype(frame[rain]) and len(frame) >= _MANY_ROWS:
-        largest = float(frame[rain].max())
-        if 0 < largest < _METRES_MM:
-            raise InputError(
-                f"{path.name}: {rain} never exceeds {largest:.4g}, which looks like metres; say "
-                "--precipitation-unit m, or mm if it is right."
-            )
-    return "mm"
-
-
-def _label_columns(
-    frame: pd.DataFrame, labels: list[str], names: TableOptions
-) -> dict[str, np.ndarray]:
-    """Label-like numeric columns in the row order of the series."""
-    codes, _ = pd.factorize(frame[names.region_column])
-    order = np.argsort(codes, kind="stable")
-    return {
-        name: frame[name].to_numpy(dtype=np.float64, na_value=np.nan)[order]
-        for name in labels
-        if pd.api.types.is_numeric_dtype(frame[name])
-    }
-
-
-def _check_alike(path: Path, first: _Table, table: _Table) -> None:
+def _check_alike(first: _Table, table: _Table) -> None:
     ours = (table.series.step_hours, table.series.feature_names, list(table.extra))
     theirs = (first.series.step_hours, first.series.feature_names, list(first.extra))
     if ours != theirs:
         raise InputError(
-            f"{path.name} differs in step or columns from the first table: {ours[0]:g} h, "
+            f"{table.path.name} differs in step or columns from the first table: {ours[0]:g} h, "
             f"{', '.join(ours[1][:8])}; the first: {theirs[0]:g} h, {', '.join(theirs[1][:8])}."
         )
+    mine, other = (of.series.source["records"] for of in (table, first))
+    for name in mine.keys() & other.keys():
+        units = [(of[name]["unit"] or {}).get("value") for of in (mine, other)]
+        if name != PRECIPITATION and units[0] != units[1]:
+            raise InputError(
+                f"{name} is in {units[0]} in {table.path.name} and in {units[1]} in "
+                f"{first.path.name}; bring them to one unit."
+            )
 
 
-def _derived(options: PrepareOptions, columns: list[str], step: float) -> list[Derived]:
-    """Only what is asked for: a table's units are not known, its own features may be derived."""
+def _rows_of(region: str, tables: list[_Table]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(seconds [R], values [R] by column) of a region, from one table or from several in time."""
+    pieces = []
+    for table in tables:
+        series = table.series
+        if region not in series.regions:
+            continue
+        rows = np.flatnonzero(series.region_index == series.regions.index(region))
+        columns = {n: series.values[rows, i] for i, n in enumerate(series.feature_names)}
+        assert series.precipitation_mm is not None
+        columns[PRECIPITATION] = series.precipitation_mm[rows]
+        columns |= {name: values[rows] for name, values in table.extra.items()}
+        pieces.append((series.timestamps[rows].astype(np.int64), columns, table.path.name))
+    pieces.sort(key=lambda piece: int(piece[0][0]))
+    for (seconds, _, earlier), (later, _, name) in itertools.pairwise(pieces):
+        if later[0] <= seconds[-1]:
+            at = np.datetime64(int(later[0]), "s")
+            raise InputError(
+                f"region {region} stands in two tables at {at}, {earlier} and {name}; join them "
+                "first, or give the second another name (--region)."
+            )
+    joined = {
+        name: np.concatenate([columns[name] for _, columns, _ in pieces]) for name in pieces[0][1]
+    }
+    return np.concatenate([seconds for seconds, _, _ in pieces]), joined
+
+
+def _derived(
+    options: PrepareOptions, columns: list[str], records: dict[str, Any], step: float
+) -> list[Derived]:
+    """Only what is asked for: a table may hold derived features of its own."""
     if options.derived == ["default"] or options.derived == ["none"]:
         return []
     if step != int(step):
         raise InputError(f"--derived needs a step of whole hours; the table's is {step:g} h.")
-    units = {name: "mm" if name == PRECIPITATION else "" for name in columns}
-    return choose_derived(options.derived, units, int(step))[0]
+    told = {name: (of["unit"] or {}).get("value") or "" for name, of in records.items()}
+    units = {name: "mm" if name == PRECIPITATION else told.get(name, "") for name in columns}
+    made = choose_derived(options.derived, units, int(step))[0]
+    for name in ("t2m", "d2m") if any(of.kind == "relative_humidity" for of in made) else ():
+        if not units[name]:
+            raise InputError(
+                f"--derived relative_humidity needs the unit of {name}; say --unit {name}=degC or "
+                f"{name}=K."
+            )
+    return made
 
 
 def _write_region(
-    table: _Table,
-    index: int,
     region: str,
+    seconds: np.ndarray,
+    columns: dict[str, np.ndarray],
+    step_hours: float,
     derived: list[Derived],
+    records: dict[str, Any],
     parts: RegionParts,
     gaps: Gaps,
     place: int,
 ) -> None:
-    series = table.series
-    rows = np.flatnonzero(series.region_index == index)
-    seconds = series.timestamps[rows].astype(np.int64)
-    columns = {n: series.values[rows, i] for i, n in enumerate(series.feature_names)}
-    assert series.precipitation_mm is not None
-    columns[PRECIPITATION] = series.precipitation_mm[rows]
-    columns |= {name: values[rows] for name, values in table.extra.items()}
-    step = round(series.step_hours * 3600)
+    step = round(step_hours * 3600)
+    if ((seconds - seconds[0]) % step).any():
+        raise InputError(f"region {region}: the times of its tables don't fit one step.")
     at = (seconds - seconds[0]) // step
     present = np.zeros(at[-1] + 1, dtype=bool)
     present[at] = True
@@ -262,6 +261,12 @@ def _write_region(
     missing = np.stack([np.isnan(values) for values in spread.values()], axis=1)
     gaps.add(place, stamps, missing, np.zeros_like(missing))
     for made in derived:
-        made_of = make_column(made, spread, stamps, present, step // 3600)
+        inputs = spread
+        if made.kind == "relative_humidity":
+            inputs = spread | {
+                name: conversion(records[name]["unit"]["value"], named("temperature"))(spread[name])
+                for name in made.needs
+            }
+        made_of = make_column(made, inputs, stamps, present, step // 3600)
         columns[made.name] = made_of[at]
     parts.write(region, seconds, columns)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +14,19 @@ import pandas as pd
 
 from timerxl.config import DataConfig, InputError
 from timerxl.config_reading import is_file, reason
+from timerxl.data.accumulation import RUNNING, SUM, Totals, Verdict, only_rises
 from timerxl.data.audit_findings import listed
-from timerxl.data.column_records import ColumnRecord, Fact
+from timerxl.data.column_records import ColumnRecord, Fact, KnownBy, time_meaning
 from timerxl.data.enso import with_oni
-from timerxl.data.features import choose_features
+from timerxl.data.features import choose_features, label_like
 from timerxl.data.fill import fill_forward
 from timerxl.data.missing_codes import mask
-from timerxl.data.quantities import RAIN, unit_in_name
+from timerxl.data.quantities import RAIN, quantity_of, unit_in_name
 from timerxl.data.rain_units import rain_unit, to_mm
 from timerxl.data.schema import WeatherSeries
-from timerxl.data.series_file import read_prepared, sha256_of
+from timerxl.data.series_file import PRECIPITATION, read_prepared, sha256_of
 from timerxl.data.synthetic_event import load_synthetic
-from timerxl.data.table_accumulation import problem, rain_verdict
+from timerxl.data.table_accumulation import problem, rain_verdict, shares
 from timerxl.data.table_columns import (
     check_codes,
     encode_directions,
@@ -29,6 +34,10 @@ from timerxl.data.table_columns import (
     limits_of,
     zero_one,
 )
+from timerxl.data.table_layouts import Layout, read_known_table
+from timerxl.data.table_text import TEXT_SUFFIXES, TextOptions, is_text_table, read_traces
+from timerxl.data.table_times import TimeOptions, Times, find_regions, find_times, time_columns
+from timerxl.data.time_meaning import parse_meaning
 
 # Pyarrow's, pandas' and the codecs' own; what Parquet says of pandas' index is taken unchecked.
 PARSER_ERRORS = (
@@ -39,9 +48,8 @@ PARSER_ERRORS = (
 _NEGATIVE_NOISE_MM = 0.01
 _RAIN_LIMITS = (-_NEGATIVE_NOISE_MM, np.inf)  # in any unit; what is too much, rain_unit tells
 AUTO = "auto"
-_CODES_ADVICE = (
-    "Say data.missing_values=[{list}] to take it so, data.missing_values=[] to keep every number."
-)
+CODES_ADVICE = "Say --missing {values} to mask it; --missing none takes every number as it is."
+_SHOWN_SKIPPED = 6
 
 
 def load_series(config: DataConfig) -> WeatherSeries:
@@ -52,10 +60,53 @@ def load_series(config: DataConfig) -> WeatherSeries:
     return with_oni(series, Path(config.oni_path), config.oni_lag_months)
 
 
+@dataclass(frozen=True)
+class TableOptions:
+    """What a person says of a table beyond a recipe; None and empty mean: guess, and say so.
+
+    ``units`` and ``meanings`` go by column. ``is_command`` spells options as those of
+    launch/prepare_data.py in sentences, and takes running totals apart.
+    """
+
+    text: TextOptions = field(default_factory=TextOptions)
+    times: TimeOptions = field(default_factory=TimeOptions)
+    region_column: str | None = None
+    region: str | None = None
+    precipitation_column: str | None = None
+    units: Mapping[str, str] = field(default_factory=dict)
+    meanings: Mapping[str, str] = field(default_factory=dict)
+    is_command: bool = False
+
+
+@dataclass
+class OpenedTable:
+    """A table at the door: rows as in the file, what is known of it, sentences to say."""
+
+    frame: pd.DataFrame
+    name: str
+    layout: Layout | None = None
+    units: Mapping[str, str] = field(default_factory=dict)
+    not_numbers: Mapping[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    line_of: Callable[[int], int] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def told_unit(self, column: str) -> tuple[str, str] | None:
+        """(unit, by what) as the layout, a line of units or the column's name tell it."""
+        if self.layout is not None and (unit := self.layout.unit_of(column)):
+            return unit, f"the layout of {self.layout.name}"
+        if unit := self.units.get(column):
+            return unit, "its line of units"
+        return (unit, "its name") if (unit := unit_in_name(column)) else None
+
+
 def read_table(
-    config: DataConfig, given: pd.DataFrame | None = None, needs_label: bool = True
+    config: DataConfig,
+    given: pd.DataFrame | None = None,
+    needs_label: bool = True,
+    options: TableOptions | None = None,
 ) -> WeatherSeries:
-    """Read a Parquet or CSV table of one regular series per region, or the table ``given``.
+    """Read a text or Parquet table of one regular series per region, or the table ``given``.
 
     Rows may interleave regions; inside a region time ascends. Short holes in the features are
     filled forward (:func:`fill_forward`); ``precipitation_mm`` never is, a label must be measured.
@@ -63,50 +114,92 @@ def read_table(
     ``needs_label`` (to forecast, not to score) neither rain nor a label column has to be there.
     Raises InputError naming the column, the region and the first offending time.
     """
-    if config.path is None and given is None:
-        raise InputError("data.path is null; expected the path of a Parquet or CSV table.")
-    path = Path(config.path or "the table")
-    table = open_table(path) if given is None else _checked(given, "the table")
-    for key in ("timestamp_column", "region_column", "label_column"):
-        name = getattr(config, key)
-        if name is not None and name not in table.columns:
-            raise _missing_column(path, table, key, name)
-    has_rain = config.precipitation_column in table.columns
-    if needs_label and config.label_column is None and not has_rain:
-        raise _missing_column(path, table, "precipitation_column", config.precipitation_column)
+    return read_table_and_labels(config, given, needs_label, options)[0]
 
+
+def read_table_and_labels(
+    config: DataConfig,
+    given: pd.DataFrame | None = None,
+    needs_label: bool = True,
+    options: TableOptions | None = None,
+) -> tuple[WeatherSeries, dict[str, np.ndarray]]:
+    """The same, and the columns that are named like a label: [R] float64 each, no features."""
+    if config.path is None and given is None:
+        raise InputError("data.path is null; expected the path of a table (Parquet, CSV).")
+    options = options or _of_recipe(config)
+    if options.is_command:
+        return _read(config, given, needs_label, options)
+    try:
+        series, labels = _read(config, given, needs_label, options)
+    except InputError as error:
+        raise InputError(in_recipe_words(str(error))) from error
+    return replace(series, notes=[in_recipe_words(note) for note in series.notes]), labels
+
+
+def _read(
+    config: DataConfig, given: pd.DataFrame | None, needs_label: bool, options: TableOptions
+) -> tuple[WeatherSeries, dict[str, np.ndarray]]:
+    path = Path(config.path or "the table")
     sha256, prepared = None, None
     notes: list[str] = []
     if given is None:
+        opened = open_table(path, options)
         sha256 = sha256_of(path)
-        prepared, notes = read_prepared(path, sha256, config)
-    region_index, regions = _regions(table[config.region_column], config.region_column)
+        prepared, said = read_prepared(path, sha256, config)
+        notes += said
+    else:
+        opened = OpenedTable(_checked(given, "the table"), "the table")
+    table, layout = opened.frame, opened.layout
+    notes += opened.notes
+    if (name := config.label_column) is not None and name not in table.columns:
+        raise _missing_column(path, table, "label_column", name)
+    rain = _rain_column(opened, config, options, notes)
+    if needs_label and config.label_column is None and rain is None:
+        raise _missing_column(path, table, "precipitation_column", config.precipitation_column)
+    if rain is not None and (why := opened.not_numbers.get(rain)):
+        raise InputError(f"{why} Correct them, or say --missing for a number among them.")
+
+    columns_of_time = time_columns(table, layout, options.times)
+    found = find_regions(
+        table,
+        layout,
+        options.region_column,
+        options.region,
+        columns_of_time,
+        path.name.split(".")[0] if given is None else "",
+        opened.metadata,
+    )
+    times = find_times(table, layout, options.times, found.names, opened.line_of)
+    notes += found.notes + times.notes
+    apart = {*times.columns, *found.columns}
+    region_index, regions = _regions(found.names, (found.columns or ["region"])[0])
     order = np.argsort(region_index, kind="stable")
     table, region_index = table.iloc[order], region_index[order]
-    timestamps = _timestamps(table[config.timestamp_column], config.timestamp_column)
+    timestamps = times.timestamps[order]
     step_hours = _step_hours(timestamps, region_index, regions)
-    where = _Where(regions, region_index, timestamps)
+    where = _Where(regions, region_index, timestamps, opened.not_numbers)
 
     sources: dict[str, str] = {}
     if prepared is None:
-        table, sources, said = _meaningful(table, config)
+        table, sources, said = _meaningful(table, config, apart)
         notes += said
-    features, skipped = choose_features(table, config)
-    notes += [f"column {name} skipped: {reason}." for name, reason in skipped.items()]
+    features, skipped = choose_features(table, config, apart, _reasons(opened))
+    notes += _skipped_notes(skipped)
     columns = {name: where.numbers(table, name) for name in features}
     precipitation: np.ndarray | None = None
     records: dict[str, ColumnRecord] = {}
+    door = _Door(config, options, opened, where, step_hours, _time_fact(times, step_hours))
     if prepared is None:
-        rain = config.precipitation_column if has_rain else None
-        columns, records = _checked_columns(columns, sources, config, rain, step_hours, where)
+        columns, records = door.features(columns, sources, rain, notes)
     unit = "mm"
-    if has_rain:
-        precipitation, unit, said = _precipitation_mm(
-            table, config, where, step_hours, prepared is not None, needs_label, records
-        )
-        notes += said
-        if config.precipitation_column in features:
-            columns[config.precipitation_column] = precipitation
+    if rain is not None:
+        if prepared is not None:
+            raw = _exact(table, rain, where)
+        else:
+            raw, unit = door.rain(table, rain, needs_label, records, notes)
+        precipitation = _precipitation_mm(raw, rain, unit, step_hours, where, notes)
+        if rain in features:
+            columns[rain] = precipitation
     elif needs_label:
         notes.append(f"no column {config.precipitation_column}: labels from {config.label_column}.")
     values = np.stack(list(columns.values()), axis=1)
@@ -133,6 +226,8 @@ def read_table(
         "records": {name: record.to_dict() for name, record in records.items()},
         "resolved": {"precipitation_unit": unit},
     }
+    if rain is not None:
+        source["resolved"]["precipitation_column"] = rain
     is_synthetic = False
     if prepared is not None:
         is_synthetic = prepared["is_synthetic"]
@@ -140,7 +235,15 @@ def read_table(
         known = {name: of.get("record") for name, of in described.items()}
         source |= {"prepared": prepared, "synthetic": is_synthetic}
         source["records"] = {name: of for name, of in known.items() if of and name in features}
-    return WeatherSeries(
+    labels = {
+        name: table[name].to_numpy(dtype=np.float64, na_value=np.nan)
+        for name in skipped
+        if name in table
+        and name != config.label_column
+        and _is_label(name, layout)
+        and pd.api.types.is_numeric_dtype(table[name])
+    }
+    series = WeatherSeries(
         feature_names=features,
         regions=regions,
         values=values.astype(np.float32),
@@ -148,26 +251,161 @@ def read_table(
         timestamps=timestamps,
         precipitation_mm=precipitation,
         ready_label=_ready_label(table, config, where)
-        if has_rain or needs_label
+        if rain is not None or needs_label
         else np.full(len(table), np.nan),
         true_probability=None,
         step_hours=step_hours,
-        precipitation_feature=(
-            config.precipitation_column if config.precipitation_column in features else None
-        ),
+        precipitation_feature=rain if rain in features else None,
         is_synthetic=is_synthetic,
         source=source,
         notes=notes,
     )
+    return series, labels
+
+
+def _is_label(name: str, layout: Layout | None) -> bool:
+    return label_like(name) or (layout is not None and layout.is_label(name))
+
+
+def _of_recipe(config: DataConfig) -> TableOptions:
+    """What a recipe says of a table; its defaults say nothing."""
+    default = DataConfig()
+    time, region = config.timestamp_column, config.region_column
+    rain = config.precipitation_column
+    return TableOptions(
+        times=TimeOptions(timestamp_columns=() if time == default.timestamp_column else (time,)),
+        region_column=None if region == default.region_column else region,
+        precipitation_column=None if rain == default.precipitation_column else rain,
+    )
+
+
+_RECIPE_WORDS = {
+    "--timestamp-column": "data.timestamp_column",
+    "--region-column": "data.region_column",
+    "--precipitation-column": "data.precipitation_column",
+    "--precipitation-unit": "data.precipitation_unit",
+    "--directions": "data.directions",
+}
+_ONLY_PREPARED = (
+    "--region --timezone --time-format --stamps --encoding --separator --decimal --header-line "
+    "--unit --meaning"
+).split()
+
+
+def in_recipe_words(text: str) -> str:
+    """A sentence with the options of launch/prepare_data.py, for who trains on a table directly."""
+    text = re.sub(
+        r"Say --missing ([^;]*?) to mask (it|them); --missing none takes every number as it is\.",
+        lambda said: (
+            f"Say data.missing_values=[{', '.join(said[1].split())}] to mask {said[2]}; "
+            "data.missing_values=[] takes every number as it is."
+        ),
+        text,
+    )
+    for option, key in _RECIPE_WORDS.items():
+        text = re.sub(rf"{option}(?![\w-])", key, text)
+    for option in _ONLY_PREPARED:
+        text = re.sub(
+            rf"(?<!prepare_data.py ){option}(?![\w-])", f"launch/prepare_data.py {option}", text
+        )
+    return text
+
+
+def _rain_column(
+    opened: OpenedTable, config: DataConfig, options: TableOptions, notes: list[str]
+) -> str | None:
+    """The column of rain: as said, as usual, of the layout, or the only one named like rain."""
+    names = list(map(str, opened.frame.columns))
+    said = options.precipitation_column
+    if said is not None:
+        return said if said in names else None
+    if config.precipitation_column in names:
+        return config.precipitation_column
+    found = opened.layout.rain_column(names) if opened.layout is not None else None
+    if found is None and config.label_column is None:
+        like = [name for name in names if not label_like(name) and _is_rain(name)]
+        usual = [name for name in (PRECIPITATION, "total_precipitation") if name in like]
+        if len(like) > 1 and not usual:
+            raise InputError(
+                f"several columns are named like rain: {listed(like)}; say --precipitation-column."
+            )
+        found = next(iter(usual or like), None)
+    if found is not None:
+        notes.append(f"rain is taken from column {found} (else say --precipitation-column).")
+    return found
+
+
+def ready_label_without_rain(config: DataConfig) -> str | None:
+    """The first ready label (0, 1, yes, no) of a table that has no rain; None where it has some."""
+    if config.label_column is not None:
+        return None
+    opened = open_table(Path(str(config.path)), _of_recipe(config))
+    if _rain_column(opened, config, _of_recipe(config), []) is not None:
+        return None
+    for name in sorted(map(str, opened.frame.columns)):
+        if not _is_label(name, opened.layout):
+            continue
+        column = opened.frame[name]
+        numbers = (
+            zero_one(column) if not pd.api.types.is_numeric_dtype(column) else column.to_numpy()
+        )
+        if numbers is not None and np.isin(numbers[~pd.isna(numbers)], (0, 1)).all():
+            return name
+    return None
+
+
+def _is_rain(name: str) -> bool:
+    quantity = quantity_of(name)
+    return quantity is not None and quantity.key == RAIN and "snow" not in name.lower()
+
+
+def _reasons(opened: OpenedTable) -> dict[str, str]:
+    """Why columns are no features: what the layout says of them, or words among the numbers."""
+    layout = opened.layout
+    found = dict(opened.not_numbers)
+    for name in map(str, opened.frame.columns) if layout is not None else ():
+        assert layout is not None
+        if layout.is_label(name):
+            found[name] = f"it tells the future (layout of {layout.name}), a label"
+        elif layout.is_not_weather(name):
+            found[name] = f"no weather (layout of {layout.name})"
+    return found
+
+
+def _skipped_notes(skipped: dict[str, str]) -> list[str]:
+    """One sentence a column, or a reason for many at once."""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in skipped.items():
+        by_reason.setdefault(why, []).append(name)
+    notes = []
+    for why, names in by_reason.items():
+        if len(names) <= _SHOWN_SKIPPED:
+            notes += [f"column {name} skipped: {why.rstrip('.')}." for name in names]
+        else:
+            notes.append(f"{len(names)} columns skipped ({listed(names)}): {why.rstrip('.')}.")
+    return notes
+
+
+def _time_fact(times: Times, step_hours: float) -> Fact:
+    """What a stamp of the table means; sums are over the step, other values are at its end."""
+    known: dict[str, KnownBy] = {"option": "said", "layout": "file", "dates": "inferred"}
+    by = known.get(times.known_by, "assumed")
+    evidence = {"said": "--stamps", "file": "its layout", "inferred": "dates without an hour"}
+    return Fact(time_meaning("sum", step_hours, times.stamps), by, evidence.get(by, ""))
 
 
 class _Where:
     """Reads a column as float64 numbers and says at which row the first bad one stands."""
 
     def __init__(
-        self, regions: list[str], region_index: np.ndarray, timestamps: np.ndarray
+        self,
+        regions: list[str],
+        region_index: np.ndarray,
+        timestamps: np.ndarray,
+        not_numbers: Mapping[str, str],
     ) -> None:
         self.regions, self.region_index, self.timestamps = regions, region_index, timestamps
+        self.not_numbers = not_numbers
 
     def row(self, bad: np.ndarray) -> str:
         """The first bad row in words."""
@@ -177,34 +415,215 @@ class _Where:
     def numbers(self, table: pd.DataFrame, name: str) -> np.ndarray:
         """[R] float64, NaN where missing; refuses text, infinite numbers and empty columns."""
         if not pd.api.types.is_numeric_dtype(table[name]):
+            words = self.not_numbers.get(name)
             raise InputError(
-                f"column {name} is {table[name].dtype}, not numeric; convert it or leave it out."
+                words
+                or f"column {name} is {table[name].dtype}, not numeric; convert it or leave it out."
             )
         numbers = table[name].to_numpy(dtype=np.float64, na_value=np.nan)
         if np.isnan(numbers).all():
             raise InputError(f"column {name} is missing in every row; leave it out or fix it.")
-        if (bad := np.abs(numbers) > np.finfo(np.float32).max).any():
+        if np.isinf(numbers).any():
             raise InputError(
-                f"column {name} holds an infinite (or beyond float32) number, first at "
-                f"{self.row(bad)}; replace it by an empty value if it is missing."
+                f"column {name} holds an infinite number, first at {self.row(np.isinf(numbers))}; "
+                "replace it by an empty value if it is missing."
             )
         return numbers
 
 
-def open_table(path: Path) -> pd.DataFrame:
-    """A Parquet or CSV file as a frame; InputError where it's neither, empty or ambiguous."""
-    if not is_file(path):
-        raise InputError(f"data.path {path} is no file; give the path of a Parquet or CSV table.")
-    suffix = path.suffix.lower()
-    if suffix not in (".parquet", ".csv"):
-        raise InputError(f"data.path {path} ends in {suffix!r}; expected .parquet or .csv.")
+@dataclass(frozen=True)
+class _Door:
+    """What every column has to pass: codes for missing, units, running totals; and its record."""
+
+    config: DataConfig
+    options: TableOptions
+    opened: OpenedTable
+    where: _Where
+    step_hours: float
+    time: Fact
+
+    def _masked(self, values: np.ndarray, source: str, record: ColumnRecord) -> np.ndarray:
+        """[R] without the codes that the layout or the user names; the record counts them."""
+        layout = self.opened.layout
+        if layout is not None:
+            values, counts = mask(values, layout.missing_of(source))
+            record.masked(counts, "file", f"the layout of {layout.name}")
+        values, counts = mask(values, self.config.missing_values or [])
+        record.masked(counts, "said", "--missing")
+        if record.missing and np.isnan(values).all():
+            held = listed([f"{code['value']:.7g}" for code in record.missing])
+            raise InputError(f"column {source} holds nothing but {held}; leave it out.")
+        return values
+
+    def features(
+        self,
+        columns: dict[str, np.ndarray],
+        sources: dict[str, str],
+        rain: str | None,
+        notes: list[str],
+    ) -> tuple[dict[str, np.ndarray], dict[str, ColumnRecord]]:
+        """Features without their codes, and their records; codes that nobody named are refused."""
+        records: dict[str, ColumnRecord] = {}
+        judged: dict[str, tuple[np.ndarray, tuple[float, float] | None]] = {}
+        if unknown := [n for n in self.options.units if n not in self.opened.frame.columns]:
+            raise InputError(f"--unit names {unknown[0]}, which the table does not hold.")
+        for name, values in columns.items():
+            if name == rain:
+                continue
+            source = sources.get(name, name)
+            told = self.opened.told_unit(source)
+            record = feature_record(name, source, self.options.units.get(source), told, self.time)
+            records[name] = record
+            columns[name] = values = self._masked(values, source, record)
+            unit = record.unit.value if record.unit else None
+            if name == source:
+                judged[name] = values, limits_of(name, unit, self.step_hours)
+            if only_rises(name) and (
+                why := problem(self._verdict(values), name, self.step_hours, len(values))
+            ):
+                raise InputError(f"{why}; leave it out, or take it apart before.")
+        if self.config.missing_values != []:
+            check_codes(judged, CODES_ADVICE, self.where.row)
+        large = np.finfo(np.float32).max
+        for name, values in columns.items():
+            if (bad := np.abs(values) > large).any():
+                raise InputError(
+                    f"column {name} holds a number beyond float32, first at {self.where.row(bad)}; "
+                    "replace it by an empty value if it is missing."
+                )
+        masked = {
+            name: sum(code["count"] for code in record.missing)
+            for name, record in records.items()
+            if record.missing
+        }
+        if masked:
+            shown = listed([f"{name} ({count:,})" for name, count in masked.items()])
+            notes.append(f"values that stand for missing are left out: {shown}.")
+        return columns, records
+
+    def _verdict(self, values: np.ndarray) -> Verdict:
+        return rain_verdict(values, self.where.timestamps, self.where.region_index)
+
+    def rain(
+        self,
+        table: pd.DataFrame,
+        name: str,
+        needs_label: bool,
+        records: dict[str, ColumnRecord],
+        notes: list[str],
+    ) -> tuple[np.ndarray, str]:
+        """[R] rain of each step in the file's unit, and that unit; its record among ``records``."""
+        record = ColumnRecord(name, Fact(RAIN, "file", "its name"), None, "mm", self.time)
+        records[name] = record
+        rain = self._masked(_exact(table, name, self.where), name, record)
+        if self.config.missing_values != []:
+            check_codes({name: (rain, _RAIN_LIMITS)}, CODES_ADVICE, self.where.row)
+        rain = self._own_shares(rain, name, needs_label, notes)
+        said = self.options.units.get(name)
+        if self.config.precipitation_unit != AUTO:
+            said = self.config.precipitation_unit
+        told = self.opened.told_unit(name)
+        layout = self.opened.layout
+        if said is None and told is None and layout and "--precipitation-unit" in layout.asks:
+            raise InputError(
+                f"a table of {layout.name} does not tell the unit of {name}, which depends on the "
+                "download: say --precipitation-unit mm or --precipitation-unit in."
+            )
+        fact = rain_unit(rain, self.step_hours, name, said, told, "--precipitation-unit")
+        record.unit = fact
+        if fact.known_by == "assumed" and needs_label:
+            notes.append(f"{name} is taken as mm: {fact.evidence} (else say --precipitation-unit).")
+        elif fact.known_by == "file" and fact.value != "mm":
+            notes.append(f"{name} is in {fact.value} by {fact.evidence}; it becomes mm.")
+        return rain, str(fact.value)
+
+    def _own_shares(
+        self, rain: np.ndarray, name: str, needs_label: bool, notes: list[str]
+    ) -> np.ndarray:
+        """[R] what fell in each step: running totals are taken apart, or refused."""
+        said = None
+        if text := self.options.meanings.get(name):
+            said = parse_meaning(name, text)
+            if said.kind != SUM or said.stamp or said.hours not in (None, 1, self.step_hours):
+                raise InputError(
+                    f"--meaning {name}={text}: rain of a table is a sum of each step "
+                    f"(sum:{self.step_hours:g}h) or running; what a stamp means, --stamps says."
+                )
+        if said is not None and not said.is_running:
+            return rain
+        verdict = self._verdict(rain)
+        if said is not None:
+            period = int(said.hours or 24) if said.hours != 1 else 24
+            verdict = replace(verdict, kind=RUNNING, totals=Totals(period, 0))
+        if verdict.kind == RUNNING and self.options.is_command:
+            assert verdict.totals is not None
+            notes.append(f"{name} adds up {verdict.totals} ({verdict.evidence}): taken apart.")
+            where = self.where
+            return shares(
+                rain, where.timestamps, where.region_index, verdict.totals, self.step_hours
+            )
+        why = problem(verdict, name, self.step_hours, len(rain) if needs_label else 0)
+        if why:
+            raise InputError(
+                f"{why} ({verdict.evidence}). launch/prepare_data.py takes running totals apart; "
+                f"say --meaning {name}=hourly there, where every row is a sum of its own."
+            )
+        return rain
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table by its name; a ZIP is one unless it holds grids (.nc, .grib)."""
+    if path.is_dir() or path.suffix.lower() != ".zip":
+        return path.suffix.lower() == ".parquet" or (not path.is_dir() and is_text_table(path))
     try:
-        table = pd.read_parquet(path) if suffix == ".parquet" else pd.read_csv(path)
-    except PARSER_ERRORS as error:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.lower() for name in archive.namelist()]
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return not any(name.endswith((".nc", ".nc4", ".grib", ".grb", ".grib2")) for name in names)
+
+
+def open_table(path: Path, options: TableOptions | None = None) -> OpenedTable:
+    """A Parquet or text file as a frame; InputError where it's neither, empty or ambiguous."""
+    options = options or TableOptions()
+    name = f"data.path {path}" if not options.is_command else str(path)
+    if not is_file(path):
+        raise InputError(f"{name} is no file; give the path of a table (Parquet, CSV).")
+    if path.suffix.lower() == ".parquet":
+        try:
+            table = pd.read_parquet(path)
+        except PARSER_ERRORS as error:
+            raise InputError(f"{name} can't be read as a table: {reason(error)}") from error
+        return OpenedTable(_checked(table, name), name)
+    if not is_text_table(path):
         raise InputError(
-            f"data.path {path} can't be read as a {suffix} table: {reason(error)}"
-        ) from error
-    return _checked(table, f"data.path {path}")
+            f"{name} ends in {path.suffix!r}; expected .parquet, .csv or another text table "
+            f"({', '.join(TEXT_SUFFIXES)})."
+        )
+    region = [options.region_column] if options.region_column else None
+    try:
+        text, layout = read_known_table(path, options.text, region)
+    except PARSER_ERRORS as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name} can't be read as a table: {reason(error)}") from error
+    frame = text.frame
+    of_rain = [name for name in map(str, frame.columns) if _is_rain(name)]
+    if layout is not None and (rain := layout.rain_column(list(map(str, frame.columns)))):
+        of_rain = list(dict.fromkeys([*of_rain, rain]))
+    if (said := options.precipitation_column) is not None and said in frame:
+        of_rain = list(dict.fromkeys([*of_rain, said]))
+    traces = read_traces(text, of_rain, layout.suffixes if layout else "")
+    return OpenedTable(
+        _checked(text.frame, name),
+        name,
+        layout,
+        text.units,
+        text.not_numbers,
+        text.metadata,
+        text.line_of,
+        [*text.notes, *traces],
+    )
 
 
 def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -232,26 +651,6 @@ def _regions(column: pd.Series, name: str) -> tuple[np.ndarray, list[str]]:
         row = int(np.flatnonzero(codes < 0)[0])
         raise InputError(f"column {name} is missing in row {row}; every row needs its region.")
     return codes.astype(np.int64), [str(region) for region in names]
-
-
-def _timestamps(column: pd.Series, name: str) -> np.ndarray:
-    if pd.api.types.is_numeric_dtype(column):
-        raise InputError(
-            f"column {name} holds numbers ({column.iloc[0]}); expected times such as "
-            "2020-01-31 06:00, since a number doesn't tell its unit."
-        )
-    # Only ISO: a guessed day-month order would shuffle the series without a word.
-    times = pd.to_datetime(column, utc=True, format="ISO8601", errors="coerce").dt.tz_localize(None)
-    if times.isna().any():
-        bad = column[times.isna()].iloc[0]
-        raise InputError(
-            f"column {name} holds {bad!r}, which is no ISO time such as 2020-01-31 06:00."
-        )
-    stamps = times.to_numpy()
-    seconds = stamps.astype("datetime64[s]")
-    if (off := seconds != stamps).any():
-        raise InputError(f"column {name} holds {stamps[off][0]}; expected whole seconds.")
-    return seconds
 
 
 def _step_hours(timestamps: np.ndarray, region_index: np.ndarray, regions: list[str]) -> float:
@@ -285,103 +684,52 @@ def _step_hours(timestamps: np.ndarray, region_index: np.ndarray, regions: list[
 
 
 def _meaningful(
-    table: pd.DataFrame, config: DataConfig
+    table: pd.DataFrame, config: DataConfig, apart: set[str]
 ) -> tuple[pd.DataFrame, dict[str, str], list[str]]:
     """Directions as sine and cosine, yes and no as 1 and 0; {new column: its source}; sentences."""
-    apart = {config.timestamp_column, config.region_column}
     table, sources = encode_directions(table, config.features, config.directions, apart)
     notes = [
-        f"{name} is a direction: read as {name}_sin and {name}_cos; data.directions=as_is keeps it."
+        f"{name} is a direction: read as {name}_sin and {name}_cos (--directions as_is keeps it)."
         for name in dict.fromkeys(sources.values())
     ]
     text = [
         name
         for name, kind in table.dtypes.items()
-        if name not in apart and (pd.api.types.is_bool_dtype(kind) or not _is_number(kind))
+        if name not in apart
+        and (pd.api.types.is_bool_dtype(kind) or not pd.api.types.is_numeric_dtype(kind))
     ]
     found = {name: numbers for name in text if (numbers := zero_one(table[name])) is not None}
     if found:
         table = table.assign(**{str(name): numbers for name, numbers in found.items()})
-        notes.append(f"yes and no read as 1 and 0 in {listed([str(n) for n in found])}.")
+        notes.append(f"yes and no are read as 1 and 0 in {listed([str(n) for n in found])}.")
     return table, sources, notes
 
 
-def _is_number(kind: Any) -> bool:
-    return bool(pd.api.types.is_numeric_dtype(kind))
+def _exact(table: pd.DataFrame, name: str, where: _Where) -> np.ndarray:
+    """[R] float64 of a column; of four bytes the decimal that was stored.
 
-
-def _checked_columns(
-    columns: dict[str, np.ndarray],
-    sources: dict[str, str],
-    config: DataConfig,
-    rain: str | None,
-    step_hours: float,
-    where: _Where,
-) -> tuple[dict[str, np.ndarray], dict[str, ColumnRecord]]:
-    """Features without the codes that were said, their records; codes not said are refused."""
-    codes = config.missing_values or []
-    records = {name: feature_record(name, sources.get(name, name), {}, None) for name in columns}
-    judged = {}
-    for name, values in columns.items():
-        masked, counts = mask(values, codes)
-        records[name].masked(counts, "said", "data.missing_values")
-        if np.isnan(masked).all():
-            raise InputError(f"column {name} holds nothing but {listed(list(map(str, counts)))}.")
-        columns[name] = masked
-        if name != rain and name not in sources:
-            unit = records[name].unit
-            judged[name] = masked, limits_of(name, unit.value if unit else None, step_hours)
-    if config.missing_values != []:
-        check_codes(judged, _CODES_ADVICE, where.row)
-    return columns, records
+    0.1 stored in 4 bytes reads 0.10000000149.
+    """
+    numbers = where.numbers(table, name)
+    if table[name].dtype in (np.float32, np.float16):
+        distinct, index = np.unique(table[name].to_numpy(), return_inverse=True)
+        numbers = distinct.astype(str).astype(np.float64)[index]
+    return numbers
 
 
 def _precipitation_mm(
-    table: pd.DataFrame,
-    config: DataConfig,
-    where: _Where,
-    step_hours: float,
-    is_prepared: bool,
-    needs_label: bool,
-    records: dict[str, ColumnRecord],
-) -> tuple[np.ndarray, str, list[str]]:
-    """Rain in mm rounded to 1e-6, the unit that it was in, and sentences to log."""
-    name = config.precipitation_column
-    rain = where.numbers(table, name)
-    if table[name].dtype in (np.float32, np.float16):
-        # 0.1 stored in 4 bytes reads 0.10000000149: take the decimal that was stored instead.
-        distinct, index = np.unique(table[name].to_numpy(), return_inverse=True)
-        rain = distinct.astype(str).astype(np.float64)[index]
-    rain, counts = mask(rain, config.missing_values or [])
-    told = (unit, "its name") if (unit := unit_in_name(name)) else None
-    said = None if config.precipitation_unit == AUTO else config.precipitation_unit
-    if is_prepared:
-        fact = Fact("mm", "file", "series.json")
-    else:
-        if config.missing_values != []:
-            check_codes({name: (rain, _RAIN_LIMITS)}, _CODES_ADVICE, where.row)
-        verdict = rain_verdict(rain, where.timestamps, where.region_index)
-        if why := problem(verdict, name, step_hours, len(rain) if needs_label else 0):
-            raise InputError(
-                f"{why} ({verdict.evidence}). Bring the table through launch/prepare_data.py, "
-                f"which takes running totals apart; --meaning {name}=sum there, if it's sums."
-            )
-        option = "data.precipitation_unit="
-        fact = rain_unit(rain, step_hours, name, said, told, option)
-        record = ColumnRecord(name, Fact(RAIN, "said", "data.precipitation_column"), fact, "mm")
-        record.masked(counts, "said", "data.missing_values")
-        records[name] = record
-    rain = np.round(to_mm(rain, fact.value, step_hours), 6)
+    rain: np.ndarray, name: str, unit: str, step_hours: float, where: _Where, notes: list[str]
+) -> np.ndarray:
+    """[R] rain in mm, rounded to 1e-6 and not below zero."""
+    rain = np.round(to_mm(rain, unit, step_hours), 6)
     if (bad := rain < -_NEGATIVE_NOISE_MM).any():
         raise InputError(
             f"column {name} holds {rain[bad][0]:g} mm in a step ({where.row(bad)}); rain can't be "
-            "negative: leave missing values empty, or name their code (data.missing_values)."
+            "negative: leave missing values empty."
         )
-    negative = int((rain < 0).sum())
-    notes = [f"{negative} values of {name} just below zero set to 0."] if negative else []
-    if fact.known_by == "assumed" and needs_label:
-        notes.append(f"{name} is taken as mm: {fact.evidence} (data.precipitation_unit says it).")
-    return np.where(rain < 0, 0.0, rain), str(fact.value), notes
+    if negative := int((rain < 0).sum()):
+        notes.append(f"{negative} values of {name} just below zero set to 0.")
+    return np.where(rain < 0, 0.0, rain)
 
 
 def _ready_label(table: pd.DataFrame, config: DataConfig, where: _Where) -> np.ndarray | None:
@@ -391,6 +739,6 @@ def _ready_label(table: pd.DataFrame, config: DataConfig, where: _Where) -> np.n
     if (bad := ~(np.isnan(label) | (label == 0) | (label == 1))).any():
         raise InputError(
             f"column {config.label_column} holds {label[bad][0]:g} ({where.row(bad)}); "
-            "expected 0, 1 or an empty value."
+            "expected 0, 1, yes, no or an empty value."
         )
     return label

@@ -19,10 +19,10 @@ from timerxl.data.quantities import (
     fits,
     limits_in,
     most_rain_mm,
-    named,
     quantity_of,
     unit_in_name,
 )
+from timerxl.data.table_text import MISSING_WORDS
 
 SIN_COS, AS_IS = "sin_cos", "as_is"
 _POINTS = ("N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE",
@@ -35,7 +35,6 @@ _DEGREES = {point: index * 22.5 for index, point in enumerate(_POINTS)} | {
 _NO_DIRECTION = frozenset({"CV", "CALM", "VAR", "VRB", "VARIABLE", "C", "-", "", "CLM"})
 _YES = frozenset({"yes", "true", "y", "t", "sim", "si", "sí", "ja", "oui", "1", "1.0"})
 _NO = frozenset({"no", "false", "n", "f", "nao", "não", "nein", "non", "0", "0.0"})
-_WORDS_OF_MISSING = frozenset({"", "na", "nan", "none", "null", "-", "m", "missing", "n/a", "?"})
 _MOST_OUTSIDE = 0.5  # a column of which more lies beyond its limits is in another unit
 
 
@@ -108,7 +107,7 @@ def zero_one(column: pd.Series) -> np.ndarray | None:
     whole = {word for word in found if len(word) > 1 and word in _YES | _NO}
     if not (whole or {"y", "n"} <= set(found) or {"t", "f"} <= set(found)):
         return None  # an N alone may be north
-    if not set(found) <= _YES | _NO | _WORDS_OF_MISSING:
+    if not set(found) <= _YES | _NO | MISSING_WORDS | {""}:
         return None
     table = [1.0 if word in _YES else 0.0 if word in _NO else np.nan for word in found]
     return np.array([*table, np.nan])[codes]
@@ -151,7 +150,7 @@ def check_codes(
                 raise InputError(
                     f"column {name} is {known.min():.5g} to {known.max():.5g}; expected "
                     f"{limits[0]:.5g} to {limits[1]:.5g} in the unit that it's said to have: "
-                    "correct its name, or say its unit (launch/prepare_data.py --unit)."
+                    "correct its name, or say its unit (--unit)."
                 )
         extremes = Extremes()
         extremes.add(values)
@@ -163,30 +162,36 @@ def check_codes(
 
 
 def feature_record(
-    name: str, source: str, units: dict[str, str], time: Fact | None
+    name: str, source: str, said: str | None, told: tuple[str, str] | None, time: Fact | None
 ) -> ColumnRecord:
-    """The record of a feature as its name and the user's ``units`` tell; no value is converted.
+    """The record of a feature: unit as ``said`` by the user or ``told`` (unit, by what).
 
-    Raises InputError where the two contradict each other, or the unit is none of the quantity.
+    No value is converted. Raises InputError where the two contradict each other, or the unit that
+    was said is none of the quantity that the name tells.
     """
-    said, told = units.get(source), unit_in_name(source)
-    quantity = quantity_of(source, said)
-    if said and told and quantity and not (fits(said, quantity) and _alike(said, told, quantity)):
+    quantity = quantity_of(source) if said is None else quantity_of(source, said)
+    if said is not None and quantity is None and (named_so := quantity_of(source)) is not None:
+        limits_in(named_so, said)  # raises, naming units that would do
+    if said and told and quantity and not _alike(said, told[0], quantity):
         raise InputError(
-            f"{source} is in {told} by its name, --unit says {said}; leave the option out, or "
-            "correct the name."
+            f"{source} is in {told[0]} by {told[1]}, --unit says {said}; leave the option out, or "
+            "correct the file."
         )
     unit = (
-        Fact(said, "said", "--unit") if said else Fact(told, "file", "its name") if told else None
+        Fact(said, "said", "--unit") if said else Fact(told[0], "file", told[1]) if told else None
     )
+    if name != source:
+        unit = Fact("1", "file", f"sine or cosine of {source}")
     return ColumnRecord(
         name=source,
         quantity=Fact(quantity.key, "file", "its name") if quantity else None,
-        unit=unit if name == source else Fact("1", "file", f"sine or cosine of {source}"),
+        unit=unit,
         time=time,
     )
 
 
 def _alike(one: str, other: str, quantity: Quantity) -> bool:
-    found = limits_in(named(quantity.key), one), limits_in(named(quantity.key), other)
-    return bool(np.allclose(found[0], found[1], rtol=1e-6))
+    """Whether two units are the same one of a quantity."""
+    if not (fits(one, quantity) and fits(other, quantity)):
+        return False
+    return bool(np.allclose(limits_in(quantity, one), limits_in(quantity, other), rtol=1e-6))

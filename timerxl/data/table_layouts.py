@@ -40,7 +40,8 @@ class Layout:
     its period, ``hours`` how long after a ``start`` the last value of the row is known (None: one
     step). ``rain`` lists columns, the first that is there counts. ``units`` and ``missing`` go by
     column, ``*`` is all. ``not_weather`` is a regular expression of names of flags and the like,
-    ``labels`` of columns that tell the future. ``asks`` are the options which the file can't answer; ``suffixes`` are letters after numbers.
+    ``labels`` of columns that tell the future. ``asks`` are the options which the file can't
+    answer; ``suffixes`` are letters after numbers.
     """
 
     name: str
@@ -87,6 +88,11 @@ class Layout:
     def is_label(self, column: str) -> bool:
         """Whether a column tells the future."""
         return bool(self.labels and re.fullmatch(self.labels, column.strip(), re.IGNORECASE))
+
+    def is_not_weather(self, column: str) -> bool:
+        """Whether a column is a flag, a place or the like."""
+        pattern = self.not_weather
+        return bool(pattern and re.fullmatch(pattern, column.strip(), re.IGNORECASE))
 
     def rain_column(self, columns: Sequence[str]) -> str | None:
         """The column of rain among ``columns``, with or without a unit in brackets."""
@@ -515,7 +521,7 @@ LAYOUTS = (
         "NOAA NCEI, LCD_documentation.pdf: columns taken out of a file",
         columns=("HourlyPrecipitation",),
         rain=("HourlyPrecipitation",),
-        asks=("--precipitation-unit", "--timezone"),
+        asks=("--precipitation-unit",),
         suffixes="s",
     ),
     replace(
@@ -633,7 +639,6 @@ LAYOUTS = (
         | dict.fromkeys(("Humidity9am", "Humidity3pm"), "percent")
         | dict.fromkeys(("Pressure9am", "Pressure3pm"), "hPa")
         | dict.fromkeys(("Cloud9am", "Cloud3pm"), "okta"),
-        not_weather=r"WindGustDir|WindDir.*",
         labels=r"RISK_MM|RainTomorrow",
         notes=("weatherAUS: rain is of the 24 hours to 9 a.m. of the date (local time).",),
     ),
@@ -654,7 +659,7 @@ LAYOUTS = (
         regions=("station",),
         rain=("RAIN",),
         units={"TEMP": "degC", "DEWP": "degC", "PRES": "hPa", "RAIN": "mm", "WSPM": "m/s"},
-        not_weather=r"No|wd",
+        not_weather=r"No",
     ),
     Layout(
         "Weather Underground daily",

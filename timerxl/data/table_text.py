@@ -49,8 +49,6 @@ _CALLED = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar |", " ": "spac
 _SAMPLE_LINES = 400  # a header block of a station archive has 8 to 80
 _FOOTER_LINES = 60
 _SHOWN_WORDS = 4
-_YES = frozenset("yes y true t 1 1.0 sim si s oui ja j rain".split())
-_NO = frozenset("no n false f 0 0.0 nao non nein norain no_rain".split())
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _COMMA_NUMBER = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?")
@@ -831,29 +829,6 @@ def read_traces(table: TextTable, columns: Sequence[str], suffixes: str = "") ->
             notes.append(f"column {name}: {number:,} numbers followed by a letter are taken.")
         table.frame[name] = read.column()
     return notes
-
-
-def as_zero_one(column: pd.Series) -> np.ndarray | None:
-    """[R] float64 of 0, 1 and NaN from Yes/No, True/False, sim/nao, ...; None for other words.
-
-    0 and 1 as numbers are taken as they are.
-    """
-    if pd.api.types.is_bool_dtype(column):
-        return column.to_numpy(np.float64)
-    if pd.api.types.is_numeric_dtype(column):
-        numbers = column.to_numpy(np.float64, na_value=np.nan)
-        return numbers if (np.isnan(numbers) | np.isin(numbers, (0, 1))).all() else None
-    codes, distinct = pd.factorize(column)
-    words = [_without_accents(str(word)).strip().lower() for word in distinct]
-    values = np.array(
-        [
-            1.0 if w in _YES else 0.0 if w in _NO else np.nan if w in MISSING_WORDS | {""} else 2.0
-            for w in words
-        ]
-    )
-    if (values == 2.0).any() or not np.isin(values, (0.0, 1.0)).any():
-        return None
-    return np.append(values, np.nan)[codes]
 
 
 def _metadata(above: list[str], separator: str) -> tuple[dict[str, str], list[dict[str, str]]]:

@@ -577,7 +577,7 @@ def _say_stamps(
         times.stamps, times.known_by = options.stamps, "option"
     elif layout is not None and layout.stamps is not None:
         times.stamps, times.known_by = layout.stamps, "layout"
-    elif own:
+    elif own and not local.dates_only:
         return
     elif local.hours_1_to_24:
         times.known_by = "hours 1 to 24"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from timerxl.data.audit_findings import listed
+from timerxl.data.columns_known import known_rows, shortened
 from timerxl.hub.card_scores import threshold_words
 from timerxl.hub.markdown import code, facts, heading, table, words
 from timerxl.hub.record import Record
 from timerxl.report.run_folder import get
 from timerxl.training.tables import ROWS
 
-MANY_FEATURES = 40
+MANY_FEATURES, MANY_KNOWN = 40, 12
 SPLITS = ("train", "holdout", "validation", "test")
 
 
@@ -46,8 +47,32 @@ def event_section(record: Record) -> str:
                     ("says rain", threshold_words(record) + (f": {how}" if chose else "")),
                 ]
             ),
+            _known(saved),
             _scales(saved),
         ]
+    ).replace("\n\n\n\n", "\n\n")
+
+
+def _known(saved: dict[str, Any]) -> str:
+    """Unit and meaning in time of the features, and how each is known; "" for an older run."""
+    records = get(saved, "source", "records") or {}
+    known = [
+        {"column": name, **records[name]} for name in saved["feature_names"] if name in records
+    ]
+    if not known:
+        return ""
+    shown, rest = known_rows(known, MANY_KNOWN)
+    rows = []
+    for row in shown:
+        names = listed([code(shortened(name)) for name in row.columns], 3)
+        rows.append([names, *(words(cell) for cell in (row.unit, row.time, row.known_by))])
+    if rest:
+        rows.append([f"{rest:,} more", *["…"] * 3])
+    headings = ["feature", "unit", "what a stamp of the file means", "known by"]
+    return (
+        "What is known of the features: said by who prepared them, told by the file, inferred from "
+        "the values, or assumed. The stamps of the series itself are the ends of what its values "
+        f"are over.\n\n{table(headings, rows, left=4)}"
     )
 
 
@@ -113,7 +138,8 @@ def _rain_column(record: Record) -> str:
     of_rain = get(record.preprocessing, "label", "threshold_mm") is not None
     if record.is_synthetic or not (of_rain and column and unit):
         return ""
-    return f"{code(column)}, in {words(unit)}"
+    by = get(record.preprocessing, "source", "records", column, "unit", "known_by")
+    return f"{code(column)}, in {words(unit)}" + (" (assumed)" if by == "assumed" else "")
 
 
 def _oni(saved: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ import pandas as pd
 from timerxl.command_line import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError
 from timerxl.config_reading import misfit, read_json, read_yaml, reason
+from timerxl.data.columns_known import records_problem
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.hub import shapes
 from timerxl.hub.privacy import Scrubber, names_of, secrets_here
@@ -103,6 +104,10 @@ def read_record(
     config = _checked(folder / "config.yaml", read_yaml(folder / "config.yaml"), shapes.CONFIG)
     preprocessing = Preprocessing.load(model_folder).content
     _checked(model_folder / PREPROCESSING, preprocessing, shapes.PREPROCESSING)
+    if problem := records_problem(get(preprocessing, "source", "records") or {}):
+        raise InputError(
+            f"{model_folder / PREPROCESSING}: {problem}. Train again to write it anew."
+        )
     secrets = secrets_here(os.environ, huggingface_hub.get_token())
     model_config = _json(model_folder / MODEL_CONFIG, shapes.MODEL_CONFIG)
     names = names_of(preprocessing, model_config)

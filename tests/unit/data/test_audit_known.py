@@ -60,13 +60,30 @@ def test_each_column_has_its_row() -> None:
             "tp",
             "precipitation",
             "mm (in the file: inch)",
-            "sum over 24 h, moved from its start to its end",
+            "sum over 24 h from it on",
             "quantity: file; unit: said; stamp: inferred",
             "99.99 (17)",
         ],
         ["t2m", "temperature", "K", "instant", "file", "-"],
         ["index", "-", "-", "-", "-", "-"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (time_meaning("instant", None, "start"), "instant"),
+        (time_meaning("mean", 24, "middle"), "mean over 24 h around it"),
+        (time_meaning("max", None), "max"),
+        (
+            time_meaning("sum", None) | {"running": {"period": 24, "reset": 0}},
+            "running total, again from 0 every 24 h",
+        ),
+    ],
+)
+def test_what_a_stamp_means_in_words(value: dict[str, Any], words: str) -> None:
+    record = ColumnRecord("a", time=Fact(value, "file")).to_dict()
+    assert known_table({"a": record})[0][3] == words
 
 
 def test_thousands_of_columns_are_summarised() -> None:
@@ -182,7 +199,7 @@ def test_what_is_dropped_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     audit = audit_subject(subject)
     (note,) = [finding for finding in audit.findings if finding.name == "columns_left_out"]
     assert note.severity == "note"
-    assert "3 are no features: label_tomorrow (its name says label" in note.summary
+    assert "no features: 3, label_tomorrow (its name says label" in note.summary
     assert "station, note (not numeric (" in note.summary
     assert set(audit.facts["left_out"]) == {"label_tomorrow", "station", "note"}
     assert audit_command(path, "hourly_cpu", SMALL, True, tmp_path / "out") == 0

@@ -20,7 +20,6 @@ from timerxl.config import InputError
 from timerxl.data.table_text import (
     TextOptions,
     TextTable,
-    as_zero_one,
     decode_text,
     read_text_table,
     read_traces,
@@ -431,27 +430,6 @@ def test_text_stays_text(tmp_path: Path) -> None:
     table = read(tmp_path, "time,sky,dir\n2020-01-01,fog,N\n2020-01-02,clear,NNE\n2020-01-03,7,3\n")
     assert table.not_numbers == {}
     assert table.frame["sky"].tolist() == ["fog", "clear", "7"]
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["Yes", "No", None], [1, 0, np.nan]),
-        (["sim", "não", "SIM"], [1, 0, 1]),
-        (["TRUE", "false", "-"], [1, 0, np.nan]),
-        ([1.0, 0.0, np.nan], [1, 0, np.nan]),
-        ([True, False, True], [1, 0, 1]),
-    ],
-)
-def test_yes_and_no_become_one_and_zero(words: list[Any], expected: list[float]) -> None:
-    found = as_zero_one(pd.Series(words))
-    assert found is not None
-    np.testing.assert_array_equal(found, expected)
-
-
-@pytest.mark.parametrize("words", [["Yes", "Maybe"], [2.0, 1.0], ["-", "-"], ["W", "E"]])
-def test_other_words_are_no_label(words: list[Any]) -> None:
-    assert as_zero_one(pd.Series(words)) is None
 
 
 # Packed files, and files that are no tables.

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from timerxl.config import InputError
-from timerxl.data.readers import _timestamps
 from timerxl.data.table_layouts import Layout
 from timerxl.data.table_text import read_text_table
 from timerxl.data.table_times import (
@@ -52,7 +51,6 @@ def stamps(*times: str) -> np.ndarray:
     "words",
     [
         ["2020-01-01 00:00", "2020-01-01 01:00:00", "2020-01-02"],
-        ["2020-01-01", "2020-01-02", "2020-01-03"],
         ["2020-01-01T00:00Z", "2020-01-01T01:00Z"],
         ["2020-01-01 00:00:00-05:00", "2020-01-01 01:00:00-05:00"],
         ["2020-10-25 02:30:00+02:00", "2020-10-25 02:30:00+01:00"],
@@ -62,9 +60,18 @@ def stamps(*times: str) -> np.ndarray:
 def test_a_timestamp_column_is_what_it_was(words: list[str]) -> None:
     table = column(words, "timestamp")
     found = find(table)
-    np.testing.assert_array_equal(found.timestamps, _timestamps(table["timestamp"], "timestamp"))
+    as_pandas_reads = pd.to_datetime(table["timestamp"], utc=True, format="ISO8601")
+    stamps = as_pandas_reads.dt.tz_localize(None).to_numpy()
+    np.testing.assert_array_equal(found.timestamps, stamps.astype("datetime64[s]"))
     assert found.timestamps.dtype == np.dtype("datetime64[s]")
     assert (found.columns, found.stamps, found.notes) == (["timestamp"], "end", [])
+
+
+def test_dates_in_a_timestamp_column_are_whole_days() -> None:
+    found = find(column(["2020-01-01", "2020-01-02", "2020-01-03"], "timestamp"))
+    assert found.timestamps[0] == np.datetime64("2020-01-02")
+    assert (found.stamps, found.known_by) == ("start", "dates")
+    assert "a whole day" in " ".join(found.notes)
 
 
 def test_datetimes_of_a_frame_with_and_without_zone() -> None:

@@ -15,8 +15,10 @@ from hub_contents import card_errors
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from sklearn.metrics import brier_score_loss, matthews_corrcoef, roc_auc_score
-from spoiled_runs import as_stopped, card, edit, edit_all, section
+from spoiled_runs import as_stopped, card, edit, edit_all, home, section
 
+from timerxl.config import InputError
+from timerxl.data.column_records import ColumnRecord, Fact, time_meaning
 from timerxl.hub.card import METRICS
 from timerxl.hub.package import Package
 
@@ -298,3 +300,85 @@ def test_a_branch_is_named_in_the_examples(finished: Path) -> None:
     text = card(finished, revision="v2")
     assert 'from_pretrained("ana/rain", revision="v2")' in text
     assert '"ana/rain", revision="v2", trust_remote_code=True' in text
+
+
+# What is known of the features
+
+
+def with_records(run: Path, records: dict[str, Any]) -> None:
+    def change(saved: dict[str, Any]) -> None:
+        saved["source"]["records"] = records
+
+    edit(run / "model" / "preprocessing.json", change)
+
+
+def known(text: str) -> dict[str, list[str]]:
+    """The table before that of the scales, which has the same first cells."""
+    return rows(text.split("<details>")[0], "What it predicts")
+
+
+def record_of(name: str, unit: str, by: str, time: dict[str, Any] | None) -> dict[str, Any]:
+    record = ColumnRecord(name, Fact("a quantity", "file"), Fact(unit, by))  # type: ignore[arg-type]
+    record.time = None if time is None else Fact(time, "said", "--meaning")
+    return record.to_dict()
+
+
+def test_units_and_stamps_stand_on_the_card(run: Path) -> None:
+    rain = record_of("PRCP", "inch", "assumed", time_meaning("sum", 24, "start"))
+    records = {"tp": rain | {"written_as": "mm"}, "t2m": record_of("T", "K", "file", None)}
+    with_records(run, records)
+    text = card(run)
+    assert card_errors(text) == []
+    found = known(text)
+    assert found["`tp`"] == [
+        "mm (in the file: inch)",
+        "sum over 24 h from it on",
+        "quantity: file; unit: assumed; stamp: said",
+    ]
+    assert found["`t2m`"] == ["K", "-", "quantity, unit: file"]
+    assert html(text).count("<table>") == 7
+    edit(
+        run / "model" / "preprocessing.json", lambda saved: saved["source"].pop("records") and None
+    )
+    assert "What is known of the features" not in card(run)
+
+
+@pytest.mark.parametrize(("by", "words"), [("assumed", "in mm (assumed)\n"), ("file", "in mm\n")])
+def test_an_assumed_unit_of_rain_is_called_so(run: Path, by: str, words: str) -> None:
+    as_real(run)
+    with_records(run, {"precipitation": record_of("precipitation", "mm", by, None)})
+    assert f"**rain column**: `precipitation`, {words}" in card(run)
+
+
+def test_more_than_a_dozen_features_are_summarised(run: Path, finished: Path) -> None:
+    saved = json.loads((finished / "model" / "preprocessing.json").read_text())
+    names = saved["feature_names"]
+    assert len(names) > 20
+    with_records(
+        run, {n: record_of(n, "K", "file", None) for n in names} | {"other": {"name": "x"}}
+    )
+    found = known(card(run))
+    first = ", ".join(f"`{name}`" for name in names[:3])
+    assert found[f"{first} and {len(names) - 3} more"] == ["K", "-", "quantity, unit: file"]
+    with_records(run, {n: record_of(n, f"{i} K", "file", None) for i, n in enumerate(names)})
+    found = known(card(run))
+    assert found[f"{len(names) - 12} more"] == ["…"] * 3
+    assert found[f"`{names[11]}`"] == ["11 K", "-", "quantity, unit: file"]
+    assert len(found) == 2 + 12 + 1
+
+
+def test_what_a_record_holds_is_never_markup_nor_private(run: Path) -> None:
+    unit = "<script>x</script> | `a` [b](c) " + home("ana", "weather", "units.csv")
+    with_records(run, {"tp": record_of("tp", unit, "said", None)})
+    text = card(run)
+    page = html(text)
+    assert "<script" not in page
+    assert "&lt;script&gt;x&lt;/script&gt; | `a` [b](c) units.csv" in page
+    assert home("ana") not in text
+    assert page.count("<table>") == 7
+
+
+def test_a_damaged_record_is_refused(run: Path) -> None:
+    with_records(run, {"tp": {"name": "tp", "unit": "mm"}})
+    with pytest.raises(InputError, match=r"record of column tp.unit is 'mm'"):
+        card(run)
