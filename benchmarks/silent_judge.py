@@ -17,10 +17,10 @@ import pandas as pd
 
 from launch import prepare_data
 
-EQUAL, ASSUMED, REFUSED, SILENT, CRASHED, USAGE = (
-    *("equal", "assumed", "refused", "silent", "crashed"),
-    "usage",  # argparse knows no such option: the case asks for what is not there
-)
+EQUAL, ASSUMED, REFUSED, SILENT, CRASHED = "equal", "assumed", "refused", "silent", "crashed"
+# As docs/data.md says that a column called timestamp is read: UTC, the end of the step.
+DOCUMENTED = "documented"
+USAGE = "usage"  # argparse knows no such option: the case asks for what is not there
 FAULTS = (SILENT, CRASHED)
 # What a printed note must say for a reading that is not the truth to be a said assumption.
 NOTES = {
@@ -61,7 +61,9 @@ class Case:
     """A layout written into a folder: what to say to the command, and what may come out.
 
     ``units`` {column: (quantity, unit in the file)}; ``tolerance`` {column: absolute}; the names of
-    regions are only judged where the file or an option tells them.
+    regions are only judged where the file or an option tells them. ``direction`` is the column that
+    may come back as degrees or as sine and cosine. ``is_documented``: the times are in a column
+    called timestamp.
     """
 
     layout: Any
@@ -70,6 +72,8 @@ class Case:
     units: dict[str, tuple[str, str]] = field(default_factory=dict)
     tolerance: dict[str, float] = field(default_factory=dict)
     regions_told: bool = True
+    direction: str | None = None
+    is_documented: bool = False
 
 
 @dataclass
@@ -113,6 +117,11 @@ def judge(
     """The outcome of a series that was written: the first reading that it equals decides."""
     notes = "\n".join(s for s in stdout.splitlines() if not s.startswith("train with"))
     found = _by_region_and_time(table)
+    if case.direction is not None:
+        pair = [f"{case.direction}_sin", f"{case.direction}_cos"]
+        other = [case.direction] if pair[0] in found else pair
+        for reading in case.readings:
+            reading.frame = reading.frame.drop(columns=other)
     silent = ""
     for reading in case.readings:
         expected = _in_units(case, reading.frame, description)
@@ -122,6 +131,8 @@ def judge(
             left = [f"{name} left out" for name in expected.columns if name not in found]
             said = ", ".join([*reading.notes, *left])
             return (ASSUMED, f"{said} said") if said else (EQUAL, "")
+        if problem is None and case.is_documented and {*lacking} <= {"zone", "stamps"}:
+            return DOCUMENTED, f"a column called timestamp: {', '.join(lacking)}"
         if problem is None and not silent:
             silent = f"read with another {', '.join(reading.notes)}; no note on {lacking}"
         first = problem if reading is case.readings[0] else None

@@ -260,6 +260,8 @@ def table_case(layout: TableLayout, folder: Path, rng: np.random.Generator) -> C
             NAMES[layout.names][2]: ("pressure", "hPa"),
             NAMES[layout.names][3]: ("wind", "m/s"),
         },
+        is_documented=_time_columns(layout) == ["timestamp"],
+        direction=NAMES[layout.names][4] if layout.direction != "none" else None,
         regions_told=layout.region_column is not None or layout.split == "region",
     )
 
@@ -700,11 +702,10 @@ def _frame(
     columns = {"tp": rain}
     direction = NAMES[layout.names][4]
     for name, values in rows.others.items():
-        as_degrees = layout.direction == "degrees" and layout.directions_said == "as_is"
-        if name != direction or as_degrees:
-            columns[name] = values
-            continue
         calm, turn = values < 0, np.deg2rad(values)
+        columns[name] = np.where(calm, np.nan, values) if name == direction else values
+        if name != direction:
+            continue
         columns[f"{name}_sin"] = np.where(calm, 0.0, np.sin(turn))
         columns[f"{name}_cos"] = np.where(calm, 0.0, np.cos(turn))
     frame = pd.DataFrame(columns)
