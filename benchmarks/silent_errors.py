@@ -5,8 +5,8 @@
 An invented hourly truth (SYNTHETIC) is written down in a random layout, read through
 launch/prepare_data.py, and compared. A layout comes back ``equal``; or it is ``refused`` with a
 sentence and exit code 2; or it differs by what a printed note says was ``assumed``, or as a column
-called timestamp is ``documented`` to be read (UTC, the end of its step). Anything else is ``silent``
-(or ``crashed``): listed with the command that repeats it, and the exit code is 1.
+called timestamp is ``documented`` to be read (UTC, the end of its step). Anything else is
+``silent`` (or ``crashed``): listed with the command that repeats it, and the exit code is 1.
 """
 
 from __future__ import annotations

@@ -214,8 +214,8 @@ def possible(layout: TableLayout) -> TableLayout:
         made.amounts = "sum"
     if made.step in (3, 6, 12) and (made.zone in CHANGING or made.zone == "Asia/Kolkata"):
         made.zone = "America/Lima"
-    if made.time_format == "two_utc":
-        made.zone = "UTC"
+    if made.time_format == "two_utc":  # as a service does that stamps the end
+        made.zone, made.stamps = "UTC", "end"
     if made.step == 24 and made.time_format not in DATES:
         made.time_format = "iso"
     if made.step == 24:

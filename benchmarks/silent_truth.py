@@ -87,7 +87,9 @@ def shares(
         while at > begin:
             start = start_of.get(at, at - step)
             low = max(start, begin)
-            total += known.get(at, np.nan) - (0.0 if low == start else known.get(low, np.nan))
+            value = known.get(at, np.nan)
+            # Of a total of 0 nothing fell at any time.
+            total += value - (0.0 if low == start or value == 0 else known.get(low, np.nan))
             at = low
         hourly[place] = total
     return hourly
