@@ -148,14 +148,7 @@ def prepare(arguments: argparse.Namespace) -> int:
             bar.update()
 
         if tables:
-            content, notes = prepare_tables(
-                inputs,
-                options,
-                _said_of_tables(arguments),
-                arguments.precipitation_unit,
-                arguments.directions,
-                tick,
-            )
+            content, notes = prepare_tables(inputs, options, _said_of_tables(arguments), tick)
         else:
             content, notes = prepare_era5(inputs, options, tick)
     for note in notes:
@@ -181,6 +174,8 @@ def _said_of_tables(arguments: argparse.Namespace) -> TableOptions:
         region_column=arguments.region_column,
         region=arguments.region,
         precipitation_column=arguments.precipitation_column,
+        precipitation_unit=arguments.precipitation_unit,
+        directions=arguments.directions,
         units=arguments.units,
         meanings=arguments.meanings,
         is_command=True,

@@ -37,8 +37,7 @@ if TYPE_CHECKING:  # windows.py imports torch, which an audit has no use for
     from timerxl.data.windows import WeatherWindows
 
 DEFAULT_RECIPE = "transfer"
-_RAIN_COLUMNS = ("tp", "total_precipitation", "precipitation")
-_METRES_BELOW = 1.0  # no step holds a metre of rain, and every wet series holds a step above 1 mm
+_GUESSES = ("(else say", "read as mm", "is recognised")  # what the reader says of its guesses
 _CHECKS = (
     check_series,
     check_windows,
@@ -138,6 +137,7 @@ def read_subject(
     if any(override.startswith("model.context_length=") for override in overrides):
         reason = "model.context_length"
     found, labels, notes = _read(config.data, overrides)
+    notes += [note for note in found.notes if any(word in note for word in _GUESSES)]
     resolved = found.source["resolved"]
     data = replace(
         config.data,

@@ -20,7 +20,7 @@ from timerxl.data.gaps import Gaps
 from timerxl.data.missing_codes import parse_codes
 from timerxl.data.prepare import PrepareOptions, Tick
 from timerxl.data.quantities import conversion, named
-from timerxl.data.readers import AUTO, TableOptions, read_table_and_labels
+from timerxl.data.readers import TableOptions, read_table_and_labels
 from timerxl.data.schema import WeatherSeries
 from timerxl.data.series_file import (
     PRECIPITATION,
@@ -48,8 +48,6 @@ def prepare_tables(
     inputs: list[Path],
     options: PrepareOptions,
     said: TableOptions,
-    precipitation_unit: str | None,
-    directions: str,
     tick: Tick,
 ) -> tuple[dict[str, Any], list[str]]:
     """Write series.parquet and series.json; returns the latter's content and notes to print.
@@ -65,9 +63,8 @@ def prepare_tables(
     if options.max_gap_fill_hours:
         raise InputError("--max-gap-fill is for NetCDF files; for tables set data.max_fill_hours.")
     config = DataConfig(
-        precipitation_unit=precipitation_unit or AUTO,
         missing_values=_codes(options.missing),
-        directions=directions,
+        directions=said.directions,
         max_fill_hours=0.0,
     )
     notes: list[str] = []

@@ -7,6 +7,7 @@ cf_xarray, with the spellings of stations added.
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -266,6 +267,8 @@ def _depth(parsed: Any, registry: Any) -> tuple[float, bool]:
 @cache
 def _parsed(unit: str, quantity: Quantity | None = None) -> Any:
     """A pint quantity of magnitude 1 (0.1 for ``0.1 mm``), or None where pint can't read it."""
+    # It warns of every definition of pint's that CF has otherwise.
+    logging.getLogger("pint").setLevel(logging.ERROR)
     # Imported late: a second that only who converts has to wait.
     from cf_xarray.units import units as registry
 

@@ -16,6 +16,7 @@ from timerxl.data.column_records import Fact
 from timerxl.data.quantities import RAIN, conversion, most_rain_mm, named
 
 CANDIDATES = ("mm", "in", "cm", "0.1mm", "m", "kg m-2 s-1")
+ERA5_NAMES = ("tp", "total_precipitation")
 _MANY_ROWS = 100
 _NO_SHOWER_MM = 0.5  # the most of a step in 100 rows or more: less is a desert's, or another unit
 _WET_YEAR_MM = 27_000.0  # the wettest year measured: 26,461 mm, Cherrapunji 1860/61
@@ -82,7 +83,8 @@ def rain_unit(
     """The unit of a rain column: ``values`` [R] (NaN where missing), each over ``hours``.
 
     ``said`` is the user's word, ``told`` (unit, by what) the file's: brackets of the name, an
-    attribute, a layout. Without either mm is assumed where the amounts are those of rain in mm.
+    attribute, a layout. Without either mm is assumed where the amounts are those of rain in mm, and
+    m is inferred of a column that has ERA5's name, where only metres make rain of it.
     Raises InputError where the two differ, where the amounts are impossible, or where they leave
     more than one unit; it names ``option`` and what each unit would give.
     """
@@ -98,7 +100,13 @@ def rain_unit(
         )
     unit = said or (told[0] if told else None)
     if unit is None:
-        if reason := _doubt(amounts):
+        reason = _doubt(amounts)
+        likely = [one for one in CANDIDATES if amounts.is_likely(one)]
+        depths = [one for one in likely if not conversion(one, quantity).is_rate]
+        if reason is not None and name.lower() in ERA5_NAMES and depths == ["m"]:
+            words = f"{name} is ERA5's name, and only metres make rain of it"
+            return Fact("m", "inferred", f"{words}: {amounts.in_unit('m')[1]:,.0f} mm a year")
+        if reason is not None:
             raise InputError(
                 f"{name}: nothing tells its unit, and {reason}. {amounts.choices()}. Say {option} "
                 "UNIT (mm, if it is mm)."

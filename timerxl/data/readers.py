@@ -22,12 +22,13 @@ from timerxl.data.features import choose_features, label_like
 from timerxl.data.fill import fill_forward
 from timerxl.data.missing_codes import mask
 from timerxl.data.quantities import RAIN, quantity_of, unit_in_name
-from timerxl.data.rain_units import rain_unit, to_mm
+from timerxl.data.rain_units import ERA5_NAMES, rain_unit, to_mm
 from timerxl.data.schema import WeatherSeries
-from timerxl.data.series_file import PRECIPITATION, read_prepared, sha256_of
+from timerxl.data.series_file import read_prepared, sha256_of
 from timerxl.data.synthetic_event import load_synthetic
 from timerxl.data.table_accumulation import problem, rain_verdict, shares
 from timerxl.data.table_columns import (
+    SIN_COS,
     check_codes,
     encode_directions,
     feature_record,
@@ -73,6 +74,8 @@ class TableOptions:
     region_column: str | None = None
     region: str | None = None
     precipitation_column: str | None = None
+    precipitation_unit: str | None = None
+    directions: str = SIN_COS
     units: Mapping[str, str] = field(default_factory=dict)
     meanings: Mapping[str, str] = field(default_factory=dict)
     is_command: bool = False
@@ -324,7 +327,7 @@ def _rain_column(
     found = opened.layout.rain_column(names) if opened.layout is not None else None
     if found is None and config.label_column is None:
         like = [name for name in names if not label_like(name) and _is_rain(name)]
-        usual = [name for name in (PRECIPITATION, "total_precipitation") if name in like]
+        usual = [name for name in ERA5_NAMES if name in like]
         if len(like) > 1 and not usual:
             raise InputError(
                 f"several columns are named like rain: {listed(like)}; say --precipitation-column."
@@ -479,7 +482,7 @@ class _Door:
             if name == source:
                 judged[name] = values, limits_of(name, unit, self.step_hours)
             if only_rises(name) and (
-                why := problem(self._verdict(values), name, self.step_hours, len(values))
+                why := problem(self._verdict(values), name, self.step_hours, False)
             ):
                 raise InputError(f"{why}; leave it out, or take it apart before.")
         if self.config.missing_values != []:
@@ -513,13 +516,17 @@ class _Door:
         notes: list[str],
     ) -> tuple[np.ndarray, str]:
         """[R] rain of each step in the file's unit, and that unit; its record among ``records``."""
-        record = ColumnRecord(name, Fact(RAIN, "file", "its name"), None, "mm", self.time)
+        time = self.time
+        if name in ERA5_NAMES and time.known_by == "inferred":
+            # A date tells of a day, ERA5's name of one hour.
+            time = replace(time, known_by="assumed")
+        record = ColumnRecord(name, Fact(RAIN, "file", "its name"), None, "mm", time)
         records[name] = record
         rain = self._masked(_exact(table, name, self.where), name, record)
         if self.config.missing_values != []:
             check_codes({name: (rain, _RAIN_LIMITS)}, CODES_ADVICE, self.where.row)
-        rain = self._own_shares(rain, name, needs_label, notes)
-        said = self.options.units.get(name)
+        rain = self._own_shares(rain, record, needs_label, notes)
+        said = self.options.precipitation_unit or self.options.units.get(name)
         if self.config.precipitation_unit != AUTO:
             said = self.config.precipitation_unit
         told = self.opened.told_unit(name)
@@ -533,15 +540,15 @@ class _Door:
         record.unit = fact
         if fact.known_by == "assumed" and needs_label:
             notes.append(f"{name} is taken as mm: {fact.evidence} (else say --precipitation-unit).")
-        elif fact.known_by == "file" and fact.value != "mm":
-            notes.append(f"{name} is in {fact.value} by {fact.evidence}; it becomes mm.")
+        elif fact.known_by in ("file", "inferred") and fact.value != "mm":
+            notes.append(f"{name} is in {fact.value} ({fact.evidence}): read as mm.")
         return rain, str(fact.value)
 
     def _own_shares(
-        self, rain: np.ndarray, name: str, needs_label: bool, notes: list[str]
+        self, rain: np.ndarray, record: ColumnRecord, needs_label: bool, notes: list[str]
     ) -> np.ndarray:
         """[R] what fell in each step: running totals are taken apart, or refused."""
-        said = None
+        name, said = record.name, None
         if text := self.options.meanings.get(name):
             said = parse_meaning(name, text)
             if said.kind != SUM or said.stamp or said.hours not in (None, 1, self.step_hours):
@@ -549,6 +556,7 @@ class _Door:
                     f"--meaning {name}={text}: rain of a table is a sum of each step "
                     f"(sum:{self.step_hours:g}h) or running; what a stamp means, --stamps says."
                 )
+            record.time = replace(self.time, known_by="said", evidence=f"--meaning {text}")
         if said is not None and not said.is_running:
             return rain
         verdict = self._verdict(rain)
@@ -562,7 +570,7 @@ class _Door:
             return shares(
                 rain, where.timestamps, where.region_index, verdict.totals, self.step_hours
             )
-        why = problem(verdict, name, self.step_hours, len(rain) if needs_label else 0)
+        why = problem(verdict, name, self.step_hours, needs_label)
         if why:
             raise InputError(
                 f"{why} ({verdict.evidence}). launch/prepare_data.py takes running totals apart; "

@@ -12,6 +12,7 @@ from timerxl.config import InputError
 from timerxl.data.accumulation import (
     COUNTER,
     RUNNING,
+    UNCLEAR,
     AccumulationEvidence,
     Totals,
     Verdict,
@@ -19,21 +20,34 @@ from timerxl.data.accumulation import (
     deaccumulate,
 )
 
-_JUDGED_HOURS = 240.0
+# Of a few days any shower looks odd: totals from 00 UTC need three days to be believed, others ten.
+_SURE_HOURS, _JUDGED_HOURS = 72, 240
 
 
 def rain_verdict(values: np.ndarray, timestamps: np.ndarray, region_index: np.ndarray) -> Verdict:
     """How the rows of a column of sums add up; ``values`` [R] in any unit, NaN where missing.
 
     Rows at whole hours are looked at: a total that starts again at some hour shows there, too.
+    Of a short table nothing is said.
     """
     seconds = timestamps.astype("datetime64[s]").astype(np.int64)
-    whole = seconds % 3600 == 0
     evidence = AccumulationEvidence()
-    for region in np.unique(region_index):
-        rows = np.flatnonzero(whole & (region_index == region))
-        evidence.add(values[None, rows], seconds[rows] // 3600)
-    return evidence.decide()
+    longest = 0
+    for rows in _by_region(region_index):
+        kept = rows[seconds[rows] % 3600 == 0]
+        evidence.add(values[None, kept], seconds[kept] // 3600)
+        longest = max(longest, int(seconds[rows[-1]] - seconds[rows[0]]) // 3600)
+    verdict = evidence.decide()
+    is_usual = verdict.kind == RUNNING and verdict.totals == Totals()
+    if longest < (_SURE_HOURS if is_usual else _JUDGED_HOURS):
+        return Verdict(UNCLEAR, None, f"{longest} hours tell nothing", verdict.largest)
+    return verdict
+
+
+def _by_region(region_index: np.ndarray) -> list[np.ndarray]:
+    """Rows of each region; rows stand region after region."""
+    edges = np.flatnonzero(np.diff(region_index)) + 1
+    return np.split(np.arange(len(region_index)), edges)
 
 
 def shares(
@@ -54,8 +68,7 @@ def shares(
             "hours first."
         )
     result = np.full(len(values), np.nan)
-    for region in np.unique(region_index):
-        rows = np.flatnonzero(region_index == region)
+    for rows in _by_region(region_index):
         hours = seconds[rows] // 3600
         first = int(hours[0])
         hourly = np.full(int(hours[-1]) - first + 1, np.nan)
@@ -66,15 +79,15 @@ def shares(
     return result
 
 
-def problem(verdict: Verdict, name: str, step_hours: float, rows: int) -> str | None:
-    """Why a column of ``rows`` can't be taken as sums of its rows, as a clause; None where it can.
+def problem(verdict: Verdict, name: str, step_hours: float, needs_label: bool) -> str | None:
+    """Why a column can't be taken as sums of its rows, as a clause; None where it can.
 
-    Of a few days only what is certain counts: any shower looks odd alone.
+    What is only odd is no reason for who has no label to make (``needs_label``).
     """
     if verdict.kind == RUNNING:
         return f"{name} adds up {verdict.totals} and is no sum of each {step_hours:g} h"
     if verdict.kind == COUNTER:
         return f"{name} is a counter that goes on over days"
-    if verdict.is_mixed and rows * step_hours >= _JUDGED_HOURS:
+    if verdict.is_mixed and needs_label:
         return f"{name} behaves neither like sums of each row nor like running totals"
     return None

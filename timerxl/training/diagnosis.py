@@ -263,6 +263,8 @@ def remarks(run: LoggedRun, base_rate: BaseRate | None) -> list[str]:
     for before, after in pairwise(numbers):
         if after > before + 1:
             notes.append(f"no line between epochs {before} and {after} names an epoch.")
+    if run.has_only_test:
+        notes.append("the log holds no validation: the scores of test are judged in its place.")
     if run.num_processes > 1:
         mixed = (
             " or of several: they differ, and no rank stands before a line" if run.is_mixed else ""

@@ -18,7 +18,8 @@ import math
 import re
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
+from operator import itemgetter
 from typing import Any
 
 from timerxl.training.log_lines import MAX_NAMED
@@ -29,7 +30,7 @@ _SHARE = (
     r"(\d{1,3}(?:\.(\d{1,20}))?)(?![\w.])(?: ?(%)|(?! ?%))"
     r"(?:\s{0,4}\((\d{1,9})/(\d{1,9})\)|(?!\s{0,4}[(\d]))"
 )
-_SPLIT = r"(?<![a-z])(?<!best[ _])(train|vali?|validation|test)[ _]"
+_SPLIT = r"(?<![a-z])(?<!best[ _])(train|vali?d?|validation|eval|test)[ _]"
 _EPOCH = r"(?<![a-z])epoch(?:[:=]\s{0,4}|\s{1,4})\[?(\d{1,6})(?!\d)"
 
 
@@ -39,10 +40,13 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 _ANSI = re.compile(r"\x1b\[[0-9;:?]{0,40}[A-Za-z]|\x1b\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)")
 # A line without any of these is passed over; a log may hold millions of them.
-_WORDS = _pattern(
-    r"cost time|steps:|accuracy|[ntil][ _]acc|[ntil][ _]loss|earlystopping counter"
-    r"|class distribution|>start training|loss\s?[:=]\s{0,4}[-+]?(?:nan|inf)"
-)
+_WORDS = [
+    *"cost time|steps:|accuracy|earlystopping counter|class distribution|>start training".split(
+        "|"
+    ),
+    *(f"{end}{word}" for end in ["_", "n ", "i ", "l ", "d ", "t "] for word in ("loss", "acc")),
+    *"nan|: inf|:inf|=inf|= inf|-inf".split("|"),
+]
 # [rank0]:  [default0]: (torchrun)  [1,0]<stdout>: (mpirun)  0: (srun --label)  rank 0:
 _RANK = _pattern(
     r"\[(?:rank|default|worker|trainer|gpu|process)[ :_]?(\d{1,6})\]"
@@ -55,7 +59,9 @@ _GLUED = _pattern(
 )
 _COST_TIME = _pattern(rf"{_EPOCH},? cost time:\s{{0,4}}{_NUMBER}")
 _NAMES_EPOCH = _pattern(_EPOCH)
-_SCORED = _pattern(r"steps:|(?<![a-z])(?:vali?|validation|test)[ _](?:loss|acc(?:uracy)?)\s?[:=]")
+_SCORED = _pattern(
+    r"steps:|(?<![a-z])(?:vali?d?|validation|eval|test)[ _](?:loss|acc(?:uracy)?)\s?[:=]"
+)
 _OTHER_EPOCH = _pattern(r"best|early|load|restor|resum")  # before "epoch": not the one that ends
 _BROKEN_STEP = _pattern(r"(?:^|[^\w\s])\s{0,4}loss\s?[:=]\s{0,4}([-+]?(?:nan|inf(?:inity)?))(?!\w)")
 _NAMED = _pattern(rf"{_SPLIT}acc(?:uracy)?\s{{0,2}}[:=]\s{{0,4}}(?:{_SHARE}|(nan)\b)?")
@@ -76,6 +82,7 @@ _CLASSES = _pattern(
 # How many rounded scores must come again, one epoch after another, before it is no chance: where
 # shares have two decimals, as 0.69 and 69%, and where they have more.
 _TIMES_COARSE, _TIMES_FINE = 8, 4
+_MOST_PROCESSES = 128  # that print at once, without ranks
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ class Epoch:
     line: int
     seconds: float | None = None
     accuracy: dict[str, Accuracy] = field(default_factory=dict)
-    unnamed: list[Accuracy] = field(default_factory=list)
+    unnamed: list[tuple[int, Accuracy]] = field(default_factory=list)  # with their order
     loss: dict[str, float] = field(default_factory=dict)
     nonfinite: dict[str, float] = field(default_factory=dict)
     stopping: tuple[int, int] | None = None
@@ -138,6 +145,7 @@ class LoggedRun:
     epochs: list[Epoch] = field(default_factory=list)
     classes: list[tuple[str, int, int]] = field(default_factory=list)
     num_processes: int = 1
+    has_only_test: bool = False  # its scores then stand where those of validation do
     is_mixed: bool = False  # processes that score differently, and no line says whose it is
 
     def events(self, base_rate: BaseRate | None = None) -> Iterator[dict[str, Any]]:
@@ -220,8 +228,9 @@ class LoggedRun:
             times = sum(1 + same for split in splits for same in same_loss[split])
             coarsest = max(accuracy[split].rounding for split in splits)
             enough = _TIMES_FINE if coarsest < 0.001 else _TIMES_COARSE
-            is_clear = self._is_lowest(accuracy["validation"]) or all(same_loss["validation"])
-            if is_clear and times >= enough and coarsest < 0.01:
+            validation = accuracy["validation"]
+            is_clear = self._is_lowest(validation) or all(same_loss["validation"])
+            if validation.share < 1 and is_clear and times >= enough and coarsest < 0.01:
                 found.append(streak)
         return found
 
@@ -238,7 +247,8 @@ class LoggedRun:
         found: dict[Accuracy, list[Epoch]] = {}
         for streak in self.unchanged():
             validation, here = streak[0].accuracy["validation"], streak[0].accuracy.get(split)
-            if here is not None and (validation.counts or self._is_lowest(validation)):
+            is_whole = validation.share == 1  # a perfect model, or there is but one class
+            if here and not is_whole and (validation.counts or self._is_lowest(validation)):
                 found.setdefault(here, streak)
         return found
 
@@ -279,6 +289,7 @@ class LogReader:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self._printed: list[_Printed] = []
+        self._newest: dict[int, list[_Printed]] = {}  # rank -> those that may still print
         self._starts: list[tuple[int, int]] = []  # (rank, place) of the runs that only began
         self._waiting: dict[int, Epoch] = {}  # rank -> scores whose epoch a later line may name
         self._classes: list[tuple[str, int, int]] = []
@@ -291,12 +302,12 @@ class LogReader:
 
         ``is_cut``: the file ends here, perhaps within a number.
         """
-        if not _WORDS.search(line) and "\x1b" not in line and "\x00" not in line:
+        if "\x1b" not in line and "\x00" not in line and not _may_say(line):
             return False
         line = _ANSI.sub("", line).replace("\x00", "")  # NULs: UTF-16 after other text
         if is_cut:
             line = self._without_cut_number(line)
-        return any([self._take(part, number) for part in _GLUED.split(line) if _WORDS.search(part)])
+        return any([self._take(part, number) for part in _GLUED.split(line) if _may_say(part)])
 
     def _take(self, line: str, number: int) -> bool:
         self._place += 1
@@ -304,6 +315,7 @@ class LogReader:
         rank = int(next(filter(None, label.groups()))) if label else -1
         if ">start training" in line.lower():
             self._starts.append((rank, self._place))
+            del self._starts[:-_MOST_PROCESSES]
             return True
         epoch = self._named_epoch(line, number, rank)
         found = [epoch is not None, self._accuracies(line, number, rank, epoch)]
@@ -315,7 +327,7 @@ class LogReader:
             self._give_up(rank)
         if self._printed:
             self._printed[-1].classes += self._classes
-        runs = [run for together in _overlapping(self._printed) for run in self._runs(together)]
+        runs = [run for at_once in self._together() for run in self._runs(*at_once)]
         if self._num_left_out > MAX_NAMED:
             self.notes.append(f"{self._num_left_out} lines or parts in all were left out so.")
         return runs
@@ -327,8 +339,7 @@ class LogReader:
             epoch.seconds = float(match[2])
             return epoch
         if "cost time" in line.lower() and _NAMES_EPOCH.search(line):
-            for printed in self._printed:
-                printed.is_open &= printed.rank != rank  # what follows is of an unknown epoch
+            self._close(rank)  # what follows is of an unknown epoch
             self._leave_out(f'line {number} is not understood: "{excerpt(line)}"')
             return None
         match = _NAMES_EPOCH.search(line)
@@ -359,7 +370,7 @@ class LogReader:
         is none, another process or the next run has begun.
         """
         self._give_up(rank)
-        mine = [printed for printed in self._printed if printed.rank == rank]
+        mine = self._newest.setdefault(rank, [])
         latest = max(mine, key=lambda printed: printed.last, default=None)
         began = max((place for who, place in self._starts if who == rank), default=-1)
 
@@ -383,6 +394,8 @@ class LogReader:
             self._starts = [one for one in self._starts if one != start]
             printed, is_next = _Printed(rank, start[1], self._place), True
             self._printed.append(printed)
+            mine.append(printed)
+            del mine[:-_MOST_PROCESSES]
         if is_next:
             printed.epochs.append(new or Epoch(named, number))
             printed.epochs[-1].number = named
@@ -396,20 +409,28 @@ class LogReader:
 
         None: it has others. Then a line that names their epoch may follow.
         """
-        waiting = self._waiting.get(rank)
-        possible = [waiting] if waiting else self._open_epochs(rank)
-        ranked = [(lack, at) for at, e in enumerate(possible) if (lack := lacks(e)) is not None]
-        if ranked:
-            return possible[min(ranked)[1]]
+        if waiting := self._waiting.get(rank):
+            if lacks(waiting) is not None:
+                return waiting
+        else:
+            beside = self._still_open(rank)
+            ranked = [
+                (lack, at)
+                for at, printed in enumerate(beside)
+                if (lack := lacks(printed.epochs[-1])) is not None
+            ]
+            if ranked:
+                printed = beside[min(ranked)[1]]
+                printed.last = self._place
+                return printed.epochs[-1]
         self._give_up(rank)
-        for printed in self._printed:
-            printed.is_open &= printed.rank != rank
+        self._close(rank)
         self._waiting[rank] = Epoch(None, number)
         return self._waiting[rank]
 
-    def _open_epochs(self, rank: int) -> list[Epoch]:
-        """The epoch of the latest line, and the same one of the processes that print beside it."""
-        mine = [printed for printed in self._printed if printed.rank == rank and printed.is_open]
+    def _still_open(self, rank: int) -> list[_Printed]:
+        """Who printed the latest line, and who is at the same epoch beside it; the latest last."""
+        mine = [printed for printed in self._newest.get(rank, []) if printed.is_open]
         if not mine:
             return []
         latest = max(mine, key=lambda printed: printed.last)
@@ -419,8 +440,7 @@ class LogReader:
             same = printed.epochs[-1].number == latest.epochs[-1].number
             return same and (printed.last >= latest.first or both_began)
 
-        beside = sorted(filter(is_beside, mine), key=lambda printed: printed.last)
-        return [printed.epochs[-1] for printed in beside]
+        return sorted(filter(is_beside, mine), key=lambda printed: printed.last)
 
     def _accuracies(self, line: str, number: int, rank: int, epoch: Epoch | None) -> bool:
         found = False
@@ -438,11 +458,11 @@ class LogReader:
         if report := _REPORT.search(line):
             unnamed.append(Accuracy(float(report[1]), None, len(report[2])))
         for accuracy in filter(None, unnamed):
-            is_over = all(one.has_summary for one in self._open_epochs(rank))
+            is_over = all(one.epochs[-1].has_summary for one in self._still_open(rank))
             if accuracy.counts is None and (is_over or _BATCH.search(line)):
                 continue  # such as the report on test at the end, or the accuracy of a batch
             place = self._scored(number, rank, _num_unnamed)
-            place.unnamed.append(accuracy)
+            place.unnamed.append((self._place, accuracy))
             found = True
         return found
 
@@ -463,8 +483,8 @@ class LogReader:
 
     def _others(self, line: str, rank: int) -> bool:
         if match := _STOPPING.search(line):
-            for epoch in self._open_epochs(rank):
-                epoch.stopping = (int(match[1]), int(match[2]))
+            for printed in self._still_open(rank):
+                printed.epochs[-1].stopping = (int(match[1]), int(match[2]))
             return True
         found = list(_CLASSES.finditer(line))
         self._classes += [(_split(match[1]), int(match[2]), int(match[3])) for match in found]
@@ -485,44 +505,68 @@ class LogReader:
         is_whole = len(last[3]) >= self._decimals.get(last[1].lower(), 0) and last[1] != "out of"
         return line if is_whole else before
 
-    def _runs(self, together: list[_Printed]) -> list[LoggedRun]:
-        """The runs of processes that printed at the same time: those of the one that said most."""
-        said: dict[int, int] = {}
-        for printed in sorted(together, key=lambda printed: printed.rank):
-            said[printed.rank] = said.get(printed.rank, 0) + printed.num_scores()
-        most = max(said, key=lambda rank: said[rank])
+    def _together(self) -> list[tuple[list[_Printed], list[_Printed]]]:
+        """What was printed at the same time, in the order of the log, and what joins it.
+
+        Where lines have a rank, one rank leads. The others print the same runs, if not at the same
+        time, and join the nearest.
+        """
+        main = _says_most([printed for printed in self._printed if printed.rank >= 0])
+        found = _overlapping([printed for printed in self._printed if printed.rank in (-1, main)])
+        joining: list[list[_Printed]] = [[] for _ in found]
+        for other in self._printed:
+            if other.rank not in (-1, main):
+                apart = [
+                    min(max(one.first - other.last, other.first - one.last, 0) for one in at_once)
+                    for at_once in found
+                ]
+                joining[apart.index(min(apart))].append(other)
+        return list(zip(found, joining, strict=True))
+
+    def _runs(self, leading: list[_Printed], others: list[_Printed]) -> list[LoggedRun]:
+        """The runs of what was printed at the same time, from the process that said most."""
+        together = leading + others
+        most = _says_most(leading)
         parts = _overlapping([printed for printed in together if printed.rank == most])
         runs = []
         for part in parts:
-            best = max(part, key=_Printed.num_scores)
-            mixed = _differ(part)
-            others = together if len(parts) == 1 else part
-            beside: dict[int | None, list[Epoch]] = {}
-            for epoch in (epoch for printed in others for epoch in printed.epochs):
-                beside.setdefault(epoch.number, []).append(epoch)
-            for epoch in best.epochs:
-                self._finish_epoch(epoch, beside[epoch.number])
-            _settle_units(best.epochs)
-            classes = [one for printed in part for one in printed.classes]
-            runs.append(LoggedRun(best.epochs, classes, max(len(part), len(said)), mixed))
+            run = LoggedRun(max(part, key=_Printed.num_scores).epochs)
+            run.classes = [one for printed in part for one in printed.classes]
+            run.num_processes = max(len(part), len({printed.rank for printed in together}))
+            run.is_mixed = _differ(part)
+            alike, all_alike = _by_number(part), _by_number(together if len(parts) == 1 else part)
+            for epoch in run.epochs:
+                for other in all_alike[epoch.number]:
+                    epoch.nonfinite = epoch.nonfinite | other.nonfinite
+                if not epoch.accuracy:
+                    self._give_names(epoch, alike[epoch.number])
+            _settle_units(run.epochs)
+            run.has_only_test = _put_test_first(run.epochs)
+            runs.append(run)
         return runs
 
-    def _finish_epoch(self, epoch: Epoch, beside: list[Epoch]) -> None:
-        """Take from all processes what is NaN, and name what has no name."""
-        for other in beside:
-            epoch.nonfinite = epoch.nonfinite | other.nonfinite
-        if epoch.accuracy:
-            return
-        where, alike = f"epoch {epoch.number}", [one.unnamed for one in beside if one.unnamed]
-        if len(epoch.unnamed) > 2:
-            self._leave_out(
-                f"{where} has {len(epoch.unnamed)} accuracies without a name (two were expected, "
-                "validation and test)"
+    def _give_names(self, epoch: Epoch, beside: list[Epoch]) -> None:
+        """Accuracies without a name: validation first, the same ones in all processes."""
+        printed = [
+            accuracy
+            for _, accuracy in sorted(
+                chain.from_iterable(e.unnamed for e in beside), key=itemgetter(0)
             )
-        elif any(unnamed != epoch.unnamed for unnamed in alike):
-            self._leave_out(f"{where} has accuracies without a name of several processes")
-        else:
-            epoch.accuracy = dict(zip(("validation", "test"), epoch.unnamed, strict=False))
+        ]
+        found = list(dict.fromkeys(printed)) if len(beside) > 1 else printed
+        if len(found) > 2:
+            self._leave_out(
+                f"epoch {epoch.number} has {len(found)} accuracies without a name (two were "
+                "expected, validation and test)"
+            )
+        elif found:
+            epoch.accuracy["validation"] = found[0]
+            if len(printed) > len(beside):
+                epoch.accuracy["test"] = found[-1]
+
+    def _close(self, rank: int) -> None:
+        for printed in self._newest.get(rank, []):
+            printed.is_open = False
 
     def _give_up(self, rank: int) -> None:
         """No line has named the epoch of the scores that wait."""
@@ -533,6 +577,22 @@ class LogReader:
         self._num_left_out += 1
         if self._num_left_out <= MAX_NAMED:
             self.notes.append(f"{what}; left out.")
+
+
+def _by_number(all_printed: list[_Printed]) -> dict[int | None, list[Epoch]]:
+    """Each epoch as all of these processes printed it."""
+    found: dict[int | None, list[Epoch]] = {}
+    for epoch in (epoch for printed in all_printed for epoch in printed.epochs):
+        found.setdefault(epoch.number, []).append(epoch)
+    return found
+
+
+def _says_most(all_printed: list[_Printed]) -> int | None:
+    """The rank with the most scores, the lowest of several; None where nothing has a rank."""
+    said: dict[int, int] = {}
+    for printed in sorted(all_printed, key=lambda printed: printed.rank):
+        said[printed.rank] = said.get(printed.rank, 0) + printed.num_scores()
+    return max(said, key=lambda rank: said[rank], default=None)
 
 
 def _overlapping(all_printed: list[_Printed]) -> list[list[_Printed]]:
@@ -562,6 +622,19 @@ def _differ(part: list[_Printed]) -> bool:
     return any(len(values) > 1 for values in seen.values())
 
 
+def _put_test_first(epochs: list[Epoch]) -> bool:
+    """Judge test as validation where the log has no validation, and say whether that is so."""
+    splits = {split for epoch in epochs for split in (*epoch.accuracy, *epoch.loss)}
+    if "validation" in splits or "test" not in splits:
+        return False
+    for epoch in epochs:
+        if "test" in epoch.accuracy:
+            epoch.accuracy["validation"] = epoch.accuracy.pop("test")
+        if "test" in epoch.loss:
+            epoch.loss["validation"] = epoch.loss.pop("test")
+    return True
+
+
 def _settle_units(epochs: list[Epoch]) -> None:
     """Make shares of accuracies without a percent sign, which are percent where one is above 1.
 
@@ -577,9 +650,13 @@ def _settle_units(epochs: list[Epoch]) -> None:
                 epoch.accuracy[split] = Accuracy(share, decimals=max(places))
 
 
+def _may_say(line: str) -> bool:
+    return any(map(line.lower().__contains__, _WORDS))
+
+
 def _split(word: str) -> str:
     word = word.lower()
-    return "validation" if word.startswith("val") else word
+    return word if word in ("train", "test") else "validation"
 
 
 def _lacking(kind: str, split: str, value: Accuracy | float) -> Callable[[Epoch], int | None]:

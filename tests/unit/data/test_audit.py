@@ -113,8 +113,8 @@ def test_text_is_printed_and_names_the_recipe_it_took(
     assert audit_command(stacked, None, ["data.split=rows"], False, None) == 0
     text = capsys.readouterr().out
     assert "from recipe transfer (the default; --config names another)" in " ".join(text.split())
-    assert "data.precipitation_column=tp, since there is no precipitation" in text
-    assert "data.precipitation_unit=m" in text
+    assert "rain is taken from column tp (else say data.precipitation_column)" in text
+    assert "tp is in m (tp is ERA5's name, and only metres make rain of it" in text
     assert max(map(len, text.splitlines())) <= 100
     assert "rain_24h agrees with the sum of the 2 steps ahead" in text
 

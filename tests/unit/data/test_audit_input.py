@@ -131,7 +131,8 @@ def test_series_json_says_whether_rain_is_complete(
     folder = prepared(tmp_path / "series", twelve_hourly(), **rain)
     subject, notes = read_subject(folder, "quickstart", [])
     assert subject.series.is_synthetic
-    assert "data.precipitation_unit=mm by series.json" in notes[0]
+    assert "rain is taken from column tp" in notes[0]
+    assert subject.series.source["resolved"]["precipitation_unit"] == "mm"
     audit = audit_subject(subject)
     assert names_of(audit, "fault") == faults
     assert ("series.json says so" in " ".join(audit_text(audit).split())) == ("is_sparse" in rain)

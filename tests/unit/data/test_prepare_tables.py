@@ -11,8 +11,8 @@ import pytest
 
 from timerxl.config import DataConfig, InputError, SyntheticConfig
 from timerxl.data.prepare import PrepareOptions
-from timerxl.data.prepare_tables import TableOptions, prepare_tables
-from timerxl.data.readers import read_table
+from timerxl.data.prepare_tables import prepare_tables
+from timerxl.data.readers import TableOptions, read_table
 from timerxl.data.synthetic import FEATURE_NAMES, synthetic_table
 
 
@@ -44,7 +44,9 @@ def prepare(
             paths[-1]
         )
     settings = PrepareOptions(tmp_path / "out", **options)
-    content, notes = prepare_tables(paths, settings, names or TableOptions(), lambda label: None)
+    content, notes = prepare_tables(
+        paths, settings, names or TableOptions(is_command=True), lambda label: None
+    )
     return pd.read_parquet(tmp_path / "out" / "series.parquet"), content, " ".join(notes)
 
 
@@ -76,16 +78,18 @@ def test_a_long_table_becomes_a_series(tmp_path: Path, name: str) -> None:
 def test_metres_are_noticed_and_become_millimetres(tmp_path: Path) -> None:
     own = table()
     metres = own.assign(precipitation=own["precipitation"] / 1000)
-    with pytest.raises(InputError, match=r"never exceeds 0\.0079, which looks like metres"):
+    with pytest.raises(InputError, match=r"never exceeds 0\.0079.*m would be"):
         prepare(tmp_path, {"t.csv": metres})
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
-    written, _, _ = prepare(tmp_path, {"t.csv": metres}, TableOptions(precipitation_unit="m"))
+    written, _, _ = prepare(
+        tmp_path, {"t.csv": metres}, TableOptions(precipitation_unit="m", is_command=True)
+    )
     assert written["tp"].tolist() == own["precipitation"].tolist()
 
 
 def test_our_synthetic_table_stays_marked(tmp_path: Path) -> None:
     frame = synthetic_table(SyntheticConfig(end="2014-03-01"))
-    names = TableOptions(precipitation_unit="m")
+    names = TableOptions(precipitation_unit="m", is_command=True)
     written, content, _ = prepare(tmp_path, {"t.csv": frame}, names)
     assert content["is_synthetic"] is True
     assert "true_probability" not in written
@@ -110,7 +114,7 @@ def test_regions_may_come_in_files_of_their_own(tmp_path: Path) -> None:
     written, content, _ = prepare(tmp_path, frames)
     assert [region["name"] for region in content["regions"]] == ["b", "a"]
     assert written["region"].tolist() == ["b"] * 120 + ["a"] * 120
-    with pytest.raises(InputError, match="region b stands in two tables"):
+    with pytest.raises(InputError, match="region b stands in two tables at 2020-01-01T06"):
         prepare(tmp_path, {"b.csv": frames["b.csv"], "c.csv": frames["b.csv"]}, overwrite=True)
     other = table(regions=("c",)).rename(columns={"t2m": "wind"})
     with pytest.raises(InputError, match=r"c\.csv differs in step or columns"):

@@ -6,13 +6,17 @@ All numbers are invented; the lines are laid out as Time-Series-Library and Open
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from timerxl.config import InputError
+from timerxl.config import InputError, MonitorsConfig
 from timerxl.training.diagnosis import Diagnosis, diagnose
+from timerxl.training.monitors import stagnation
+from timerxl.training.openltm_log import BaseRate
+from timerxl.training.verdicts import History, Scores
 
 CASES = Path(__file__).resolve().parents[4] / "shared" / "data" / "cases" / "logs"
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are absent")
@@ -211,6 +215,19 @@ def test_what_is_printed_at_the_end_is_no_epoch(read: Read) -> None:
     assert (found.num_runs, found.num_evaluations, signs(found)) == (1, 5, [])
 
 
+def test_test_is_judged_where_nothing_else_is_scored(read: Read) -> None:
+    left_out = "Vali Loss: 0.651 Vali Acc: 0.692 "
+    found = read(text([line.replace(left_out, "") for line in classification(STUCK)]))
+    assert is_collapsed(found)
+    assert found.findings[0].verdict.evidence["accuracy"] == 0.683
+    assert found.notes[0].startswith("the log holds no validation: the scores of test are judged")
+
+
+def test_always_right_is_no_collapse(read: Read) -> None:
+    found = read(text(classification([(1.0, 1.0)] * 8)))
+    assert (found.num_evaluations, signs(found)) == (8, [])
+
+
 def test_losses_alone(read: Read) -> None:
     falling = [(f"{0.35 - n / 100:.7f}", f"{0.36 - n / 100:.7f}", "0.4") for n in range(5)]
     found = read(text(forecast(falling)))
@@ -285,6 +302,44 @@ def test_the_same_line_again_and_prints_on_one_line(read: Read) -> None:
     assert is_collapsed(read(glued))
     bare = [line for line in lines if "Steps" in line]  # the summaries alone
     assert is_collapsed(read(text([line for line in bare for _ in range(2)])))
+
+
+NAMED = [
+    "Epoch {n} cost time: 860.08 (14.33 min)",
+    "Val Accuracy: 69.05% (4160/6025)",
+    "Test Accuracy: 66.34% (3998/6026)",
+    "Vali Loss: 0.035{n}, Test Loss: 0.032{n}",
+]
+UNNAMED = [
+    "Epoch: {n} cost time: 860.08",
+    "   Accuracy: 69.05% (4160/6025)",
+    "   Accuracy: 66.34% (3998/6026)",
+    "Epoch: {n}, Steps: 2103 | Vali Loss: 0.035{n} Test Loss: 0.032{n}",
+]
+
+
+@pytest.mark.parametrize("lines", [NAMED, UNNAMED])
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_accuracies_on_lines_of_their_own(read: Read, count: int, lines: list[str]) -> None:
+    """Nothing but their order says whose they are; the processes wait for each other to train."""
+    for seed in range(10):
+        dice, rows = random.Random(seed), list[str]()
+        for n in (1, 2, 3):
+            rows += merged([[line.format(n=n) for line in lines]] * count, dice)
+        found = read(text(rows))
+        assert (found.num_runs, found.num_evaluations) == (1, 3)
+        assert signs(found) == [*COLLAPSE[:3], STAGNATION[0]]
+        assert found.findings[0].verdict.evidence["num_windows"] == 6025
+
+
+def test_ranks_that_follow_each_other_are_one_run(read: Read) -> None:
+    """As where each process writes when it ends."""
+    two = [*classification(STUCK), *classification(LEARNS)]
+    ranks = [[f"[rank{rank}]: {line}" for line in two] for rank in range(3)]
+    found = read(text([line for lines in ranks for line in lines]))
+    assert found.num_runs == 2
+    assert [sign for sign in signs(found) if sign[0] == 1] == COLLAPSE + STAGNATION
+    assert {sign[0] for sign in signs(found)} == {1}
 
 
 def test_processes_that_score_differently(read: Read) -> None:
@@ -392,8 +447,6 @@ def test_nothing_to_judge(read: Read, content: bytes) -> None:
 
 
 def test_a_given_base_rate_is_compared_as_far_as_is_printed(tmp_path: Path) -> None:
-    from timerxl.training.openltm_log import BaseRate
-
     path = tmp_path / "console.log"
     path.write_text(text(classification([(0.690, 0.7), (0.690, 0.71)])))
     for share, expected in ((4160 / 6025, True), (0.6906, False)):  # 69.046 % is printed as 0.690
@@ -419,3 +472,38 @@ def test_the_nan_cases() -> None:
         assert (found.num_runs, found.num_evaluations) == (2, 6)
         assert signs(found) == [(2, "nonfinite", "certain", 1.0)], name
         assert found.findings[0].times == 3
+
+
+# ---- what the monitors make of rounded accuracies
+
+
+@pytest.mark.parametrize(
+    ("rounding", "is_unchanged", "expected"),
+    [(None, False, True), (5e-5, False, True), (5e-4, False, False), (5e-4, True, True)],
+)
+def test_stagnation_is_not_seen_where_digits_may_hide_changes(
+    rounding: float | None, is_unchanged: bool, expected: bool
+) -> None:
+    one = Scores(accuracy=0.692, accuracy_rounding=rounding, is_unchanged=is_unchanged)
+    found = stagnation(History(evaluations=[one] * 3), MonitorsConfig())
+    assert (found is not None) == expected
+
+
+@pytest.mark.parametrize(
+    ("scores", "tolerance"),
+    [
+        (Scores(), 5e-5),
+        (Scores(num_windows=6025, accuracy_rounding=5e-4), 0.5 / 6025),
+        (Scores(accuracy_rounding=5e-4), 5e-4),
+        (Scores(accuracy_rounding=5e-3), 5e-4),  # coarser digits would fit any share
+        (Scores(accuracy_rounding=5e-9), 5e-5),
+    ],
+)
+def test_how_near_two_accuracies_are_the_same(scores: Scores, tolerance: float) -> None:
+    assert scores.accuracy_tolerance == pytest.approx(tolerance, abs=1e-11)
+
+
+def test_one_epoch_thousands_of_times_is_read_quickly(read: Read) -> None:
+    started = time.perf_counter()
+    assert read("Epoch: 1 cost time: 5.5" * 10_000).num_evaluations == 0
+    assert time.perf_counter() - started < 20  # 1 s; with a search through all of them, minutes
