@@ -22,6 +22,7 @@ EQUAL, ASSUMED, REFUSED, SILENT, CRASHED = "equal", "assumed", "refused", "silen
 DOCUMENTED = "documented"
 USAGE = "usage"  # argparse knows no such option: the case asks for what is not there
 FAULTS = (SILENT, CRASHED)
+MAY_LACK = "may lack"
 # What a printed note must say for a reading that is not the truth to be a said assumption.
 NOTES = {
     "zone": r"(no|without|tells? no) (time )?zone|taken as UTC|(read|are) as UTC|in UTC",
@@ -49,7 +50,8 @@ UNITS: dict[str, dict[str, tuple[float, float]]] = {
 class Reading:
     """One way to read a layout: a frame by (region, seconds), and the notes that must be there.
 
-    Without ``notes`` it's the truth. Values are NaN where nothing can be known.
+    Without ``notes`` it's the truth. Values are NaN where nothing can be known. Where the column
+    ``may lack`` is true, tp may be missing: it can be known by a roundabout way only.
     """
 
     frame: pd.DataFrame
@@ -122,22 +124,23 @@ def judge(
         other = [case.direction] if pair[0] in found else pair
         for reading in case.readings:
             reading.frame = reading.frame.drop(columns=other)
-    silent = ""
+    silent, problems = "", []
     for reading in case.readings:
         expected = _in_units(case, reading.frame, description)
         problem = difference(case, found, expected, notes)
         lacking = [key for key in reading.notes if not re.search(NOTES[key], notes)]
         if problem is None and not lacking:
-            left = [f"{name} left out" for name in expected.columns if name not in found]
+            left = [name for name in expected.columns if name not in found and name != MAY_LACK]
+            left = [f"{name} left out" for name in left]
             said = ", ".join([*reading.notes, *left])
             return (ASSUMED, f"{said} said") if said else (EQUAL, "")
         if problem is None and case.is_documented and {*lacking} <= {"zone", "stamps"}:
             return DOCUMENTED, f"a column called timestamp: {', '.join(lacking)}"
         if problem is None and not silent:
             silent = f"read with another {', '.join(reading.notes)}; no note on {lacking}"
-        first = problem if reading is case.readings[0] else None
-        silent = silent or (first or "")
-    return SILENT, silent or "equals no reading"
+        problems.append(problem or "")
+    closest = min(problems, key=lambda text: int((re.search(r"at (\d+) of", text) or [0, 9**9])[1]))
+    return SILENT, silent or closest
 
 
 def _by_region_and_time(table: pd.DataFrame) -> pd.DataFrame:
@@ -169,7 +172,10 @@ def difference(case: Case, found: pd.DataFrame, expected: pd.DataFrame, notes: s
     if not found.index.is_unique:
         return f"a stamp stands twice: {found.index[found.index.duplicated()][0]}"
     index = found.index.union(expected.index)
-    for name in expected.columns:
+    may_lack = np.zeros(len(index), dtype=bool)
+    if MAY_LACK in expected:
+        may_lack = expected[MAY_LACK].reindex(index, fill_value=False).to_numpy(bool)
+    for name in expected.columns.drop(MAY_LACK, errors="ignore"):
         if name not in found:
             source = re.escape(re.sub(r"_(sin|cos)$", "", name))
             if re.search(rf"{source}.*({NOTES['out']})", notes):
@@ -182,7 +188,7 @@ def difference(case: Case, found: pd.DataFrame, expected: pd.DataFrame, notes: s
         for what, bad in (
             ("is wrong", ~np.isnan(have) & ~np.isnan(want) & ~near),
             ("was made up", ~np.isnan(have) & np.isnan(want)),
-            ("was lost", np.isnan(have) & ~np.isnan(want)),
+            ("was lost", np.isnan(have) & ~np.isnan(want) & ~(may_lack & (name == "tp"))),
         ):
             if bad.any():
                 place = int(np.flatnonzero(bad)[0])

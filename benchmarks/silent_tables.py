@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.silent_judge import Case, Reading, combinations
+from benchmarks.silent_judge import MAY_LACK, Case, Reading, combinations
 from benchmarks.silent_truth import (
     DAY,
     HOUR,
@@ -95,7 +95,7 @@ class TableLayout:
     reset: int = 0
     meaning_said: bool = False
     code: str | None = None
-    code_in: str = "rain"  # rain, others, all
+    code_in: str = "rain"  # rain, others, direction, all
     code_said: bool = False
     traces: bool = False
     stamps: str = "end"
@@ -155,7 +155,10 @@ def draw_table(rng: np.random.Generator) -> TableLayout:
         layout.meaning_said = told(0.3)
     if differs():
         layout.code = str(pick(NUMBER_CODES if told(0.6) else WORD_CODES))
-        layout.code_in, layout.code_said = str(pick(["rain", "others", "all"])), told(0.5)
+        layout.code_in, layout.code_said = (
+            str(pick(["rain", "others", "direction", "all"])),
+            told(0.5),
+        )
     layout.traces = differs(0.2)
     if differs(0.7):
         layout.stamps = "start"
@@ -280,6 +283,7 @@ class _Rows:
     local: np.ndarray
     rain_mm: np.ndarray
     as_written_mm: np.ndarray
+    may_lack: np.ndarray
     others: dict[str, np.ndarray]
     number_mm: float
 
@@ -328,6 +332,7 @@ def _rows_of(layout: TableLayout, rng: np.random.Generator) -> _Rows:
         local=joined["local"].to_numpy(np.int64),
         rain_mm=joined["rain"].to_numpy(np.float64),
         as_written_mm=joined["as written"].to_numpy(np.float64),
+        may_lack=joined["may lack"].to_numpy(bool),
         others={name: joined[f"true {name}"].to_numpy(np.float64) for name in others},
         number_mm=number_mm,
     )
@@ -386,16 +391,15 @@ def _rows_of_region(
         kept[1:-1] = rng.random(len(ends) - 2) > 0.02
         # Of an hour that autumn doubles, the one that's left can't be told.
         kept |= rows["local"].duplicated(keep=False).to_numpy()
-    true = written * number_mm
+    true, lack = written * number_mm, np.zeros(len(ends), dtype=bool)
     if layout.amounts == "running":
         true = np.full(len(ends), np.nan)
-        true[kept] = (
-            shares(ends[kept], written[kept], starts[kept], layout.step, layout.step * HOUR)
-            * number_mm
-        )
+        totals = ends[kept], written[kept], starts[kept], layout.step, layout.step * HOUR
+        true[kept] = shares(*totals, zero_is_zero=True) * number_mm
+        lack[kept] = np.isnan(shares(*totals)) & ~np.isnan(true[kept])
     elif layout.amounts == "counter":
         true = np.concatenate([[np.nan], np.diff(written)]) * number_mm
-    rows["rain"], rows["as written"] = true, written
+    rows["rain"], rows["as written"], rows["may lack"] = true, written, lack
     for name, column in values.items():
         lost = coded.get(name, np.zeros(len(ends), dtype=bool))
         rows[f"true {name}"] = np.where(lost, np.nan, column)
@@ -461,7 +465,13 @@ def _codes(
     """{column: [T] bool, where the code stands}: not where no one could tell it from a value."""
     if layout.code is None:
         return {}
-    chosen = {"rain": [rain], "others": [n for n in values if n != rain], "all": list(values)}
+    last = [list(values)[-1]] if layout.direction == "degrees" else []
+    chosen = {
+        "rain": [rain],
+        "direction": last,
+        "others": [n for n in values if n != rain],
+        "all": list(values),
+    }
     coded = {}
     for name in chosen[layout.code_in]:
         column = values[name]
@@ -566,6 +576,8 @@ def _options(layout: TableLayout) -> list[str]:
     if layout.meaning_said:
         said = {"running": "running", "one hour": "hourly", "counter": "running"}
         word = said.get(layout.amounts, f"sum:{layout.step}h")
+        if layout.amounts == "running" and layout.period != 24:
+            word = f"running:{layout.period}h"
         words += [o["meaning"], f"{_rain_name(layout)}={word}"]
     if layout.text_said and layout.container != "parquet":
         words += [o["encoding"], layout.encoding, o["separator"], layout.separator]
@@ -699,7 +711,7 @@ def _standard_seconds(zone: str) -> int:
 def _frame(
     layout: TableLayout, rows: _Rows, ends: np.ndarray, rain: np.ndarray, keep: str
 ) -> pd.DataFrame:
-    columns = {"tp": rain}
+    columns = {"tp": rain, MAY_LACK: rows.may_lack}
     direction = NAMES[layout.names][4]
     for name, values in rows.others.items():
         calm, turn = values < 0, np.deg2rad(values)

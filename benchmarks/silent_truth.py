@@ -72,12 +72,17 @@ def running_totals(ends: np.ndarray, amounts: np.ndarray, starts: np.ndarray) ->
 
 
 def shares(
-    ends: np.ndarray, totals: np.ndarray, starts: np.ndarray, hours: int, step: int = HOUR
+    ends: np.ndarray,
+    totals: np.ndarray,
+    starts: np.ndarray,
+    hours: int,
+    step: int = HOUR,
+    zero_is_zero: bool = False,
 ) -> np.ndarray:
     """[T] what ``totals`` (NaN where missing) tell of the ``hours`` up to each end; NaN where not.
 
     A piece within one total is the difference of its two ends: both must be there, or the piece
-    begins where the total does.
+    begins where the total does. ``zero_is_zero``: of a total of 0 nothing fell at any time.
     """
     known = dict(zip(ends.tolist(), totals.tolist(), strict=True))
     start_of = dict(zip(ends.tolist(), starts.tolist(), strict=True))
@@ -88,8 +93,8 @@ def shares(
             start = start_of.get(at, at - step)
             low = max(start, begin)
             value = known.get(at, np.nan)
-            # Of a total of 0 nothing fell at any time.
-            total += value - (0.0 if low == start or value == 0 else known.get(low, np.nan))
+            is_whole = low == start or (zero_is_zero and value == 0)
+            total += value - (0.0 if is_whole else known.get(low, np.nan))
             at = low
         hourly[place] = total
     return hourly
