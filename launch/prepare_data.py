@@ -32,7 +32,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="INPUT", help="files; with --audit key=value overrides")
+    add(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="files or Zarr folders; with --audit key=value overrides",
+    )
     add("--output", type=Path, help="folder for series.parquet and series.json, or the audit's")
     add("--regions", type=Path, help="boxes and points (default: launch/regions/peru.yaml)")
     add("--step-hours", type=int, help="default: the coarsest step of the files")

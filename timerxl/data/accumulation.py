@@ -36,7 +36,10 @@ HOURLY, RUNNING, COUNTER, UNCLEAR = "hourly", "running", "counter", "unclear"
 _RUNNING_BELOW, _HOURLY_ABOVE = 0.02, 0.08
 _RESTARTS_ABOVE = 0.2  # where a total starts again it loses most of its amount
 _LEAST_INSIDE = 0.05  # of the amount: pairs of stamps within one total, else nothing can be told
-_LEAST_WINDOWS = {2: 5, 3: 2}  # wet windows with so many stamps each (3: or more)
+# Wet totals that tell: with 3 stamps or more, of 2 only, and of other restarts than ERA5-Land's,
+# which are many and more in a day: some of them fit a few showers by chance.
+_LEAST_WINDOWS, _LEAST_OF_TWO, _LEAST_OF_OTHERS = 2, 5, 4
+_LEAST_DAYS = 5  # with rain, from which sums that are neither kind can be told
 # Stamps with rain, and the hours they span, that tell a counter that never starts again.
 _LEAST_STAMPS, _LEAST_HOURS = 6, 30
 # A fall below 1/32 of the value, or below about 1/1000 of the largest value, may be packing.
@@ -264,7 +267,8 @@ class AccumulationEvidence:
                 if _enough_windows(totals, wet):
                     return Verdict(RUNNING, totals, words, self.largest)
                 words += "; too few of them have rain to be sure"
-                return Verdict(UNCLEAR, None, words, self.largest, is_mixed=True)
+                # ERA5-Land's restart is no chance find, though too few days show it.
+                return Verdict(UNCLEAR, None, words, self.largest, totals == Totals())
             if share < least_share:
                 least_share, where = share, totals
         every = falls.sum() / max(amount.sum(), np.finfo(float).tiny)
@@ -281,8 +285,9 @@ class AccumulationEvidence:
         words = f"{least_share:.0%} of the amount falls from stamp to stamp, also {where}"
         if least_share > _HOURLY_ABOVE and (falls.sum(axis=1) > 0).sum() > 1:
             return Verdict(HOURLY, None, words, self.largest)
-        mixed = least_share <= _HOURLY_ABOVE
-        return Verdict(UNCLEAR, None, words, self.largest, is_mixed=mixed)
+        days = len(np.unique((wet[0] - 1) // 24))
+        mixed = bool(least_share <= _HOURLY_ABOVE) and days >= _LEAST_DAYS
+        return Verdict(UNCLEAR, None, words, self.largest, mixed)
 
 
 def _candidates() -> list[Totals]:
@@ -307,7 +312,11 @@ def _enough_windows(totals: Totals, wet: np.ndarray) -> bool:
         return False
     counts = np.unique(windows, return_counts=True)[1]
     # A pair has one stamp more than it has later stamps.
-    return len(counts) >= _LEAST_WINDOWS[2] or (counts >= 2).sum() >= _LEAST_WINDOWS[3]
+    of_three = int((counts >= 2).sum())
+    if totals == Totals():
+        return len(counts) >= _LEAST_OF_TWO or of_three >= _LEAST_WINDOWS
+    a_day = 24 // totals.period
+    return len(counts) >= 2 * _LEAST_OF_TWO * a_day or of_three >= _LEAST_OF_OTHERS * a_day
 
 
 def hours_present_per_day(hours: np.ndarray, totals: Totals | None, window: int = 1) -> int:

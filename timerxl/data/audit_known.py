@@ -65,7 +65,7 @@ def _stamp_assumed(records: dict[str, dict[str, Any]], step_hours: float, audit:
     meant: dict[str, list[str]] = {}
     for column, record in records.items():
         time = record.get("time")
-        if time is None or time["known_by"] != "assumed":
+        if time is None or time["known_by"] != "assumed" or time["value"]["kind"] == "step":
             continue
         if time["value"]["kind"] != "instant" or step_hours > 1:
             meant.setdefault(time_words(record), []).append(column)
@@ -73,7 +73,7 @@ def _stamp_assumed(records: dict[str, dict[str, Any]], step_hours: float, audit:
         return
     in_words = "; ".join(f"{words} for {listed(columns)}" for words, columns in meant.items())
     audit.find(
-        "warning",
+        "warning" if step_hours > 1 else "note",
         "stamp_assumed",
         f"what a stamp means is assumed: {in_words}.",
         "Where a stamp is the start of its period, a feature holds the rain that it is to tell "

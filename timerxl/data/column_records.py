@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Literal
 
 KnownBy = Literal["said", "file", "inferred", "assumed"]
-KINDS = ("instant", "sum", "mean", "max", "min")
+KINDS = ("instant", "sum", "mean", "max", "min", "step")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Fact:
 
 def time_meaning(kind: str, hours: float | None, stamp: str = "end") -> dict[str, Any]:
     """What a stamp means: ``instant``, or a sum, mean, max or min over ``hours`` that end there.
+
+    ``step``: some value of the ``hours`` that end there; a table seldom tells which.
 
     ``stamp`` is what the FILE's stamps were ("start" or "end"); the series' own are always ends.
     """
@@ -47,7 +50,13 @@ class ColumnRecord:
     def masked(self, counts: dict[float, int], known_by: KnownBy, evidence: str = "") -> None:
         """Note codes that were masked, with how often each stood there."""
         self.missing += [
-            {"value": value, "count": count, "known_by": known_by, "evidence": evidence}
+            # JSON has no infinity.
+            {
+                "value": value if isfinite(value) else str(value),
+                "count": count,
+                "known_by": known_by,
+                "evidence": evidence,
+            }
             for value, count in counts.items()
         ]
 

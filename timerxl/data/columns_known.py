@@ -54,7 +54,7 @@ def time_words(record: dict[str, Any]) -> str:
         return UNKNOWN
     if meant["kind"] == "instant":
         return "instant"
-    words = str(meant["kind"])
+    words = {"step": "some value"}.get(meant["kind"], str(meant["kind"]))
     if running := meant.get("running"):
         words = f"running total, again from 0 every {running['period']:g} h"
     elif meant["hours"] is not None:

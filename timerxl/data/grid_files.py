@@ -146,6 +146,11 @@ class GridFile:
         """The variable of times, its dimensions (one, or base time and step), seconds [T]."""
         name = self._time_name()
         found = self.dataset[name]
+        if found.dtype.kind in "iuf":
+            raise InputError(
+                f"{self.label}: {name} holds numbers in {found.attrs.get('units', 'no unit')!r}, "
+                "no times; expected a unit such as 'hours since 1900-01-01' (cdo -r copy IN OUT)."
+            )
         if found.dtype.kind == "O" or not np.issubdtype(found.dtype, np.datetime64):
             calendar = str(found.encoding.get("calendar", found.attrs.get("calendar", "")))
             raise InputError(
@@ -330,7 +335,7 @@ class GridFile:
             ):
                 continue
             if not own <= set(data.dims) or data.dtype.kind not in ("fiu"):
-                self.skipped.append(label)
+                self.skipped.append(f"{label} (no field per time)")
                 continue
             extra = [str(d) for d in data.dims if d not in (*own, "expver") and data.sizes[d] > 1]
             if extra and (len(extra) > 1 or extra[0] not in _LEVELS):

@@ -41,7 +41,7 @@ _LONG = {
 }  # fmt: skip
 # Total precipitation only: not its convective part, not snow.
 _RAIN = frozenset(
-    "tp total_precipitation prectotcorr prectot pr precip rr precipitation rainfall "
+    "tp total_precipitation prectotcorr prectot pr prate precip rr precipitation rainfall "
     "precipitationcal".split()
 )
 _RAIN_STANDARD = frozenset(

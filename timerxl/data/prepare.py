@@ -19,9 +19,11 @@ from timerxl.data import accumulation
 from timerxl.data.derived import Derived, choose_derived, make_column
 from timerxl.data.fill import fill_forward
 from timerxl.data.gaps import Gaps
+from timerxl.data.grid_checks import Said
+from timerxl.data.grid_columns import Column, Streams, stamp
 from timerxl.data.regions import Region, load_regions
 from timerxl.data.series_file import PRECIPITATION, RegionParts, output_folder, write_description
-from timerxl.data.streams import Column, Said, Streams, read_streams, stamp
+from timerxl.data.streams import read_streams
 
 Tick = Callable[[str], None]
 
@@ -122,11 +124,15 @@ def _plan(streams: Streams, options: PrepareOptions) -> _Plan:
         for name in sorted(present, key=lambda name: name != PRECIPITATION):
             if present[name] < 24:
                 apart = streams.columns[name].stamps_apart()
+                word = {accumulation.SUM: "sum", accumulation.MEAN: "mean"}
+                over = f"{word.get(streams.columns[name].kind, 'max')}:{apart}h@end"
+                longer = (
+                    f", say --meaning {name}={over} (or @start) where each value is over {apart} h"
+                )
                 raise InputError(
                     f"{accumulation.sparse_refusal(name, present[name])}. Request every hour of "
-                    f"{name} (or leave it out), say --meaning {name}=sum:{apart}h@end (or @start) "
-                    f"where each value is over {apart} h, or --allow-sparse-accumulation to take "
-                    "it as it is."
+                    f"{name} (or leave it out){longer if apart > 1 else ''}, or say "
+                    "--allow-sparse-accumulation to take it as it is."
                 )
     spacing = {name: column.stamps_apart() for name, column in streams.columns.items()}
     coarsest = max(spacing, key=lambda name: spacing[name])

@@ -118,7 +118,8 @@ def prepare_tables(
             "is_synthetic": any(table.is_synthetic for table in tables),
         }
         write_description(folder, description)
-    if step > 1:
+    meant = records[PRECIPITATION]["time"]
+    if step > 1 and meant["known_by"] == "assumed":
         notes.append(
             f"a table can't tell how many of the {step:g} hours of a step its rain was summed "
             "over; where it is ERA5's tp of one hour, labels from it are wrong."

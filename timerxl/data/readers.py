@@ -193,7 +193,7 @@ def _read(
     records: dict[str, ColumnRecord] = {}
     door = _Door(config, options, opened, where, step_hours, _time_fact(times, step_hours))
     if prepared is None:
-        columns, records = door.features(columns, sources, rain, notes)
+        columns, records = door.features(columns, sources, rain)
     unit = "mm"
     if rain is not None:
         if prepared is not None:
@@ -205,6 +205,14 @@ def _read(
             columns[rain] = precipitation
     elif needs_label:
         notes.append(f"no column {config.precipitation_column}: labels from {config.label_column}.")
+    masked = {
+        record.name: sum(code["count"] for code in record.missing)
+        for record in records.values()
+        if record.missing
+    }
+    if masked:
+        shown = listed([f"{name} ({count:,})" for name, count in masked.items()])
+        notes.append(f"values that stand for missing are left out: {shown}.")
     values = np.stack(list(columns.values()), axis=1)
     values, counts = fill_forward(
         values, region_index, timestamps, config.max_fill_hours, step_hours
@@ -463,7 +471,6 @@ class _Door:
         columns: dict[str, np.ndarray],
         sources: dict[str, str],
         rain: str | None,
-        notes: list[str],
     ) -> tuple[dict[str, np.ndarray], dict[str, ColumnRecord]]:
         """Features without their codes, and their records; codes that nobody named are refused."""
         records: dict[str, ColumnRecord] = {}
@@ -475,7 +482,8 @@ class _Door:
                 continue
             source = sources.get(name, name)
             told = self.opened.told_unit(source)
-            record = feature_record(name, source, self.options.units.get(source), told, self.time)
+            time = replace(self.time, value=self.time.value | {"kind": "step"})
+            record = feature_record(name, source, self.options.units.get(source), told, time)
             records[name] = record
             columns[name] = values = self._masked(values, source, record)
             unit = record.unit.value if record.unit else None
@@ -494,14 +502,6 @@ class _Door:
                     f"column {name} holds a number beyond float32, first at {self.where.row(bad)}; "
                     "replace it by an empty value if it is missing."
                 )
-        masked = {
-            name: sum(code["count"] for code in record.missing)
-            for name, record in records.items()
-            if record.missing
-        }
-        if masked:
-            shown = listed([f"{name} ({count:,})" for name, count in masked.items()])
-            notes.append(f"values that stand for missing are left out: {shown}.")
         return columns, records
 
     def _verdict(self, values: np.ndarray) -> Verdict:

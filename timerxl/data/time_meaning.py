@@ -262,7 +262,7 @@ def _by_cell_methods(column: str, told: str, cell_methods: str, times: FileTimes
     averaged = re.search(r"time[- ]averaged|\btavg\d", times.title.lower())
     if kind is None and averaged:
         kind, evidence = MEAN, f"title: {averaged[0]}"
-    if kind is None or told:
+    if kind is None or kind == told:
         return None
     if kind == INSTANT:
         return Meaning(INSTANT, None, 0, "file", evidence)

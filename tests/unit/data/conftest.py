@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -84,3 +85,22 @@ def write(
         }  # fmt: skip
     dataset.to_netcdf(path, engine="scipy", format="NETCDF3_64BIT", encoding=encoding)
     return path
+
+
+@pytest.fixture
+def prepare_data(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """launch/prepare_data.py in this process: (exit code, what it printed)."""
+    path = Path(__file__).resolve().parents[3] / "launch" / "prepare_data.py"
+    spec = importlib.util.spec_from_file_location("prepare_data_of_tests", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*words: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = module.main(list(words))
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run

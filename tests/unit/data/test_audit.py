@@ -158,9 +158,7 @@ def test_a_healthy_series_has_no_fault(hourly: Path) -> None:
 
 def test_windows_in_memory_give_the_same_audit(hourly: Path) -> None:
     from_table = audit_of(hourly)
-    config = load_recipe(
-        "hourly_cpu", ["data.precipitation_column=tp", "data.precipitation_unit=m"]
-    )
+    config = load_recipe("hourly_cpu", ["data.precipitation_column=tp"])
     config.data.path = str(hourly)
     windows = build_windows(load_series(config.data), config.data, config.model.context_length)
     assert audit_windows(windows, config).to_dict() == from_table.to_dict()

@@ -620,13 +620,13 @@ def test_inputs_of_derived_features_come_in_era5s_units(tmp_path: Path) -> None:
             "t2m",
             WARM - 273.15,
             "K",
-            r"t2m in K by attribute units holds .* may be degC.*--unit t2m",
+            r"t2m in K by its attribute holds .* may be degC.*--unit t2m",
         ),
         ("t2m", WARM, "degC", r"t2m in degC .* may be K"),
         ("t2m", WARM, "hPa", "unit 'hPa' by its attribute, which is none of temperature"),
         ("sp", WARM * 3.4, "Pa", r"sp in Pa .* may be hPa"),
         ("sp", WARM * 340, "hPa", r"sp in hPa .* may be Pa"),
-        ("tp", RAIN_MM * 5, "m", r"tp in m by attribute units holds 0 to 29\.5"),
+        ("tp", RAIN_MM * 5, "m", r"tp in m by its attribute holds 0 to 29\.5"),
         ("tp", RAIN_MM / 2, "m", r"would be 2,950 mm in 1 h, more than ever fell"),
         ("tp", RAIN_MM / 1000, "mm", r"never exceeds 0\.0059 mm .* in m it would be 5\.9 mm"),
         ("tp", RAIN_MM, "", "nothing tells the unit of tp; say --unit tp="),
@@ -808,3 +808,82 @@ def test_stores_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         blocks = list(file.blocks(rain, slice(None), slice(None)))
     assert {b[0].stop - b[0].start for b in blocks[:-1]} == {10}
     np.testing.assert_allclose(np.concatenate([b[1] for b in blocks]), RAIN_MM / 1000, rtol=1e-6)
+
+
+def test_assumptions_and_infinite_values_are_said(tmp_path: Path) -> None:
+    path = save(hourly(t2m=(WARM, {}), odd=(WARM, {"units": "1"})), tmp_path / "a.nc")
+    _, content, notes = make(tmp_path, [path])
+    assert "t2m is taken as K: ERA5's unit, since the file tells none" in notes
+    assert content["columns"]["t2m"]["record"]["unit"]["known_by"] == "assumed"
+    data = hourly(odd=(WARM, {"units": "1"})).copy(deep=True)
+    data["odd"][3, 1, 1] = np.inf
+    again = tmp_path / "again"
+    again.mkdir()
+    refused(again, [save(data, tmp_path / "b.nc")], "odd holds infinite values.*--missing inf")
+    table, content, _ = make(again, [tmp_path / "b.nc"], missing=["inf"])
+    assert np.isnan(table["odd"].iloc[3])
+    assert table["odd"].notna().sum() == len(HOURS) - 1
+
+
+def test_a_daily_statistic_joined_to_hourly_stamps_is_asked_for(tmp_path: Path) -> None:
+    """The mean of a day beside its hours, one value at 00 UTC and none between."""
+    data = hourly()
+    means = daily("mean")["t2m"].reindex(valid_time=data["valid_time"])
+    path = save(data.assign(t2m=means), tmp_path / "a.nc")
+    refused(tmp_path, [path], r"t2m stands once a day among stamps 1 h apart")
+    table, _, _ = make(tmp_path, [path], meanings={"t2m": "mean:24h@start"})
+    np.testing.assert_allclose(table["t2m"], days_of(WARM).mean(axis=1)[HERE], atol=1e-4)
+    assert table.index[0] == at(1)
+
+
+def test_a_rate_without_its_hours_is_asked_for(tmp_path: Path) -> None:
+    data = dataset({"prate": (RAIN_MM / 3600, {"units": "kg/m^2/s"})})
+    path = save(data, tmp_path / "a.nc")
+    refused(tmp_path, [path], r"tp is a rate .*--meaning tp=mean:1h@start or mean:1h@end")
+    table, _, _ = make(tmp_path, [path], meanings={"tp": "mean:1h@start"})
+    np.testing.assert_allclose(table["tp"], RAIN_MM[HERE], atol=1e-5)
+    assert table.index[0] == at(0, 1)
+
+
+def test_files_of_both_kinds_are_refused(tmp_path: Path) -> None:
+    total = RAIN_MM.copy()
+    for i in range(1, len(HOURS)):
+        if i % 24 != 1:
+            total[i] += total[i - 1]
+    data, land = hourly(), hourly()
+    land["tp"] = (land["tp"].dims, total / 1000, land["tp"].attrs)
+    first = save(data.isel(valid_time=slice(0, 97)), tmp_path / "a.nc")
+    second = save(land.isel(valid_time=slice(97, None)), tmp_path / "b.nc")
+    refused(tmp_path, [first, second], "a.nc holds hourly sums, b.nc adds up from 00 UTC")
+    both = xr.concat([xr.open_dataset(p, engine="h5netcdf") for p in (first, second)], "valid_time")
+    refused(tmp_path, [save(both, tmp_path / "c.nc")], "tp may hold sums of one hour .* or running")
+
+
+def test_times_that_are_only_numbers(tmp_path: Path) -> None:
+    data = hourly().rename(valid_time="time")
+    data["time"] = ("time", np.arange(len(HOURS)) + 20210301.0, {"units": "day as %Y%m%d.%f"})
+    refused(tmp_path, [save(data, tmp_path / "a.nc")], "holds numbers in 'day as .*cdo -r copy")
+
+
+def test_a_mean_made_of_instants_is_no_instant(tmp_path: Path) -> None:
+    """Averaged by a tool that keeps GRIB's attributes and adds cell methods: asked for."""
+    attrs = {"units": "K", "GRIB_stepType": "instant", "cell_methods": "time: mean"}
+    data = dataset({"t2m": (days_of(WARM).mean(axis=1), attrs)}, HOURS[:-1:24], "valid_time")
+    rain, path = save(hourly(), tmp_path / "h.nc"), save(data, tmp_path / "d.nc")
+    refused(tmp_path, [rain, path], r"t2m is a mean over time.*mean:24h@start or mean:24h@end")
+    table, _, _ = make(tmp_path, [rain, path], meanings={"t2m": "mean:24h@start"})
+    np.testing.assert_allclose(table["t2m"], days_of(WARM).mean(axis=1)[HERE], atol=1e-4)
+
+
+def test_usual_values_are_no_codes(tmp_path: Path) -> None:
+    """No cloud, all cloud, the albedo of old snow: many cells hold just that."""
+    often = RNG.random(SHAPE) < 0.8
+    cloud = np.where(often, np.round(RNG.random(SHAPE)), 0.4 + 0.2 * RNG.random(SHAPE))
+    albedo = np.where(often, 0.85, 0.5 + 0.05 * RNG.random(SHAPE))
+    data = hourly(
+        tcc=(cloud, {"units": "(0 - 1)"}), asn=(albedo, {"units": "(0 - 1)"}),
+        rsn=(albedo * 118, {"units": "kg m**-3"}),
+    )  # fmt: skip
+    table, _, _ = make(tmp_path, [save(data, tmp_path / "a.nc")])
+    for name, values in (("tcc", cloud), ("asn", albedo), ("rsn", albedo * 118)):
+        np.testing.assert_allclose(table[name], values[HERE], rtol=1e-6)

@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 
 from timerxl.config import DataConfig, InputError, load_recipe
+from timerxl.data.accumulation import HOURLY, RUNNING, AccumulationEvidence, Totals
 from timerxl.data.prepare import PrepareOptions, prepare_era5
 from timerxl.data.readers import read_table
 
@@ -110,6 +111,33 @@ def test_a_genuine_daily_mean_ends_with_its_day(tmp_path: Path) -> None:
         mean = total.weighted(np.cos(np.deg2rad(cut.latitude))).mean()
     assert table.loc["2025-07-02", "tp"] == pytest.approx(float(mean) * 1000, abs=1e-3)
     assert any("t2m is the mean over the 24 h that begin at the file's stamp" in n for n in notes)
+
+
+@pytest.mark.parametrize(("days", "every"), [(3, 1), (10, 1), (10, 3), (30, 6)])
+def test_no_genuine_cell_alone_is_decided_wrongly(days: int, every: int) -> None:
+    """Monsoon rain of single cells, as hourly sums and added up from 00 UTC."""
+    with xr.open_dataset(SUMMER, engine="h5netcdf") as file:
+        rain = file["tp"].values.reshape(file.sizes["valid_time"], -1).T.astype(np.float64)
+        hours = file["valid_time"].values.astype("datetime64[h]").astype(np.int64)
+    wrong, right = [], 0
+    for first in range(0, len(hours) - 24 * days + 1, 24 * 15):
+        cut = slice(first, first + 24 * days)
+        hourly, times = rain[::20, cut], hours[cut]
+        total = hourly.copy()
+        for i in range(1, len(times)):
+            if times[i] % 24 != 1:
+                total[:, i] += total[:, i - 1]
+        kept = times % every == 0
+        for kind, field in ((HOURLY, hourly), (RUNNING, total)):
+            for cell in field[:, kept]:
+                evidence = AccumulationEvidence()
+                evidence.add(cell[None], times[kept])
+                found = evidence.decide(1e-5)
+                right += found.kind == kind and found.totals in (None, Totals())
+                if found.kind in (HOURLY, RUNNING) and found.kind != kind:
+                    wrong.append((kind, found))
+    assert not wrong
+    assert right > 100
 
 
 def test_twelve_hours_of_the_week(tmp_path: Path) -> None:

@@ -166,3 +166,40 @@ def test_wrong_words_end_with_code_2(
         assert message in captured.err
         assert captured.out == ""
         assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv", "x.nc"]
+
+
+def test_what_is_said_of_columns(tmp_path: Path) -> None:
+    """--unit, --missing and --meaning reach the series; a wrong word ends with 2 and one line."""
+    path = peru_file(tmp_path / "peru.nc", 72)
+    with xr.open_dataset(path, engine="h5netcdf") as file:
+        data = file.load()
+    celsius = data["t2m"].values - 273.15
+    celsius[3] = -9999
+    data["t2m"].values[:] = celsius
+    data["t2m"].attrs["units"] = "degC"
+    data["t2m"].values[:] = celsius
+    data["tp"].attrs["units"] = "inch"
+    data.to_netcdf(tmp_path / "odd.nc", engine="h5netcdf")
+    words = ("odd.nc", "--derived", "none", "--output", "out")
+    done = run(*words, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "t2m holds -9999" in done.stderr
+    told = ("--missing", "-9999", "--unit", "tp=m", "t2m=degC", "--meaning", "tp=hourly")
+    done = run(*words, *told, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    table = pd.read_parquet(tmp_path / "out" / "series.parquet")
+    assert 280 < table["t2m"].mean() < 300
+    assert table["t2m"].isna().sum() == 5
+    record = json.loads((tmp_path / "out" / "series.json").read_text())["columns"]["tp"]["record"]
+    assert (record["unit"]["value"], record["unit"]["known_by"]) == ("m", "said")
+    assert record["time"]["value"] == {"kind": "sum", "hours": 1.0, "file_stamp": "end"}
+    for bad, expected in (
+        (("--unit", "tp"), "--unit 'tp' is not of the form COLUMN=WORD"),
+        (("--meaning", "tp=hourly", "tp=running"), "--meaning names tp twice"),
+        (("--meaning", "tp=daily"), "--meaning tp=daily: expected instant, hourly"),
+        (("--missing", "nothing"), "--missing 'nothing' is not a number"),
+    ):
+        done = run(*words, "--overwrite", *bad, cwd=tmp_path)
+        assert done.returncode == 2, bad
+        assert expected in done.stderr
+        assert done.stderr.count("\n") == 1
