@@ -16,7 +16,7 @@ import pandas as pd
 import xarray as xr
 import yaml
 
-from benchmarks.silent_judge import Case, Reading
+from benchmarks.silent_judge import MAY_LACK, Case, Reading
 from benchmarks.silent_truth import HOUR, Truth, make_truth, running_totals, shares, total_start
 
 CODES = (-9999.0, -999.0, 1e20, 9.969209968386869e36, -32767.0)
@@ -178,9 +178,6 @@ def grid_case(layout: GridLayout, folder: Path, rng: np.random.Generator) -> Cas
     regions = folder / "regions.yaml"
     regions.write_text(yaml.safe_dump({"regions": field.boxes}), encoding="utf-8")
     frame = _expected(layout, field)
-    readings = [Reading(frame)]
-    if layout.amounts == "running" and layout.missing_when == "at times":
-        readings.append(Reading(_expected(layout, field, by_cell=False)))
     tolerance = {"tp": 2e-5 + field.rain_error_mm * max(1, 0.6 * field.series_step / layout.step)}
     if layout.packed != "no":
         tolerance |= {"t2m": 2e-3, "sp": 0.05}
@@ -189,7 +186,7 @@ def grid_case(layout: GridLayout, folder: Path, rng: np.random.Generator) -> Cas
     return Case(
         layout=layout,
         arguments=[*map(str, files), OPTIONS["regions"], str(regions), *_options(layout)],
-        readings=readings,
+        readings=[Reading(frame)],
         units={"t2m": ("temperature", "K"), "sp": ("pressure", "Pa")},
         tolerance=tolerance,
     )
@@ -354,18 +351,15 @@ def _area_means(values: np.ndarray, field: _Fields, region: str) -> np.ndarray:
     return mean
 
 
-def _expected(layout: GridLayout, field: _Fields, by_cell: bool = True) -> pd.DataFrame:
-    """Each region's means at the ends of the series' steps, as far as the file tells them.
-
-    ``by_cell`` False: where the cells with a value change within a running total, the step is
-    missing, as it must be where only the means of the totals are taken apart.
-    """
+def _expected(layout: GridLayout, field: _Fields) -> pd.DataFrame:
+    """Each region's means at the ends of the series' steps, as far as the file tells them."""
     step = layout.step_hours or max(_window(layout), layout.others_every)
     field.series_step = step
     parts = []
     for region in field.cells:
-        tp = _rain_of_steps(layout, field, region, step, by_cell)
+        tp, may_lack = _rain_of_steps(layout, field, region, step)
         frame = pd.DataFrame({"tp": tp}, dtype=np.float64)
+        frame[MAY_LACK] = may_lack
         for name, values in (("t2m", field.t2m), ("sp", field.sp)):
             means = pd.Series(_area_means(values, field, region), index=field.other_ends)
             if layout.daily == "no" and not layout.time_axis.startswith("bounds"):
@@ -375,7 +369,9 @@ def _expected(layout: GridLayout, field: _Fields, by_cell: bool = True) -> pd.Da
             frame = frame.join(means.rename(name), how="outer")
         frame.index = pd.MultiIndex.from_product([[region], frame.index])
         parts.append(frame)
-    return pd.concat(parts)
+    joined = pd.concat(parts)
+    joined[MAY_LACK] = joined[MAY_LACK].eq(True)
+    return joined
 
 
 def _step_means(means: pd.Series, step: int, every: int) -> pd.Series:
@@ -387,34 +383,42 @@ def _step_means(means: pd.Series, step: int, every: int) -> pd.Series:
 
 
 def _rain_of_steps(
-    layout: GridLayout, field: _Fields, region: str, step: int, by_cell: bool
-) -> pd.Series:
-    """mm over each step of the series; NaN where a value that it needs is missing."""
+    layout: GridLayout, field: _Fields, region: str, step: int
+) -> tuple[pd.Series, pd.Series]:
+    """mm over each step of the series, NaN where a value that it needs is missing; where it may be
+    missing all the same."""
     if layout.amounts == "hour" and layout.step > 1:
-        return pd.Series(dtype=np.float64)  # of the other hours nobody knows
-    window = _window(layout)
-    if layout.amounts != "running":
-        amount = np.where(np.isnan(field.tp), np.nan, field.amount_mm)
-    else:
-        # Each cell is taken apart before the mean: a cell that is missing at one time only would
-        # change the mean of the totals.
-        chosen = field.cells[region]
-        amount = np.full(field.tp.shape, np.nan)
-        for y, x in np.argwhere(chosen):
-            amount[:, y, x] = shares(
-                field.ends, field.tp[:, y, x], field.starts, layout.step, layout.step * HOUR
-            )
+        return pd.Series(dtype=np.float64), pd.Series(dtype=bool)  # nobody knows the other hours
+    if layout.amounts == "running":
+        return _shares_of_steps(layout, field, region, step)
+    amount = np.where(np.isnan(field.tp), np.nan, field.amount_mm)
     means = pd.Series(_area_means(amount, field, region), index=field.ends)
-    if not by_cell:
-        known = ~np.isnan(field.tp[:, field.cells[region]])
-        same = (known[1:] == known[:-1]).all(axis=1) | (field.starts[1:] != field.starts[:-1])
-        means[~np.concatenate([[True], same])] = np.nan
+    window = _window(layout)
     if window > layout.step:  # of overlapping sums those that lie side by side
         means = means[means.index % (window * HOUR) == 0]
-    if step == window:
-        return means
-    grouped = means.groupby(-(-means.index.to_numpy() // (step * HOUR)) * step * HOUR)
-    return grouped.sum(min_count=max(step // window, 1))
+    if step != window:
+        grouped = means.groupby(-(-means.index.to_numpy() // (step * HOUR)) * step * HOUR)
+        means = grouped.sum(min_count=max(step // window, 1))
+    return means, pd.Series(False, index=means.index)
+
+
+def _shares_of_steps(
+    layout: GridLayout, field: _Fields, region: str, step: int
+) -> tuple[pd.Series, pd.Series]:
+    """Each cell's totals are taken apart before the mean: a cell that is missing at one time only
+    would change the mean of the totals. Who takes means apart must leave such steps missing."""
+    amount = np.full(field.tp.shape, np.nan)
+    for y, x in np.argwhere(field.cells[region]):
+        totals = field.ends, field.tp[:, y, x], field.starts
+        amount[:, y, x] = shares(*totals, step, layout.step * HOUR)
+    known = ~np.isnan(field.tp[:, field.cells[region]])
+    changes = np.concatenate([[False], (known[1:] != known[:-1]).any(axis=1)])
+    before = np.searchsorted(field.ends, field.ends - step * HOUR)
+    count = np.cumsum(changes)
+    may_lack = pd.Series(count > count[np.maximum(before - 1, 0)], index=field.ends)
+    means = pd.Series(_area_means(amount, field, region), index=field.ends)
+    full = field.ends % (step * HOUR) == 0
+    return means[full], may_lack[full]
 
 
 def _options(layout: GridLayout) -> list[str]:

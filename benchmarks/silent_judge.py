@@ -123,7 +123,7 @@ def judge(
         pair = [f"{case.direction}_sin", f"{case.direction}_cos"]
         other = [case.direction] if pair[0] in found else pair
         for reading in case.readings:
-            reading.frame = reading.frame.drop(columns=other)
+            reading.frame = reading.frame.drop(columns=other, errors="ignore")
     silent, problems = "", []
     for reading in case.readings:
         expected = _in_units(case, reading.frame, description)

@@ -213,7 +213,7 @@ def possible(layout: TableLayout) -> TableLayout:
         made.amounts = "sum"
     if made.amounts == "running":
         made.reset = made.reset // made.step * made.step % made.period
-    if made.amounts == "one hour" and made.step == 1:
+    if made.amounts == "one hour" and made.step in (1, 24):  # a date has no hour
         made.amounts = "sum"
     if made.step in (3, 6, 12) and (made.zone in CHANGING or made.zone == "Asia/Kolkata"):
         made.zone = "America/Lima"

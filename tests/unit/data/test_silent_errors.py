@@ -138,7 +138,7 @@ def written(case: Case) -> pd.DataFrame:
 
 
 def test_the_judge_sees_what_is_wrong(tmp_path: Path) -> None:
-    layout = TableLayout(days=30, code="", code_in="rain")
+    layout = TableLayout(days=30, code="", code_in="rain", time_name="time")
     case = table_case(layout, tmp_path, np.random.default_rng(3))
     table, description = written(case), {"columns": {}}
     assert judge(case, table, description, "") == (EQUAL, "")
