@@ -130,7 +130,10 @@ def read_streams(
     for column in rain_first(streams):
         if column.is_open:
             decide_totals(streams, column, said.parsed.get(column.name))
-        column.record.masked({c: n for c, n in column.masked.items() if n}, "said", "--missing")
+        finite = {code: n for code, n in column.masked.items() if n and np.isfinite(code)}
+        column.record.masked(finite, "said", "--missing")
+        if endless := sum(n for code, n in column.masked.items() if not np.isfinite(code)):
+            streams.notes.append(f"{column.name}: {endless} infinite values are taken for missing.")
         check_windows(streams, column)
         if column.name == PRECIPITATION:
             check_amounts(column)

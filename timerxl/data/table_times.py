@@ -62,6 +62,7 @@ _PATTERNS = {
     "short year": _pattern_of(r"\d{1,2}", "[-/.]", r"\d{1,2}", r"\d{2}", "[T ,]+"),
 }
 _DAY, _HOUR = 86_400, 3_600
+_HALF_YEAR = 200 * _DAY
 
 
 @dataclass(frozen=True)
@@ -766,12 +767,17 @@ def _refuse_jumps(
     forward = np.flatnonzero((steps == step + _HOUR) & at_night & is_sunday)
     back = np.flatnonzero((steps == step - _HOUR) & at_night & is_sunday)
     gaps = int((steps > step).sum())
-    if (back.size and forward.size) or (forward.size >= 2 and 2 * forward.size >= gaps):
-        row = int(forward[0])
+    # One missing hour may be a gap, unless it's the only one and no autumn follows that keeps its
+    # hours; where autumn comes, the clock of the same table must have gone back.
+    before_autumn = forward.size == gaps == 1 and times[-1] < before[forward[0]] + _HALF_YEAR
+    if back.size or before_autumn or (forward.size >= 2 and 2 * forward.size >= gaps):
+        row = int(forward[0] if forward.size else back[0])
+        there = "jumps over an hour" if forward.size else "stands twice"
+        also = ", and back in autumn" if back.size and forward.size else ""
         raise InputError(
-            f"the clock of {' + '.join(columns)} jumps from {before[row].astype('datetime64[s]')} "
-            f"over an hour{', and back in autumn' if back.size else ''}: that is local time with "
-            "daylight saving; say --timezone, such as America/New_York."
+            f"the clock of {' + '.join(columns)} {there} after "
+            f"{before[row].astype('datetime64[s]')}{also}: that is local time with daylight "
+            "saving; say --timezone, such as America/New_York."
         )
 
 

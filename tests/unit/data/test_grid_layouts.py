@@ -13,6 +13,7 @@ import pytest
 import xarray as xr
 
 from timerxl.config import InputError
+from timerxl.data.columns_known import records_problem
 from timerxl.data.prepare import PrepareOptions, prepare_era5
 
 DAYS = 8
@@ -72,6 +73,8 @@ def make(
         inputs, PrepareOptions(folder / "out", regions=folder / "regions.yaml", **settings)
     )
     table = pd.read_parquet(folder / "out" / "series.parquet")
+    records = {n: of["record"] for n, of in content["columns"].items() if "record" in of}
+    assert records_problem(records) is None
     first = table[table["region"] == table["region"].iloc[0]]
     return first.set_index("timestamp"), content, "\n".join(notes)
 
@@ -820,7 +823,8 @@ def test_assumptions_and_infinite_values_are_said(tmp_path: Path) -> None:
     again = tmp_path / "again"
     again.mkdir()
     refused(again, [save(data, tmp_path / "b.nc")], "odd holds infinite values.*--missing inf")
-    table, content, _ = make(again, [tmp_path / "b.nc"], missing=["inf"])
+    table, _, notes = make(again, [tmp_path / "b.nc"], missing=["inf"])
+    assert "odd: 1 infinite values are taken for missing" in notes
     assert np.isnan(table["odd"].iloc[3])
     assert table["odd"].notna().sum() == len(HOURS) - 1
 

@@ -375,6 +375,16 @@ def test_gaps_alone_are_no_daylight_saving() -> None:
     assert len(find(column(times[spring].strftime("%Y-%m-%d %H:%M"))).timestamps) == 7999
 
 
+def test_a_clock_that_jumps_in_spring_alone_is_no_utc() -> None:
+    times = pd.date_range("2021-01-01", periods=4000, freq="h")
+    spring = times != pd.Timestamp("2021-03-28 02:00")
+    with pytest.raises(InputError, match=r"jumps over an hour after 2021-03-28T01.*--timezone"):
+        find(column(times[spring].strftime("%Y-%m-%d %H:%M")))
+    autumn, _ = local("Europe/Berlin", "2021-10-20", 500)
+    with pytest.raises(InputError, match=r"stands twice after 2021-10-31T02.*--timezone"):
+        find(autumn)
+
+
 def test_days_in_local_time_keep_24_hours() -> None:
     days = pd.date_range("2020-01-01", periods=366)
     found = find(column(days.strftime("%Y-%m-%d"), "date"), timezone="America/New_York")
