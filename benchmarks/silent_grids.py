@@ -7,7 +7,7 @@ next. What the area mean must be is computed here, with weights cos(latitude), f
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,7 @@ def grid_case(layout: GridLayout, folder: Path, rng: np.random.Generator) -> Cas
     return Case(
         layout=layout,
         arguments=[*map(str, files), OPTIONS["regions"], str(regions), *_options(layout)],
-        readings=[Reading(frame)],
+        readings=[Reading(frame), *_as_hourly_sums(layout, field)],
         units={"t2m": ("temperature", "K"), "sp": ("pressure", "Pa")},
         tolerance=tolerance,
     )
@@ -400,6 +400,14 @@ def _rain_of_steps(
         grouped = means.groupby(-(-means.index.to_numpy() // (step * HOUR)) * step * HOUR)
         means = grouped.sum(min_count=max(step // window, 1))
     return means, pd.Series(False, index=means.index)
+
+
+def _as_hourly_sums(layout: GridLayout, field: _Fields) -> list[Reading]:
+    """Running totals every hour, taken for sums of the hour with a note that says so."""
+    if layout.amounts != "running" or layout.step > 1:
+        return []
+    field = replace(field, amount_mm=field.tp)
+    return [Reading(_expected(replace(layout, amounts="hour"), field), ("sums",))]
 
 
 def _shares_of_steps(

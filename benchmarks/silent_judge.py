@@ -29,7 +29,7 @@ NOTES = {
     "stamps": r"(stamp|time|date|day)s?\b.{0,60}\b(end|start|begin)",
     "unit": r"taken as mm|nothing tells its unit|no unit",
     "hours": r"can't tell (how many|over)|SPARSE|taken as the sum",
-    "sums": r"taken as (the )?sums?|sum of each|as sums",
+    "sums": r"taken as (hourly )?sums",
     "standard": r"standard time",
     "twice": r"twice|doubl|duplicate|same time",
     "out": r"left out|skipped|not read|dropped",
