@@ -144,8 +144,8 @@ def possible(layout: GridLayout) -> GridLayout:
         made.unit, made.step_type = "m", False
     if made.names == "six" and made.time_axis == "steps":
         made.time_axis = "plain"
-    if made.time_axis == "bounds wrong":  # seen where rain is frequent only
-        made.climates = ("wet", *made.climates[1:])
+    if made.time_axis == "bounds wrong" or made.unit.startswith("said"):
+        made.climates = ("wet", *made.climates[1:])  # a wrong attribute is seen where it rains
         made.amounts, made.names = "running", "short" if made.names == "six" else made.names
     if made.time_axis == "steps":
         made.times = "all" if made.times == "gaps" else made.times

@@ -106,7 +106,7 @@ def run_case(case: Case, folder: Path) -> Outcome:
         kind = REFUSED if sentence.startswith("error: ") and not output.exists() else CRASHED
         return Outcome(kind, sentence, *said)
     if code != 0:
-        return Outcome(CRASHED, f"exit code {code}: {said[1].strip()[-2000:]}", *said)
+        return Outcome(CRASHED, f"exit code {code}: {said[1].strip().splitlines()[-1]}", *said)
     table = pd.read_parquet(output / "series.parquet")
     description = json.loads((output / "series.json").read_text(encoding="utf-8"))
     kind, why = judge(case, table, description, said[0])

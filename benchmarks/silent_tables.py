@@ -675,6 +675,8 @@ def _readings(layout: TableLayout, rows: _Rows) -> list[Reading]:
         options["standard"] = ["true", "winter's midnight"]
     if layout.unit_told == "nothing" and layout.unit not in ("mm", "kg m-2"):
         options["unit"] = ["true", "mm"]
+    if layout.amounts == "running":
+        options["sums"] = ["true", "as written"]
     if layout.rows == "contradicting":
         options["twice"] = ["neither", "the first", "the last"]
     is_told = layout.amounts != "one hour"
@@ -694,6 +696,8 @@ def _readings(layout: TableLayout, rows: _Rows) -> list[Reading]:
         if chosen.get("stamps") == "other":
             ends = ends - step
         rain = rows.rain_mm if is_told else rows.as_written_mm * rows.number_mm
+        if chosen.get("sums") == "as written":
+            rain = rows.as_written_mm * rows.number_mm
         if chosen.get("unit") == "mm":
             rain = rain / rows.number_mm
         keep = "last" if chosen.get("twice") == "the last" else "first"
