@@ -186,7 +186,11 @@ def _read(
     if prepared is None:
         table, sources, said = _meaningful(table, config, apart)
         notes += said
-    features, skipped = choose_features(table, config, apart, _reasons(opened))
+    reasons = _reasons(opened)
+    if options.is_command and config.features is None:
+        empty = [str(name) for name in table if name != rain and table[name].isna().all()]
+        reasons |= dict.fromkeys(empty, "missing in every row")
+    features, skipped = choose_features(table, config, apart, reasons)
     notes += _skipped_notes(skipped)
     columns = {name: where.numbers(table, name) for name in features}
     precipitation: np.ndarray | None = None
@@ -378,7 +382,7 @@ def _reasons(opened: OpenedTable) -> dict[str, str]:
         assert layout is not None
         if layout.is_label(name):
             found[name] = f"it tells the future (layout of {layout.name}), a label"
-        elif layout.is_not_weather(name):
+        elif not layout.is_weather(name):
             found[name] = f"no weather (layout of {layout.name})"
     return found
 

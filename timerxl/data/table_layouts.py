@@ -89,11 +89,6 @@ class Layout:
         """Whether a column tells the future."""
         return bool(self.labels and re.fullmatch(self.labels, column.strip(), re.IGNORECASE))
 
-    def is_not_weather(self, column: str) -> bool:
-        """Whether a column is a flag, a place or the like."""
-        pattern = self.not_weather
-        return bool(pattern and re.fullmatch(pattern, column.strip(), re.IGNORECASE))
-
     def rain_column(self, columns: Sequence[str]) -> str | None:
         """The column of rain among ``columns``, with or without a unit in brackets."""
         bare = {re.sub(r"_*\(.*$", "", plain_name(name)): name for name in reversed(columns)}

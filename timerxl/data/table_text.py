@@ -746,6 +746,8 @@ def _convert_text(table: TextTable, names: list[str]) -> None:
 def _guess_decimal(table: TextTable, text: list[str]) -> str | None:
     """A comma where text columns hold numbers with one; None otherwise."""
     frame = table.frame
+    if {"REPORT_TYPE", "WND", "TMP"} <= set(frame.columns):
+        return None  # ISD: +0123,1 is a value and its quality
     clear: list[str] = []
     doubtful: list[str] = []
     for name in text:
