@@ -224,6 +224,8 @@ def conversion(unit: str, quantity: Quantity) -> Conversion:
     Rain as a mass per area (kg m-2) is a depth of as many mm (water of 1000 kg m-3). A rate
     (mm/h, kg m-2 s-1) has ``is_rate`` and becomes mm per hour.
     """
+    if unit == quantity.unit:
+        return Conversion(1.0, 0.0)  # without pint, whose import takes a second
     parsed = _parsed(unit, quantity)
     if parsed is None:
         raise InputError(
