@@ -135,18 +135,16 @@ def possible(layout: GridLayout) -> GridLayout:
         made.step, made.amounts, made.step_type = (1 if made.step == 1 else 6), "sum", False
     if made.names != "short":
         made.step_type = False
-    if made.daily != "no":  # the store delivers each statistic in a file of its own
-        made.step, made.amounts, made.time_axis, made.names = 24, "sum", "plain", "short"
-        made.step_type, made.others_every, made.split = False, 24, "variable"
     if made.daily == "shift":
         made.meaning_said = False  # the words know days of UTC only
     if made.amounts == "rate":
         made.unit, made.step_type = "m", False
     if made.names == "six" and made.time_axis == "steps":
         made.time_axis = "plain"
+    if made.time_axis == "bounds wrong":
+        made.amounts, made.names = "running", "short" if made.names == "six" else made.names
     if made.time_axis == "bounds wrong" or made.unit.startswith("said"):
         made.climates = ("wet", *made.climates[1:])  # a wrong attribute is seen where it rains
-        made.amounts, made.names = "running", "short" if made.names == "six" else made.names
     if made.time_axis == "steps":
         made.times = "all" if made.times == "gaps" else made.times
         made.split, made.versions, made.others_every = "no", "no", 1
@@ -162,6 +160,9 @@ def possible(layout: GridLayout) -> GridLayout:
     if made.longitude == "wrap":
         made.climates = made.climates[:2]
         made.grid = 0.25
+    if made.daily != "no":  # the store delivers each statistic in a file of its own
+        made.step, made.amounts, made.time_axis, made.names = 24, "sum", "plain", "short"
+        made.step_type, made.others_every, made.split = False, 24, "variable"
     if made.others_every < made.step:
         made.others_every = made.step
     if made.others_every != made.step and made.split != "variable":
