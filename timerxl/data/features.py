@@ -52,7 +52,8 @@ def choose_features(
             raise InputError(f"{config.path} has no numeric column to take as a feature.")
         return numeric, skipped
     why = skipped | dict.fromkeys(apart, "it's the time or the region")
-    return listed_features(config.features, numeric, why, "the table has no such column", skipped)
+    unknown = f"the table {config.path or ''} has no such column".replace("  ", " ")
+    return listed_features(config.features, numeric, why, unknown, skipped)
 
 
 def listed_features(

@@ -100,13 +100,12 @@ def rain_unit(
         )
     unit = said or (told[0] if told else None)
     if unit is None:
-        reason = _doubt(amounts)
-        likely = [one for one in CANDIDATES if amounts.is_likely(one)]
-        depths = [one for one in likely if not conversion(one, quantity).is_rate]
-        if reason is not None and name.lower() in ERA5_NAMES and depths == ["m"]:
-            words = f"{name} is ERA5's name, and only metres make rain of it"
-            return Fact("m", "inferred", f"{words}: {amounts.in_unit('m')[1]:,.0f} mm a year")
-        if reason is not None:
+        if reason := _doubt(amounts):
+            likely = [one for one in CANDIDATES if amounts.is_likely(one)]
+            depths = [one for one in likely if not conversion(one, quantity).is_rate]
+            if name.lower() in ERA5_NAMES and depths == ["m"]:
+                words = f"{name} is ERA5's name, and only metres make rain of it"
+                return Fact("m", "inferred", f"{words}: {amounts.in_unit('m')[1]:,.0f} mm a year")
             raise InputError(
                 f"{name}: nothing tells its unit, and {reason}. {amounts.choices()}. Say {option} "
                 "UNIT (mm, if it is mm)."

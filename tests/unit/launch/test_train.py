@@ -154,7 +154,7 @@ def test_a_bad_table_is_refused_by_name(case: str, command: Command, tmp_path: P
     ("overrides", "named"),
     [
         (["data.path=nowhere.parquet"], "data.path nowhere.parquet is no file"),
-        (["data.path=README.md"], "ends in '.md'; expected .parquet or .csv"),
+        (["data.path=README.md"], "ends in '.md'; expected .parquet, .csv or another"),
         (["model.pretrained=nowhere"], "model.pretrained=nowhere"),
         (["model.freeze_backbone_epochs=1"], "model.freeze_backbone_epochs without"),
         (["model.num_variables=3"], "model.num_variables is 3 but the data have 27 features"),
