@@ -190,7 +190,11 @@ REFUSALS: list[tuple[pd.DataFrame, dict[str, Any], str]] = [
     (frame().assign(timestamp=range(12)), {}, r"column timestamp holds '0' .*--time-format"),
     (moved([4, 5], "200ms"), {}, r"expected whole seconds"),
     (with_cell("region", None), {}, r"column region is missing in row 5"),
-    (frame(), {"features": ["temperature", "wet"]}, r"lists wet, but the table .*t.csv has no such"),
+    (
+        frame(),
+        {"features": ["temperature", "wet"]},
+        r"lists wet, but the table .* has no such",
+    ),
     (frame().assign(wd="N"), {"features": ["wd"]}, r"lists wd, but not numeric"),
     (frame().assign(rain_24h=1), {"features": ["rain_24h"]}, r"lists rain_24h, but its name says"),
     (
