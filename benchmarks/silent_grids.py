@@ -187,7 +187,7 @@ def grid_case(layout: GridLayout, folder: Path, rng: np.random.Generator) -> Cas
     return Case(
         layout=layout,
         arguments=[*map(str, files), OPTIONS["regions"], str(regions), *_options(layout)],
-        readings=[Reading(frame), *_as_hourly_sums(layout, field)],
+        readings=[Reading(frame), *_other_sums(layout, field)],
         units={"t2m": ("temperature", "K"), "sp": ("pressure", "Pa")},
         tolerance=tolerance,
     )
@@ -403,8 +403,11 @@ def _rain_of_steps(
     return means, pd.Series(False, index=means.index)
 
 
-def _as_hourly_sums(layout: GridLayout, field: _Fields) -> list[Reading]:
-    """Running totals every hour, taken for sums of the hour with a note that says so."""
+def _other_sums(layout: GridLayout, field: _Fields) -> list[Reading]:
+    """Running totals every hour taken for sums of the hour, sums of the hour on a grid of 0.1
+    degrees taken for running totals: with a note that says so."""
+    if layout.amounts == "hour" and layout.grid == 0.1:  # which the grid tells to be ERA5-Land's
+        return [Reading(_expected(replace(layout, amounts="running"), field), ("land",))]
     if layout.amounts != "running" or layout.step > 1:
         return []
     field = replace(field, amount_mm=field.tp)

@@ -30,6 +30,8 @@ NOTES = {
     "unit": r"taken as mm|nothing tells its unit|no unit",
     "hours": r"can't tell (how many|over)|SPARSE|taken as the sum",
     "sums": r"taken as (hourly )?sums",
+    "region": r"one region, named",
+    "land": r"grid of 0\.1 degrees is ERA5-Land",
     "standard": r"standard time",
     "twice": r"twice|doubl|duplicate|same time",
     "out": r"left out|skipped|not read|dropped",

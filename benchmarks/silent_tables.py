@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -565,7 +565,7 @@ def _options(layout: TableLayout) -> list[str]:
         words += [o["stamps"], layout.stamps]
     if layout.region_column not in (None, "region") and layout.region_said:
         words += [o["region"], str(layout.region_column)]
-    if layout.region_column is None and layout.region_said and layout.split == "no":
+    if layout.region_column is None and layout.region_said and layout.split != "region":
         words += [o["name"], layout.regions[0]]
     if _rain_name(layout) not in ("precipitation", "tp"):
         words += [o["rain"], _rain_name(layout)]
@@ -675,6 +675,8 @@ def _readings(layout: TableLayout, rows: _Rows) -> list[Reading]:
         options["standard"] = ["true", "winter's midnight"]
     if layout.unit_told == "nothing" and layout.unit not in ("mm", "kg m-2"):
         options["unit"] = ["true", "mm"]
+    if layout.split == "year" and layout.region_column is None and not layout.region_said:
+        options["region"] = ["true", "a file each"]
     if layout.amounts == "running":
         options["sums"] = ["true", "as written"]
     if layout.rows == "contradicting":
@@ -700,8 +702,11 @@ def _readings(layout: TableLayout, rows: _Rows) -> list[Reading]:
             rain = rows.as_written_mm * rows.number_mm
         if chosen.get("unit") == "mm":
             rain = rain / rows.number_mm
+        region = rows.region
+        if chosen.get("region") == "a file each":
+            region = rows.local.astype("datetime64[s]").astype("datetime64[Y]").astype(str)
         keep = "last" if chosen.get("twice") == "the last" else "first"
-        found.append(Reading(_frame(layout, rows, ends, rain, keep), notes))
+        found.append(Reading(_frame(layout, replace(rows, region=region), ends, rain, keep), notes))
     return found
 
 
