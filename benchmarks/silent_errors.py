@@ -4,9 +4,8 @@
 
 An invented hourly truth (SYNTHETIC) is written down in a random layout, read through
 launch/prepare_data.py, and compared. A layout comes back ``equal``; or it is ``refused`` with a
-sentence and exit code 2; or it differs by what a printed note says was ``assumed``, or as a column
-called timestamp is ``documented`` to be read (UTC, the end of its step). Anything else is
-``silent`` (or ``crashed``): listed with the command that repeats it, and the exit code is 1.
+sentence and exit code 2; or it differs by what a printed note says was ``assumed``. Anything else
+is ``silent`` (or ``crashed``): listed with the command that repeats it, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ from benchmarks.silent_grids import draw_grid, grid_case
 from benchmarks.silent_judge import (
     ASSUMED,
     CRASHED,
-    DOCUMENTED,
     EQUAL,
     FAULTS,
     REFUSED,
@@ -46,7 +44,7 @@ from benchmarks.silent_judge import (
 from benchmarks.silent_tables import draw_table, table_case
 
 KINDS = ("table", "grid")
-_SHOWN = (EQUAL, ASSUMED, DOCUMENTED, REFUSED, SILENT, CRASHED, USAGE)
+_SHOWN = (EQUAL, ASSUMED, REFUSED, SILENT, CRASHED, USAGE)
 
 
 def make_case(seed: int, number: int, kind: str | None, folder: Path) -> Case:
@@ -104,7 +102,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kind", choices=KINDS)
     parser.add_argument("--only", type=int, metavar="N", help="this one, with all it says")
     parser.add_argument("--keep", type=Path, help="copy the files of --only there")
-    parser.add_argument("--documented", action="store_true", help="list these, too")
     parser.add_argument("--refused", action="store_true", help="list the refusals, too")
     given = parser.parse_args(arguments)
     if given.only is not None:
@@ -123,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
             text = str(len(value)) if isinstance(value, tuple) else str(value)
             if feature.name not in ("days", "first"):
                 counts[f"{kind}.{feature.name}", text][outcome.kind] += 1
-        shown = [*FAULTS, USAGE, *[REFUSED] * given.refused, *[DOCUMENTED] * given.documented]
+        shown = [*FAULTS, USAGE, *[REFUSED] * given.refused]
         if outcome.kind in shown:
             print(describe(given.seed, number, given.kind, case, outcome), flush=True)
     print_counts(counts)

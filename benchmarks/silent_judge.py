@@ -18,8 +18,6 @@ import pandas as pd
 from launch import prepare_data
 
 EQUAL, ASSUMED, REFUSED, SILENT, CRASHED = "equal", "assumed", "refused", "silent", "crashed"
-# As docs/data.md says that a column called timestamp is read: UTC, the end of the step.
-DOCUMENTED = "documented"
 USAGE = "usage"  # argparse knows no such option: the case asks for what is not there
 FAULTS = (SILENT, CRASHED)
 MAY_LACK = "may lack"
@@ -66,8 +64,7 @@ class Case:
 
     ``units`` {column: (quantity, unit in the file)}; ``tolerance`` {column: absolute}; the names of
     regions are only judged where the file or an option tells them. ``direction`` is the column that
-    may come back as degrees or as sine and cosine. ``is_documented``: the times are in a column
-    called timestamp.
+    may come back as degrees or as sine and cosine.
     """
 
     layout: Any
@@ -77,7 +74,6 @@ class Case:
     tolerance: dict[str, float] = field(default_factory=dict)
     regions_told: bool = True
     direction: str | None = None
-    is_documented: bool = False
 
 
 @dataclass
@@ -136,8 +132,6 @@ def judge(
             left = [f"{name} left out" for name in left]
             said = ", ".join([*reading.notes, *left])
             return (ASSUMED, f"{said} said") if said else (EQUAL, "")
-        if problem is None and case.is_documented and {*lacking} <= {"zone", "stamps"}:
-            return DOCUMENTED, f"a column called timestamp: {', '.join(lacking)}"
         if problem is None and not silent:
             silent = f"read with another {', '.join(reading.notes)}; no note on {lacking}"
         problems.append(problem or "")

@@ -263,7 +263,6 @@ def table_case(layout: TableLayout, folder: Path, rng: np.random.Generator) -> C
             NAMES[layout.names][2]: ("pressure", "hPa"),
             NAMES[layout.names][3]: ("wind", "m/s"),
         },
-        is_documented=_time_columns(layout) == ["timestamp"],
         direction=NAMES[layout.names][4] if layout.direction != "none" else None,
         regions_told=layout.region_column is not None or layout.split == "region",
     )

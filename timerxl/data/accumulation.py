@@ -128,6 +128,16 @@ def deaccumulate(values: np.ndarray, first_hour: int, totals: Totals) -> np.ndar
     return values - np.where(same, values[np.maximum(before, 0)], 0.0)
 
 
+def changes_within(
+    weight: np.ndarray, known: np.ndarray, first_hour: int, totals: Totals
+) -> np.ndarray:
+    """[N] bool: known values whose ``weight`` [N] is not that of the one before in their total."""
+    hours = first_hour + np.arange(len(known))
+    before = _known_before(known)
+    same = known & (before >= 0) & (first_hour + before > totals.start(hours))
+    return same & (np.abs(weight - weight[np.maximum(before, 0)]) > 1e-9)
+
+
 def _known_before(known: np.ndarray) -> np.ndarray:
     """[N]: index of the last known value before each place, -1 where there is none."""
     last = np.maximum.accumulate(np.where(known, np.arange(len(known)), -1))
@@ -267,8 +277,10 @@ class AccumulationEvidence:
                 if _enough_windows(totals, wet):
                     return Verdict(RUNNING, totals, words, self.largest)
                 words += "; too few of them have rain to be sure"
-                # ERA5-Land's restart is no chance find, though too few days show it.
-                return Verdict(UNCLEAR, None, words, self.largest, totals == Totals())
+                # ERA5-Land's restart is no chance find, though too few days show it; nor are
+                # several totals in which rain was seen three times and never fell.
+                is_likely = totals == Totals() or _windows_of_three(totals, wet) >= 3
+                return Verdict(UNCLEAR, None, words, self.largest, is_likely)
             if share < least_share:
                 least_share, where = share, totals
         every = falls.sum() / max(amount.sum(), np.finfo(float).tiny)
@@ -300,6 +312,14 @@ def _inside(totals: Totals) -> np.ndarray:
     """[24, 25] bool: pairs of stamps (hour of the later, hours between) within one total."""
     hour, gap = np.arange(24)[:, None], np.arange(25)[None, :]
     return (totals.start(hour) == totals.start(hour - gap)) & (gap < 24)
+
+
+def _windows_of_three(totals: Totals, wet: np.ndarray) -> int:
+    hours, gap = wet[0].astype(np.int64), wet[1].astype(np.int64)
+    start = totals.start(hours)
+    inside = (start == totals.start(hours - gap)) & (gap < 24)
+    windows = np.unique(np.stack([start, hours])[:, inside], axis=1)[0]
+    return int((np.unique(windows, return_counts=True)[1] >= 2).sum())
 
 
 def _enough_windows(totals: Totals, wet: np.ndarray) -> bool:

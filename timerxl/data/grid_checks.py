@@ -59,6 +59,7 @@ _CONTRADICTING = 4  # distinct values beyond all weather: no code for missing, b
 # Of an unknown quantity: an albedo or a density may have a usual value far from the others.
 _FAR_OFF = 990.0
 _NO_SHOWER_MM, _MANY_HOURS = 0.5, 100  # so little in so many hours: mm may be metres
+_MOST_OF_A_CELL_MM = 150.0  # times sqrt(hours): more is mm called metres
 
 
 @dataclass
@@ -284,16 +285,45 @@ def check_amounts(column: Column) -> None:
             f"would be {largest:,.5g} mm in {hours} h, more than ever fell: the unit is "
             f"another, or it is no rain of {hours} h. Say --unit {column.name}=UNIT."
         )
+    told = unit.known_by == "file"
+    if told and column.mm_per_unit == 1000.0 and largest > _MOST_OF_A_CELL_MM * hours**0.5:
+        raise InputError(
+            f"{column.parts[0].label}: {column.record.name} in {unit.value} by {unit.evidence} "
+            f"would be {largest:,.5g} mm in {hours} h, more than a cell of ERA5 ever held; in mm "
+            f"it would be {largest / 1000:.3g} mm. Say --unit {column.name}=mm, or "
+            f"={unit.value} where it's right."
+        )
     stamps = sum(len(part.hours) for part in column.parts)
-    told = unit.known_by == "file" and not column.variable.step_type
     metres = largest * 1000 / column.mm_per_unit
-    is_little = 0 < largest < _NO_SHOWER_MM <= metres <= most_rain_mm(hours)
-    if told and column.mm_per_unit == 1.0 and stamps >= _MANY_HOURS and is_little:
+    least = _NO_SHOWER_MM if metres >= _NO_SHOWER_MM else _LEAST_RAIN_MM
+    is_little = 0 < largest < least <= metres <= most_rain_mm(hours)
+    is_long = stamps * column.window >= _MANY_HOURS
+    if told and column.mm_per_unit == 1.0 and is_long and is_little:
         raise InputError(
             f"{column.parts[0].label}: {column.record.name} is in {unit.value} by {unit.evidence} "
             f"and never exceeds {largest:.3g} mm in {stamps} stamps; in m it would be "
             f"{metres:.3g} mm at most. Say --unit {column.name}=m, or ={unit.value} where it's "
             "right."
+        )
+
+
+def check_told_sums(column: Column) -> None:
+    """Refuse sums over hours that the file tells, where their values add up all the same."""
+    if any(part.evidence is None for part in column.parts):
+        return  # the user's word
+    whole = AccumulationEvidence()
+    for part in column.parts:
+        assert part.evidence is not None
+        whole.merge(part.evidence)
+    least = _LEAST_RAIN_MM / column.mm_per_unit if column.name == PRECIPITATION else 0.0
+    verdict = whole.decide(least)
+    if verdict.kind == RUNNING:
+        word = "hourly" if column.window == 1 else f"sum:{column.window}h"
+        raise InputError(
+            f"{column.parts[0].label}: {column.name} is the "
+            f"{kind_in_words(column.kind, column.window)} by the file, but adds up "
+            f"{verdict.totals} ({verdict.evidence}). Say --meaning {column.name}=running, or "
+            f"={word} where the file is right."
         )
 
 

@@ -34,6 +34,9 @@ class Part:
     evidence: AccumulationEvidence | None = None
     is_named_land: bool = False
     grid_step: float | None = None
+    # [G, T] share of a region's weight in cells with a value, where that changes: the mean of a
+    # running total over other cells is another total.
+    known: np.ndarray | None = None
 
     def values(self) -> np.ndarray:
         return np.load(self.path, mmap_mode="r")
@@ -93,6 +96,7 @@ class Column:
         values = np.full(stop - begin, np.nan)
         version = np.full(stop - begin, np.iinfo(np.int8).max, dtype=np.int8)
         owner = np.full(stop - begin, -1, dtype=np.int64)
+        weight = np.ones(stop - begin)
         for index, part in enumerate(self.parts):
             low, high = np.searchsorted(part.hours, (begin, stop))
             own = np.array(part.values()[region, low:high])
@@ -110,11 +114,15 @@ class Column:
             better = rank < version[at]
             values[at[better]], version[at[better]] = own[better], rank[better]
             owner[at[better]] = index
+            if part.known is not None:
+                weight[at[better]] = part.known[region, low:high][known][better]
         values[(begin + np.arange(len(values))) % self.takes_every != 0] = np.nan
         known = ~np.isnan(values)
         covered = accumulation.covered_hours(known, begin, self.totals, self.window)
         if self.totals:
+            other_cells = accumulation.changes_within(weight, known, begin, self.totals)
             values = accumulation.deaccumulate(values, begin, self.totals)
+            values[other_cells], covered[other_cells] = np.nan, 0
         return values[first - begin :], covered[first - begin :]
 
     def _tolerance(self, part: Part) -> float:

@@ -86,6 +86,12 @@ def prepare_tables(
         for place, region in enumerate(regions):
             seconds, values = _rows_of(region, tables)
             _write_region(region, seconds, values, step, derived, records, parts, gaps, place)
+        for region, known in parts.known.items():
+            if not known[PRECIPITATION]:
+                raise InputError(
+                    f"region {region} has no row whose own rain is known ({first.rain}): of "
+                    "running totals each needs the row before."
+                )
         parts.join()
         empty = set(parts.empty_columns())
         described: dict[str, dict[str, Any]] = {}
@@ -119,7 +125,8 @@ def prepare_tables(
         }
         write_description(folder, description)
     meant = records[PRECIPITATION]["time"]
-    if step > 1 and meant["known_by"] == "assumed":
+    # --stamps says where a step ends, not how long its rain was summed.
+    if step > 1 and (meant["known_by"] == "assumed" or meant["evidence"] == "--stamps"):
         notes.append(
             f"a table can't tell how many of the {step:g} hours of a step its rain was summed "
             "over; where it is ERA5's tp of one hour, labels from it are wrong."
@@ -179,6 +186,13 @@ def _check_alike(first: _Table, table: _Table) -> None:
             f"{', '.join(ours[1][:8])}; the first: {theirs[0]:g} h, {', '.join(theirs[1][:8])}."
         )
     mine, other = (of.series.source["records"] for of in (table, first))
+    running = [(of[PRECIPITATION]["time"]["value"]).get("running") for of in (mine, other)]
+    if running[0] != running[1]:
+        words = ["sums of each row" if one is None else "running totals" for one in running]
+        raise InputError(
+            f"{table.rain} of {table.path.name} behaves like {words[0]}, of {first.path.name} like "
+            f"{words[1]}; say --meaning {table.rain}=running, or prepare them apart."
+        )
     for name in mine.keys() & other.keys():
         units = [(of[name]["unit"] or {}).get("value") for of in (mine, other)]
         if name != PRECIPITATION and units[0] != units[1]:

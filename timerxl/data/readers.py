@@ -14,7 +14,16 @@ import pandas as pd
 
 from timerxl.config import DataConfig, InputError
 from timerxl.config_reading import is_file, reason
-from timerxl.data.accumulation import RUNNING, SUM, Totals, Verdict, only_rises
+from timerxl.data.accumulation import (
+    COUNTER,
+    HOURLY,
+    RUNNING,
+    SUM,
+    UNCLEAR,
+    Totals,
+    Verdict,
+    only_rises,
+)
 from timerxl.data.audit_findings import listed
 from timerxl.data.column_records import ColumnRecord, Fact, KnownBy, time_meaning
 from timerxl.data.enso import with_oni
@@ -32,6 +41,7 @@ from timerxl.data.table_columns import (
     check_codes,
     encode_directions,
     feature_record,
+    is_direction,
     limits_of,
     zero_one,
 )
@@ -173,7 +183,8 @@ def _read(
         opened.metadata,
     )
     times = find_times(table, layout, options.times, found.names, opened.line_of)
-    notes += found.notes + times.notes
+    if prepared is None and needs_label:
+        notes += found.notes + times.notes
     apart = {*times.columns, *found.columns}
     region_index, regions = _regions(found.names, (found.columns or ["region"])[0])
     order = np.argsort(region_index, kind="stable")
@@ -182,8 +193,11 @@ def _read(
     step_hours = _step_hours(timestamps, region_index, regions)
     where = _Where(regions, region_index, timestamps, opened.not_numbers)
 
+    door = _Door(config, options, opened, where, step_hours, _time_fact(times, step_hours))
     sources: dict[str, str] = {}
+    turned: dict[str, ColumnRecord] = {}
     if prepared is None:
+        table, turned = door.directions(table, apart)
         table, sources, said = _meaningful(table, config, apart)
         notes += said
     reasons = _reasons(opened)
@@ -195,9 +209,11 @@ def _read(
     columns = {name: where.numbers(table, name) for name in features}
     precipitation: np.ndarray | None = None
     records: dict[str, ColumnRecord] = {}
-    door = _Door(config, options, opened, where, step_hours, _time_fact(times, step_hours))
     if prepared is None:
         columns, records = door.features(columns, sources, rain)
+        for name, direction in sources.items():
+            if name in records:
+                records[name].missing = turned[direction].missing
     unit = "mm"
     if rain is not None:
         if prepared is not None:
@@ -470,6 +486,25 @@ class _Door:
             raise InputError(f"column {source} holds nothing but {held}; leave it out.")
         return values
 
+    def directions(
+        self, table: pd.DataFrame, apart: set[str]
+    ) -> tuple[pd.DataFrame, dict[str, ColumnRecord]]:
+        """The table without the codes in its directions, before these become sine and cosine."""
+        masked: dict[str, np.ndarray] = {}
+        records: dict[str, ColumnRecord] = {}
+        for name in map(str, table.columns):
+            if name in apart or not is_direction(table, name):
+                continue
+            records[name] = ColumnRecord(name)
+            if pd.api.types.is_numeric_dtype(table[name]):
+                numbers = self.where.numbers(table, name)
+                masked[name] = self._masked(numbers, name, records[name])
+        if self.config.missing_values != []:
+            limits = (-180.0, 360.0)
+            judged = {name: (values, limits) for name, values in masked.items()}
+            check_codes(judged, CODES_ADVICE, self.where.row)
+        return (table.assign(**masked) if masked else table), records
+
     def features(
         self,
         columns: dict[str, np.ndarray],
@@ -555,7 +590,8 @@ class _Door:
         name, said = record.name, None
         if text := self.options.meanings.get(name):
             said = parse_meaning(name, text)
-            if said.kind != SUM or said.stamp or said.hours not in (None, 1, self.step_hours):
+            is_step = said.is_running or said.hours == self.step_hours
+            if said.kind != SUM or said.stamp or not is_step:
                 raise InputError(
                     f"--meaning {name}={text}: rain of a table is a sum of each step "
                     f"(sum:{self.step_hours:g}h) or running; what a stamp means, --stamps says."
@@ -565,21 +601,37 @@ class _Door:
             return rain
         verdict = self._verdict(rain)
         if said is not None:
-            period = int(said.hours or 24) if said.hours != 1 else 24
-            verdict = replace(verdict, kind=RUNNING, totals=Totals(period, 0))
+            period = said.hours or 24
+            totals = verdict.totals or Totals(period, 0)
+            if verdict.kind in (HOURLY, COUNTER) or (said.hours and totals.period != period):
+                raise InputError(
+                    f"--meaning {name}={text} says running totals, but its values don't behave "
+                    f"like that: {verdict.evidence}."
+                )
+            verdict = replace(verdict, kind=RUNNING, totals=totals)
         if verdict.kind == RUNNING and self.options.is_command:
             assert verdict.totals is not None
             notes.append(f"{name} adds up {verdict.totals} ({verdict.evidence}): taken apart.")
             where = self.where
-            return shares(
-                rain, where.timestamps, where.region_index, verdict.totals, self.step_hours
-            )
+            # Every start between two stamps fits: the true one is at a stamp.
+            first, totals = int(where.timestamps.astype(np.int64)[0]) // 3600, verdict.totals
+            late = (totals.reset - first) % max(int(self.step_hours), 1)
+            totals = Totals(totals.period, (totals.reset - late) % totals.period)
+            running = {"period": totals.period, "reset": totals.reset}
+            meant = self.time.value | {"hours": None, "running": running}
+            by: KnownBy = "inferred" if said is None else "said"
+            record.time = Fact(meant, by, verdict.evidence)
+            return shares(rain, where.timestamps, where.region_index, totals, self.step_hours)
         why = problem(verdict, name, self.step_hours, needs_label)
         if why:
             raise InputError(
                 f"{why} ({verdict.evidence}). launch/prepare_data.py takes running totals apart; "
-                f"say --meaning {name}=hourly there, where every row is a sum of its own."
+                f"say --meaning {name}=sum:{self.step_hours:g}h there, where every row is a sum of "
+                "its own."
             )
+        within_a_day = needs_label and self.step_hours < 24
+        if verdict.kind == UNCLEAR and within_a_day and self.options.is_command:
+            notes.append(f"{name} is taken as sums of each row ({verdict.evidence}).")
         return rain
 
 

@@ -115,6 +115,12 @@ class GridMeans:
                 total[region] = (np.where(known, own, 0.0) @ weight) / share
         return total
 
+    def known_weights(self, field: np.ndarray) -> np.ndarray:
+        """[t, y, x] to [G, t]: the share of a region's weight in the cells with a value."""
+        known = ~np.isnan(field.reshape(len(field), -1))
+        weights = self.weights.reshape(len(self.weights), -1)
+        return (known @ weights.T / weights.sum(axis=1)).T
+
 
 def grid_means(
     regions: list[Region], latitude: np.ndarray, longitude: np.ndarray, label: str

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from timerxl.config import InputError
-from timerxl.data.accumulation import AccumulationEvidence, only_rises
+from timerxl.data.accumulation import SUM, AccumulationEvidence, only_rises
 from timerxl.data.column_records import ColumnRecord, Fact, KnownBy
 from timerxl.data.grid_checks import (
     CONVERTED,
     Said,
     check_amounts,
     check_once_a_day,
+    check_told_sums,
     check_values,
     check_windows,
     decide_totals,
@@ -130,10 +131,17 @@ def read_streams(
     for column in rain_first(streams):
         if column.is_open:
             decide_totals(streams, column, said.parsed.get(column.name))
+        elif column.kind == SUM and only_rises(column.variable.name):
+            check_told_sums(column)
         finite = {code: n for code, n in column.masked.items() if n and np.isfinite(code)}
         column.record.masked(finite, "said", "--missing")
         if endless := sum(n for code, n in column.masked.items() if not np.isfinite(code)):
             streams.notes.append(f"{column.name}: {endless} infinite values are taken for missing.")
+        if column.totals and any(part.known is not None for part in column.parts):
+            streams.notes.append(
+                f"cells of {column.name} are missing at times: where they change within a running "
+                "total, the step is missing."
+            )
         check_windows(streams, column)
         if column.name == PRECIPITATION:
             check_amounts(column)
@@ -193,8 +201,9 @@ def _read_column(
     file_hours = (file.seconds + meaning.shift) // 3600
     means = np.empty((len(grid.cells), len(file_hours)))
     version = np.empty(len(file_hours), dtype=np.int8)
+    known = np.ones(means.shape)  # share of a region's weight in cells with a value
     low, high = np.inf, -np.inf
-    evidence = AccumulationEvidence() if is_open else None
+    evidence = AccumulationEvidence() if is_open or (kind == SUM and spoken is None) else None
     extremes, masked = Extremes(variable.packed_codes), dict.fromkeys(said.codes, 0)
     for times, block, ranks in file.blocks(variable, grid.rows, grid.columns):
         if said.codes:
@@ -202,6 +211,8 @@ def _read_column(
             masked = {code: count + counts.get(code, 0) for code, count in masked.items()}
         extremes.add(block)
         means[:, times], version[times] = grid.means(block), ranks
+        if is_open and np.isnan(block).any():
+            known[:, times] = grid.known_weights(block)
         if not np.isnan(block).all():
             low, high = min(low, float(np.nanmin(block))), max(high, float(np.nanmax(block)))
         if evidence is not None and only_rises(variable.name):
@@ -264,6 +275,8 @@ def _read_column(
         spread = (high - low) * factor if high > low else 0.0
         largest = max(high, -low) * factor
         part = Part(file.label, file_hours[chosen], version[chosen], path, spread, largest)
+        if (known != known[:, :1]).any():
+            part.known = known[:, chosen]
         if evidence is not None:
             part.evidence, part.is_named_land = evidence, file.is_named_land
             part.grid_step = file.grid_step

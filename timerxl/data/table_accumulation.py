@@ -33,9 +33,12 @@ def rain_verdict(values: np.ndarray, timestamps: np.ndarray, region_index: np.nd
     seconds = timestamps.astype("datetime64[s]").astype(np.int64)
     evidence = AccumulationEvidence()
     longest = 0
+    # India's hours end at half past in UTC.
+    minutes, counts = np.unique(seconds % 3600, return_counts=True)
+    past = int(minutes[np.argmax(counts)])
     for rows in _by_region(region_index):
-        kept = rows[seconds[rows] % 3600 == 0]
-        evidence.add(values[None, kept], seconds[kept] // 3600)
+        kept = rows[seconds[rows] % 3600 == past]
+        evidence.add(values[None, kept], (seconds[kept] - past) // 3600)
         longest = max(longest, int(seconds[rows[-1]] - seconds[rows[0]]) // 3600)
     verdict = evidence.decide()
     is_usual = verdict.kind == RUNNING and verdict.totals == Totals()

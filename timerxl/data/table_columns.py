@@ -5,7 +5,7 @@ R rows. What is found here stands in the records of the columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -131,7 +131,7 @@ def limits_of(name: str, unit: str | None, step_hours: float) -> tuple[float, fl
 
 
 def check_codes(
-    columns: dict[str, tuple[np.ndarray, tuple[float, float] | None]],
+    columns: Mapping[str, tuple[np.ndarray, tuple[float, float] | None]],
     advice: str,
     place: Callable[[np.ndarray], str],
 ) -> None:

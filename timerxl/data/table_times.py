@@ -150,8 +150,7 @@ def find_times(
     if zone is None:
         if not local.is_utc and known is None:
             _refuse_jumps(local.naive, codes, step, columns)
-            if columns != ["timestamp"]:
-                times.notes.append("no time zone is told: taken as UTC (else say --timezone).")
+            times.notes.append("no time zone is told: taken as UTC (else say --timezone).")
         return times
     times.timezone = str(zone)
     is_daily = times.known_by == "dates" or (step is not None and step % _DAY == 0)
@@ -579,7 +578,7 @@ def _say_stamps(
     elif layout is not None and layout.stamps is not None:
         times.stamps, times.known_by = layout.stamps, "layout"
     elif own and not local.dates_only:
-        return
+        times.notes.append("a stamp is taken as the end of its step (else say --stamps start).")
     elif local.hours_1_to_24:
         times.known_by = "hours 1 to 24"
         times.notes.append("the hours run from 1 to 24: a stamp is the end of its hour.")
@@ -603,7 +602,8 @@ def _step(naive: np.ndarray, codes: np.ndarray) -> int | None:
     """The most common positive difference inside of a region, in seconds; None for single rows."""
     order = np.argsort(codes, kind="stable")
     seconds, sorted_codes = naive.astype(np.int64)[order], codes[order]
-    steps = np.abs(np.diff(seconds))[np.diff(sorted_codes) == 0]
+    order = np.lexsort((seconds, sorted_codes))
+    steps = np.diff(seconds[order])[np.diff(sorted_codes[order]) == 0]
     steps = steps[steps > 0]
     if not steps.size:
         return None

@@ -570,7 +570,7 @@ def test_an_own_table_is_no_known_layout(tmp_path: Path) -> None:
         tmp_path, "timestamp,region,t2m,tp\n2020-01-01 00:00,a,1,0\n2020-01-01 01:00,a,2,0\n"
     )
     assert table.layout is None
-    assert table.notes == []
+    assert len(table.notes) == 2  # on the end of the step, and UTC
     assert table.frame.columns.tolist() == ["t2m", "tp"]
 
 

@@ -64,7 +64,8 @@ def test_a_timestamp_column_is_what_it_was(words: list[str]) -> None:
     stamps = as_pandas_reads.dt.tz_localize(None).to_numpy()
     np.testing.assert_array_equal(found.timestamps, stamps.astype("datetime64[s]"))
     assert found.timestamps.dtype == np.dtype("datetime64[s]")
-    assert (found.columns, found.stamps, found.notes) == (["timestamp"], "end", [])
+    assert (found.columns, found.stamps, found.known_by) == (["timestamp"], "end", "assumed")
+    assert "a stamp is taken as the end of its step" in " ".join(found.notes)
 
 
 def test_dates_in_a_timestamp_column_are_whole_days() -> None:
