@@ -61,7 +61,8 @@ class Extremes:
         self.known = 0
         self._counts: dict[float, int] = {}
         self._distinct = 0
-        self._codes = np.array([*KNOWN_CODES, *packed_codes], dtype=np.float64)
+        self._packed = np.array([*packed_codes], dtype=np.float64)
+        self._codes = np.array([*KNOWN_CODES, *self._packed], dtype=np.float64)
 
     def add(self, values: np.ndarray) -> None:
         """Take in an array of any shape; NaN is missing already and counts nothing."""
@@ -106,6 +107,19 @@ class Extremes:
     def _is_code(self, value: float) -> bool:
         return bool(np.isclose(self._codes, value, rtol=2e-7, atol=0).any())
 
+    def _is_packed_fill(self, left: list[float], place: int) -> bool:
+        """Whether an end is what a fill value unpacks to, repeated among values that are not.
+
+        Nought, one and a hundred repeat themselves: no rain, all of the sky, saturated.
+        """
+        value = left[place]
+        if not np.isclose(self._packed, value, rtol=2e-7, atol=0).any():
+            return False
+        beside = left[1:9] if place == 0 else left[-9:-1]
+        if len(beside) < 8 or any(self._counts[one] > 1 for one in beside):
+            return False
+        return self._counts[value] >= 3 and not np.isclose(value, (0, 1, 100), atol=2e-3).any()
+
     def _reason(
         self, left: list[float], place: int, limits: tuple[float, float] | None
     ) -> str | None:
@@ -120,6 +134,8 @@ class Extremes:
                 return f"expected {limits[0]:.5g}{most}"
         if len(left) == 1:
             return "the column holds nothing else" if is_code and abs(value) >= 9 else None
+        if self._is_packed_fill(left, place):
+            return "the fill value of packed data, and all others beside it stand there once"
         for together in (1, 2, 3):  # codes may stand side by side: 990 and 999
             if len(left) <= together:
                 break

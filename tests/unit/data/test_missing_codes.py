@@ -120,3 +120,19 @@ def test_the_refusal_names_column_value_count_and_share() -> None:
     error = refusal({"T2M": find_codes(values, CELSIUS)}, "Say --missing {values}.")
     assert "T2M holds -999 (100 values, 0.50%; expected -103.15 to 76.85)" in str(error)
     assert str(error).endswith("Say --missing -999.")
+
+
+def test_a_fill_value_beside_the_packed_range() -> None:
+    """-32767 unpacks to what the data nearly reach; that it stands there eight times tells it."""
+    values = 286.88 + np.random.default_rng(7).integers(-32000, 32000, 700) * 0.000244
+    fill = 286.88 - 32767 * 0.000244
+    extremes = Extremes(packed_codes=[fill])
+    extremes.add(np.concatenate([values, np.full(8, fill)]))
+    assert [code.count for code in extremes.codes((170, 350))] == [8]
+    once = Extremes(packed_codes=[fill])
+    once.add(np.append(values, fill))
+    assert once.codes((170, 350)) == []
+    rain = np.where(np.arange(700) < 500, 0.0, np.abs(values - 286))  # dry hours are no fill
+    dry = Extremes(packed_codes=[0.0])
+    dry.add(rain)
+    assert dry.codes(None) == []
