@@ -188,6 +188,11 @@ def _read(
     apart = {*times.columns, *found.columns}
     region_index, regions = _regions(found.names, (found.columns or ["region"])[0])
     order = np.argsort(region_index, kind="stable")
+    if options.is_command:  # what is trained on directly must be in order already
+        by_time = np.lexsort((times.timestamps, region_index))
+        if (by_time != order).any():
+            notes.append("the rows are sorted by time.")
+            order = by_time
     table, region_index = table.iloc[order], region_index[order]
     timestamps = times.timestamps[order]
     step_hours = _step_hours(timestamps, region_index, regions)

@@ -149,8 +149,8 @@ def check_codes(
             if outside > _MOST_OUTSIDE:
                 raise InputError(
                     f"column {name} is {known.min():.5g} to {known.max():.5g}; expected "
-                    f"{limits[0]:.5g} to {limits[1]:.5g} in the unit that it's said to have: "
-                    "correct its name, or say its unit (--unit)."
+                    f"{limits[0]:.5g} to {limits[1]:.5g} in the unit that its name, the layout "
+                    "or --unit tells: correct that, or leave the column out."
                 )
         extremes = Extremes()
         extremes.add(values)

@@ -128,3 +128,29 @@ def test_what_only_netcdf_knows_is_refused(tmp_path: Path) -> None:
         prepare(tmp_path, {"t.csv": table()}, max_gap_fill_hours=3)
     with pytest.raises(InputError, match="no column precipitation"):
         prepare(tmp_path, {"t.csv": table().drop(columns="precipitation")})
+
+
+def test_rows_in_any_order_are_sorted_and_that_is_said(tmp_path: Path) -> None:
+    own = table()
+    expected, _, notes = prepare(tmp_path, {"t.csv": own})
+    assert "sorted" not in notes
+    for order in (own[::-1], own.sample(frac=1, random_state=0)):
+        written, _, notes = prepare(tmp_path, {"t.csv": order}, overwrite=True)
+        for region in ("z", "a"):
+            rows = [
+                frame[frame["region"] == region].reset_index(drop=True)
+                for frame in (written, expected)
+            ]
+            pd.testing.assert_frame_equal(*rows)
+        assert "the rows are sorted by time" in notes
+    twice = pd.concat([own, own.iloc[[5]]])
+    with pytest.raises(InputError, match="region z holds 2020-01-03T18:00:00 twice"):
+        prepare(tmp_path, {"t.csv": twice}, overwrite=True)
+
+
+def test_one_region_in_files_of_several_years(tmp_path: Path) -> None:
+    own = table(regions=("z",))
+    parts = {"late.csv": own.iloc[70:], "early.csv": own.iloc[:60]}
+    written, content, _ = prepare(tmp_path, parts)
+    assert written["tp"].tolist() == own["precipitation"].drop(range(60, 70)).tolist()
+    assert [gap["steps"] for gap in content["gaps"] if gap["column"] == "tp"] == [10]
