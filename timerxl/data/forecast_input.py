@@ -120,7 +120,7 @@ def read_forecast_input(
     if source is None:
         series = load_synthetic(config)
     else:
-        series = read_forecast_table(config, table, saved.context_length)
+        series = read_forecast_table(config, table, saved.context_length, saved.regions)
     if config.oni_path is not None:
         series = with_oni(series, Path(config.oni_path), config.oni_lag_months)
     saved.check(series)

@@ -13,20 +13,23 @@ import pandas as pd
 from timerxl.config import DataConfig, InputError
 from timerxl.data.readers import open_table, read_table
 from timerxl.data.schema import WeatherSeries
+from timerxl.data.table_times import time_columns
 
 _SHOWN = 30
 
 
 def read_forecast_table(
-    config: DataConfig, table: pd.DataFrame | None, context_length: int
+    config: DataConfig, table: pd.DataFrame | None, context_length: int, regions: list[str]
 ) -> WeatherSeries:
     """The series of ``config.path``, or of the ``table`` given, without need of a label.
 
+    Where the model knows one of ``regions`` only, a table that names none is of that one.
     Raises InputError that names all columns that are missing or no numbers, or the region that has
     one row only, in the words of the table.
     """
     try:
-        return read_table(config, table, needs_label=False)
+        only = regions[0] if len(regions) == 1 else None
+        return read_table(config, table, needs_label=False, only_region=only)
     except InputError as error:
         if problem := _problem(config, table, context_length):
             raise InputError(problem) from error
@@ -55,7 +58,9 @@ def _problem(config: DataConfig, table: pd.DataFrame | None, context_length: int
     named = {config.timestamp_column: "times", config.region_column: "names of regions"}
     wanted = [*named, *features]
     present = list(map(str, frame.columns))
-    if missing := [column for column in wanted if column not in present]:
+    turned = {f"{column}_{part}" for column in present for part in ("sin", "cos")}
+    missing = [column for column in wanted if column not in present and column not in turned]
+    if missing := [column for column in missing if not (column in named and _told(frame, config))]:
         listed = ", ".join(f"{one} ({named[one]})" if one in named else one for one in missing)
         more = " ..." if len(present) > _SHOWN else ""
         return (
@@ -64,10 +69,13 @@ def _problem(config: DataConfig, table: pd.DataFrame | None, context_length: int
         )
     if not frame.columns.is_unique or frame.empty:
         return None
-    text = [one for one in features if not pd.api.types.is_numeric_dtype(frame[one])]
+    own = [one for one in features if one in present]
+    text = [one for one in own if not pd.api.types.is_numeric_dtype(frame[one])]
     if text:
         listed = ", ".join(f"{one} ({frame[one].dtype})" for one in text)
         return f"{name} has columns that are not numeric: {listed}. The model reads numbers there."
+    if not {config.region_column, config.timestamp_column} <= set(present):
+        return None
     region, time = frame[config.region_column], frame[config.timestamp_column]
     if len(frame) == region.nunique() and context_length > 1:
         return (
@@ -75,3 +83,12 @@ def _problem(config: DataConfig, table: pd.DataFrame | None, context_length: int
             f"{name} has a single row of each region. Bring a longer series."
         )
     return None
+
+
+def _told(frame: pd.DataFrame, config: DataConfig) -> bool:
+    """Whether times and regions are told by other columns, as the reader finds them."""
+    try:
+        times = time_columns(frame)
+    except InputError:
+        return False
+    return config.region_column in frame or not frame.duplicated(times).any()

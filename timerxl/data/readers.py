@@ -83,6 +83,7 @@ class TableOptions:
     times: TimeOptions = field(default_factory=TimeOptions)
     region_column: str | None = None
     region: str | None = None
+    only_region: str | None = None
     precipitation_column: str | None = None
     precipitation_unit: str | None = None
     directions: str = SIN_COS
@@ -118,6 +119,7 @@ def read_table(
     given: pd.DataFrame | None = None,
     needs_label: bool = True,
     options: TableOptions | None = None,
+    only_region: str | None = None,
 ) -> WeatherSeries:
     """Read a text or Parquet table of one regular series per region, or the table ``given``.
 
@@ -125,8 +127,11 @@ def read_table(
     filled forward (:func:`fill_forward`); ``precipitation_mm`` never is, a label must be measured.
     What launch/prepare_data.py wrote beside the table becomes ``source["prepared"]``. Without
     ``needs_label`` (to forecast, not to score) neither rain nor a label column has to be there.
+    A table that names no region is called ``only_region``, None: as its file.
     Raises InputError naming the column, the region and the first offending time.
     """
+    options = options or _of_recipe(config)
+    options = replace(options, only_region=only_region)
     return read_table_and_labels(config, given, needs_label, options)[0]
 
 
@@ -182,6 +187,8 @@ def _read(
         path.name.split(".")[0] if given is None else "",
         opened.metadata,
     )
+    if not found.columns and options.region is None and options.only_region is not None:
+        found = replace(found, names=found.names.map(lambda _: options.only_region))
     times = find_times(table, layout, options.times, found.names, opened.line_of)
     if prepared is None and needs_label:
         notes += found.notes + times.notes
@@ -631,8 +638,8 @@ class _Door:
         if why:
             raise InputError(
                 f"{why} ({verdict.evidence}). launch/prepare_data.py takes running totals apart; "
-                f"say --meaning {name}=sum:{self.step_hours:g}h there, where every row is a sum of "
-                "its own."
+                f"say --meaning '{name}=sum:{self.step_hours:g}h' there, where every row is a sum "
+                "of its own."
             )
         within_a_day = needs_label and self.step_hours < 24
         if verdict.kind == UNCLEAR and within_a_day and self.options.is_command:

@@ -6,7 +6,7 @@ Shapes: R rows of the series, C features, S static features, T context length, B
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import datasets
@@ -177,6 +177,8 @@ def build_windows(
     """
     if saved is not None:
         saved.check(series)
+    # What the reader found where the recipe says nothing: the column of rain and its unit.
+    config = replace(config, **series.source.get("resolved", {"precipitation_unit": "mm"}))
     label, rained_before = label_and_persistence(series, config)
     boundaries = None if saved is None else saved.boundaries
     split = make_split(series, label, config, context_length, boundaries)
@@ -217,7 +219,7 @@ def build_windows(
         definition={
             "label": _label_definition(series, config),
             "split": split.method,
-            "data": asdict(config) | series.source.get("resolved", {"precipitation_unit": "mm"}),
+            "data": asdict(config),
             **({"training_ranges": seen} if seen else {}),
         },
         transform=transform,
