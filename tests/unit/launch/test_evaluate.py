@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 from sklearn.metrics import matthews_corrcoef, roc_auc_score
 
 from timerxl.config import load_recipe
@@ -216,6 +217,8 @@ def check_refused(
     """Exit code 2, the message on stderr, nothing on stdout, no traceback: main() in process."""
     import importlib.util
 
+    # Another test's precision would stay with this process: accelerate keeps one state for all.
+    AcceleratorState._reset_state(reset_partial_state=True)
     spec = importlib.util.spec_from_file_location("script", ROOT / "launch" / "evaluate.py")
     assert spec is not None
     assert spec.loader is not None
