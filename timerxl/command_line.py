@@ -11,9 +11,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from timerxl.config import InputError
+from timerxl.untrusted import plain
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STOPPED, EXIT_STORAGE = 0, 1, 2, 3, 4
 EXIT_SIGNAL = 128  # plus the signal's number: 143 after SIGTERM, 130 after SIGINT, as shells say it
@@ -47,6 +48,17 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
+def say(*lines: object, file: IO[str] | None = None) -> None:
+    """Print ``lines`` (standard output unless ``file``), each as one plain line of bounded length.
+
+    The one place that prints: names and messages of strangers' files come through here. A text of
+    several lines is given as several arguments.
+    """
+    stream = file or sys.stdout
+    stream.write("".join(f"{plain(line)}\n" for line in lines))
+    stream.flush()
+
+
 def recipe_parser(description: str) -> argparse.ArgumentParser:
     """A parser with ``--config NAME|path`` and any number of dotted ``key=value`` overrides."""
     parser = argparse.ArgumentParser(description=description)
@@ -64,13 +76,13 @@ def run_command(command: Callable[[], int | None]) -> int:
     try:
         return command() or EXIT_OK
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        say(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
         return EXIT_FAILED
     except Exception:  # of ours: its traceback, then no teardown that waits for other processes
-        traceback.print_exc()
+        say(*traceback.format_exc().splitlines(), file=sys.stderr)
         return EXIT_FAILED
 
 

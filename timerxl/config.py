@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from timerxl.config_checks import VALIDATION_METRICS, InputError, validate
-from timerxl.config_reading import check_overrides, is_file, read_yaml_text, reason, unknown_key
+from timerxl.untrusted import check_overrides, is_file, read_yaml_text, reason, unknown_key
 
 __all__ = ["VALIDATION_METRICS", "InputError", "RunConfig", "load_recipe", "to_yaml", "validate"]
 

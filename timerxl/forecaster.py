@@ -18,7 +18,6 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from timerxl.config import InputError
-from timerxl.config_reading import reason
 from timerxl.data.forecast_file import BY_VARIABLE
 from timerxl.data.forecast_input import ForecastInput, read_forecast_input
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
@@ -27,6 +26,7 @@ from timerxl.device import device_facts, refuse_unusable_gpu
 from timerxl.metrics.calibration import Calibration
 from timerxl.model import TimerXLForClassification
 from timerxl.model.convert_openltm import load_saved
+from timerxl.untrusted import reason
 
 transformers_logging.disable_progress_bar()  # for what takes milliseconds
 PUBLISHED = ["config.json", "model.safetensors", PREPROCESSING]

@@ -15,12 +15,12 @@ REPO = Path(__file__).resolve().parents[2]
 PARTS: dict[str, set[str]] = {
     "timerxl": {"timerxl.model", "timerxl.forecaster"},
     "timerxl.config_checks": set(),
-    "timerxl.config_reading": {"timerxl.config_checks"},
-    "timerxl.config": {"timerxl.config_checks", "timerxl.config_reading"},
+    "timerxl.untrusted": {"timerxl.config_checks"},
+    "timerxl.config": {"timerxl.config_checks", "timerxl.untrusted"},
     "timerxl.command_line": {"timerxl.config"},
     "timerxl.files": set(),
     "timerxl.model": set(),
-    "timerxl.data": {"timerxl.config", "timerxl.config_reading", "timerxl.files"},
+    "timerxl.data": {"timerxl.config", "timerxl.untrusted", "timerxl.files"},
     "timerxl.metrics": {"timerxl.config"},
 }
 # The hub carries model/ to machines that have torch and transformers, with what these two need.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from timerxl.config_reading import misfit
+from timerxl.untrusted import misfit
 
 UNKNOWN = "-"
 _SHOWN_NAMES, _LONGEST_NAME = 3, 40
@@ -17,7 +17,7 @@ _PERIOD = {
     "file_stamp?": str,
     "running?": ({"period": float}, None),
 }
-# A record as timerxl.data.column_records writes it (timerxl.config_reading.misfit).
+# A record as timerxl.data.column_records writes it (timerxl.untrusted.misfit).
 _RECORD = {
     "name": str,
     "quantity?": (_FACT, None),

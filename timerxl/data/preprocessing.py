@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from timerxl.config import DataConfig, InputError, RunConfig, SyntheticConfig, validate
-from timerxl.config_reading import misfit, read_json, shape_of
 from timerxl.data.enso import ONI_FEATURE
 from timerxl.data.schema import WeatherSeries
 from timerxl.data.training_ranges import ranges_problem
+from timerxl.untrusted import misfit, read_json, shape_of
 
 PREPROCESSING = "preprocessing.json"
-# What is read of it, and of what kind that is (timerxl.config_reading.misfit).
+# What is read of it, and of what kind that is (timerxl.untrusted.misfit).
 _SHAPE = {
     "feature_names": [str],
     "scaling": {"mean": [float], "std": [float], "log1p": [str]},

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from timerxl.config import DataConfig, InputError
-from timerxl.config_reading import is_file, reason
 from timerxl.data.accumulation import (
     COUNTER,
     HOURLY,
@@ -49,6 +48,7 @@ from timerxl.data.table_layouts import Layout, read_known_table
 from timerxl.data.table_text import TEXT_SUFFIXES, TextOptions, is_text_table, read_traces
 from timerxl.data.table_times import TimeOptions, Times, find_regions, find_times, time_columns
 from timerxl.data.time_meaning import parse_meaning
+from timerxl.untrusted import is_file, reason
 
 # Pyarrow's, pandas' and the codecs' own; what Parquet says of pandas' index is taken unchecked.
 PARSER_ERRORS = (

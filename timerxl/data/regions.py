@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from timerxl.config import InputError
-from timerxl.config_reading import read_yaml
+from timerxl.untrusted import read_yaml
 
 _EPSILON = 1e-6  # degrees, about 0.1 m: coordinates are stored as rounded binary numbers
 _BOX, _POINT = ("north", "south", "west", "east"), ("latitude", "longitude")

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from timerxl.config import DataConfig, InputError
-from timerxl.config_reading import misfit, read_json
+from timerxl.untrusted import misfit, read_json
 
 SERIES, DESCRIPTION, FORMAT = "series.parquet", "series.json", 1
 PRECIPITATION = "tp"
-# What is read of series.json, as timerxl.config_reading.misfit takes it.
+# What is read of series.json, as timerxl.untrusted.misfit takes it.
 _SHAPE = {
     "format": range(FORMAT, FORMAT + 1),
     "sha256": str,

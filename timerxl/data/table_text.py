@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from timerxl.config import InputError
-from timerxl.config_reading import is_file, reason
+from timerxl.untrusted import is_file, reason
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".dly", ".gz", ".zip")
 # Words for "missing" besides those of pandas (NA, NaN, NULL, n/a, None, ...).

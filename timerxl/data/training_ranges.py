@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from timerxl.config_reading import misfit
 from timerxl.data.schema import WeatherSeries
+from timerxl.untrusted import misfit
 
 # Fewer values that are not 0 have no typical size: for training any three widen what is known, a
 # table must bring ten to be judged by it.

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from timerxl.config_reading import misfit
 from timerxl.hub.card_scores import small, threshold_words
 from timerxl.hub.markdown import ends, heading, score, table, words
 from timerxl.hub.record import Record
@@ -15,6 +14,7 @@ from timerxl.metrics.bootstrap import resample_scores
 from timerxl.metrics.probability_scores import roc_auc
 from timerxl.metrics.scores import forecast_scores
 from timerxl.training.references import TITLES
+from timerxl.untrusted import misfit
 
 Floats = NDArray[np.float64]
 Times = NDArray[np.datetime64]

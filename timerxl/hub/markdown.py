@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from timerxl.config_reading import misfit
 from timerxl.data.audit_findings import plain
+from timerxl.untrusted import misfit
 
 _MARKUP = re.compile(r"([\\`*_\[\]<>|~#])")
 

@@ -13,13 +13,13 @@ import pandas as pd
 
 from timerxl.command_line import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError
-from timerxl.config_reading import misfit, read_json, read_yaml, reason
 from timerxl.data.columns_known import records_problem
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.hub import shapes
 from timerxl.hub.privacy import Scrubber, names_of, secrets_here
 from timerxl.model.convert_openltm import load_saved
 from timerxl.report.run_folder import UNREADABLE, get, read_forecasts
+from timerxl.untrusted import misfit, read_json, read_yaml, reason
 
 Content = dict[str, Any]
 WEIGHTS, MODEL_CONFIG, CODE = "model.safetensors", "config.json", "*_timerxl.py"

@@ -1,6 +1,6 @@
 """What the card reads of a run's files, and of what kind that must be to be published.
 
-Shapes as timerxl.config_reading.misfit takes them. Other keys are let through: a newer run may
+Shapes as timerxl.untrusted.misfit takes them. Other keys are let through: a newer run may
 hold more.
 """
 

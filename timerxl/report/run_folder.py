@@ -18,8 +18,8 @@ import pandas as pd
 import pyarrow
 
 from timerxl.config import InputError
-from timerxl.config_reading import misfit, read_json, read_yaml
 from timerxl.data.readers import PARSER_ERRORS
+from timerxl.untrusted import misfit, read_json, read_yaml
 
 Content = dict[str, Any]
 Points = tuple[list[float], list[float]]  # x and y

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from timerxl.config import InputError
-from timerxl.config_reading import misfit, read_json, shape_of
 from timerxl.files import write_json
 from timerxl.training.progress import Progress
+from timerxl.untrusted import misfit, read_json, shape_of
 
 CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
@@ -29,7 +29,7 @@ _NAME = re.compile(r"step_(\d{8,15})")
 _FILE = re.compile(r"[\w-][\w.-]*")
 _COUNT, _ABOVE_0 = range(2**53), range(1, 2**53)
 _RECORD = {"size": _COUNT, "sha256": str}
-# Of trainer_state.json, as timerxl.config_reading.misfit takes it.
+# Of trainer_state.json, as timerxl.untrusted.misfit takes it.
 _PROGRESS = {
     key.removesuffix("?"): _COUNT if kind is int else kind
     for key, kind in shape_of(Progress).items()

@@ -9,7 +9,6 @@ from typing import Any
 from accelerate import Accelerator
 
 from timerxl.config import RunConfig
-from timerxl.config_reading import read_json
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.data.windows import WeatherWindows
 from timerxl.files import write_json
@@ -22,6 +21,7 @@ from timerxl.training.prediction import Check, check_table, peak_memory_gib
 from timerxl.training.saving import model_problem
 from timerxl.training.tables import comparison_table, print_table, recovered_words, score_table
 from timerxl.training.tracking import Log
+from timerxl.untrusted import read_json
 
 FORECASTS = "forecasts.parquet"
 

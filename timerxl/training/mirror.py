@@ -34,7 +34,6 @@ from fsspec.implementations.local import LocalFileSystem
 
 from timerxl.command_line import is_main_rank
 from timerxl.config import InputError, RunConfig
-from timerxl.config_reading import misfit, reason
 from timerxl.files import write_text
 from timerxl.training.checkpoint_files import (
     CHECKPOINTS,
@@ -49,6 +48,7 @@ from timerxl.training.checkpoint_files import (
     space_left,
 )
 from timerxl.training.run_lock import NO_FILES_OF_A_RUN, RUN_CONFIG, RunLock
+from timerxl.untrusted import misfit, reason
 
 FORMAT = 1
 SLOTS = (0, 1)

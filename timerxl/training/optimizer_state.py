@@ -19,8 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from timerxl.config_reading import misfit
 from timerxl.training.checkpoint_files import StorageFailed
+from timerxl.untrusted import misfit
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MASTER = "master"  # ZeRO's fp32 copy of weights that the model holds in half precision

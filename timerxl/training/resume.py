@@ -13,7 +13,6 @@ from typing import Any
 
 from timerxl.command_line import EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError, RunConfig
-from timerxl.config_reading import flat, read_json, read_yaml
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.training.checkpoint_files import (
     CHECKPOINTS,
@@ -24,6 +23,7 @@ from timerxl.training.checkpoint_files import (
     read_trainer_state,
 )
 from timerxl.training.run_lock import RUN_CONFIG
+from timerxl.untrusted import flat, read_json, read_yaml
 
 AUTO, NEVER = "auto", "never"
 # Where the run lives, what it says and how it is cut up: the same samples, updates and scores.

@@ -19,7 +19,6 @@ from accelerate.utils import gather_object
 
 from timerxl.command_line import EXIT_FAILED, EXIT_SIGNAL, EXIT_STORAGE
 from timerxl.config import InputError, RunConfig, to_yaml
-from timerxl.config_reading import read_json
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.files import write_json, write_text
 from timerxl.training.checkpoint_files import (
@@ -52,6 +51,7 @@ from timerxl.training.saving import (
     prepare_output_dir,
 )
 from timerxl.training.tracking import Log, draw_page, write_status
+from timerxl.untrusted import read_json
 
 METRICS = "metrics.jsonl"
 SHOWN_SECONDS = 30.0  # NFS remembers for so long that a file is not there

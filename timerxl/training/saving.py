@@ -16,7 +16,6 @@ from transformers.utils import logging as transformers_logging
 
 from timerxl.command_line import EXIT_BAD_INPUT
 from timerxl.config import InputError
-from timerxl.config_reading import read_json
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.files import write_json
 from timerxl.training.checkpoint_files import (
@@ -32,6 +31,7 @@ from timerxl.training.compilation import bare_model
 from timerxl.training.evaluation import agree
 from timerxl.training.run_lock import NO_FILES_OF_A_RUN, RUN_CONFIG
 from timerxl.training.tracking import write_status
+from timerxl.untrusted import read_json
 
 WEIGHTS = "model.safetensors"
 transformers_logging.disable_progress_bar()  # it would cut through the run's own

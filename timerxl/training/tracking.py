@@ -16,9 +16,9 @@ from accelerate.utils import LoggerType
 from tqdm import tqdm
 
 from timerxl.config import InputError, RunConfig
-from timerxl.config_reading import flat
 from timerxl.files import json_ready, write_json
 from timerxl.training.evaluation import agree
+from timerxl.untrusted import flat
 
 PROJECT = "timerxl"
 

@@ -1,25 +1,43 @@
-"""YAML and JSON that anybody may have written, read to plain values of a known shape.
+"""What comes from outside: text, files and numbers that anybody may have written.
 
-Both formats can nest, repeat themselves and hold numbers and text beyond what any program takes:
-that ends here, with an InputError that names the file.
+Every door (recipes, overrides, run folders, checkpoints, models, tables, archives) goes through
+here. Sizes, depth, links, characters and bounds end in an InputError that names the file; what is
+said about them is one printable line.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import math
-from dataclasses import is_dataclass
+import os
+import resource
+import shutil
+import stat
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import IO, Any, Union, get_args, get_origin, get_type_hints
 
+import psutil
 import yaml
 
 from timerxl.config_checks import InputError
 
 MOST_YAML_CHARACTERS = 500_000  # a recipe has 2,000; PyYAML reads 100,000 a second
+MOST_JSON_BYTES = 16 * 2**20  # a table of results with a thousand regions has 3 MB
 MOST_VALUES = 100_000  # with every alias of YAML written out
 MOST_LEVELS = 100
+MOST_SHOWN = 2_000  # characters of one line for a terminal, a log or status.json
+_CGROUPS = (  # (limit, use) of a container, version 2 and 1
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
 _WORDS = {
     int: "a whole number",
     float: "a finite number",
@@ -31,10 +49,154 @@ _WORDS = {
 }
 
 
+@dataclass(frozen=True)
+class Between:
+    """The shape of a number from ``low`` to ``high``, both included (see :func:`misfit`)."""
+
+    low: float
+    high: float
+
+
+def plain(text: object, most: int = MOST_SHOWN) -> str:
+    """``text`` as one printable line of at most ``most`` characters, for terminals and logs.
+
+    Control characters (colours, titles, "clear the screen", line ends) and characters that turn
+    the direction of writing become their escapes: what a stranger's file calls itself can neither
+    steer a terminal nor look like a line of ours.
+    """
+    shown = str(text)
+    if (length := len(shown)) > most:
+        shown = f"{shown[:most]}... ({length:,} characters)"
+    if shown.isprintable():
+        return shown
+    return "".join(_plain_sign(sign) for sign in shown)
+
+
+def _plain_sign(sign: str) -> str:
+    if sign.isprintable():
+        return sign
+    return " " if unicodedata.category(sign) == "Zs" else repr(sign)[1:-1]
+
+
+def check_own_files(folder: Path, names: Iterable[str], written_in_place: Iterable[str]) -> None:
+    """Raise InputError where something under ``folder`` leads out of it; nothing is changed.
+
+    Below each of ``names`` (files or folders in ``folder``; those that are not there are skipped)
+    only folders and regular files may lie. Files of ``written_in_place`` may have no second name
+    (hard link) either: what is appended or cut there would be so elsewhere.
+    """
+    alone = set(written_in_place)
+    for name in names:
+        for path in _everything_at(folder / name):
+            try:
+                found = path.lstat()
+            except FileNotFoundError:
+                continue
+            is_file = stat.S_ISREG(found.st_mode)
+            if not is_file and not stat.S_ISDIR(found.st_mode):
+                raise InputError(_not_ours(path, _kind(found)))
+            top = path.relative_to(folder).parts[0]
+            if is_file and top in alone and found.st_nlink > 1:
+                raise InputError(_not_ours(path, f"has {found.st_nlink} names (hard links)"))
+
+
+def open_own(path: Path, mode: str) -> IO[Any]:
+    """Open a file of our own to write it: as open(path, mode), in UTF-8 where it is text.
+
+    Raises InputError, before anything is cut or written, where the name is a link, a pipe or a
+    device, or where the file has a second name (hard link).
+    """
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe would be waited for
+    flags |= os.O_RDWR if "+" in mode else os.O_WRONLY
+    flags |= os.O_APPEND if "a" in mode else 0
+    flags |= 0 if "r" in mode else os.O_CREAT
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            if not stat.S_ISREG((found := path.lstat()).st_mode):
+                raise InputError(_not_ours(path, _kind(found))) from error
+        raise
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(_not_ours(path, _kind(found)))
+        if found.st_nlink > 1:
+            raise InputError(_not_ours(path, f"has {found.st_nlink} names (hard links)"))
+        if "w" in mode:
+            os.ftruncate(descriptor, 0)
+        return os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def link_problem(path: Path) -> str | None:
+    """Why a name in a stranger's folder is no regular file of that folder, as a clause; or None."""
+    try:
+        found = path.lstat()
+    except OSError as error:
+        return f"can't be read: {error.strerror or error}"
+    return None if stat.S_ISREG(found.st_mode) else _kind(found)
+
+
+def check_room(num_bytes: int, folder: Path, what: str) -> None:
+    """Raise InputError where ``what`` needs more than 90 % of the free space of ``folder``'s disk,
+    before a byte of it is written."""
+    free = shutil.disk_usage(folder).free
+    if num_bytes > 0.9 * free:
+        raise InputError(
+            f"{plain(what)} takes {num_bytes / 1e9:,.2f} GB, and {free / 1e9:,.2f} GB are free in "
+            f"{folder}; make room there (TMPDIR chooses the folder of temporary files)."
+        )
+
+
+def check_memory(num_bytes: int, what: str) -> None:
+    """Raise InputError where ``what`` needs more than 90 % of the memory that is free here."""
+    if num_bytes > 0.9 * (free := free_memory()):
+        raise InputError(
+            f"{plain(what)} takes {num_bytes / 1e9:,.2f} GB of memory, and {free / 1e9:,.2f} GB "
+            "are free here; take a part of it, or a machine with more."
+        )
+
+
+def free_memory() -> int:
+    """Bytes of memory that a program can take here: what the kernel calls available, within the
+    limits of this process and of its container (cgroup)."""
+    limits = [psutil.virtual_memory().available]
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        limits.append(soft - psutil.Process().memory_info().vms)
+    for most, used in _CGROUPS:
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(Path(most).read_text()) - int(Path(used).read_text()))
+    return max(min(limits), 0)
+
+
+def _everything_at(path: Path) -> Iterator[Path]:
+    """``path`` and what lies below it, without following links."""
+    yield path
+    if not path.is_symlink() and path.is_dir():
+        for parent, folders, files in os.walk(path):
+            yield from (Path(parent, name) for name in (*folders, *files))
+
+
+def _kind(found: os.stat_result) -> str:
+    kinds = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe"}
+    return f"is {kinds.get(stat.S_IFMT(found.st_mode), 'a device or a socket')}"
+
+
+def _not_ours(path: Path, found: str) -> str:
+    return (
+        f"{plain(path)} {found}; expected a regular file or folder of the run's own, so nothing "
+        "was changed. Take it away, or choose another folder."
+    )
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds; InputError where it can't be read."""
     try:
-        content = json.loads(read_text(path), parse_int=_whole)
+        content = json.loads(read_text(path, MOST_JSON_BYTES), parse_int=_whole)
         # Half a surrogate pair is JSON, but no text that could be written or printed.
         json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -112,16 +274,17 @@ def unknown_key(key: str, source: str, known: list[str]) -> InputError:
 
 
 def reason(error: BaseException) -> str:
-    """What a library says, in one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """What a library says, in one printable line."""
+    return plain(" ".join(str(error)[:3000].split())[:300]) or type(error).__name__
 
 
 def misfit(content: Any, shape: Any, name: str = "") -> str | None:
     """Where a value is not of the ``shape`` asked for, as a clause; None where all is well.
 
     A shape is int, float (any finite number), str, bool, list, dict or None; ``object`` for
-    anything; a range of whole numbers; a tuple of shapes, any of which will do; [shape] for a list
-    of such; {key: shape} for a mapping with these keys and any others, where "key?" may be missing.
+    anything; a range of whole numbers; Between(low, high) for a number; a tuple of shapes, any of
+    which will do; [shape] for a list of such; {key: shape} for a mapping with these keys and any
+    others, where "key?" may be missing.
     """
     where = name or "it"
     if isinstance(shape, tuple):
@@ -170,6 +333,8 @@ def _fits(content: Any, shape: Any) -> bool:
         return isinstance(content, bool) and shape is bool
     if isinstance(shape, range):
         return isinstance(content, int) and content in shape
+    if isinstance(shape, Between):
+        return isinstance(content, int | float) and shape.low <= content <= shape.high
     if shape is float:
         return isinstance(content, int | float) and abs(content) < 1e300
     return isinstance(shape, type) and isinstance(content, shape)
@@ -180,6 +345,8 @@ def _words(shape: Any) -> str:
         return " or ".join(_words(one) for one in shape)
     if isinstance(shape, range):
         return f"a whole number from {shape.start} to {shape.stop - 1}"
+    if isinstance(shape, Between):
+        return f"a number from {shape.low:g} to {shape.high:g}"
     if isinstance(shape, list):
         return "a list"
     return _WORDS[dict if isinstance(shape, dict) else shape]
@@ -210,15 +377,20 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, most_bytes: int = 4 * MOST_YAML_CHARACTERS) -> str:
     """Of a regular file in UTF-8: a pipe would be waited for, a device read without end.
 
-    Raises ValueError with the reason where it can't be read.
+    Raises ValueError with the reason where it can't be read, or has more than ``most_bytes``.
     """
     try:
         if not is_file(path):
             raise ValueError("it is no file.")
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(most_bytes + 1)
+        if len(content) > most_bytes:
+            size = path.stat().st_size
+            raise ValueError(f"it has {size:,} bytes, expected at most {most_bytes:,}.")
+        return content.decode("utf-8")
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
 
