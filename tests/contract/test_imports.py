@@ -17,10 +17,15 @@ PARTS: dict[str, set[str]] = {
     "timerxl.config_checks": set(),
     "timerxl.untrusted": {"timerxl.config_checks"},
     "timerxl.config": {"timerxl.config_checks", "timerxl.untrusted"},
-    "timerxl.command_line": {"timerxl.config"},
-    "timerxl.files": set(),
+    "timerxl.command_line": {"timerxl.config", "timerxl.untrusted"},
+    "timerxl.files": {"timerxl.untrusted"},
     "timerxl.model": set(),
-    "timerxl.data": {"timerxl.config", "timerxl.untrusted", "timerxl.files"},
+    "timerxl.data": {
+        "timerxl.command_line",
+        "timerxl.config",
+        "timerxl.untrusted",
+        "timerxl.files",
+    },
     "timerxl.metrics": {"timerxl.config"},
 }
 # The hub carries model/ to machines that have torch and transformers, with what these two need.
