@@ -11,19 +11,18 @@ from accelerate import Accelerator
 from timerxl.config import RunConfig
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.data.windows import WeatherWindows
-from timerxl.files import write_json
+from timerxl.files import whole_file, write_json
 from timerxl.model.convert_openltm import load_saved
 from timerxl.training.assessment import Decision, decide
 from timerxl.training.checkpoint_files import StorageFailed
 from timerxl.training.evaluation import Forecasts, agree, forecast
 from timerxl.training.final import assess_windows, forecast_table, gap_recovered, results
 from timerxl.training.prediction import Check, check_table, peak_memory_gib
+from timerxl.training.run_lock import FORECASTS
 from timerxl.training.saving import model_problem
 from timerxl.training.tables import comparison_table, print_table, recovered_words, score_table
 from timerxl.training.tracking import Log
 from timerxl.untrusted import read_json
-
-FORECASTS = "forecasts.parquet"
 
 
 def score_best(
@@ -71,7 +70,8 @@ def score_best(
     weights = {"weights": read_json(folder / PREPROCESSING).get("weights")}  # size and SHA-256
     write_json(folder / PREPROCESSING, extras | weights)
     table = forecast_table(windows, final, probabilities)
-    table.to_parquet(Path(config.output_dir) / FORECASTS, index=False)
+    with whole_file(Path(config.output_dir) / FORECASTS) as temporary:
+        table.to_parquet(temporary, index=False)
     write_json(Path(config.output_dir) / "results.json", found)
     _print_results(config, windows, assessed, decision, cost)
     return found

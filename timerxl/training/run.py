@@ -52,7 +52,8 @@ from timerxl.training.peers import naming_lost_peers
 from timerxl.training.prediction import Predictor, RunFacts, check
 from timerxl.training.progress import Progress
 from timerxl.training.resume import RunEnded, plan_resume
-from timerxl.training.run_folder import METRICS, RunFolder
+from timerxl.training.run_folder import RunFolder
+from timerxl.training.run_lock import METRICS
 from timerxl.training.saving import check_room
 from timerxl.training.step import TrainingFailed, TrainingStep
 from timerxl.training.tracking import (

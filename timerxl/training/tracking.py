@@ -18,7 +18,7 @@ from tqdm import tqdm
 from timerxl.config import InputError, RunConfig
 from timerxl.files import json_ready, write_json
 from timerxl.training.evaluation import agree
-from timerxl.untrusted import flat
+from timerxl.untrusted import flat, open_own, plain
 
 PROJECT = "timerxl"
 
@@ -31,7 +31,7 @@ class Log:
 
     def __call__(self, sentence: str) -> None:
         if self.active:
-            tqdm.write(sentence, file=sys.stdout)  # above a running bar, not into it
+            tqdm.write(plain(sentence), file=sys.stdout)  # above a running bar, not into it
             sys.stdout.flush()
 
 
@@ -140,7 +140,7 @@ class MetricsLog:
     """metrics.jsonl: one JSON object a line, flushed at once; only the main process writes."""
 
     def __init__(self, path: Path, active: bool):
-        self._file = path.open("a", encoding="utf-8") if active else None
+        self._file = open_own(path, "a") if active else None
 
     def write(self, event: str, **values: Any) -> None:
         if self._file is not None:
