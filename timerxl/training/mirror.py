@@ -149,6 +149,12 @@ class Place:
         if isinstance(self.fs, LocalFileSystem):
             names = (NOTE, *(f"slot-{slot}" for slot in SLOTS))
             check_own_files(Path(self.root or "/"), names, names)
+            note = Path(self.root, NOTE)
+            if note.is_file() and _foreign_note(note):
+                raise InputError(
+                    f"train.mirror={self.url} holds a {NOTE} that is not a mirror's; choose an "
+                    "empty folder."
+                )
 
     def path(self, *parts: str) -> str:
         return "/".join((self.root, *parts))
@@ -226,6 +232,13 @@ class Place:
                     yield block
         except Exception as error:  # libraries of storages raise what they like
             raise Unusable(f"{name} can't be read: {_why(error)}") from error
+
+
+def _foreign_note(note: Path) -> bool:
+    """Whether a file that would be overwritten by the note is somebody's own."""
+    with note.open("rb") as file:
+        begin = file.read(40)
+    return begin not in _NOTE_TEXT.encode()
 
 
 def _is_ours(name: str) -> bool:
