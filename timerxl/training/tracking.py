@@ -18,20 +18,20 @@ from tqdm import tqdm
 from timerxl.config import InputError, RunConfig
 from timerxl.files import json_ready, write_json
 from timerxl.training.evaluation import agree
-from timerxl.untrusted import flat
+from timerxl.untrusted import flat, plain
 
 PROJECT = "timerxl"
 
 
 @dataclass
 class Log:
-    """Sentences for the reader, from the main process alone."""
+    """Sentences for the reader, each a plain line, from the main process alone."""
 
     active: bool = True
 
     def __call__(self, sentence: str) -> None:
         if self.active:
-            tqdm.write(sentence, file=sys.stdout)  # above a running bar, not into it
+            tqdm.write(plain(sentence), file=sys.stdout)  # above a running bar, not into it
             sys.stdout.flush()
 
 
