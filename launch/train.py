@@ -27,6 +27,7 @@ from timerxl.command_line import (
     quiet_libraries,
     recipe_parser,
     run_command,
+    say,
 )
 from timerxl.config import InputError, RunConfig, load_recipe
 
@@ -92,11 +93,11 @@ def train_run(config: RunConfig, hub: BackgroundPush | None = None) -> int:
         if is_main and read_status(output_dir) != {"code": code, "reason": reason}:
             note_end(output_dir, code, reason)
     if code != EXIT_OK and is_first_here():
-        print(f"error: {reason}", file=sys.stderr, flush=True)
+        say(f"error: {reason}", file=sys.stderr)
     if is_main:
         if hub is not None:
             hub.end(code)
-        print(f"Page of the run: {output_dir}/report/index.html", flush=True)
+        say(f"Page of the run: {output_dir}/report/index.html")
     return code
 
 

@@ -18,10 +18,10 @@ PARTS: dict[str, set[str]] = {
     "timerxl.untrusted": {"timerxl.config_checks"},
     "timerxl.config": {"timerxl.config_checks", "timerxl.untrusted"},
     "timerxl.command_line": {"timerxl.config", "timerxl.untrusted"},
-    "timerxl.files": {"timerxl.untrusted"},
+    "timerxl.files": set(),
     "timerxl.model": set(),
     "timerxl.data": {
-        "timerxl.command_line",
+        "timerxl.command_line",  # the audit is printed by its own command
         "timerxl.config",
         "timerxl.untrusted",
         "timerxl.files",

@@ -10,6 +10,7 @@ import numpy as np
 from timerxl.config import DataConfig
 from timerxl.data.schema import WeatherSeries
 from timerxl.files import json_ready
+from timerxl.untrusted import plain
 
 SEVERITIES = ("fault", "warning", "note")
 _SHORT_LINES = 8
@@ -118,11 +119,6 @@ class Audit:
         )
         assert isinstance(ready, dict)
         return ready
-
-
-def plain(text: Any) -> str:
-    """Text from the data without what would move a terminal's cursor or colours."""
-    return "".join(sign if sign.isprintable() else "?" for sign in str(text))
 
 
 def listed(names: list[str], most: int = 6) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from timerxl.command_line import say
 from timerxl.config import RunConfig
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.data.windows import WeatherWindows
@@ -108,12 +109,11 @@ def _print_results(
     title = f"Rain within {config.data.label_horizon_hours:g} h, {config.recipe}, {kind}"
     print_table(comparison_table(found["scores"], title, caption))
     print_table(score_table(found, "Timer-XL on the test split, score by score"))
-    print(
+    say(
         f"{cost['steps']} steps in {cost['train_seconds']:.0f} s "
         f"({cost['samples_per_s']:.1f} samples/s), {cost['seconds']:.0f} s in all, "
         f"peak memory {cost['peak_memory_gib']:.2f} GiB, scores and baselines included. "
-        f"Model: {config.output_dir}/model",
-        flush=True,
+        f"Model: {config.output_dir}/model"
     )
     if "plan" in cost:
         print_table(check_table(Check(**cost["plan"])))

@@ -193,7 +193,8 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
     prediction = None
     if extras.predict is not None and accelerator.is_main_process:
         prediction = extras.predict(config, windows, settled)
-        log(prediction.summary)
+        for line in prediction.summary.split("\n"):
+            log(line)
         guard.event("plan", **asdict(prediction))
     placed = prediction.data_on_device if prediction is not None else None
     place_data(config, windows, accelerator, placed, log)

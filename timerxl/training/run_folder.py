@@ -16,7 +16,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from timerxl.command_line import EXIT_FAILED, EXIT_SIGNAL, EXIT_STORAGE
+from timerxl.command_line import EXIT_FAILED, EXIT_SIGNAL, EXIT_STORAGE, say
 from timerxl.config import InputError, RunConfig, to_yaml
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.files import whole_file, write_json, write_text
@@ -112,7 +112,7 @@ class RunFolder:
         )
         if self.accelerator.is_main_process:
             note_end(self.path, EXIT_SIGNAL + number, reason)
-        print(f"error: {reason}", file=sys.stderr, flush=True)
+        say(f"error: {reason}", file=sys.stderr)
 
     def close(self) -> None:
         """Let the next process have the folder."""

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from timerxl.command_line import EXIT_BAD_INPUT
+from timerxl.command_line import EXIT_BAD_INPUT, say
 from timerxl.config import InputError
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.files import write_json
@@ -122,7 +122,7 @@ def note_end(output_dir: Path, code: int, reason: str) -> None:
     try:
         write_status(output_dir, code, reason)
     except OSError as error:
-        print(f"warning: status.json can't be written: {error}", file=sys.stderr, flush=True)
+        say(f"warning: status.json can't be written: {error}", file=sys.stderr)
 
 
 def write_model(

@@ -25,7 +25,7 @@ PROJECT = "timerxl"
 
 @dataclass
 class Log:
-    """Sentences for the reader, from the main process alone."""
+    """Sentences for the reader, each a plain line, from the main process alone."""
 
     active: bool = True
 
