@@ -10,9 +10,13 @@ import numpy as np
 from timerxl.config import DataConfig
 from timerxl.data.schema import WeatherSeries
 from timerxl.files import json_ready
+from timerxl.untrusted import plain as cut
 
 SEVERITIES = ("fault", "warning", "note")
 _SHORT_LINES = 8
+_MOST_OF_A_NAME = 200
+# Regions that are listed one by one or compared in pairs; tables of more are described as a whole.
+MOST_REGIONS = 1_000
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,6 @@ def plain(text: Any) -> str:
 
 
 def listed(names: list[str], most: int = 6) -> str:
-    """``a, b and 3 more``."""
-    shown = ", ".join(names[:most])
+    """``a, b and 3 more``; names of a table may be of any length, and are cut."""
+    shown = ", ".join(cut(name, _MOST_OF_A_NAME) for name in names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
