@@ -240,6 +240,31 @@ class AccumulationEvidence:
         last_value[has] = values[has, newest[has]]
         last_hour[has] = hours[newest[has] - 1]
 
+    def add_rows(self, values: np.ndarray, hours: np.ndarray, groups: np.ndarray) -> None:
+        """The same for a table: ``values`` [R] at ``hours`` [R], group after group, then by time.
+
+        As :meth:`add` of each group by itself, in one pass whatever their number.
+        """
+        known = np.flatnonzero(~np.isnan(values))
+        if not known.size:
+            return
+        size = np.abs(values[known].astype(np.float64))
+        hours, groups = hours[known].astype(np.int64), groups[known]
+        self.largest = max(self.largest, float(size.max()))
+        gap = np.minimum(np.diff(hours), 24)
+        pair = (np.diff(groups) == 0) & (gap > 0)
+        gap, later, earlier = gap[pair], hours[1:][pair], size[:-1][pair]
+        place = later % 24 * 25 + gap
+        self.amount += np.bincount(place, earlier, 600).reshape(24, 25)
+        fall = earlier - size[1:][pair]
+        clear = fall > _NOISE_SHARE * earlier
+        exponent = np.clip(np.frexp(fall[clear])[1] + 128, 0, _EXPONENTS - 1)
+        found = np.bincount(exponent * 600 + place[clear], fall[clear], _EXPONENTS * 600)
+        self.falls += found.reshape(self.falls.shape)
+        seen = np.stack([later, gap, earlier]).astype(np.float64)
+        self.stamps.append(seen[:, seen[2] > 0])
+        self._last = None
+
     def merge(self, other: AccumulationEvidence) -> None:
         """Add what ``other`` has seen (another file of the same column, another region)."""
         self.amount += other.amount
@@ -318,7 +343,7 @@ def _windows_of_three(totals: Totals, wet: np.ndarray) -> int:
     hours, gap = wet[0].astype(np.int64), wet[1].astype(np.int64)
     start = totals.start(hours)
     inside = (start == totals.start(hours - gap)) & (gap < 24)
-    windows = np.unique(np.stack([start, hours])[:, inside], axis=1)[0]
+    windows = totals.start(np.unique(hours[inside]))
     return int((np.unique(windows, return_counts=True)[1] >= 2).sum())
 
 
@@ -327,7 +352,7 @@ def _enough_windows(totals: Totals, wet: np.ndarray) -> bool:
     hours, gap = wet[0].astype(np.int64), wet[1].astype(np.int64)
     start = totals.start(hours)
     inside = (start == totals.start(hours - gap)) & (gap < 24)
-    windows, stamps = np.unique(np.stack([start, hours])[:, inside], axis=1)
+    windows = totals.start(np.unique(hours[inside]))
     if not len(windows):
         return False
     counts = np.unique(windows, return_counts=True)[1]

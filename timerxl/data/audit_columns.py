@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from timerxl.data.audit_findings import Audit, Subject, listed
+from timerxl.data.audit_findings import MOST_REGIONS, Audit, Subject, listed
 from timerxl.data.splits import complete_rows
 
 _MANY_MISSING = 0.05
@@ -34,8 +34,7 @@ def check_series(subject: Subject, audit: Audit) -> None:
     starts = series.segment_starts()
     step = series.step.astype(np.int64)
     regions: list[dict[str, Any]] = []
-    for index, name in enumerate(series.regions):
-        rows = np.flatnonzero(series.region_index == index)
+    for name, rows in zip(series.regions, series.rows_of_regions(), strict=True):
         if not rows.size:
             continue
         after = rows[1:][starts[rows[1:]]]
@@ -56,7 +55,9 @@ def check_series(subject: Subject, audit: Audit) -> None:
                 ),
             }
         )
-    audit.facts["regions"] = regions
+    audit.facts["regions"] = regions[:MOST_REGIONS]
+    if len(regions) > MOST_REGIONS:
+        audit.skip("table of regions", f"it shows the first {MOST_REGIONS:,} of {len(regions):,}.")
     gaps = sum(region["gaps"] for region in regions)
     if gaps:
         missing = sum(region["missing_steps"] for region in regions)

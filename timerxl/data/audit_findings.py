@@ -14,6 +14,9 @@ from timerxl.untrusted import plain
 
 SEVERITIES = ("fault", "warning", "note")
 _SHORT_LINES = 8
+_MOST_OF_A_NAME = 200
+# Regions that are listed one by one or compared in pairs; tables of more are described as a whole.
+MOST_REGIONS = 1_000
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,6 @@ class Audit:
 
 
 def listed(names: list[str], most: int = 6) -> str:
-    """``a, b and 3 more``."""
-    shown = ", ".join(names[:most])
+    """``a, b and 3 more``; names of a table may be of any length, and are cut."""
+    shown = ", ".join(plain(name, _MOST_OF_A_NAME) for name in names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from timerxl.config import InputError
-from timerxl.data.audit_findings import Audit, Subject, listed
+from timerxl.data.audit_findings import MOST_REGIONS, Audit, Subject, listed
 from timerxl.data.labels import UNITS_PER_MM, labels
 from timerxl.data.schema import WeatherSeries
 from timerxl.data.splits import SPLITS
@@ -36,6 +36,10 @@ def always_rain(share: float) -> dict[str, float]:
     }
 
 
+def _too_many(series: WeatherSeries) -> str:
+    return f"there are {len(series.regions):,} regions; at most {MOST_REGIONS:,} are listed."
+
+
 def _share(label: np.ndarray) -> dict[str, Any]:
     return {"n": len(label), "rain_share": float(label.mean()) if label.size else None}
 
@@ -62,8 +66,9 @@ def check_class_shares(subject: Subject, audit: Audit) -> None:
             {"split": split, **whole}
             | {"always_rain": always_rain(whole["rain_share"]) if whole["n"] else None}
         )
-        for index, region in enumerate(series.regions):
-            of_region = rows[series.region_index[rows] == index]
+        if len(series.regions) > MOST_REGIONS:
+            continue
+        for region, of_region in zip(series.regions, series.rows_of_regions(rows), strict=True):
             parts = [("all", of_region)]
             parts += [(name, of_region[season[of_region] == k]) for k, name in enumerate(SEASONS)]
             for name, chosen in parts:
@@ -75,6 +80,8 @@ def check_class_shares(subject: Subject, audit: Audit) -> None:
                     {"split": split, "region": region, "season": name, **cell}
                     | {"train_share": train["rain_share"], "differs": _differs(cell, train)}
                 )
+    if len(series.regions) > MOST_REGIONS:
+        audit.skip("class shares per region", _too_many(series))
     audit.facts["splits"] = splits
     audit.facts["class_shares"] = cells
     _report_splits(audit, splits)
@@ -189,8 +196,10 @@ def _threshold_row(series: WeatherSeries, hours: float, threshold: float) -> dic
     label = labels(series, hours, threshold)
     known = ~np.isnan(label)
     shares: dict[str, float | None] = {}
-    for index, name in enumerate(series.regions):
-        of_region = label[known & (series.region_index == index)]
+    known_rows = np.flatnonzero(known)
+    parts = series.rows_of_regions(known_rows) if len(series.regions) <= MOST_REGIONS else []
+    for name, rows in zip(series.regions, parts, strict=False):
+        of_region = label[rows]
         shares[name] = float(of_region.mean()) if of_region.size else None
     whole = float(label[known].mean()) if known.any() else float("nan")
     return {"threshold_mm": threshold, "rain_share": whole, "regions": shares}

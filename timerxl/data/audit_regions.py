@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from timerxl.data.audit_findings import Audit, Subject, listed
+from timerxl.data.audit_findings import MOST_REGIONS, Audit, Subject, listed
 from timerxl.data.schema import WeatherSeries
 
 _SAME_SHARE = 0.99  # of the values that say anything: above it two regions share a column
@@ -29,6 +29,13 @@ def check_regions(subject: Subject, audit: Audit) -> None:
     if len(series.regions) < 2:
         audit.skip("identical regions", "there is one region.")
         return
+    if len(series.regions) > MOST_REGIONS:
+        audit.skip(
+            "identical regions",
+            f"there are {len(series.regions):,} regions; pairs of at most {MOST_REGIONS:,} are "
+            "compared.",
+        )
+        return
     names, columns = list(series.feature_names), series.values
     if series.precipitation_mm is not None and series.precipitation_feature is None:
         names = [*names, _LABEL_RAIN]
@@ -43,11 +50,12 @@ def check_regions(subject: Subject, audit: Audit) -> None:
     if shared.all() or len(series.regions) == 2:
         shared &= _of_the_calendar(names)
     pairs = []
+    rows_of = series.rows_of_regions()
     for index in range(len(series.regions) - 1):
         share = _share_equal(cube[index], cube[index + 1 :], usual)
         likely = ((share >= _LIKELY_SHARE) & ~shared).any(axis=(1, 2))
         for other in index + 1 + np.flatnonzero(likely):
-            pair = _compare(series, columns, names, (index, int(other)), usual, shared)
+            pair = _compare(series, columns, names, (index, int(other)), rows_of, usual, shared)
             pairs += [pair] if pair else []
     audit.facts["identical_regions"] = pairs
     _report(audit, pairs, int((~shared).sum()))
@@ -113,11 +121,12 @@ def _compare(
     columns: np.ndarray,
     names: list[str],
     pair: tuple[int, int],
+    rows_of: list[np.ndarray],
     usual: np.ndarray,
     shared: np.ndarray,
 ) -> dict[str, Any] | None:
     """What two regions have in common over all their common times, and over stretches of them."""
-    rows = [np.flatnonzero(series.region_index == index) for index in pair]
+    rows = [rows_of[index] for index in pair]
     times, first, second = np.intersect1d(
         series.timestamps[rows[0]],
         series.timestamps[rows[1]],

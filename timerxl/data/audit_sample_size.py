@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from timerxl.data.audit_findings import Audit, Subject
+from timerxl.data.audit_findings import MOST_REGIONS, Audit, Subject
 from timerxl.data.splits import SPLITS
 
 _FORMULA = (
@@ -69,8 +69,8 @@ def _of_split(subject: Subject, rows: np.ndarray, correlation: np.ndarray) -> di
     spacing = _spacing(subject, rows)
     regions: list[dict[str, Any]] = []
     here: list[int] = []
-    for index, name in enumerate(series.regions):
-        chosen = rows[series.region_index[rows] == index]
+    parts = series.rows_of_regions(rows)
+    for index, (name, chosen) in enumerate(zip(series.regions, parts, strict=True)):
         if not chosen.size:
             continue
         times = series.timestamps[chosen].astype(np.int64)
@@ -107,6 +107,13 @@ def check_sample_size(subject: Subject, audit: Audit) -> None:
     label = subject.label
     if label is None or not np.isfinite(label).any():
         audit.skip("effective number of samples", "there is no label.")
+        return
+    if len(subject.series.regions) > MOST_REGIONS:
+        audit.skip(
+            "effective number of samples",
+            f"there are {len(subject.series.regions):,} regions; the labels of at most "
+            f"{MOST_REGIONS:,} are correlated.",
+        )
         return
     correlation = label_correlation(subject)
     splits = {name: subject.rows[name] for name in SPLITS} if subject.rows else {}

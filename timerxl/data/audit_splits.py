@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from timerxl.data.audit_findings import Audit, Subject, listed
+from timerxl.data.audit_findings import MOST_REGIONS, Audit, Subject, listed
 from timerxl.data.splits import SPLITS
 
 _LONG_CONTEXT_DAYS = 180.0
@@ -96,14 +96,16 @@ def check_split_by_rows(subject: Subject, audit: Audit) -> None:
         name: int((issued[name] - steps + 1 < low).sum())
         for name, low in zip(SPLITS[1:], bounds[1:], strict=False)
     }
+    if len(series.regions) > MOST_REGIONS:
+        audit.skip("split by rows, rows of each region", "there are too many regions to list.")
     unseen = [region for region in series.regions if region not in of_split["train"]]
     total, crossing = sum(map(len, issued.values())), sum(across.values())
     cut = " / ".join(f"{num_rows[name]:,}" for name in SPLITS)
     facts: dict[str, Any] = {
         "rows": len(series.timestamps),
         "num_rows": num_rows,
-        "regions": of_split,
-        "regions_unseen_in_training": unseen,
+        "regions": of_split if len(series.regions) <= MOST_REGIONS else {},
+        "regions_unseen_in_training": unseen[:MOST_REGIONS],
         "windows": {name: len(rows) for name, rows in issued.items()},
         "windows_across_regions": across,
         "windows_reaching_into_the_split_before": into,

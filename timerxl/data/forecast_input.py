@@ -29,6 +29,7 @@ from timerxl.data.windows import WindowTransform
 UNIT_DEVIATIONS = 10.0
 # Steps that end so much earlier or later in the day still tell of the same hours.
 MOST_OFFSET_HOURS = 1.0
+_MOST_ENDS = 20  # regions whose end is said one by one
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,7 @@ class ForecastInput:
     def rows_at(self, times: list[np.datetime64]) -> np.ndarray:
         """Rows at each of ``times`` in every region; raises InputError naming the first without."""
         wanted, found = np.array(times, dtype="datetime64[s]"), []
-        for index in range(len(self.series.regions)):
-            of_region = np.flatnonzero(self.series.region_index == index)
+        for index, of_region in enumerate(self.series.rows_of_regions()):
             stamps = self.series.timestamps[of_region]  # ascending, as every series has them
             rows = of_region[np.minimum(np.searchsorted(stamps, wanted), len(stamps) - 1)]
             ready = self.steps[rows] >= self.context_length
@@ -130,7 +130,8 @@ def read_forecast_input(
         notes += _notes_on_table(series, saved)
     static = None
     if saved.content.get("static_feature_names"):
-        known = np.array([saved.regions.index(name) for name in series.regions])
+        place = {name: index for index, name in enumerate(saved.regions)}
+        known = np.array([place[name] for name in series.regions])
         array, _ = static_features(series.timestamps, known[series.region_index], saved.regions)
         static = torch.from_numpy(array)
     unknown = torch.full((len(scaled),), -1, dtype=torch.int64)
@@ -207,15 +208,14 @@ def _notes_on_table(series: WeatherSeries, saved: Preprocessing) -> list[str]:
             "the model was trained on the SYNTHETIC series, which is no observation: its forecasts "
             "say nothing about real weather. Train on a series of your own for that."
         )
-    last = [
-        series.timestamps[series.region_index == index].max()
-        for index in range(len(series.regions))
-    ]
-    for region, end in zip(series.regions, last, strict=True):
-        if end < max(last):
-            hours = (max(last) - end) / np.timedelta64(1, "h")
-            notes.append(
-                f"region {region} ends at {moment(end)}, {hours:g} h before the last one: its "
-                "latest forecast is of that time."
-            )
+    last = series.timestamps[[rows[-1] for rows in series.rows_of_regions()]]
+    early = np.flatnonzero(last < last.max())
+    for index in early[:_MOST_ENDS]:
+        hours = (last.max() - last[index]) / np.timedelta64(1, "h")
+        notes.append(
+            f"region {series.regions[index]} ends at {moment(last[index])}, {hours:g} h before the "
+            "last one: its latest forecast is of that time."
+        )
+    if len(early) > _MOST_ENDS:
+        notes.append(f"{len(early) - _MOST_ENDS:,} more regions end before the last one.")
     return notes

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 MOST_PER_COLUMN = 100  # in one region; more are summed up in one last entry
+MOST_ENTRIES = 5_000  # of a column over all regions; more are summed up in one entry
 
 
 @dataclass
@@ -30,6 +31,8 @@ class Gaps:
             self.last = max(self.last, end)
         for index, column in enumerate(self.columns):
             for action, mask in (("left", missing[:, index]), ("filled", filled[:, index])):
+                if not mask.any():
+                    continue
                 edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.view(np.int8), [0]])))
                 for start, stop in zip(edges[::2], edges[1::2], strict=True):
                     self._extend(column, action, region, int(stamps[start]), int(stamps[stop - 1]))
@@ -50,9 +53,20 @@ class Gaps:
                 if all(runs == of[0] for runs in of):
                     found += self._listed(column, None, of[0], action)
                     continue
+                if sum(min(len(runs), MOST_PER_COLUMN) for runs in of) > MOST_ENTRIES:
+                    found.append(self._summed(column, of, action))
+                    continue
                 for name, runs in zip(self.regions, of, strict=True):
                     found += self._listed(column, name, runs, action)
         return found
+
+    def _summed(self, column: str, of: list[list[list[int]]], action: str) -> dict[str, Any]:
+        """One entry for the runs of all regions; ``regions`` counts those that have some."""
+        runs = [run for runs in of for run in runs]
+        span = [min(first for first, _ in runs), max(last for _, last in runs)]
+        steps = sum((last - first) // self.step + 1 for first, last in runs)
+        entry = self._entry(column, None, span, steps, action)
+        return entry | {"runs": len(runs), "regions": sum(bool(runs) for runs in of)}
 
     def _listed(
         self, column: str, region: str | None, runs: list[list[int]], action: str

@@ -30,6 +30,9 @@ from timerxl.data.series_file import (
     write_description,
 )
 from timerxl.data.synthetic import TRUTH
+from timerxl.untrusted import check_memory, plain
+
+_SMALL_BYTES = 2**26  # of a region: whether there is memory for it is asked above this
 
 
 @dataclass
@@ -83,14 +86,18 @@ def prepare_tables(
         derived = _derived(options, columns, records, step)
         parts = RegionParts(folder, columns + [made.name for made in derived])
         gaps = Gaps(columns, regions, round(step * 3600))
+        rows_of = [
+            dict(zip(table.series.regions, table.series.rows_of_regions(), strict=True))
+            for table in tables
+        ]
         for place, region in enumerate(regions):
-            seconds, values = _rows_of(region, tables)
+            seconds, values = _rows_of(region, tables, rows_of)
             _write_region(region, seconds, values, step, derived, records, parts, gaps, place)
         for region, known in parts.known.items():
             if not known[PRECIPITATION]:
                 raise InputError(
-                    f"region {region} has no row whose own rain is known ({first.rain}): of "
-                    "running totals each needs the row before."
+                    f"region {plain(region, 80)} has no row whose own rain is known "
+                    f"({first.rain}): of running totals each needs the row before."
                 )
         parts.join()
         empty = set(parts.empty_columns())
@@ -202,14 +209,18 @@ def _check_alike(first: _Table, table: _Table) -> None:
             )
 
 
-def _rows_of(region: str, tables: list[_Table]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """(seconds [R], values [R] by column) of a region, from one table or from several in time."""
+def _rows_of(
+    region: str, tables: list[_Table], rows_of: list[dict[str, np.ndarray]]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(seconds [R], values [R] by column) of a region, from one table or from several in time.
+
+    ``rows_of`` holds the rows of each region in each table.
+    """
     pieces = []
-    for table in tables:
+    for table, of_region in zip(tables, rows_of, strict=True):
         series = table.series
-        if region not in series.regions:
+        if (rows := of_region.get(region)) is None:
             continue
-        rows = np.flatnonzero(series.region_index == series.regions.index(region))
         columns = {n: series.values[rows, i] for i, n in enumerate(series.feature_names)}
         assert series.precipitation_mm is not None
         columns[PRECIPITATION] = series.precipitation_mm[rows]
@@ -220,8 +231,8 @@ def _rows_of(region: str, tables: list[_Table]) -> tuple[np.ndarray, dict[str, n
         if later[0] <= seconds[-1]:
             at = np.datetime64(int(later[0]), "s")
             raise InputError(
-                f"region {region} stands in two tables at {at}, {earlier} and {name}; join them "
-                "first, or give the second another name (--region)."
+                f"region {plain(region, 80)} stands in two tables at {at}, {earlier} and {name}; "
+                "join them first, or give the second another name (--region)."
             )
     joined = {
         name: np.concatenate([columns[name] for _, columns, _ in pieces]) for name in pieces[0][1]
@@ -262,8 +273,11 @@ def _write_region(
 ) -> None:
     step = round(step_hours * 3600)
     if ((seconds - seconds[0]) % step).any():
-        raise InputError(f"region {region}: the times of its tables don't fit one step.")
+        raise InputError(f"region {plain(region, 80)}: the times of its tables don't fit one step.")
     at = (seconds - seconds[0]) // step
+    size = int(at[-1] + 1) * (len(columns) + len(derived)) * 20  # values, copies of them, masks
+    if size > _SMALL_BYTES:
+        check_memory(size, f"region {plain(region, 80)}, {at[-1] + 1:,} steps long,")
     present = np.zeros(at[-1] + 1, dtype=bool)
     present[at] = True
     stamps = seconds[0] + np.arange(len(present)) * step

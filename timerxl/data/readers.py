@@ -48,7 +48,7 @@ from timerxl.data.table_layouts import Layout, read_known_table
 from timerxl.data.table_text import TEXT_SUFFIXES, TextOptions, is_text_table, read_traces
 from timerxl.data.table_times import TimeOptions, Times, find_regions, find_times, time_columns
 from timerxl.data.time_meaning import parse_meaning
-from timerxl.untrusted import is_file, reason
+from timerxl.untrusted import is_file, plain, reason
 
 # Pyarrow's, pandas' and the codecs' own; what Parquet says of pandas' index is taken unchecked.
 PARSER_ERRORS = (
@@ -61,6 +61,7 @@ _RAIN_LIMITS = (-_NEGATIVE_NOISE_MM, np.inf)  # in any unit; what is too much, r
 AUTO = "auto"
 CODES_ADVICE = "Say --missing {values} to mask it; --missing none takes every number as it is."
 _SHOWN_SKIPPED = 6
+_MOST_OF_A_NAME = 1_000  # characters of a column's or a region's name
 
 
 def load_series(config: DataConfig) -> WeatherSeries:
@@ -453,7 +454,8 @@ class _Where:
     def row(self, bad: np.ndarray) -> str:
         """The first bad row in words."""
         row = int(np.flatnonzero(bad)[0])
-        return f"region {self.regions[self.region_index[row]]}, {self.timestamps[row]}"
+        name = plain(self.regions[self.region_index[row]], 80)
+        return f"region {name}, {self.timestamps[row]}"
 
     def numbers(self, table: pd.DataFrame, name: str) -> np.ndarray:
         """[R] float64, NaN where missing; refuses text, infinite numbers and empty columns."""
@@ -707,9 +709,15 @@ def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
         table = table.reset_index()
     if table.empty:
         raise InputError(f"{name} holds no rows.")
+    names = map(str, table.columns)
+    if longest := next((one for one in names if len(one) > _MOST_OF_A_NAME), None):
+        raise InputError(
+            f"{name} has a column whose name has {len(longest):,} characters "
+            f"({plain(longest, 40)}); expected at most {_MOST_OF_A_NAME:,}."
+        )
     if not table.columns.is_unique:
         twice = sorted({str(column) for column in table.columns[table.columns.duplicated()]})
-        raise InputError(f"{name} has columns of one name: {', '.join(twice)}.")
+        raise InputError(f"{name} has columns of one name: {listed(twice)}.")
     return table
 
 
@@ -726,37 +734,61 @@ def _regions(column: pd.Series, name: str) -> tuple[np.ndarray, list[str]]:
     if (codes < 0).any():
         row = int(np.flatnonzero(codes < 0)[0])
         raise InputError(f"column {name} is missing in row {row}; every row needs its region.")
-    return codes.astype(np.int64), [str(region) for region in names]
+    regions = [str(region) for region in names]
+    if longest := next((one for one in regions if len(one) > _MOST_OF_A_NAME), None):
+        raise InputError(
+            f"column {name} holds a region's name of {len(longest):,} characters "
+            f"({plain(longest, 40)}); expected at most {_MOST_OF_A_NAME:,}."
+        )
+    return codes.astype(np.int64), regions
 
 
 def _step_hours(timestamps: np.ndarray, region_index: np.ndarray, regions: list[str]) -> float:
     """The most common difference; refuses unsorted, duplicate and irregular times."""
-    steps: dict[str, int] = {}
-    for index, name in enumerate(regions):
-        times = timestamps[region_index == index].astype(np.int64)
-        differences = np.diff(times)
-        if (bad := differences <= 0).any():
-            at = np.datetime64(int(times[1:][bad][0]), "s")
-            what = "twice" if (differences[bad][0] == 0) else "after a later time"
-            raise InputError(
-                f"region {name} holds {at} {what}; sort each region by time, each time once."
-            )
-        if not differences.size:
-            continue
-        lengths, counts = np.unique(differences, return_counts=True)
-        steps[name] = step = int(lengths[np.argmax(counts)])
-        if (bad := differences % step != 0).any():
-            at = np.datetime64(int(times[1:][bad][0]), "s")
-            raise InputError(
-                f"region {name}: {at} comes {differences[bad][0] / 3600:g} h after the row before, "
-                f"no multiple of the step of {step / 3600:g} h; resample to a regular step."
-            )
-    if not steps:
+    later = np.flatnonzero(np.diff(region_index) == 0) + 1
+    times, of = timestamps.astype(np.int64), region_index[later]
+    differences = times[later] - times[later - 1]
+    wrong = np.flatnonzero(differences <= 0)
+    # What is wrong with the first region is said, so those behind a wrong one don't matter.
+    judged = slice(0, np.searchsorted(of, of[wrong[0]]) if wrong.size else len(of))
+    found, steps = _commonest(of[judged], differences[judged])
+    step_of = np.repeat(steps, np.diff(np.append(np.searchsorted(of, found), judged.stop)))
+    odd = np.flatnonzero(differences[judged] % step_of != 0)
+    if odd.size:
+        row = later[odd[0]]
+        raise InputError(
+            f"region {plain(regions[of[odd[0]]], 80)}: {timestamps[row]} comes "
+            f"{differences[odd[0]] / 3600:g} h after the row before, no multiple of the step of "
+            f"{step_of[odd[0]] / 3600:g} h; resample to a regular step."
+        )
+    if wrong.size:
+        what = "twice" if differences[wrong[0]] == 0 else "after a later time"
+        raise InputError(
+            f"region {plain(regions[of[wrong[0]]], 80)} holds {timestamps[later[wrong[0]]]} "
+            f"{what}; sort each region by time, each time once."
+        )
+    if not found.size:
         raise InputError("no region has two rows; expected a series in time.")
-    if len(set(steps.values())) > 1:
-        found = ", ".join(f"{name} {step / 3600:g} h" for name, step in list(steps.items())[:6])
-        raise InputError(f"regions differ in their step ({found}); resample them to one step.")
-    return next(iter(steps.values())) / 3600
+    if (steps != steps[0]).any():
+        shown = ", ".join(
+            f"{plain(regions[index], 80)} {step / 3600:g} h"
+            for index, step in zip(found[:6], steps[:6], strict=True)
+        )
+        raise InputError(f"regions differ in their step ({shown}); resample them to one step.")
+    return int(steps[0]) / 3600
+
+
+def _commonest(groups: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct ``groups`` (ascending) and of each the commonest number, the least of such."""
+    order = np.lexsort((numbers, groups))
+    groups, numbers = groups[order], numbers[order]
+    new = np.ones(len(groups), dtype=bool)
+    new[1:] = (np.diff(groups) != 0) | (np.diff(numbers) != 0)
+    first = np.flatnonzero(new)
+    counts = np.diff(np.append(first, len(groups)))
+    best = np.lexsort((numbers[first], -counts, groups[first]))
+    found, place = np.unique(groups[first][best], return_index=True)
+    return found, numbers[first][best][place]
 
 
 def _meaningful(

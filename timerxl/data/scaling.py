@@ -11,6 +11,7 @@ import numpy as np
 
 from timerxl.config import InputError
 from timerxl.data.schema import WeatherSeries
+from timerxl.untrusted import check_memory
 
 _DAY = np.timedelta64(1, "D")
 
@@ -66,6 +67,8 @@ def static_features(
     Sine and cosine of 2 pi times the elapsed part of the year and of the day, then one column per
     region with 1 where the row is of that region.
     """
+    what = f"a column for each of {len(regions):,} regions (data.static_features)"
+    check_memory(len(timestamps) * (len(regions) + 4) * (1 + 8 + 4), what)
     seconds = timestamps.astype("datetime64[s]")
     year = seconds.astype("datetime64[Y]")
     year_start, year_end = year.astype("datetime64[s]"), (year + 1).astype("datetime64[s]")

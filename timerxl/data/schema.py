@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from timerxl.config import InputError
+from timerxl.untrusted import plain
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,15 @@ class WeatherSeries:
         starts[1:] = (np.diff(self.region_index) != 0) | (np.diff(self.timestamps) != self.step)
         return starts
 
+    def rows_of_regions(self, rows: np.ndarray | None = None) -> list[np.ndarray]:
+        """For each region those of the ascending ``rows`` (default: all) that are of it.
+
+        One pass whatever the number of regions, where a mask for each would read all rows G times.
+        """
+        rows = np.arange(len(self.region_index)) if rows is None else rows
+        edges = np.searchsorted(self.region_index[rows], np.arange(1, len(self.regions)))
+        return np.split(rows, edges)
+
     def segment_first_rows(self) -> np.ndarray:
         """[R] int64: first row of the unbroken stretch (one region, no gap) each row is in."""
         rows = np.arange(len(self.region_index))
@@ -72,8 +83,9 @@ class WeatherSeries:
                 f"{len(self.regions)} regions; expected at least one of each."
             )
         for kind, names in (("feature", self.feature_names), ("region", self.regions)):
-            if repeated := sorted({name for name in names if names.count(name) > 1}):
-                raise InputError(f"{kind} names must differ; found twice: {', '.join(repeated)}.")
+            if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
+                shown = ", ".join(plain(name, 80) for name in repeated[:8])
+                raise InputError(f"{kind} names must differ; found twice: {shown}.")
         expected: dict[str, tuple[tuple[int, ...], str]] = {
             "values": ((rows, len(self.feature_names)), "float32"),
             "region_index": ((rows,), "int64"),

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from timerxl.config import DataConfig, InputError
-from timerxl.untrusted import misfit, read_json
+from timerxl.untrusted import MOST_JSON_BYTES, misfit, read_json
 
 SERIES, DESCRIPTION, FORMAT = "series.parquet", "series.json", 1
 PRECIPITATION = "tp"
@@ -99,8 +99,11 @@ def _move(partial: Path, output: Path) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
+_LEAST_ROWS = 8_000  # of a row group; a year of hours has more, so it is one of its own
+
+
 class RegionParts:
-    """Per-region Parquet parts in a folder, counted as they are written, then put together.
+    """Rows of one region after the other in a file of all columns, counted as they are written.
 
     Two passes, because only the end tells which columns hold no value at all.
     """
@@ -113,27 +116,48 @@ class RegionParts:
         )
         self.known: dict[str, dict[str, int]] = {}
         self.rows: dict[str, int] = {}
-        self._writers: dict[str, pq.ParquetWriter] = {}
+        self._all = folder / "all-columns.parquet"
+        self._writer = pq.ParquetWriter(self._all, self.schema)
+        self._waiting: list[tuple[str, np.ndarray, dict[str, np.ndarray]]] = []
+        self._rows_waiting = 0
 
     def write(self, region: str, seconds: np.ndarray, values: dict[str, np.ndarray]) -> None:
-        """Append rows of one region: ``seconds`` [R] int64 since 1970, ``values`` of [R] each."""
-        if region not in self._writers:
-            path = self._path(len(self._writers))
-            self._writers[region] = pq.ParquetWriter(path, self.schema)
+        """Append rows of one region: ``seconds`` [R] int64 since 1970, ``values`` of [R] each.
+
+        All of a region come before the next one.
+        """
+        if region not in self.rows:
             self.known[region], self.rows[region] = dict.fromkeys(self.columns, 0), 0
+        known = self.known[region]
+        for name in self.columns:
+            known[name] += len(seconds) - int(np.count_nonzero(np.isnan(values[name])))
+        self.rows[region] += len(seconds)
+        self._waiting.append((region, seconds, values))
+        self._rows_waiting += len(seconds)
+        if self._rows_waiting >= _LEAST_ROWS:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        """One row group of all that waits."""
+        if not self._waiting:
+            return
+        names = pa.array([region for region, _, _ in self._waiting], type=pa.string())
+        lengths = [len(seconds) for _, seconds, _ in self._waiting]
         arrays = [
-            pa.array(seconds * 1000, type=pa.timestamp("ms")),
-            pa.array([region], type=pa.string()).take(pa.array(np.zeros(len(seconds), np.int64))),
+            pa.array(
+                np.concatenate([seconds for _, seconds, _ in self._waiting]) * 1000,
+                type=pa.timestamp("ms"),
+            ),
+            names.take(pa.array(np.repeat(np.arange(len(lengths)), lengths))),
         ]
         for name in self.columns:
-            column = values[name]
-            self.known[region][name] += int((~np.isnan(column)).sum())
+            column = np.concatenate([values[name] for _, _, values in self._waiting])
             kind = self.schema.field(name).type
             arrays.append(
                 pa.array(column.astype(kind.to_pandas_dtype()), type=kind, from_pandas=True)
             )
-        self.rows[region] += len(seconds)
-        self._writers[region].write_table(pa.table(arrays, schema=self.schema))
+        self._writer.write_table(pa.table(arrays, schema=self.schema))
+        self._waiting, self._rows_waiting = [], 0
 
     def empty_columns(self) -> list[str]:
         """Columns without one value in any region."""
@@ -141,26 +165,26 @@ class RegionParts:
 
     def join(self) -> Path:
         """All regions one after the other into series.parquet, row group by row group."""
-        for writer in self._writers.values():
-            writer.close()
+        self._write_waiting()
+        self._writer.close()
         empty = set(self.empty_columns())
         schema = pa.schema([column for column in self.schema if column.name not in empty])
         path = self.folder / SERIES
-        with pq.ParquetWriter(path, schema) as writer:
-            for index in range(len(self._writers)):
-                with pq.ParquetFile(self._path(index)) as part:
-                    for group in range(part.num_row_groups):
-                        writer.write_table(part.read_row_group(group, columns=schema.names))
+        with pq.ParquetWriter(path, schema) as writer, pq.ParquetFile(self._all) as every:
+            for group in range(every.num_row_groups):
+                writer.write_table(every.read_row_group(group, columns=schema.names))
         return path
-
-    def _path(self, index: int) -> Path:
-        return self.folder / f"region-{index}.parquet"
 
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
     """series.json beside series.parquet, with the format's number and the table's sha256."""
     content = {"format": FORMAT} | description | {"sha256": sha256_of(folder / SERIES)}
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if (size := len(text.encode())) > MOST_JSON_BYTES:
+        raise InputError(
+            f"{DESCRIPTION} takes {size:,} bytes for {len(content['regions']):,} regions, more "
+            f"than the {MOST_JSON_BYTES:,} that are read; prepare parts of the regions apart."
+        )
     (folder / DESCRIPTION).write_text(text, encoding="utf-8")
 
 

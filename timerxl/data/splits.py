@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from timerxl.config import DataConfig, InputError
+from timerxl.data.audit_findings import listed
 from timerxl.data.schema import WeatherSeries
+from timerxl.untrusted import plain
 
 SPLITS = ("train", "validation", "test")
 HOLDOUT = "holdout"  # beside them where data.holdout_fraction asks for it
@@ -64,13 +67,16 @@ def complete_rows(series: WeatherSeries, context_length: int) -> np.ndarray:
     longest = np.zeros(len(series.regions), dtype=np.int64)
     np.maximum.at(longest, series.region_index, rows - first + 1)
     if longest.max() < context_length:
+        others = len(series.regions) - 8
+        more = f" (the first 8 of {len(series.regions):,} regions)" if others > 0 else ""
         found = ", ".join(
-            f"{name} {count}" for name, count in list(zip(series.regions, longest, strict=True))[:8]
+            f"{plain(name, 80)} {count}"
+            for name, count in itertools.islice(zip(series.regions, longest, strict=True), 8)
         )
         raise InputError(
             f"model.context_length {context_length} needs {context_length} rows in a row in one "
-            f"region; the longest unbroken stretches are: {found}. Shorten the context or bring "
-            "more data."
+            f"region; the longest unbroken stretches are: {found}{more}. Shorten the context or "
+            "bring more data."
         )
     return steps_behind(series) >= context_length
 
@@ -226,7 +232,7 @@ def split_by_rows(
     warning = (
         f"data.split=rows cuts a table stacked region after region, so the splits are regions, not "
         f"times: {int(across.sum())} of {len(issued)} windows run across two regions, and training "
-        f"never sees {', '.join(unseen) or 'only part of the last region'}; its test score says "
+        f"never sees {listed(unseen, 30) or 'only part of the last region'}; its test score says "
         "little about the future. Use data.split=time."
     )
     notes = [warning]
@@ -271,5 +277,7 @@ def _missing_regions(series: WeatherSeries, rows: dict[str, np.ndarray]) -> list
         present = set(np.unique(series.region_index[rows[name]]).tolist())
         absent = [region for i, region in enumerate(series.regions) if i not in present]
         if absent:
-            notes.append(f"no {name} window in: {', '.join(absent)} (too short, gaps or no label).")
+            notes.append(
+                f"no {name} window in: {listed(absent, 30)} (too short, gaps or no label)."
+            )
     return notes

@@ -16,8 +16,6 @@ from timerxl.data.accumulation import (
     AccumulationEvidence,
     Totals,
     Verdict,
-    covered_hours,
-    deaccumulate,
 )
 
 # Of a few days any shower looks odd: totals from 00 UTC need three days to be believed, others ten.
@@ -32,25 +30,19 @@ def rain_verdict(values: np.ndarray, timestamps: np.ndarray, region_index: np.nd
     """
     seconds = timestamps.astype("datetime64[s]").astype(np.int64)
     evidence = AccumulationEvidence()
-    longest = 0
     # India's hours end at half past in UTC.
     minutes, counts = np.unique(seconds % 3600, return_counts=True)
     past = int(minutes[np.argmax(counts)])
-    for rows in _by_region(region_index):
-        kept = rows[seconds[rows] % 3600 == past]
-        evidence.add(values[None, kept], (seconds[kept] - past) // 3600)
-        longest = max(longest, int(seconds[rows[-1]] - seconds[rows[0]]) // 3600)
+    kept = seconds % 3600 == past
+    evidence.add_rows(values[kept], (seconds[kept] - past) // 3600, region_index[kept])
+    first = np.flatnonzero(np.diff(region_index, prepend=-1))
+    last = np.append(first[1:], len(seconds)) - 1
+    longest = int((seconds[last] - seconds[first]).max()) // 3600
     verdict = evidence.decide()
     is_usual = verdict.kind == RUNNING and verdict.totals == Totals()
     if longest < (_SURE_HOURS if is_usual else _JUDGED_HOURS):
         return Verdict(UNCLEAR, None, f"{longest} hours tell nothing", verdict.largest)
     return verdict
-
-
-def _by_region(region_index: np.ndarray) -> list[np.ndarray]:
-    """Rows of each region; rows stand region after region."""
-    edges = np.flatnonzero(np.diff(region_index)) + 1
-    return np.split(np.arange(len(region_index)), edges)
 
 
 def shares(
@@ -71,14 +63,14 @@ def shares(
             "hours first."
         )
     result = np.full(len(values), np.nan)
-    for rows in _by_region(region_index):
-        hours = seconds[rows] // 3600
-        first = int(hours[0])
-        hourly = np.full(int(hours[-1]) - first + 1, np.nan)
-        hourly[hours - first] = values[rows]
-        covered = covered_hours(~np.isnan(hourly), first, totals)
-        own = np.where(covered == int(step_hours), deaccumulate(hourly, first, totals), np.nan)
-        result[rows] = own[hours - first]
+    known = np.flatnonzero(~np.isnan(values))
+    hours, amounts, regions = seconds[known] // 3600, values[known], region_index[known]
+    start = totals.start(hours)
+    follows = np.zeros(len(known), dtype=bool)  # on a value before it in the same total
+    follows[1:] = (np.diff(regions) == 0) & (hours[:-1] > start[1:])
+    before = np.where(follows, np.roll(hours, 1), start)
+    own = amounts - np.where(follows, np.roll(amounts, 1), 0.0)
+    result[known] = np.where(hours - before == int(step_hours), own, np.nan)
     return result
 
 

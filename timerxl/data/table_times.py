@@ -314,7 +314,6 @@ class _Reader:
                 )
             numbers[kind] = values.to_numpy(np.int64)
         year = numbers["year"]
-        shown = frame[self.columns].astype(str).agg(" ".join, axis=1)
         if "doy" in numbers:
             days, bad = numbers["doy"], (numbers["doy"] < 1) | (numbers["doy"] > 366)
             naive = _date(year, np.ones_like(year), np.ones_like(year)) + (days - 1) * _DAY
@@ -328,6 +327,7 @@ class _Reader:
         bad |= (hour < 0) | (hour > 24) | (minute < 0) | (minute > 59)
         bad |= (year < 1700) | (year > 2200)
         if bad.any():
+            shown = _joined_text(frame, self.columns)
             raise self._error(bad, shown, "expected a date (and an hour from 0 to 24).")
         stamps = (naive + hour * _HOUR + minute * 60).astype("datetime64[s]")
         one_to_24 = "hour" in numbers and hour.min() == 1 and hour.max() == 24
@@ -725,19 +725,22 @@ def _to_utc(
     if not double.size:
         return summer, []
     second_pass = np.zeros(len(naive), dtype=bool)
-    alone = 0
     seconds = naive.astype(np.int64)
-    groups = pd.DataFrame({"code": codes[double], "night": seconds[double] // _DAY, "row": double})
-    for (code, _), rows in groups.groupby(["code", "night"], sort=False)["row"]:
-        of_region = seconds[codes == code]
-        newest_first = of_region[0] > of_region[-1]
-        at = rows.to_numpy()[:: -1 if newest_first else 1]
-        passed = seconds[at]
-        turns = np.flatnonzero(np.diff(passed) <= 0)
-        if turns.size:
-            second_pass[at[turns[0] + 1 :]] = True
-        else:
-            alone += 1
+    # Nights of a region one after the other, each in the order in which its clock ran.
+    by_code = np.argsort(codes, kind="stable")
+    edges = np.flatnonzero(np.diff(codes[by_code], prepend=-1, append=-1))
+    newest_first = seconds[by_code[edges[:-1]]] > seconds[by_code[edges[1:] - 1]]
+    backwards = newest_first[np.searchsorted(codes[by_code][edges[:-1]], codes[double])]
+    night = seconds[double] // _DAY
+    at = double[np.lexsort((np.where(backwards, -double, double), night, codes[double]))]
+    code, night, passed = codes[at], seconds[at] // _DAY, seconds[at]
+    begins = np.ones(len(at), dtype=bool)
+    begins[1:] = (np.diff(code) != 0) | (np.diff(night) != 0)
+    turns = ~begins & (np.diff(passed, prepend=0) <= 0)
+    total = np.cumsum(turns)
+    of_night = np.maximum.accumulate(np.where(begins, np.arange(len(at)), 0))
+    second_pass[at[total > total[of_night]]] = True
+    alone = int(begins.sum()) - len(np.unique(of_night[turns]))
     utc_times = np.where(second_pass, winter, summer)
     notes = []
     if alone:
@@ -823,7 +826,7 @@ def find_regions(
     plain = {plain_name(name): name for name in reversed(present)}
     candidates = own + [plain[name] for name in REGION_NAMES if name in plain]
     candidates = [name for name in dict.fromkeys(candidates) if name not in times]
-    key = frame[list(times)].astype(str).agg(" ".join, axis=1) if times else None
+    key = _joined_text(frame, times) if times else None
     is_one = key is not None and _tells_apart(_constant(frame, "x"), key)
     single: Regions | None = None
     for name in candidates:
@@ -850,6 +853,14 @@ def find_regions(
         )
     name = _name_of(metadata or {}) or stem or "region"
     return Regions(_constant(frame, name), [], [f"one region, named {name} (else say --region)."])
+
+
+def _joined_text(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+    """[R] the columns' values as they are written, joined by spaces; "nan" where one is missing."""
+    first, *others = (frame[name].astype(str).fillna("nan") for name in columns)
+    for other in others:
+        first = first + " " + other
+    return first
 
 
 def _constant(frame: pd.DataFrame, name: str) -> pd.Series:

@@ -36,8 +36,7 @@ def training_ranges(
     ``issue_hours`` the hours of the day at which the windows of ``issue_rows`` are issued.
     """
     by_region = {}
-    for index, name in enumerate(series.regions):
-        of_region = rows[series.region_index[rows] == index]
+    for name, of_region in zip(series.regions, series.rows_of_regions(rows), strict=True):
         if of_region.size:
             values = series.values[of_region]
             by_region[name] = describe(values, block_steps, LEAST_NONZERO_TRAINED)

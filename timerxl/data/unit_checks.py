@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from timerxl.config import InputError
+from timerxl.data.audit_findings import listed
 from timerxl.data.schema import WeatherSeries
 from timerxl.data.training_ranges import LEAST_NONZERO_JUDGED, describe
 
@@ -72,13 +73,16 @@ def check_units(series: WeatherSeries, saved: dict[str, Any], block_steps: int) 
     """
     pairs: dict[str, dict[str, _Pair]] = {name: {} for name in series.feature_names}
     outside: dict[str, dict[str, float]] = {name: {} for name in series.feature_names}
-    for index, region in enumerate(series.regions):
-        values = series.values[series.region_index == index]
+    by_region = saved["by_region"]
+    columns = range(len(series.feature_names))
+    everywhere = [_seen(list(by_region.values()), column) for column in columns]
+    for region, rows in zip(series.regions, series.rows_of_regions(), strict=True):
+        values = series.values[rows]
         found = describe(values, block_steps, LEAST_NONZERO_JUDGED)
-        by_region = saved["by_region"]
-        trained = [by_region[region]] if region in by_region else list(by_region.values())
         for column, name in enumerate(series.feature_names):
-            one, other = _seen([found], column), _seen(trained, column)
+            one, other = _seen([found], column), everywhere[column]
+            if region in by_region:
+                other = _seen([by_region[region]], column)
             if one is not None and other is not None:
                 pairs[name][region] = one, other
                 outside[name][region] = _share_outside(values[:, column], other)
@@ -222,8 +226,8 @@ def _scale_notes(pairs: dict[str, dict[str, _Pair]], days: float) -> list[str]:
             region, factor = next(iter(factors.items()))
             found, trained = regions[region]
             notes.append(
-                f"{name} in {', '.join(factors)} may be in {_FACTORS[factor]}: {found.text} in "
-                f"{region}, training had {trained.text}."
+                f"{name} in {listed(list(factors), 30)} may be in {_FACTORS[factor]}: "
+                f"{found.text} in {region}, training had {trained.text}."
             )
     return notes
 

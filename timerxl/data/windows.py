@@ -135,9 +135,9 @@ class WeatherWindows:
         """Windows and share of rain per split and region (None where there is no window)."""
         shares: list[dict[str, Any]] = []
         for split in self.rows:
-            regions, label = self.series.region_index[self.rows[split]], self.labels_of(split)
-            for index, name in enumerate(self.series.regions):
-                of_region = label[regions == index]
+            parts = self.series.rows_of_regions(self.rows[split])
+            for name, rows in zip(self.series.regions, parts, strict=True):
+                of_region = self.label[rows].astype(np.int64)
                 share = float(of_region.mean()) if of_region.size else None
                 shares.append(
                     {"split": split, "region": name, "n": len(of_region), "rain_share": share}
@@ -196,7 +196,8 @@ def build_windows(
     static_names: list[str] = []
     if config.static_features:
         regions = series.regions if saved is None else saved.regions
-        known = np.array([regions.index(name) for name in series.regions])
+        place = {name: index for index, name in enumerate(regions)}
+        known = np.array([place[name] for name in series.regions])
         array, static_names = static_features(
             series.timestamps, known[series.region_index], regions
         )
