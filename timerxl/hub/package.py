@@ -2,34 +2,62 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from transformers.utils import logging as transformers_logging
 
 from timerxl.config import InputError
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.files import json_ready, write_json, write_text
 from timerxl.forecaster import load_classifier
+from timerxl.hub.allowed import Listing
 from timerxl.hub.card import model_card
 from timerxl.hub.privacy import as_yaml
-from timerxl.hub.record import CODE, MODEL_CONFIG, PAGE, WEIGHTS, Record
+from timerxl.hub.record import (
+    CONFIG,
+    FORECASTS,
+    METRICS,
+    MODEL_CONFIG,
+    OURS,
+    PAGE,
+    TRAINING_CONFIG,
+    WEIGHTS,
+    Record,
+)
+from timerxl.model.convert_openltm import load_saved
+from timerxl.report.page import report_page
+from timerxl.report.run_folder import read_run
+from timerxl.untrusted import read_json
 
-CARD, TRAINING_CONFIG = "README.md", "training_config.yaml"
+CARD = "README.md"
 # What a run may have or not: where a repository holds one that is no longer published, it goes.
-OPTIONAL = ("results.json", "metrics.jsonl", "verdict.json", str(PAGE))
+OPTIONAL = ("results.json", METRICS, "verdict.json", str(PAGE))
+transformers_logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)
 class Package:
-    """A folder whose ``files`` (paths within it, sorted) are all that is published."""
+    """A folder whose ``files`` (paths within it, sorted) are all that is published.
+
+    ``listings``: of the files with keys, which of them are in, and what was left out.
+    """
 
     folder: Path
     files: tuple[str, ...]
+    listings: dict[str, Listing] = field(default_factory=dict)
 
     @property
     def num_bytes(self) -> int:
         return sum((self.folder / name).stat().st_size for name in self.files)
+
+    @property
+    def num_left(self) -> int:
+        """How many values of its files are not on the list of what is published."""
+        return sum(self.listings[name].num_left for name in self.files if name in self.listings)
 
 
 @dataclass(frozen=True)
@@ -48,29 +76,71 @@ def stage(record: Record, folder: Path, wording: Wording) -> Package:
     what was written can't be loaded as the Forecaster does.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(record.model_folder / WEIGHTS, folder / WEIGHTS)
-    for path in sorted(record.model_folder.glob(CODE)):
-        shutil.copyfile(path, folder / path.name)
-    write_json(folder / MODEL_CONFIG, record.model_config)
-    write_json(folder / PREPROCESSING, record.preprocessing)
+    _write_model(record, folder)
     write_text(folder / TRAINING_CONFIG, as_yaml(record.config))
     for name, content in (("results.json", record.results), ("verdict.json", record.verdict)):
         if content:
             write_json(folder / name, content)
     if record.events:
-        lines = [json.dumps(json_ready(event)) + "\n" for event in record.events]
-        write_text(folder / "metrics.jsonl", "".join(lines))
+        _write_events(record, folder / METRICS)
+    _load_again(folder)
     if (record.folder / PAGE).is_file():
         (folder / PAGE).parent.mkdir(exist_ok=True)
-        page = (record.folder / PAGE).read_text(encoding="utf-8", errors="replace")
-        write_text(folder / PAGE, record.scrubber.page(page))
+        write_text(folder / PAGE, _page(record, folder.parent))
     card = model_card(record, wording.repo_id, wording.revision, wording.data_licence)
     write_text(folder / CARD, record.scrubber.code(card))
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    package = Package(folder, tuple(file.as_posix() for file in files))
+    package = Package(folder, tuple(file.as_posix() for file in files), record.listings)
     _check(package, record)
-    _load_again(folder)
     return package
+
+
+def _write_model(record: Record, folder: Path) -> None:
+    """The model read and written anew: numbers from the run; the code, and the names of classes
+    in config.json, from this package."""
+    try:
+        model = load_saved(record.model_folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the model can't be published: {error}") from error
+    model.save_pretrained(folder)
+    ours = read_json(folder / MODEL_CONFIG)
+    settings = record.model_config | {key: ours[key] for key in OURS}
+    write_json(folder / MODEL_CONFIG, dict(sorted(settings.items())))
+    preprocessing = record.preprocessing
+    if "weights" in preprocessing:
+        weights = folder / WEIGHTS
+        with weights.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        of_weights = {"size": weights.stat().st_size, "sha256": digest}
+        preprocessing = preprocessing | {"weights": of_weights}
+    write_json(folder / PREPROCESSING, preprocessing)
+
+
+def _write_events(record: Record, path: Path) -> None:
+    lines = [json.dumps(json_ready(event)) + "\n" for event in record.events]
+    write_text(path, "".join(lines))
+
+
+def _page(record: Record, beside: Path) -> str:
+    """The run's page, drawn from what is published of the run and not taken from its folder."""
+    with tempfile.TemporaryDirectory(dir=beside) as temporary:
+        run = Path(temporary) / record.name
+        run.mkdir()
+        write_text(run / CONFIG, as_yaml(record.config))
+        for name, content in (
+            ("status.json", {"code": record.code, "reason": record.reason}),
+            ("results.json", record.results),
+            ("verdict.json", record.verdict),
+            ("audit.json", record.audit),
+            ("environment.json", record.environment),
+        ):
+            if content:
+                write_json(run / name, content)
+        if record.events:
+            _write_events(record, run / METRICS)
+        if record.forecasts is not None:
+            record.forecasts.to_parquet(run / FORECASTS, index=False)
+        return record.scrubber.page(report_page(read_run(run)))
 
 
 def _check(package: Package, record: Record) -> None:

@@ -224,12 +224,13 @@ def _yaml_mapping(path: Path) -> Content:
     return content
 
 
-def read_forecasts(path: Path) -> pd.DataFrame:
+def read_forecasts(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
     """forecasts.parquet, checked: labels of 0 and 1, P(rain) from 0 to 1, times in UTC.
 
+    ``columns``: these alone are read.
     Raises ValueError naming the column that is not what it should be.
     """
-    table = pd.read_parquet(path)
+    table = pd.read_parquet(path, columns=columns)
     if missing := [name for name in NOT_FORECASTS if name not in table.columns]:
         raise ValueError(f"no column {', '.join(missing)}.")
     table["issue_time"] = pd.to_datetime(table["issue_time"], utc=True).dt.tz_localize(None)

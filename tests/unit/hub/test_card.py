@@ -209,13 +209,14 @@ def test_limits_come_from_facts(run: Path, text: str) -> None:
 
     edit(run / "model" / "preprocessing.json", change)
     edit(run / "results.json", spoil)
-    edit(run / "audit.json", lambda _: {"lines": ["WARNING 2 of 24 hours of tp"]})
+    edit(run / "audit.json", lambda _: {"lines": ["WARNING 2 of 24 hours of tp", "by the sea"]})
     edit_all(run, test_every_epoch="true")
     limits = card(run).split("## Known limits")[1].split("## ")[0]
     for words in ("Contaminated", "Split by row", "No intervals: the test split is too short"):
         assert words in limits
     for words in ("seeded sample", "Sparse rain", "Audit of the data: WARNING 2 of 24"):
         assert words in limits
+    assert "sea" not in limits
     assert "2 of 24 hours of `tp`" in card(run)
 
 
@@ -250,11 +251,18 @@ def test_verdicts_of_a_finished_run(run: Path, text: str) -> None:
         "name": "dead_input",
         "severity": "certain",
         "step": None,
-        "explanation": "tp never varies.",
-        "remedy": "Look.",
+        "explanation": "never varying in the training windows: tp.",
+        "remedy": "Leave them out of data.features, or find out why they are constant.",
     }
     edit(run / "verdict.json", lambda _: {"stopped_by": None, "verdicts": [verdict]})
-    assert "- **dead input** (certain): tp never varies. Look." in card(run)
+    said = "never varying in the training windows: tp. Leave them out of data.features, or find out"
+    assert f"- **dead input** (certain): {said} why they are constant." in card(run)
+    foreign = verdict | {"explanation": "at /srv/moonshot, kernel 6.1", "remedy": "ask Xochitl"}
+    edit(run / "verdict.json", lambda _: {"stopped_by": None, "verdicts": [foreign]})
+    assert (
+        "- **dead input** (certain): A feature that never varies in training, or gradients of "
+        "exactly zero ten steps long.\n" in card(run)
+    )
 
 
 def html(text: str) -> str:
@@ -373,7 +381,8 @@ def test_what_a_record_holds_is_never_markup_nor_private(run: Path) -> None:
     text = card(run)
     page = html(text)
     assert "<script" not in page
-    assert "&lt;script&gt;x&lt;/script&gt; | `a` [b](c) units.csv" in page
+    assert "units.csv" not in page
+    assert known(text)["`tp`"] == ["-", "-", "quantity: file; unit: said"]
     assert home("ana") not in text
     assert page.count("<table>") == 7
 

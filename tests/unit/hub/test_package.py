@@ -11,6 +11,7 @@ import pytest
 import yaml
 from spoiled_runs import SECRET, as_stopped, edit, home, plant, sums
 
+import timerxl.model
 from timerxl.config import InputError, load_recipe
 from timerxl.forecaster import Forecaster
 from timerxl.hub.package import Package, Wording, stage
@@ -98,8 +99,9 @@ def test_nothing_private_is_staged(
     assert saved["data"]["path"] == saved["source"]["path"] == "rain.parquet"
     settings = yaml.safe_load((package.folder / "training_config.yaml").read_text())
     assert settings["data"]["path"] == "rain.parquet"
-    assert settings["note"].startswith("see mine.txt with [removed]")
-    assert "could not read rain.parquet" in (package.folder / "README.md").read_text()
+    assert "note" not in settings
+    assert "seen" not in settings
+    assert "**memory** (suspected): Peak memory above" in (package.folder / "README.md").read_text()
 
 
 ODD = ["tp@850", "/norte/sur", "~x/y", "C:/lima", "runs/tp.csv", "tp <mm/h> & @500"]
@@ -118,7 +120,9 @@ def rename(run: Path, names: list[str], regions: list[str]) -> None:
         saved["data"]["region_column"] = "place@site"
 
     edit(run / "model" / "preprocessing.json", preprocessing)
-    edit(run / "audit.json", lambda _: {"lines": [f"{names[0]} and {home('x')} are odd."]})
+    edit(
+        run / "audit.json", lambda _: {"lines": [f"warning: {names[:1]} is missing in 3 regions."]}
+    )
 
 
 def test_names_that_look_private_are_kept(run: Path, tmp_path: Path) -> None:
@@ -133,11 +137,11 @@ def test_names_that_look_private_are_kept(run: Path, tmp_path: Path) -> None:
     assert saved["data"]["region_column"] == "place@site"
     written = json.loads((package.folder / "config.json").read_text())
     assert written["id2label"] == config["id2label"]
-    assert written["_name_or_path"] == "m"
+    assert "_name_or_path" not in written
     forecaster = Forecaster.from_pretrained(package.folder)
     assert forecaster.saved.content["feature_names"] == saved["feature_names"]
     card = (package.folder / "README.md").read_text()
-    assert "tp@850 and x are odd." in card
+    assert "warning: \\['tp@850'\\] is missing in 3 regions." in card
     assert "`tp@850`, `/norte/sur`, `~x/y`" in card
 
 
@@ -159,15 +163,27 @@ def test_what_nobody_could_load_is_not_published(run: Path, tmp_path: Path) -> N
     assert str(tmp_path) not in message
 
 
-@pytest.mark.parametrize("planted", [f'TOKEN = "{SECRET}"', "# {run}/x.py"])
-def test_a_program_with_something_private_is_refused(
-    run: Path, tmp_path: Path, planted: str
-) -> None:
+def test_the_code_is_that_of_this_package(run: Path, tmp_path: Path) -> None:
+    ours = {path.name: path.read_bytes() for path in Path(timerxl.model.__file__).parent.glob("*")
+            if path.name.endswith("_timerxl.py")}  # fmt: skip
     program = run / "model" / "modeling_timerxl.py"
-    program.write_text(program.read_text() + planted.format(run=run))
-    message = refused(run, tmp_path)
-    assert message.startswith("modeling_timerxl.py holds a token, a path")
-    assert SECRET not in message
+    program.write_text(program.read_text() + f'TOKEN = "{SECRET}"')
+    (run / "model" / "layers_timerxl.py").unlink()
+    (run / "model" / "evil_timerxl.py").write_text("import os")
+
+    def point(config: dict[str, Any]) -> None:
+        config["auto_map"] = {"AutoConfig": "evil/code--evil_timerxl.Evil"}
+        config["architectures"] = ["EvilModel"]
+        config["attn_implementation"] = "evil/kernel"
+
+    before = json.loads((run / "model" / "config.json").read_text())
+    edit(run / "model" / "config.json", point)
+    package = staged(run, tmp_path)
+    assert sorted(package.files) == FILES
+    for name in FILES:
+        if name.endswith(".py"):
+            assert (package.folder / name).read_bytes() == ours[name], name
+    assert json.loads((package.folder / "config.json").read_text()) == before
 
 
 def cut_off(run: Path) -> None:
@@ -181,10 +197,6 @@ BAD: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "no weights": (
         lambda r: (r / "model" / "model.safetensors").unlink(),
         ["rainy-run/model holds no model.safetensors"],
-    ),
-    "no program": (
-        lambda r: (r / "model" / "modeling_timerxl.py").unlink(),
-        ["no modeling_timerxl.py", "trust_remote_code"],
     ),
     "cut off": (cut_off, ["model.safetensors is damaged"]),
     "no weights at all": (
@@ -268,4 +280,4 @@ def test_a_run_is_named_by_its_folder_not_by_where_it_lies(
     monkeypatch.chdir(run)
     assert read_record(Path()).name == "rainy-run"
     edit(run / "verdict.json", lambda _: {"said": f"{run}/model and {home('x')}"})
-    assert read_record(Path()).verdict == {"said": "rainy-run/model and x"}
+    assert read_record(Path()).verdict == {}
