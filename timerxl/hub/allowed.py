@@ -260,10 +260,11 @@ VERDICT = {
 # training_config.yaml
 
 _SYNTHETIC = {"step_hours": HOURS, "start": TIME, "end": TIME, "seed": SEED}
+_COLUMNS = "timestamp_column region_column precipitation_column label_column".split()
 _DATA: dict[str, Any] = {
     "path": FILE_NAME,
     "synthetic": _SYNTHETIC,
-    **{f"{key}_column": NAME for key in ("timestamp", "region", "precipitation", "label")},
+    **dict.fromkeys(_COLUMNS, NAME),
     "precipitation_unit": UNIT,
     "missing_values": [NUMBER],
     "directions": _choice("sin_cos", "as_is"),
@@ -303,7 +304,7 @@ TRAINING_CONFIG: dict[str, Any] = {
     "recipe": _choice(*available_recipes()),
     "seed": SEED,
     "output_dir": NAME,  # here the name of the run's folder (timerxl.hub.record)
-    "data": _DATA,
+    "data": _DATA | dict.fromkeys(_COLUMNS, KNOWN_NAME) | {"features": [KNOWN_NAME]},
     "model": _MODEL
     | {
         "num_labels": COUNT,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers.utils import logging as transformers_logging
+from safetensors.torch import save_file
 
+import timerxl.model
 from timerxl.config import InputError
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.files import json_ready, write_json, write_text
@@ -22,7 +24,6 @@ from timerxl.hub.record import (
     FORECASTS,
     METRICS,
     MODEL_CONFIG,
-    OURS,
     PAGE,
     TRAINING_CONFIG,
     WEIGHTS,
@@ -31,12 +32,20 @@ from timerxl.hub.record import (
 from timerxl.model.convert_openltm import load_saved
 from timerxl.report.page import report_page
 from timerxl.report.run_folder import read_run
-from timerxl.untrusted import read_json
 
 CARD = "README.md"
 # What a run may have or not: where a repository holds one that is no longer published, it goes.
 OPTIONAL = ("results.json", METRICS, "verdict.json", str(PAGE))
-transformers_logging.disable_progress_bar()
+# The code that save_pretrained copies beside weights; it is taken from here, never from a run.
+MODULES = "attention configuration flops layers losses modeling outputs".split()
+# Of config.json, what names code: ours, whatever a run says.
+OUR_CLASSES = {
+    "architectures": [timerxl.model.TimerXLForClassification.__name__],
+    "auto_map": {
+        "AutoConfig": "configuration_timerxl.TimerXLConfig",
+        "AutoModelForSequenceClassification": "modeling_timerxl.TimerXLForClassification",
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -102,10 +111,12 @@ def _write_model(record: Record, folder: Path) -> None:
         model = load_saved(record.model_folder)
     except (OSError, ValueError) as error:
         raise InputError(f"the model can't be published: {error}") from error
-    model.save_pretrained(folder)
-    ours = read_json(folder / MODEL_CONFIG)
-    settings = record.model_config | {key: ours[key] for key in OURS}
-    write_json(folder / MODEL_CONFIG, dict(sorted(settings.items())))
+    state = {key: value.float().contiguous() for key, value in model.state_dict().items()}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    for name in MODULES:
+        code = Path(timerxl.model.__file__).with_name(f"{name}_timerxl.py")
+        shutil.copyfile(code, folder / code.name)
+    write_json(folder / MODEL_CONFIG, dict(sorted((record.model_config | OUR_CLASSES).items())))
     preprocessing = record.preprocessing
     if "weights" in preprocessing:
         weights = folder / WEIGHTS

@@ -50,7 +50,7 @@ Content = dict[str, Any]
 WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"
 CONFIG, TRAINING_CONFIG = "config.yaml", "training_config.yaml"  # of a run, and when published
 METRICS, FORECASTS, PAGE = "metrics.jsonl", "forecasts.parquet", Path("report") / "index.html"
-OURS = ("architectures", "auto_map")  # of config.json: what code there is, we say
+NAMES_OF_CODE = ("architectures", "auto_map")  # of config.json; timerxl.hub.package has our own
 # All that is read of a run, beside the three files of its model.
 READ = (
     *(CONFIG, "status.json", "results.json", "verdict.json", "environment.json", "audit.json"),
@@ -149,7 +149,7 @@ def read_record(
         )
     secrets = secrets_here(os.environ, huggingface_hub.get_token())
     model_config = _json(model_folder / MODEL_CONFIG, {})
-    model_config = {key: value for key, value in model_config.items() if key not in OURS}
+    model_config = {key: value for key, value in model_config.items() if key not in NAMES_OF_CODE}
     scrubber = Scrubber.of(
         own, [config, preprocessing], secrets, names_of(preprocessing, model_config)
     )
@@ -186,7 +186,7 @@ def read_record(
         preprocessing=_described(
             allowed(model_folder / PREPROCESSING, preprocessing, shape=shapes.PUBLISHED)
         ),
-        results=allowed(folder / "results.json", results, shape=shapes.RESULTS),
+        results=allowed(folder / "results.json", _compared(results), shape=shapes.RESULTS),
         verdict=verdict,
         environment=optional("environment.json", shapes.ENVIRONMENT),
         audit=optional("audit.json", shapes.AUDIT),
@@ -242,12 +242,26 @@ def _names(preprocessing: Content) -> frozenset[str]:
 
 
 def _described(preprocessing: Content) -> Content:
-    """With a sentence on what a 1 means, where the run's own may not be published."""
-    label = preprocessing["label"]
+    """With a sentence on what a 1 means, where the run's own may not be published; without records
+    of columns of which too little may be."""
+    label, source = preprocessing["label"], preprocessing.get("source") or {}
     if "text" not in label:
         text = f"rain in the {label['horizon_hours']:g} hours after the time of issue."
         preprocessing = preprocessing | {"label": label | {"text": text}}
+    if records := get(source, "records"):
+        known = {key: of for key, of in records.items() if records_problem({key: of}) is None}
+        preprocessing = preprocessing | {"source": source | {"records": known}}
     return preprocessing
+
+
+def _compared(results: Content) -> Content:
+    """Without differences to a forecast that is not known by name."""
+    known = {
+        key: of
+        for key, of in (results.get("differences") or {}).items()
+        if of is None or FORECAST.take(of.get("reference"), frozenset()) is not LEFT
+    }
+    return results | {"differences": known} if "differences" in results else results
 
 
 def _explained(verdict: Content) -> Content:
