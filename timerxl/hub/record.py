@@ -259,7 +259,7 @@ def _compared(results: Content) -> Content:
     known = {
         key: of
         for key, of in (results.get("differences") or {}).items()
-        if of is None or FORECAST.take(of.get("reference"), frozenset()) is not LEFT
+        if of is None or FORECAST.take(get(of, "reference"), frozenset()) is not LEFT
     }
     return results | {"differences": known} if "differences" in results else results
 
