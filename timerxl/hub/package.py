@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import timerxl.model
+from timerxl.command_line import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.files import json_ready, write_json, write_text
 from timerxl.forecaster import load_classifier
 from timerxl.hub.card import model_card
 from timerxl.hub.privacy import as_yaml
-from timerxl.hub.record import CODE, MODEL_CONFIG, PAGE, WEIGHTS, Record
+from timerxl.hub.record import FORECASTS, MODEL_CONFIG, PAGE, WEIGHTS, Record
+from timerxl.report.page import report_page
+from timerxl.report.run_folder import read_run
+from timerxl.training.run_lock import METRICS
 
 CARD, TRAINING_CONFIG = "README.md", "training_config.yaml"
 # What a run may have or not: where a repository holds one that is no longer published, it goes.
 OPTIONAL = ("results.json", "metrics.jsonl", "verdict.json", str(PAGE))
+MODULES = "attention configuration flops layers losses modeling outputs".split()
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ def stage(record: Record, folder: Path, wording: Wording) -> Package:
     """
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(record.model_folder / WEIGHTS, folder / WEIGHTS)
-    for path in sorted(record.model_folder.glob(CODE)):
+    for path in code_files():
         shutil.copyfile(path, folder / path.name)
     write_json(folder / MODEL_CONFIG, record.model_config)
     write_json(folder / PREPROCESSING, record.preprocessing)
@@ -62,8 +69,7 @@ def stage(record: Record, folder: Path, wording: Wording) -> Package:
         write_text(folder / "metrics.jsonl", "".join(lines))
     if (record.folder / PAGE).is_file():
         (folder / PAGE).parent.mkdir(exist_ok=True)
-        page = (record.folder / PAGE).read_text(encoding="utf-8", errors="replace")
-        write_text(folder / PAGE, record.scrubber.page(page))
+        write_text(folder / PAGE, record.scrubber.page(_page(record, folder.parent)))
     card = model_card(record, wording.repo_id, wording.revision, wording.data_licence)
     write_text(folder / CARD, record.scrubber.code(card))
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
@@ -71,6 +77,30 @@ def stage(record: Record, folder: Path, wording: Wording) -> Package:
     _check(package, record)
     _load_again(folder)
     return package
+
+
+def code_files() -> list[Path]:
+    """The modelling code of the installed timerxl, as save_pretrained copies it beside weights."""
+    folder = Path(timerxl.model.__file__).parent
+    return [folder / f"{name}_timerxl.py" for name in MODULES]
+
+
+def _page(record: Record, beside: Path) -> str:
+    """The run's page, drawn anew from what is published."""
+    with tempfile.TemporaryDirectory(prefix="page-", dir=beside) as place:
+        run = Path(place, record.name)
+        run.mkdir()
+        write_text(run / "config.yaml", as_yaml(record.config))
+        code = {"finished": EXIT_OK, "stopped": EXIT_STOPPED}.get(record.outcome, EXIT_FAILED)
+        write_json(run / "status.json", {"code": code, "reason": record.reason})
+        for name in ("results", "verdict", "environment", "audit"):
+            if content := getattr(record, name):
+                write_json(run / f"{name}.json", content)
+        events = [json.dumps(json_ready(event)) + "\n" for event in record.events]
+        write_text(run / METRICS, "".join(events))
+        if record.forecasts is not None:
+            record.forecasts.to_parquet(run / FORECASTS, index=False)
+        return report_page(read_run(run))
 
 
 def _check(package: Package, record: Record) -> None:

@@ -16,13 +16,17 @@ from timerxl.config import InputError
 from timerxl.data.columns_known import records_problem
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.hub import shapes
+from timerxl.hub.allowed import FILES, OURS, keep, label_text, said_again, stop_words
 from timerxl.hub.privacy import Scrubber, names_of, secrets_here
 from timerxl.model.convert_openltm import load_saved
-from timerxl.report.run_folder import UNREADABLE, get, read_forecasts
-from timerxl.untrusted import misfit, read_json, read_yaml, reason
+from timerxl.report.run_folder import NOT_FORECASTS, UNREADABLE, get, read_forecasts
+from timerxl.training.references import TITLES
+from timerxl.training.run_lock import METRICS, RUN_FILES
+from timerxl.untrusted import check_own_files, link_problem, misfit, read_json, read_yaml, reason
 
 Content = dict[str, Any]
-WEIGHTS, MODEL_CONFIG, CODE = "model.safetensors", "config.json", "*_timerxl.py"
+WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"
+MOST_EVENTS_BYTES, MOST_LINE_BYTES = 2**30, 2**22
 FORECASTS, PAGE = "forecasts.parquet", Path("report") / "index.html"
 FINISHED, FAILED, STOPPED = EXIT_OK, EXIT_FAILED, EXIT_STOPPED
 RUNNING = "running"  # the reason in status.json of a run under way
@@ -32,6 +36,7 @@ RUNNING = "running"  # the reason in status.json of a run under way
 class Record:
     """What the files of a run say, scrubbed; {} or None is "not there".
 
+    Each content is what :mod:`timerxl.hub.allowed` lists of it; ``left_out`` names the rest.
     ``name`` is the run folder's, ``folder`` where its files are read from (of a run under way a
     copy), ``model_folder`` the weights to publish, ``outcome`` one of finished, stopped, failed,
     running, with ``reason``.
@@ -50,6 +55,7 @@ class Record:
     verdict: Content
     environment: Content
     audit: Content
+    left_out: tuple[str, ...] = ()
     events: list[Content] = field(default_factory=list)
     forecasts: pd.DataFrame | None = None
 
@@ -89,6 +95,7 @@ def read_record(
     that is still training, and with ``force`` one that failed without results.
     """
     own = named or folder
+    check_own_files(folder, RUN_FILES, ())  # a link would be followed, and what it leads to be sent
     if not folder.is_dir() or not (folder / "config.yaml").is_file():
         raise InputError(
             f"--run {own} is no run folder: "
@@ -108,28 +115,61 @@ def read_record(
         raise InputError(
             f"{model_folder / PREPROCESSING}: {problem}. Train again to write it anew."
         )
+    left: list[str] = []
+
+    def allowed(name: str, content: Any) -> Content:
+        found: Content = keep(content, FILES[name], left, name)
+        return found
+
+    published = allowed("preprocessing.json", preprocessing)
+    published["label"] |= {"text": label_text(published)}
+    config = allowed("training_config.yaml", config)
+    events = [allowed("metrics.jsonl", one) for one in read_events(folder / METRICS)]
+    monitors = config.get("monitors") or {}
+    verdict = allowed("verdict.json", _json(folder / "verdict.json", shapes.VERDICT))
+    if stopped := verdict.get("stopped_by"):
+        (verdict["stopped_by"],) = said_again([stopped], events, monitors)
+        published |= {"stopped_by": verdict["stopped_by"]} if "stopped_by" in published else {}
+    if verdicts := verdict.get("verdicts"):
+        verdict["verdicts"] = said_again(verdicts, events, monitors)
+    said = _json(model_folder / MODEL_CONFIG, {})
+    model_config = allowed("config.json", {k: said[k] for k in said.keys() - OURS.keys()})
+    model_config = dict(sorted((model_config | OURS).items()))
     secrets = secrets_here(os.environ, huggingface_hub.get_token())
-    model_config = _json(model_folder / MODEL_CONFIG, shapes.MODEL_CONFIG)
-    names = names_of(preprocessing, model_config)
-    scrubber = Scrubber.of(own, [config, preprocessing], secrets, names)
+    names = names_of(published, model_config)
+    scrubber = Scrubber.of(own, [config, published], secrets, names)
     clean = scrubber.value
     return Record(
         name=scrubber.text(own.absolute().name),
         folder=folder,
         model_folder=model_folder,
         outcome=outcome,
-        reason=scrubber.text(reason),
+        reason=_why(outcome, verdict, status),
         scrubber=scrubber,
         config=clean(config),
         model_config=clean(model_config),
-        preprocessing=clean(preprocessing),
-        results=clean(results),
-        verdict=clean(_json(folder / "verdict.json", shapes.VERDICT)),
-        environment=clean(_json(folder / "environment.json", shapes.ENVIRONMENT)),
-        audit=clean(_json(folder / "audit.json", shapes.AUDIT)),
-        events=clean(read_events(folder / "metrics.jsonl")),
+        preprocessing=clean(published),
+        results=clean(allowed("results.json", results)),
+        verdict=clean(verdict),
+        environment=clean(
+            allowed("environment", _json(folder / "environment.json", shapes.ENVIRONMENT))
+        ),
+        audit=clean(allowed("audit", _json(folder / "audit.json", shapes.AUDIT))),
+        left_out=tuple(dict.fromkeys(left)),
+        events=clean(events),
         forecasts=_forecasts(folder / FORECASTS),
     )
+
+
+def _why(outcome: str, verdict: Content, status: Content) -> str:
+    """How the run ended, in words of ours: messages of programs are not published."""
+    if outcome == "stopped":
+        stopped = verdict.get("stopped_by")
+        return stop_words(stopped) if stopped else "stopped by a monitor."
+    if outcome == "failed":
+        code = status.get("code")
+        return f"exit code {code}" if isinstance(code, int) else "no exit code was written"
+    return outcome
 
 
 def _outcome(
@@ -185,16 +225,11 @@ def _model_folder(folder: Path, own: Path, outcome: str) -> Path:
     if not found.is_dir():
         raise InputError(f"--run {own} holds no {where.name}/; there are no weights to publish.")
     for name in (WEIGHTS, MODEL_CONFIG, PREPROCESSING):
-        if not (found / name).is_file():
+        if not os.path.lexists(found / name):
             raise InputError(f"{where} holds no {name}; expected a model folder as a run saves it.")
+        if problem := link_problem(found / name):
+            raise InputError(f"{where / name} {problem}; expected a file of the run itself.")
     _check_weights(found / WEIGHTS, where / WEIGHTS)
-    modules = (_json(found / MODEL_CONFIG, shapes.MODEL_CONFIG).get("auto_map") or {}).values()
-    for module in {str(name).partition(".")[0] for name in modules}:
-        if not (found / f"{module}.py").is_file():
-            raise InputError(
-                f"{where} holds no {module}.py, which its {MODEL_CONFIG} names; without it nobody "
-                "can load the model with trust_remote_code."
-            )
     return found
 
 
@@ -222,17 +257,23 @@ def _check_model(folder: Path) -> None:
 
 
 def read_events(path: Path) -> list[Content]:
-    """The events of metrics.jsonl; a line that was cut off is no event."""
+    """The events of metrics.jsonl; a line that was cut off, or is too long for one, is none."""
     if not path.is_file():
         return []
+    if (size := path.stat().st_size) > MOST_EVENTS_BYTES:
+        raise InputError(
+            f"{path} has {size:,} bytes; expected at most {MOST_EVENTS_BYTES:,}. Log less often "
+            "(train.log_every_steps)."
+        )
     events = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(event, dict):
-            events.append(event)
+    with path.open("rb") as lines:
+        while line := lines.readline(MOST_LINE_BYTES):
+            try:
+                event = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(event, dict):
+                events.append(event)
     return events
 
 
@@ -257,4 +298,4 @@ def _forecasts(path: Path) -> pd.DataFrame | None:
         raise InputError(f"{path} can't be read: {reason(error)}") from error
     if "model" not in table.columns:
         raise InputError(f"{path} has no column model.")
-    return table
+    return table[[name for name in table.columns if name in (*NOT_FORECASTS, *TITLES)]]

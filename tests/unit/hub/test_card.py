@@ -205,14 +205,14 @@ def test_limits_come_from_facts(run: Path, text: str) -> None:
         }
 
     def spoil(found: dict[str, Any]) -> None:
-        found |= {"max_windows": 40, "no_interval": "the test split is too short", "intervals": {}}
+        found |= {"max_windows": 40, "no_interval": "no resamples were asked for", "intervals": {}}
 
     edit(run / "model" / "preprocessing.json", change)
     edit(run / "results.json", spoil)
     edit(run / "audit.json", lambda _: {"lines": ["WARNING 2 of 24 hours of tp"]})
     edit_all(run, test_every_epoch="true")
     limits = card(run).split("## Known limits")[1].split("## ")[0]
-    for words in ("Contaminated", "Split by row", "No intervals: the test split is too short"):
+    for words in ("Contaminated", "Split by row", "No intervals: no resamples were asked for"):
         assert words in limits
     for words in ("seeded sample", "Sparse rain", "Audit of the data: WARNING 2 of 24"):
         assert words in limits
@@ -232,7 +232,7 @@ def test_a_stopped_run_says_so_at_the_top(run: Path, has_best: bool) -> None:
     assert "**ROC-AUC**: 0.500" in text  # validation's, and called so
     assert "flatter" in text
     said = text.split("## What the monitors said")[1]
-    assert said.count("Rain is said for every window.") == 1
+    assert said.count("The run itself said so; the published numbers alone do not show it.") == 1
     assert "**Stopped the run**: **collapse** (certain) at step 4" in said
     assert "from P(rain) = 0.5 on; no threshold was chosen" in text
 
@@ -254,7 +254,14 @@ def test_verdicts_of_a_finished_run(run: Path, text: str) -> None:
         "remedy": "Look.",
     }
     edit(run / "verdict.json", lambda _: {"stopped_by": None, "verdicts": [verdict]})
-    assert "- **dead input** (certain): tp never varies. Look." in card(run)
+    assert "- **dead input** (certain): The run itself said so" in card(run)
+    assert "tp never varies" not in card(run)  # words of a file: they may be anybody's
+    edit(run / "verdict.json", lambda _: {"verdicts": [verdict | {"severity": "suspected"}]})
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    start = json.loads(lines[0]) | {"dead_features": ["tp"]}
+    (run / "metrics.jsonl").write_text("\n".join([json.dumps(start), *lines[1:]]))
+    said = card(run).split("- **dead input** (suspected): ")[1].splitlines()[0]
+    assert said.startswith("never varying in the training windows: tp.")  # the monitor's own
 
 
 def html(text: str) -> str:
@@ -368,12 +375,12 @@ def test_more_than_a_dozen_features_are_summarised(run: Path, finished: Path) ->
 
 
 def test_what_a_record_holds_is_never_markup_nor_private(run: Path) -> None:
-    unit = "<script>x</script> | `a` [b](c) " + home("ana", "weather", "units.csv")
+    unit = "<b>x</b> | `a` [b](c) " + home("u.csv")
     with_records(run, {"tp": record_of("tp", unit, "said", None)})
     text = card(run)
     page = html(text)
-    assert "<script" not in page
-    assert "&lt;script&gt;x&lt;/script&gt; | `a` [b](c) units.csv" in page
+    assert "<b>x" not in page
+    assert "&lt;b&gt;x&lt;/b&gt; | `a` [b](c) u.csv" in page
     assert home("ana") not in text
     assert page.count("<table>") == 7
 

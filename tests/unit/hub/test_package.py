@@ -98,8 +98,8 @@ def test_nothing_private_is_staged(
     assert saved["data"]["path"] == saved["source"]["path"] == "rain.parquet"
     settings = yaml.safe_load((package.folder / "training_config.yaml").read_text())
     assert settings["data"]["path"] == "rain.parquet"
-    assert settings["note"].startswith("see mine.txt with [removed]")
-    assert "could not read rain.parquet" in (package.folder / "README.md").read_text()
+    assert "note" not in settings
+    assert "could not read" not in (package.folder / "README.md").read_text()
 
 
 ODD = ["tp@850", "/norte/sur", "~x/y", "C:/lima", "runs/tp.csv", "tp <mm/h> & @500"]
@@ -118,13 +118,13 @@ def rename(run: Path, names: list[str], regions: list[str]) -> None:
         saved["data"]["region_column"] = "place@site"
 
     edit(run / "model" / "preprocessing.json", preprocessing)
-    edit(run / "audit.json", lambda _: {"lines": [f"{names[0]} and {home('x')} are odd."]})
+    edit(run / "audit.json", lambda _: {"lines": [f"warning: {names[0]} and {home('x')} are odd."]})
 
 
 def test_names_that_look_private_are_kept(run: Path, tmp_path: Path) -> None:
     before = json.loads((run / "model" / "preprocessing.json").read_text())
     rename(run, ODD, ["lima@norte", "/a/b/c"])
-    config = {"id2label": {"0": "dry/no/rain", "1": "rain@all"}, "_name_or_path": home("m")}
+    config = {"id2label": {"0": "dry/no/rain", "1": "rain@all"}}
     edit(run / "model" / "config.json", lambda content: content | config)
     package = staged(run, tmp_path)
     saved = json.loads((package.folder / "preprocessing.json").read_text())
@@ -133,7 +133,6 @@ def test_names_that_look_private_are_kept(run: Path, tmp_path: Path) -> None:
     assert saved["data"]["region_column"] == "place@site"
     written = json.loads((package.folder / "config.json").read_text())
     assert written["id2label"] == config["id2label"]
-    assert written["_name_or_path"] == "m"
     forecaster = Forecaster.from_pretrained(package.folder)
     assert forecaster.saved.content["feature_names"] == saved["feature_names"]
     card = (package.folder / "README.md").read_text()
@@ -159,15 +158,39 @@ def test_what_nobody_could_load_is_not_published(run: Path, tmp_path: Path) -> N
     assert str(tmp_path) not in message
 
 
-@pytest.mark.parametrize("planted", [f'TOKEN = "{SECRET}"', "# {run}/x.py"])
-def test_a_program_with_something_private_is_refused(
-    run: Path, tmp_path: Path, planted: str
-) -> None:
-    program = run / "model" / "modeling_timerxl.py"
-    program.write_text(program.read_text() + planted.format(run=run))
-    message = refused(run, tmp_path)
-    assert message.startswith("modeling_timerxl.py holds a token, a path")
-    assert SECRET not in message
+def test_code_comes_from_the_installed_package(run: Path, tmp_path: Path, finished: Path) -> None:
+    """Whatever lies in the model's folder, or is missing there."""
+    folder = run / "model"
+    (folder / "modeling_timerxl.py").write_text(f"TOKEN = '{SECRET}'")
+    (folder / "layers_timerxl.py").unlink()
+    (folder / "x_timerxl.py").write_text("import os")
+    hostile = {"auto_map": {"AutoConfig": "x_timerxl.Evil"}, "architectures": ["Evil"]}
+    edit(folder / "config.json", lambda content: content | hostile)
+    package = staged(run, tmp_path)
+    assert sorted(package.files) == FILES
+    for name in FILES:
+        if name.endswith(".py") or name == "config.json":
+            theirs = (finished / "model" / name).read_bytes()
+            assert (package.folder / name).read_bytes() == theirs, name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("model/model.safetensors", "model/config.json", "model/preprocessing.json", "model"),
+        *("model/x_timerxl.py", "results.json", "metrics.jsonl", "verdict.json", "status.json"),
+        *("config.yaml", "audit.json", "environment.json", "forecasts.parquet", "report"),
+        *("report/index.html", "checkpoints"),
+    ],
+)
+def test_a_run_with_a_link_is_refused(run: Path, tmp_path: Path, name: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    if (run / name).exists():
+        (run / name).rename(elsewhere)
+    else:
+        elsewhere.write_text(SECRET)
+    (run / name).symlink_to(elsewhere)
+    assert f"{name} is a link" in refused(run, tmp_path)
 
 
 def cut_off(run: Path) -> None:
@@ -181,10 +204,6 @@ BAD: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "no weights": (
         lambda r: (r / "model" / "model.safetensors").unlink(),
         ["rainy-run/model holds no model.safetensors"],
-    ),
-    "no program": (
-        lambda r: (r / "model" / "modeling_timerxl.py").unlink(),
-        ["no modeling_timerxl.py", "trust_remote_code"],
     ),
     "cut off": (cut_off, ["model.safetensors is damaged"]),
     "no weights at all": (
@@ -267,5 +286,6 @@ def test_a_run_is_named_by_its_folder_not_by_where_it_lies(
 ) -> None:
     monkeypatch.chdir(run)
     assert read_record(Path()).name == "rainy-run"
-    edit(run / "verdict.json", lambda _: {"said": f"{run}/model and {home('x')}"})
-    assert read_record(Path()).verdict == {"said": "rainy-run/model and x"}
+    line = f"warning: {run}/model and {home('x')}"
+    edit(run / "audit.json", lambda _: {"lines": [line]})
+    assert read_record(Path()).audit == {"lines": ["warning: rainy-run/model and x"]}
