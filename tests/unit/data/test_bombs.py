@@ -13,7 +13,6 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -28,14 +27,14 @@ import zarr
 from timerxl import untrusted
 from timerxl.config import InputError
 from timerxl.data.grid_files import open_grid_files
-from timerxl.data.parquet_file import read_parquet
+from timerxl.data.parquet_file import _page_bytes, read_parquet
 from timerxl.data.prepare import PrepareOptions, prepare_era5
 from timerxl.data.readers import TableOptions, open_table
 from timerxl.data.streams import grid_members
 from timerxl.data.table_text import MOST_COLUMNS, read_text_table
 from timerxl.model.openltm_checkpoint import read_tensors
 
-ROOM = 300 * 2**20  # bytes that a bomb may take beyond what imports took
+ROOM = 100 * 2**20  # bytes that a bomb may take beyond what imports took
 _CHILD = """
 import json, resource, sys
 from pathlib import Path
@@ -100,6 +99,44 @@ def parquet_of_runs(path: Path) -> Path:
     return path
 
 
+def parquet_of_a_lying_footer(path: Path) -> Path:
+    """One page of 400 MB; the footer says ten values of a hundred bytes."""
+    count = 50_000_000
+    pq.write_table(
+        pa.table({"precipitation": pa.array(np.zeros(count))}),
+        path,
+        row_group_size=count,
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+        data_page_size=2**30,
+        write_batch_size=count,
+        max_rows_per_page=count,
+    )
+    column = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    content = path.read_bytes()
+    footer = content[-8 - int.from_bytes(content[-8:-4], "little") : -8]
+    lie = footer
+    for true, said in ((count, 10), (column.total_uncompressed_size, 100)):
+        number, other = _zigzag(true), _zigzag(said)
+        padded = bytes(byte | 128 for byte in other) + bytes([128] * (len(number) - len(other) - 1))
+        assert number in lie
+        lie = lie.replace(number, padded + b"\0")
+    path.write_bytes(content.replace(footer, lie))
+    said = pq.ParquetFile(path).metadata
+    assert (said.num_rows, said.row_group(0).column(0).total_uncompressed_size) == (10, 100)
+    return path
+
+
+def _zigzag(number: int) -> bytes:
+    """A number of Thrift's compact protocol."""
+    number, digits = number << 1, []
+    while number > 127:
+        digits.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*digits, number])
+
+
 def parquet_of_a_long_word(path: Path) -> Path:
     """A word of a million signs that stands once in the file and in 20,000 rows."""
     names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(20_000, np.int32)), ["x" * 10**6])
@@ -144,6 +181,7 @@ BOMBS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "t.csv.gz": (csv_gz, "of memory"),
     "t.csv.zip": (csv_zip, "expected at most 200 times as many"),
     "runs.parquet": (parquet_of_runs, "200,000,000 rows of it"),
+    "lie.parquet": (parquet_of_a_lying_footer, "(10 rows of it)"),
     "word.parquet": (parquet_of_a_long_word, "the text of"),
     "w.pth": (pth, "is compressed"),
     "times.nc": (lambda path: hdf5(path, time=(10**9,), tp=(10**9, 1, 1)), "coordinates of"),
@@ -444,6 +482,26 @@ def test_a_value_of_very_many_digits_takes_no_time(tmp_path: Path) -> None:
     assert len(frame) == 4
 
 
+@pytest.mark.parametrize("compression", ["none", "snappy", "gzip", "zstd"])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_pages_are_counted_as_they_unpack(tmp_path: Path, compression: str, version: str) -> None:
+    rng = np.random.default_rng(0)
+    table = pa.table(
+        {
+            "timestamp": pd.date_range("2020-01-01", periods=50_000, freq="h"),
+            "region": rng.choice(["a", "b", "c"], 50_000),
+            "precipitation": rng.exponential(1, 50_000),
+            "flag": rng.random(50_000) < 0.5,
+        }
+    )
+    path = tmp_path / "t.parquet"
+    pq.write_table(table, path, compression=compression, data_page_version=version)
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    # A footer counts the headers of pages too.
+    assert 0.98 * group.total_byte_size < _page_bytes(path, group) <= group.total_byte_size
+    assert read_parquet(path)[0].equals(pd.read_parquet(path))
+
+
 def test_columns_of_lists_are_left_out_and_named(tmp_path: Path) -> None:
     table = pa.table({"precipitation": [1.0, 2.0], "all": [[1.0], [2.0, 3.0]]})
     pq.write_table(table, tmp_path / "t.parquet")
@@ -454,18 +512,26 @@ def test_columns_of_lists_are_left_out_and_named(tmp_path: Path) -> None:
 
 def test_a_checkpoint_whose_members_share_their_bytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
-    torch.save({"a": torch.zeros(100)}, path)
+    torch.save({"a": torch.zeros(10_000)}, path)
     assert set(read_tensors(path)) == {"a"}
+    content = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
-        records: list[Any] = archive.infolist()
-    directory = path.read_bytes()
-    size = records[-1].file_size
-    declared = (10**9).to_bytes(4, "little")
-    wrong = directory.replace(size.to_bytes(4, "little"), declared)
-    if wrong == directory:
-        pytest.skip("the sizes of this torch stand elsewhere")
-    path.write_bytes(wrong)
-    with pytest.raises(ValueError, match="can't be read as a checkpoint"):
+        (tensor,) = (one for one in archive.infolist() if one.file_size == 40_000)
+    begins = content.index(b"PK\x01\x02")
+    while tensor.filename.encode() not in content[begins : begins + 46 + 40]:
+        begins = content.index(b"PK\x01\x02", begins + 1)
+    again = content[begins : content.index(b"PK", begins + 4)]
+    name = tensor.filename.encode()
+    more = b"".join(again.replace(name, name[:-1] + bytes([97 + n])) for n in range(20))
+    end = bytearray(content[content.rindex(b"PK\x05\x06") :])
+    count, size = (int.from_bytes(end[k : k + n], "little") for k, n in ((10, 2), (12, 4)))
+    end[8:10] = end[10:12] = (count + 20).to_bytes(2, "little")
+    end[12:16] = (size + len(more)).to_bytes(4, "little")
+    start = int.from_bytes(end[16:20], "little")
+    path.write_bytes(content[: start + size] + more + bytes(end))
+    with zipfile.ZipFile(path) as archive:
+        assert sum(one.file_size for one in archive.infolist()) > 800_000
+    with pytest.raises(ValueError, match=r"declare 84\d,\d{3} bytes, the file has"):
         read_tensors(path)
 
 
