@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -500,6 +501,23 @@ def test_pages_are_counted_as_they_unpack(tmp_path: Path, compression: str, vers
     # A footer counts the headers of pages too.
     assert 0.98 * group.total_byte_size < _page_bytes(path, group) <= group.total_byte_size
     assert read_parquet(path)[0].equals(pd.read_parquet(path))
+
+
+def test_a_cell_of_a_million_commas_makes_no_million_columns(tmp_path: Path) -> None:
+    path, count = tmp_path / "isd.csv", 2_000
+    hours = pd.date_range("2020-01-01", periods=count, freq="h").strftime("%Y-%m-%dT%H:%M:%S")
+    good = [
+        f'724,{hour},7,FM-15,"230,5,N,0041,5","+0123,1","+0100,1","01,0010,9,1"' for hour in hours
+    ]
+    good[5] = good[5].replace("+0123,1", "+0123,1" + ",0" * 500_000)
+    path.write_text("STATION,DATE,SOURCE,REPORT_TYPE,WND,TMP,DEW,AA1\n" + "\n".join(good) + "\n")
+    tracemalloc.start()
+    frame = open_table(path, TableOptions(is_command=True)).frame
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert frame["precipitation_1h (mm)"].tolist() == [1.0] * count
+    assert frame["temperature (degC)"].tolist() == [12.3] * count
+    assert peak < ROOM
 
 
 def test_columns_of_lists_are_left_out_and_named(tmp_path: Path) -> None:
