@@ -14,7 +14,7 @@ THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTEST_ARGS ?=
 QUICKSTART_ARGS ?=
 
-.PHONY: help install quickstart test lint format clean
+.PHONY: help install quickstart test lint style format clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -45,12 +45,16 @@ quickstart: .venv/.installed ## train, evaluate and report a small model on synt
 	$(BIN)/accelerate launch --config_file accelerate_configs/single_gpu.yaml \
 		--num_cpu_threads_per_process $(THREADS) launch/train.py --config quickstart $(QUICKSTART_ARGS)
 
-lint: .venv/.installed ## ruff and mypy
+lint: style ## ruff, mypy, bandit; and pip-audit, which asks the network
+	$(BIN)/python tests/dependency_audit.py
+
+style: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy timerxl launch
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive timerxl launch
 
-test: lint ## lint, then all tests; PYTEST_ARGS="-n 2" uses two cores
+test: style ## ruff, mypy, bandit, then all tests; PYTEST_ARGS="-n 2" uses two cores
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
 format: .venv/.installed ## let ruff sort imports and format

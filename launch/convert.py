@@ -21,12 +21,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
-from timerxl.command_line import run_command
+from timerxl.command_line import CommandParser, run_command, say
 from timerxl.config import InputError
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", required=True, type=Path, help="what to read")
@@ -107,7 +107,7 @@ def convert(arguments: argparse.Namespace) -> None:
         else:
             _write_whole(arguments.output, model.save_pretrained)
     layers, hidden = model.config.num_hidden_layers, model.config.hidden_size
-    print(f"{count} tensors -> {kind} ({layers} layers, hidden {hidden}): {arguments.output}")
+    say(f"{count} tensors -> {kind} ({layers} layers, hidden {hidden}): {arguments.output}")
 
 
 def main(arguments: list[str] | None = None) -> int:

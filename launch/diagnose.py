@@ -9,7 +9,6 @@ found; 2 on bad input.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from pathlib import Path
@@ -18,7 +17,14 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
-from timerxl.command_line import leave, quiet_libraries, run_command
+from timerxl.command_line import (
+    CommandParser,
+    leave,
+    quiet_libraries,
+    run_command,
+    say,
+    say_json,
+)
 from timerxl.config import InputError
 from timerxl.files import json_ready
 from timerxl.training.diagnosis import Diagnosis, Finding, diagnose
@@ -31,7 +37,7 @@ MAX_ROUNDING = 0.005  # 0.7 is read as 0.70: a coarser share would fit any accur
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
+    arguments = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = arguments.add_argument
@@ -58,20 +64,15 @@ def base_rate(text: str | None) -> BaseRate | None:
     return BaseRate(share, rounding)
 
 
-def printable(text: str) -> str:
-    """``text`` of a file without what a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def show(found: Diagnosis) -> None:
     """The signs of each run, the certain ones first, with all the epochs that show them."""
     evaluations = _counted(found.num_evaluations, "evaluation")
     if found.num_checks:
         evaluations += f" and {_counted(found.num_checks, 'check')}"
     runs = f"{found.num_runs} runs, " if found.num_runs > 1 else ""
-    print(f"{found.kind}: {runs}{evaluations}")
+    say(f"{found.kind}: {runs}{evaluations}")
     if all(finding.verdict.severity == INFO for finding in found.findings):
-        print(f"no sign of a bad run in {evaluations}.")
+        say(f"no sign of a bad run in {evaluations}.")
     advised: set[tuple[int, str]] = set()
     signs: dict[tuple[int, str, str], list[Finding]] = {}
     for finding in found.findings:
@@ -84,13 +85,13 @@ def show(found: Diagnosis) -> None:
         before = suspected if severity == CERTAIN and _is_said(suspected, findings) else []
         which = f"run {run}, " if found.num_runs > 1 else ""
         earlier = f"; suspected at {where(before)}" if before else ""
-        print(f"\n{which}{where(findings)}: {name} ({severity}{earlier})")
+        say("", f"{which}{where(findings)}: {name} ({severity}{earlier})")
         first, last = findings[0].verdict, findings[-1].verdict
-        print(f"    {printable(first.explanation)}")
+        say(f"    {first.explanation}")
         if last.epoch is not None and last.explanation != first.explanation:
-            print(f"    at epoch {last.epoch:.4g}: {printable(last.explanation)}")
+            say(f"    at epoch {last.epoch:.4g}: {last.explanation}")
         if first.remedy and (run, first.remedy) not in advised:
-            print(f"    -> {printable(first.remedy)}")
+            say(f"    -> {first.remedy}")
         advised.add((run, first.remedy))
 
 
@@ -116,12 +117,11 @@ def run(given: argparse.Namespace) -> int:
     """Diagnose and print."""
     found = diagnose(given.log, base_rate(given.base_rate))
     if given.json:
-        print(json.dumps(json_ready(found.to_list()), indent=2, allow_nan=False), flush=True)
+        say_json(json_ready(found.to_list()))
     else:
         show(found)
-        print("\n" * bool(found.notes), end="", flush=True)
-    for note in found.notes:
-        print(f"note: {printable(note)}", file=sys.stderr if given.json else sys.stdout, flush=True)
+        say(*[""] * bool(found.notes))
+    say(*(f"note: {note}" for note in found.notes), file=sys.stderr if given.json else sys.stdout)
     return 0
 
 

@@ -8,7 +8,6 @@ numbers on any number of processes. Exit code 0 when done, 2 on bad input.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -16,13 +15,21 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
-from timerxl.command_line import is_main_rank, leave, quiet_libraries, run_command
+from timerxl.command_line import (
+    CommandParser,
+    is_main_rank,
+    leave,
+    quiet_libraries,
+    run_command,
+    say,
+    say_json,
+)
 from timerxl.config import EvalConfig, InputError
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
+    arguments = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = arguments.add_argument
@@ -83,12 +90,12 @@ def run(given: argparse.Namespace) -> int:
 
     def log(sentence: str) -> None:
         if is_main_rank():
-            print(sentence, file=sys.stderr, flush=True)
+            say(sentence, file=sys.stderr)
 
     found = verify(request, accelerator, log)
     if accelerator.is_main_process:
         if given.json:
-            print(json.dumps(json_ready(found), indent=2), flush=True)
+            say_json(json_ready(found))
         else:
             print_report(found)
     return 0

@@ -17,13 +17,21 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
-from timerxl.command_line import EXIT_FAILED, EXIT_OK, leave, quiet_libraries, run_command
+from timerxl.command_line import (
+    EXIT_FAILED,
+    EXIT_OK,
+    CommandParser,
+    leave,
+    quiet_libraries,
+    run_command,
+    say,
+)
 from timerxl.config import InputError
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
+    arguments = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = arguments.add_argument
@@ -62,12 +70,12 @@ def run(given: argparse.Namespace) -> int:
             num_variables=len(forecaster.saved.content["feature_names"]),
         )
     except ExportFailed as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        say(f"error: {error}", file=sys.stderr)
         return EXIT_FAILED
     except OSError as error:
         raise InputError(f"--output {given.output} can't be written: {error}") from error
     size = given.output.stat().st_size / 1e6
-    print(f"logits within {worst:.1e} of torch's, {size:.1f} MB: {given.output}")
+    say(f"logits within {worst:.1e} of torch's, {size:.1f} MB: {given.output}")
     return EXIT_OK
 
 

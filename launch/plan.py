@@ -8,7 +8,6 @@ nothing else on stdout. Exit code 0 when done, 2 on bad input.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -16,13 +15,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
-from timerxl.command_line import leave, quiet_libraries, run_command
+from timerxl.command_line import CommandParser, leave, quiet_libraries, run_command, say_json
 from timerxl.config import InputError, load_recipe
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
+    arguments = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = arguments.add_argument
@@ -61,7 +60,7 @@ def run(given: argparse.Namespace) -> int:
     )
     answered = answer(request)
     if given.json:
-        print(json.dumps(answered.to_dict(), indent=2, allow_nan=False), flush=True)
+        say_json(answered.to_dict())
     else:
         answered.print()
     return 0

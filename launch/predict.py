@@ -11,20 +11,33 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # The repository, not this folder, is on the path: a file here could hide an installed library.
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
-from timerxl.command_line import leave, quiet_libraries, run_command, unwinding_on_signals
+from timerxl.command_line import (
+    CommandParser,
+    leave,
+    quiet_libraries,
+    run_command,
+    say,
+    unwinding_on_signals,
+)
 from timerxl.config import InputError
+from timerxl.untrusted import plain
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHOWN_ROWS = 40
+SHOWN_NAME = 30  # characters of a region or a column
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
+    arguments = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = arguments.add_argument
@@ -62,18 +75,27 @@ def run(given: argparse.Namespace) -> int:
         by_variable=given.by_variable,
         progress=sys.stderr.isatty(),
     )
-    for note in forecasts.attrs["notes"]:
-        print(f"data: {note}", file=sys.stderr)
-    print(f"event: {forecaster.event}", file=sys.stderr)
+    notes = [f"data: {note}" for note in forecasts.attrs["notes"]]
+    say(*notes, f"event: {forecaster.event}", file=sys.stderr)
     if given.output is not None:
         write_forecasts(forecasts, given.output)
-        print(f"{len(forecasts):,} forecasts: {given.output}")
+        say(f"{len(forecasts):,} forecasts: {given.output}")
         return 0
     shown = forecasts.tail(SHOWN_ROWS)
-    print(shown.to_string(index=False, max_colwidth=30, float_format="{:.3f}".format))
+    say(*table_lines(shown))
     if len(forecasts) > len(shown):
-        print(f"the last {len(shown)} of {len(forecasts):,}; --output writes them all.")
+        say(f"the last {len(shown)} of {len(forecasts):,}; --output writes them all.")
     return 0
+
+
+def table_lines(forecasts: pd.DataFrame) -> list[str]:
+    """A head and a line for each forecast; names are cut, and no line begins with one."""
+    shown = forecasts.assign(region=[plain(name) for name in forecasts["region"]])
+    shown = shown.rename(columns=lambda name: plain(name, SHOWN_NAME))
+    text = shown.to_string(
+        index=False, max_colwidth=SHOWN_NAME, float_format="{:.3f}".format, line_width=None
+    )
+    return [f" {line}" for line in text.split("\n")]
 
 
 def main() -> int:

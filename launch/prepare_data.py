@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
-from timerxl.command_line import run_command, unwinding_on_signals
+from timerxl.command_line import CommandParser, run_command, say, unwinding_on_signals
 from timerxl.config import InputError
+from timerxl.untrusted import plain
 
 if TYPE_CHECKING:
     from timerxl.data.readers import TableOptions
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -149,15 +150,14 @@ def prepare(arguments: argparse.Namespace) -> int:
     with tqdm(unit=" parts", disable=None, file=sys.stderr) as bar:  # on a terminal only
 
         def tick(label: str) -> None:
-            bar.set_postfix_str(label, refresh=False)
+            bar.set_postfix_str(plain(label, 80), refresh=False)
             bar.update()
 
         if tables:
             content, notes = prepare_tables(inputs, options, _said_of_tables(arguments), tick)
         else:
             content, notes = prepare_era5(inputs, options, tick)
-    for note in notes:
-        print(f"note: {note}")
+    say(*(f"note: {note}" for note in notes))
     report(content, arguments.output)
     return 0
 
@@ -191,14 +191,14 @@ def report(content: dict[str, Any], output: Path) -> None:
     """The series in a few lines, and how to train on it."""
     rain = content["precipitation"]
     kind = "SYNTHETIC " if content["is_synthetic"] else ""
-    print(
+    say(
         f"{kind}series: {content['rows']:,} rows, {len(content['regions'])} regions, "
         f"{len(content['columns'])} columns, step {content['step_hours']:g} h, "
         f"{content['first']} to {content['last']}."
     )
     if rain["is_sparse"]:
-        print(f"SPARSE: {rain['hours_present_per_day']} of 24 hours of tp; labels miss rain.")
-    print(f"train with: data.path={output / 'series.parquet'} data.precipitation_column=tp")
+        say(f"SPARSE: {rain['hours_present_per_day']} of 24 hours of tp; labels miss rain.")
+    say(f"train with: data.path={output / 'series.parquet'} data.precipitation_column=tp")
 
 
 def main(arguments: list[str] | None = None) -> int:

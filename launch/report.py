@@ -15,14 +15,14 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
-from timerxl.command_line import leave, quiet_libraries, run_command
+from timerxl.command_line import CommandParser, leave, quiet_libraries, run_command, say
 
 COMPARISON = Path("report") / "comparison.html"
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
+    arguments = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = arguments.add_argument
@@ -47,7 +47,7 @@ def run(given: argparse.Namespace) -> int:
         page = write_report(first, given.output)
     else:
         page = write_comparison(given.runs, given.output or first / COMPARISON)
-    print(page, flush=True)
+    say(page)
     return 0
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
+import logging
 import os
 import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -59,9 +62,68 @@ def say(*lines: object, file: IO[str] | None = None) -> None:
     stream.flush()
 
 
+def json_text(content: object) -> str:
+    """``content`` as JSON in ASCII, for programs: no control character but the line ends."""
+    # JSON escapes all of them but DEL, which can only stand within a text.
+    return json.dumps(content, indent=2, allow_nan=False).replace("\x7f", "\\u007f")
+
+
+def say_json(content: object) -> None:
+    """Print ``content`` as JSON on standard output, and nothing else."""
+    sys.stdout.write(f"{json_text(content)}\n")
+    sys.stdout.flush()
+
+
+def say_error(error: BaseException) -> None:
+    """Print the traceback of ``error`` on standard error.
+
+    Lines that a message brings itself are indented, so that none can pass for a line of ours.
+    """
+    lines = []
+    for part in traceback.format_exception(error):
+        first, *rest = part.rstrip("\n").split("\n")[:50]
+        lines += [first, *(line if line.startswith("  ") else f"    {line}" for line in rest)]
+    say(*lines, file=sys.stderr)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """argparse's parser, whose errors (they quote the command line) are plain lines."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        say(f"{self.prog}: error: {message}", file=sys.stderr)
+        self.exit(EXIT_BAD_INPUT)
+
+
+class _PlainRecord(logging.LogRecord):
+    """A library's log message in plain lines, those after the first indented."""
+
+    def getMessage(self) -> str:
+        return "\n    ".join(plain(line) for line in super().getMessage().split("\n"))
+
+
+def _say_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: IO[str] | None = None,
+    line: str | None = None,
+) -> None:
+    say(f"{filename}:{lineno}: {category.__name__}: {message}", file=file or sys.stderr)
+
+
+def _say_what_libraries_say() -> None:
+    """Python's warnings, log messages and tracebacks of threads quote files too."""
+    warnings.showwarning = _say_warning
+    logging.setLogRecordFactory(_PlainRecord)
+    sys.excepthook = lambda kind, error, trace: say_error(error)
+    threading.excepthook = lambda found: say_error(found.exc_value or SystemExit())
+
+
 def recipe_parser(description: str) -> argparse.ArgumentParser:
     """A parser with ``--config NAME|path`` and any number of dotted ``key=value`` overrides."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = CommandParser(description=description)
     parser.add_argument("--config", required=True, help="a recipe's name, or the path of a YAML")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides")
     return parser
@@ -73,6 +135,7 @@ def run_command(command: Callable[[], int | None]) -> int:
     Exit code 1 after any other error, with its traceback, and in silence where the reader of
     standard output is gone (``... | head``).
     """
+    _say_what_libraries_say()
     try:
         return command() or EXIT_OK
     except InputError as error:
@@ -81,8 +144,8 @@ def run_command(command: Callable[[], int | None]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
         return EXIT_FAILED
-    except Exception:  # of ours: its traceback, then no teardown that waits for other processes
-        say(*traceback.format_exc().splitlines(), file=sys.stderr)
+    except Exception as error:  # of ours: then no teardown that waits for other processes
+        say_error(error)
         return EXIT_FAILED
 
 

@@ -8,7 +8,7 @@ wrong recipe is refused before the slow imports begin.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -17,7 +17,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from timerxl.config_checks import VALIDATION_METRICS, InputError, validate
-from timerxl.untrusted import check_overrides, is_file, read_yaml_text, reason, unknown_key
+from timerxl.untrusted import (
+    check_lengths,
+    check_overrides,
+    check_references,
+    flat,
+    is_file,
+    plain,
+    read_yaml_text,
+    reason,
+    unknown_key,
+)
 
 __all__ = ["VALIDATION_METRICS", "InputError", "RunConfig", "load_recipe", "to_yaml", "validate"]
 
@@ -302,11 +312,19 @@ def recipe_path(name: str) -> Path:
 def load_recipe(name: str, overrides: list[str] | None = None) -> RunConfig:
     """Merge defaults, the recipe called ``name`` (or at that path) and dotted overrides.
 
-    Raises InputError on an unknown recipe or key, a wrong type, or a value out of its range.
+    Raises InputError on an unknown recipe or key, a wrong type, a value out of its range, a
+    reference to anything but another key, and where a recipe given by path would send the run
+    somewhere without a word on the command line.
     """
-    path = recipe_path(name)
-    config: Any = OmegaConf.structured(RunConfig)
+    path, given = recipe_path(name), list(overrides or [])
+    known = _leaf_keys(RunConfig)
     text = read_yaml_text(path)
+    config: Any = OmegaConf.structured(RunConfig)
+    try:
+        for part in (text, path.stem):  # the stem becomes a value: recipe
+            check_references(part, known)
+    except ValueError as error:
+        raise InputError(f"in {path}: {error}") from error
     try:
         recipe = OmegaConf.load(io.StringIO(text))
         if isinstance(recipe, DictConfig):
@@ -319,17 +337,42 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> RunConfig:
         recipe = None
     if not isinstance(recipe, DictConfig):
         raise InputError(f"{path} holds no mapping of keys to values.")
-    check_overrides(overrides or [], _leaf_keys(RunConfig))
+    check_overrides(given, known)
     try:
-        config = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides or [])))
+        asked = OmegaConf.from_dotlist(given)
+        config = OmegaConf.merge(config, asked)
+        check_lengths(flat(OmegaConf.to_container(config)))  # type: ignore[arg-type]
         resolved = OmegaConf.to_object(config)
     except (OmegaConfBaseException, TypeError) as error:
         raise _explain(error, "the overrides") from error
     except (yaml.YAMLError, ValueError, ArithmeticError) as error:
         raise InputError(f"the overrides can't be read: {reason(error)}") from error
     assert isinstance(resolved, RunConfig)
+    for key, value in flat(asdict(resolved)).items():
+        if "${" in str(value):  # put together from parts
+            raise InputError(f"{key} is {plain(value, 80)!r}; expected a text without ${{.")
+    if path.parent != RECIPES:
+        _refuse_sending(path, resolved, asked)
     validate(resolved)
     return resolved
+
+
+def _refuse_sending(path: Path, config: RunConfig, asked: Any) -> None:
+    """Raise InputError where a recipe given by ``path``, which may be a stranger's, sends the run
+    to the hub or to a bucket, and the command line does not say so itself."""
+    mirror = config.train.mirror or ""
+    sends = {
+        "hub.push": config.hub.push,
+        "hub.repo_id": config.hub.repo_id,
+        "train.mirror": mirror if "://" in mirror or "::" in mirror else None,
+    }
+    for key, value in sends.items():
+        if value and OmegaConf.select(asked, key) is None:
+            raise InputError(
+                f"{path} sets {key}: {plain(value, 200)}, which sends the run away. A recipe given "
+                f"by path can't do that alone: add {key}={plain(value, 200)} to the command if you "
+                "mean it, or take it out of the recipe."
+            )
 
 
 def to_yaml(config: RunConfig) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from timerxl.config import InputError
+from timerxl.files import whole_file
 from timerxl.model import TimerXLForClassification
 
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
@@ -81,12 +81,8 @@ def write_onnx(
             f"onnxruntime's logits are {worst:.1e} off torch's, expected at most {TOLERANCE:g}; "
             f"{output} was not written. Compare the installed versions with constraints.txt."
         )
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(output) as temporary:
         temporary.write_bytes(content)
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
     return worst
 
 

@@ -12,6 +12,7 @@ import difflib
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import stat
@@ -33,6 +34,8 @@ MOST_VALUES = 100_000  # with every alias of YAML written out
 MOST_LEVELS = 100
 MOST_PACKED = 200  # times its bytes: weather packs 2 to 50 times, a decompression bomb 1,000
 _SMALL_UNPACKED_BYTES = 64 * 2**20  # may be packed any number of times
+MOST_REFERENCES, MOST_TEXT = 8, 4_096  # of ${key} in a recipe: in a row, and characters made
+REFERENCE = re.compile(r"\$\{([a-z]\w*(?:\.[a-z]\w*)*)\}", re.ASCII)
 MOST_SHOWN = 2_000  # characters of one line for a terminal, a log or status.json
 _CGROUPS = (  # (limit, use) of a container, version 2 and 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -93,7 +96,7 @@ def check_own_files(folder: Path, names: Iterable[str], written_in_place: Iterab
         for path in _everything_at(folder / name):
             try:
                 found = path.lstat()
-            except FileNotFoundError:
+            except OSError:  # not there, or nowhere: whoever opens it will say so
                 continue
             is_file = stat.S_ISREG(found.st_mode)
             if not is_file and not stat.S_ISDIR(found.st_mode):
@@ -279,8 +282,73 @@ def check_yaml(text: str) -> None:
         )
 
 
+def check_references(text: str, known: list[str]) -> None:
+    """Raise ValueError where a YAML text refers to anything but a ``known`` key: ``${recipe}``.
+
+    Resolvers (``${oc.env:HOME}``) are refused: a stranger's recipe would read this machine with
+    them, and what it reads would stand in the files of the run. So is what is nested or escaped.
+    """
+    for value in _scalars(yaml.compose(text, yaml.SafeLoader)):
+        if "${" not in value:
+            continue
+        for name in REFERENCE.findall(value):
+            if name not in known:
+                raise ValueError(f"{plain(value, 80)!r} refers to {name}, which is no key.")
+        if "${" in REFERENCE.sub("", value) or "\\${" in value:
+            raise ValueError(
+                f"{plain(value, 80)!r} is more than a plain reference; only other keys can be "
+                "referred to, as in runs/${recipe}, and nothing of the environment."
+            )
+
+
+def check_lengths(values: dict[str, Any]) -> None:
+    """Raise ValueError where a reference of ``values`` (dotted key -> scalar or list, unresolved)
+    leads in a circle, through more than MOST_REFERENCES keys, to a list, or to a text of more than
+    MOST_TEXT characters, of which none is made."""
+    lengths: dict[str, int] = {}
+
+    def length(key: str, through: tuple[str, ...]) -> int:
+        if key in through or len(through) > MOST_REFERENCES:
+            raise ValueError(
+                f"{through[0]} refers to itself, or through more than {MOST_REFERENCES} keys."
+            )
+        if key not in lengths:
+            value = values[key]
+            if through and isinstance(value, list | dict):
+                raise ValueError(f"{through[0]} refers to {key}, which is no single value.")
+            total = 0
+            for text in map(str, value if isinstance(value, list) else [value]):
+                parts = REFERENCE.findall(text)
+                total += len(REFERENCE.sub("", text))
+                total += sum(length(part, (*through, key)) for part in parts)
+                if parts and total > MOST_TEXT:
+                    raise ValueError(f"{key} has more than {MOST_TEXT:,} characters when resolved.")
+            lengths[key] = total
+        return lengths[key]
+
+    for key in values:
+        length(key, ())
+
+
+def _scalars(node: yaml.Node | None) -> Iterator[str]:
+    """Every key and every value of a YAML document, an alias once."""
+    seen, waiting = set(), [node]
+    while waiting:
+        node = waiting.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.ScalarNode):
+            yield node.value
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            waiting += [part for pair in node.value for part in pair]
+
+
 def check_overrides(overrides: list[str], known: list[str]) -> None:
-    """Raise InputError for an override that is no key=value, of no ``known`` key, or no YAML."""
+    """Raise InputError for an override that is no key=value, of no ``known`` key, no YAML, or that
+    refers to anything but a key."""
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
@@ -289,6 +357,7 @@ def check_overrides(overrides: list[str], known: list[str]) -> None:
             raise unknown_key(key, "the overrides", known)
         try:
             check_yaml(value)
+            check_references(value, known)
         except ValueError as error:
             raise InputError(
                 f"{override[:80]!r} in the overrides can't be read: {error}"

@@ -17,10 +17,15 @@ PARTS: dict[str, set[str]] = {
     "timerxl.config_checks": set(),
     "timerxl.untrusted": {"timerxl.config_checks"},
     "timerxl.config": {"timerxl.config_checks", "timerxl.untrusted"},
-    "timerxl.command_line": {"timerxl.config"},
+    "timerxl.command_line": {"timerxl.config", "timerxl.untrusted"},
     "timerxl.files": set(),
     "timerxl.model": set(),
-    "timerxl.data": {"timerxl.config", "timerxl.untrusted", "timerxl.files"},
+    "timerxl.data": {
+        "timerxl.command_line",  # the audit is printed by its own command
+        "timerxl.config",
+        "timerxl.untrusted",
+        "timerxl.files",
+    },
     "timerxl.metrics": {"timerxl.config"},
 }
 # The hub carries model/ to machines that have torch and transformers, with what these two need.
@@ -122,7 +127,7 @@ def test_parts_form_no_cycle() -> None:
         own = part_of(".".join(Path(path).with_suffix("").parts).removesuffix(".__init__"))
         seen = {part_of(name) for _, name, _ in imports_of(path, (REPO / path).read_text())}
         graph.setdefault(own, set()).update(p for p in seen - {own} if p.startswith("timerxl"))
-    assert graph["timerxl.command_line"] == {"timerxl.config"}
+    assert graph["timerxl.command_line"] == {"timerxl.config", "timerxl.untrusted"}
     while graph:
         leaves = {part for part, needs in graph.items() if not needs & graph.keys()}
         assert leaves, f"these parts import each other in a circle: {sorted(graph)}"

@@ -6,13 +6,13 @@ windows is reported as a fault, beside everything else.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from timerxl.command_line import json_text, say, say_json
 from timerxl.config import DataConfig, InputError, RunConfig, load_recipe
 from timerxl.data.audit_codes import check_codes
 from timerxl.data.audit_columns import check_columns, check_missing, check_series
@@ -106,7 +106,7 @@ def audit_command(
     for note in notes:
         audit.find("note", "columns_assumed", note, "", "Override it on the command line.")
     text = audit_text(audit)
-    content = json.dumps(audit.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    content = f"{json_text(audit.to_dict())}\n"
     if output is not None:
         files = {"audit.json": content, "audit.txt": text, "audit.html": audit_page(audit)}
         try:
@@ -115,9 +115,12 @@ def audit_command(
                 write_text(output / name, body)
         except OSError as error:
             raise InputError(f"--output {output} can't be written: {error}") from error
-    print(content if as_json else text, end="")
-    if output is not None and not as_json:
-        print(f"\nwritten: {', '.join(files)} in {output}")
+    if as_json:
+        say_json(audit.to_dict())
+        return 0
+    say(*text.splitlines())
+    if output is not None:
+        say("", f"written: {', '.join(files)} in {output}")
     return 0
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from timerxl.config import DataConfig
 from timerxl.data.schema import WeatherSeries
 from timerxl.files import json_ready
-from timerxl.untrusted import plain as cut
+from timerxl.untrusted import plain
 
 SEVERITIES = ("fault", "warning", "note")
 _SHORT_LINES = 8
@@ -124,12 +124,7 @@ class Audit:
         return ready
 
 
-def plain(text: Any) -> str:
-    """Text from the data without what would move a terminal's cursor or colours."""
-    return "".join(sign if sign.isprintable() else "?" for sign in str(text))
-
-
 def listed(names: list[str], most: int = 6) -> str:
     """``a, b and 3 more``; names of a table may be of any length, and are cut."""
-    shown = ", ".join(cut(name, _MOST_OF_A_NAME) for name in names[:most])
+    shown = ", ".join(plain(name, _MOST_OF_A_NAME) for name in names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -5,13 +5,15 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from timerxl.data.audit_findings import SEVERITIES, Audit, Finding, plain
+from timerxl.data.audit_findings import SEVERITIES, Audit, Finding
 from timerxl.data.audit_labels import SEASONS
 from timerxl.data.columns_known import known_rows
 from timerxl.data.splits import SPLITS
+from timerxl.untrusted import plain
 
 WIDTH = 100
 _MOST_KNOWN = 24  # rows
+_MOST_OF_A_CELL = 200  # characters
 _NARROWEST = 12  # characters of a cell before a table may be wider than the text
 Table = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
@@ -225,11 +227,12 @@ def _features(facts: dict[str, Any]) -> Table | None:
 
 
 def _paragraph(text: str, indent: str) -> list[str]:
+    """Lines of the width; a name at the start of a later line can't pass for a line of its own."""
     return textwrap.wrap(
         plain(text),
         WIDTH,
         initial_indent=indent,
-        subsequent_indent=indent,
+        subsequent_indent=indent or "  ",
         break_long_words=False,
         break_on_hyphens=False,
     )
@@ -255,7 +258,7 @@ def _wrapped(row: list[str], widths: list[int], at_end: bool = False) -> list[li
 
 def _text_table(table: Table) -> list[str]:
     title, head, rows = table
-    cells = [[plain(cell) for cell in row] for row in [head, *rows]]
+    cells = [[plain(cell, _MOST_OF_A_CELL) for cell in row] for row in [head, *rows]]
     widths = [max(len(row[k]) for row in cells) for k in range(len(head))]
     if sum(widths) + 2 * len(widths) > WIDTH:  # long heads give way first: they wrap
         widths = [max(len(row[k]) for row in cells[1:]) for k in range(len(head))]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from timerxl.config import InputError
+from timerxl.files import whole_file
 
 SUFFIXES = (".parquet", ".csv", ".nc")
 BY_VARIABLE = "by_"  # and the name of a variable of the series
@@ -95,28 +96,25 @@ def write_forecasts(forecasts: pd.DataFrame, path: Path) -> None:
     """
     check_output(path, map(str, forecasts.columns))
     _check_text(path, map(str, forecasts["region"].unique()), "region")
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    plain = forecasts.copy()
+    plain.attrs = {}  # pandas would have to store them as JSON in Parquet
     try:
-        plain = forecasts.copy()
-        plain.attrs = {}  # pandas would have to store them as JSON in Parquet
-        if path.suffix.lower() == ".parquet":
-            plain.to_parquet(temporary, index=False)
-        elif path.suffix.lower() == ".csv":
-            # The csv module quotes a line feed of itself, a carriage return it doesn't.
-            words = [*map(str, plain.columns), *map(str, plain["region"].unique())]
-            plain.to_csv(
-                temporary,
-                index=False,
-                date_format="%Y-%m-%dT%H:%M:%S",
-                quoting=csv.QUOTE_ALL if "\r" in "".join(words) else csv.QUOTE_MINIMAL,
-            )
-        else:
-            _write_netcdf(forecasts, temporary)
-        os.replace(temporary, path)
+        with whole_file(path) as temporary:
+            if path.suffix.lower() == ".parquet":
+                plain.to_parquet(temporary, index=False)
+            elif path.suffix.lower() == ".csv":
+                # The csv module quotes a line feed of itself, a carriage return it doesn't.
+                words = [*map(str, plain.columns), *map(str, plain["region"].unique())]
+                plain.to_csv(
+                    temporary,
+                    index=False,
+                    date_format="%Y-%m-%dT%H:%M:%S",
+                    quoting=csv.QUOTE_ALL if "\r" in "".join(words) else csv.QUOTE_MINIMAL,
+                )
+            else:
+                _write_netcdf(forecasts, temporary)
     except OSError as error:
         raise InputError(f"--output {path} can't be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_netcdf(forecasts: pd.DataFrame, path: Path) -> None:

@@ -40,7 +40,7 @@ from timerxl.data.quantities import conversion, fits
 from timerxl.data.regions import GridMeans, Region, grid_means, point_means
 from timerxl.data.series_file import PRECIPITATION, sha256_of, sha256_of_folder
 from timerxl.data.time_meaning import meaning_of
-from timerxl.untrusted import check_members, check_memory, check_room
+from timerxl.untrusted import check_members, check_memory, check_room, plain
 
 _MAX_MEMBERS = 1000
 
@@ -71,7 +71,7 @@ def grid_members(path: Path, folder: Path) -> Iterator[tuple[Path, str]]:
             for member in members:
                 copy = folder / "member.nc"
                 name = member.filename.replace("\\", "/").rsplit("/", 1)[-1]
-                label = f"{path.name}:{''.join(c for c in name if c.isprintable())[:80]}"
+                label = f"{path.name}:{plain(name, 80)}"
                 with archive.open(member) as packed:
                     head = packed.read(4)
                     if head[:3] != b"CDF" and head not in (b"\x89HDF", b"GRIB"):

@@ -60,17 +60,11 @@ def key_table(layers: int, classifier: bool) -> dict[str, tuple[str, str]]:
     }
 
 
-def printable(text: str) -> str:
-    """Names come from strangers' files: control characters must not reach a terminal or a log."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def raise_for(source: object, problems: list[str]) -> None:
     """ValueError naming the source and up to ten problems, if there are any."""
     if problems:
         more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-        shown = printable("; ".join(problems[:10]))
-        raise ValueError(f"{source} does not fit: {shown}{more}.")
+        raise ValueError(f"{source} does not fit: {'; '.join(problems[:10])}{more}.")
 
 
 def _load(path: Path) -> Any:
@@ -99,7 +93,7 @@ def _reason(error: Exception) -> str:
     """The reader's own words in one line, without torch's advice to switch weights_only off."""
     lines = [line.strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line and "weights_only" not in line]
-    return printable((kept[0] if kept else type(error).__name__).split(". ")[0][:200])
+    return (kept[0] if kept else type(error).__name__).split(". ")[0][:200]
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -113,7 +107,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # whatever a damaged or hostile file makes the readers raise
         raise ValueError(
             f"{path} can't be read as a checkpoint of plain tensors: it is damaged, or holds code, "
-            f"which is never run.\nThe reader says: {_reason(error)}"
+            f"which is never run. The reader says: {_reason(error)}"
         ) from error
     if not isinstance(state, Mapping) or not state:
         raise ValueError(f"{path} holds {type(state).__name__}; expected names and tensors.")

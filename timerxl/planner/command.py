@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from timerxl.command_line import say
 from timerxl.config import InputError, RunConfig
 from timerxl.files import json_ready
 from timerxl.planner import text
@@ -63,24 +64,24 @@ class Answer:
             print_table(text.comparison_table(self.plans, self.settings))
         else:
             (plan,) = self.plans.values()
-            print(text.heading(plan))
+            say(*text.heading(plan))
             print_table(text.memory_table(plan))
             if plan.times:
                 print_table(text.time_table(plan.times, plan.workload.config.train.epochs))
             else:
-                print("time: not known for this device; --calibrate measures it.")
+                say("time: not known for this device; --calibrate measures it.")
             if plan.scaling:
                 print_table(text.scaling_table(plan))
             if plan.one_gpu is not None:
-                print(plan.one_gpu.sentence())
+                say(plan.one_gpu.sentence())
             if not plan.devices[0].is_cpu:
                 rungs = memory_ladder(plan.workload)
                 print_table(text.ladder_table(rungs, plan.workload.config.recipe))
         for fit, limit, where in self.fits:
-            print(*text.fit_lines(fit, limit, where), sep="\n")
+            say(*text.fit_lines(fit, limit, where))
         for name, plan in self.plans.items():
             for sentence in plan.warnings:
-                print(f"warning: {f'{name}: ' if len(self.plans) > 1 else ''}{sentence}")
+                say(f"warning: {f'{name}: ' if len(self.plans) > 1 else ''}{sentence}")
 
 
 def answer(request: Request) -> Answer:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from rich.table import Table
-
 from timerxl.planner.devices import CONTEXT_GIB, GIB, LAUNCH_SECONDS
 from timerxl.planner.fit import Fit
 from timerxl.planner.ladder import Rung
 from timerxl.planner.memory import RankMemory
 from timerxl.planner.plan import Plan
 from timerxl.planner.timing import RunTime
+from timerxl.training.tables import Table
 
 CATEGORIES = "weights gradients optimizer activations buffers workspaces series context".split()
 
@@ -28,23 +27,23 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
-def heading(plan: Plan) -> str:
+def heading(plan: Plan) -> list[str]:
     """Two lines: the model, the data."""
     work = plan.workload
     config, kind = work.config, " of the SYNTHETIC series" if work.is_synthetic else ""
     choices = {f"{c.precision} on {name}" for name, c in plan.choices.items()}
     stage = next(iter(plan.choices.values())).zero_stage
-    return (
-        f"{config.recipe}: {work.num_parameters / 1e6:.1f} M parameters, "
+    return [
+        f"recipe {config.recipe}: {work.num_parameters / 1e6:.1f} M parameters, "
         f"{work.tokens_per_sample} tokens and {work.flops_per_sample() / 1e9:.3g} GFLOP a sample; "
         f"context {work.model.context_length} steps of {work.step_hours:g} h = "
-        f"{work.context_days:g} days.\n"
+        f"{work.context_days:g} days.",
         f"{work.windows['train']:,} training, {work.windows['validation']:,} validation, "
         f"{work.windows['test']:,} test windows{kind}; batch {config.train.batch_size} x "
         f"{config.train.accumulation_steps} accumulation; {', '.join(sorted(choices))}; "
         f"ZeRO stage {stage}, {config.model.attn_implementation} attention, checkpointing "
-        f"{'on' if config.train.gradient_checkpointing else 'off'}."
-    )
+        f"{'on' if config.train.gradient_checkpointing else 'off'}.",
+    ]
 
 
 def _table(title: str, columns: Iterable[str], caption: str = "") -> Table:
@@ -150,16 +149,16 @@ def fit_lines(fit: Fit | None, limit_gib: float, where: str) -> list[str]:
     """The overrides to paste, or that nothing fits."""
     if fit is None:
         return [
-            f"nothing brings {where} under {limit_gib:.2f} GiB: take a smaller model or a shorter "
-            "model.context_length."
+            f"nothing brings recipe {where} under {limit_gib:.2f} GiB: take a smaller model or "
+            "a shorter model.context_length."
         ]
     size = f"{fit.memory.total_gib:.2f} GiB"
     if not fit.overrides:
-        return [f"{where} fits {limit_gib:.2f} GiB as it is: {size}."]
+        return [f"recipe {where} fits {limit_gib:.2f} GiB as it is: {size}."]
     extra = ""
     if fit.memory.host:
         extra = f", and {fit.memory.host / GIB:.1f} GiB of the computer's own memory"
-    return [f"{where} fits {limit_gib:.2f} GiB with {size}{extra}:", f"  {fit.to_paste()}"]
+    return [f"recipe {where} fits {limit_gib:.2f} GiB with {size}{extra}:", f"  {fit.to_paste()}"]
 
 
 def comparison_table(plans: dict[str, Plan], settings: list[tuple[str, list[Any]]]) -> Table:

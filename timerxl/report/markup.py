@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from timerxl.data.audit_findings import plain
 from timerxl.report.drawing import Picture, svg_of
 from timerxl.report.page_style import SCRIPT, STYLE
+from timerxl.untrusted import plain
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from timerxl.report.score_sections import (
     forecast_section,
     strata_section,
 )
+from timerxl.untrusted import check_own_files
 
 PAGE = Path("report") / "index.html"
 
@@ -36,7 +37,9 @@ def write_report(run_folder: Path, output: Path | None = None) -> Path:
     Raises InputError where ``run_folder`` is no run folder, or the page can't be written.
     """
     run = read_run(run_folder)
-    output = run_folder / PAGE if output is None else output
+    if output is None:
+        check_own_files(run_folder, [PAGE.parts[0]], ())
+        output = run_folder / PAGE
     write_page(output, report_page(run))
     return output
 

@@ -19,7 +19,7 @@ from typing import Any
 from timerxl.config import InputError
 from timerxl.files import write_json
 from timerxl.training.progress import Progress
-from timerxl.untrusted import misfit, read_json, shape_of
+from timerxl.untrusted import Between, link_problem, misfit, read_json, shape_of
 
 CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
@@ -29,21 +29,34 @@ _NAME = re.compile(r"step_(\d{8,15})")
 _FILE = re.compile(r"[\w-][\w.-]*")
 _COUNT, _ABOVE_0 = range(2**53), range(1, 2**53)
 _RECORD = {"size": _COUNT, "sha256": str}
-# Of trainer_state.json, as timerxl.untrusted.misfit takes it.
+# Of trainer_state.json, as timerxl.untrusted.misfit takes it: each number within its meaning.
+_BATCH = range(1, 2**31)
+_KINDS = {int: _COUNT, float: Between(0, 1e12), str: str, list: [Between(0, 1e30)]}  # s, loss
 _PROGRESS = {
-    key.removesuffix("?"): _COUNT if kind is int else kind
+    key.removesuffix("?"): _KINDS[list if isinstance(kind, list) else kind]
     for key, kind in shape_of(Progress).items()
 }
+_FACTOR = Between(1e-30, 1e30)
 _STATE: dict[str, Any] = {
     "step": _ABOVE_0,
-    "world_size": _ABOVE_0,
-    "global_batch_size": _ABOVE_0,
-    "metrics_bytes": _COUNT,
-    "config": {"train?": {"batch_size?": _ABOVE_0, "accumulation_steps?": _ABOVE_0}},
-    "progress": _PROGRESS | {"step": _ABOVE_0, "best_score": (float, None)},
-    "schedule": {"last_epoch": _COUNT, "_step_count": _COUNT, "_last_lr": [float]},
-    "scaler": (dict, None),
+    "world_size": range(1, 2**20),
+    "global_batch_size": _BATCH,
+    "metrics_bytes": range(2**30),
+    "config": {"train?": {"batch_size?": _BATCH, "accumulation_steps?": _BATCH}},
+    # Larger is better: scores end at 1, a loss counts with a minus.
+    "progress": _PROGRESS | {"step": _ABOVE_0, "best_score": (Between(-1e30, 1), None)},
+    "schedule": {"last_epoch": _COUNT, "_step_count": _COUNT, "_last_lr": [Between(0, 1e6)]},
+    "scaler": (
+        {
+            **{"scale?": _FACTOR, "growth_factor?": _FACTOR, "backoff_factor?": _FACTOR},
+            **{"growth_interval?": _ABOVE_0, "_growth_tracker?": _COUNT},  # those of torch
+            **{"cur_scale?": _FACTOR, "cur_iter?": _COUNT},  # those of DeepSpeed
+            **{"last_overflow_iter?": Between(-1, 2**53), "cur_hysteresis?": _COUNT},
+        },
+        None,
+    ),
 }
+_COUNTED = ("looked_step", "best_step", "evaluations_without_gain")  # none is beyond the step
 _BLOCK = 2**20
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
@@ -183,8 +196,10 @@ def settle(folder: Path) -> None:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest; raises ValueError with a sentence where it can't be used."""
-    if not (folder / MANIFEST).exists():
+    if not os.path.lexists(folder / MANIFEST):
         raise ValueError(f"{MANIFEST} is missing")
+    if problem := link_problem(folder / MANIFEST):
+        raise ValueError(f"{MANIFEST} {problem}, expected a regular file")
     try:
         manifest = read_json(folder / MANIFEST)
     except InputError as error:
@@ -219,13 +234,9 @@ def find_problem(
     if TRAINER_STATE not in files:
         return f"{MANIFEST} does not name {TRAINER_STATE}"
     for name, expected in files.items():
-        try:
-            size = (folder / name).stat().st_size
-        except OSError as error:
-            return f"{name} can't be read: {error.strerror or error}"
-        if not (folder / name).is_file():  # a pipe would be waited for
-            return f"{name} can't be read: it is no file"
-        if size != expected["size"]:
+        if problem := link_problem(folder / name):  # a pipe would be waited for
+            return f"{name} {problem}, expected a regular file"
+        if (size := (folder / name).stat().st_size) != expected["size"]:
             return f"{name} has {size:,} bytes, expected {expected['size']:,}"
     for name in sorted(files if names is None else names)[share::shares]:
         try:
@@ -296,6 +307,13 @@ def _state_problem(state: Any, folder: Path, complete: bool) -> str | None:
         return f"progress.{ascii(unknown[0])[:80]} is not known"
     if misfit(list((state.get("scaler") or {}).values()), [float]):
         return "scaler holds something that is no number"
+    for key in _COUNTED:
+        if progress.get(key, 0) > progress["step"]:
+            return f"progress.{key} is {progress[key]:,}, beyond its step {progress['step']:,}"
+    if (best := progress.get("best_score")) is not None and best > 0:
+        metric = state.get("config", {}).get("train", {}).get("metric_for_best_model")
+        if metric in ("loss", "brier"):
+            return f"progress.best_score is {best:g}; {metric} counts with a minus"
     step, named = state["step"], _NAME.fullmatch(folder.name)
     if progress["step"] != step or (named and int(named[1]) != step):
         return f"it is of step {step} and counts {progress['step']}, the folder is {folder.name}"

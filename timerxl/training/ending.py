@@ -8,22 +8,22 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from timerxl.command_line import say
 from timerxl.config import RunConfig
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.data.windows import WeatherWindows
-from timerxl.files import write_json
+from timerxl.files import whole_file, write_json
 from timerxl.model.convert_openltm import load_saved
 from timerxl.training.assessment import Decision, decide
 from timerxl.training.checkpoint_files import StorageFailed
 from timerxl.training.evaluation import Forecasts, agree, forecast
 from timerxl.training.final import assess_windows, forecast_table, gap_recovered, results
 from timerxl.training.prediction import Check, check_table, peak_memory_gib
+from timerxl.training.run_lock import FORECASTS
 from timerxl.training.saving import model_problem
 from timerxl.training.tables import comparison_table, print_table, recovered_words, score_table
 from timerxl.training.tracking import Log
 from timerxl.untrusted import read_json
-
-FORECASTS = "forecasts.parquet"
 
 
 def score_best(
@@ -71,7 +71,8 @@ def score_best(
     weights = {"weights": read_json(folder / PREPROCESSING).get("weights")}  # size and SHA-256
     write_json(folder / PREPROCESSING, extras | weights)
     table = forecast_table(windows, final, probabilities)
-    table.to_parquet(Path(config.output_dir) / FORECASTS, index=False)
+    with whole_file(Path(config.output_dir) / FORECASTS) as temporary:
+        table.to_parquet(temporary, index=False)
     write_json(Path(config.output_dir) / "results.json", found)
     _print_results(config, windows, assessed, decision, cost)
     return found
@@ -108,12 +109,11 @@ def _print_results(
     title = f"Rain within {config.data.label_horizon_hours:g} h, {config.recipe}, {kind}"
     print_table(comparison_table(found["scores"], title, caption))
     print_table(score_table(found, "Timer-XL on the test split, score by score"))
-    print(
+    say(
         f"{cost['steps']} steps in {cost['train_seconds']:.0f} s "
         f"({cost['samples_per_s']:.1f} samples/s), {cost['seconds']:.0f} s in all, "
         f"peak memory {cost['peak_memory_gib']:.2f} GiB, scores and baselines included. "
-        f"Model: {config.output_dir}/model",
-        flush=True,
+        f"Model: {config.output_dir}/model"
     )
     if "plan" in cost:
         print_table(check_table(Check(**cost["plan"])))

@@ -47,14 +47,17 @@ def watch(output_dir: Path, parent: int, reason: str) -> None:
         time.sleep(POLL_SECONDS)
     lock, status = output_dir / "run.lock", output_dir / "status.json"
     try:
-        with lock.open("r+", encoding="utf-8") as held:
+        # Never through a link: the folder may have come from anywhere.
+        with os.fdopen(os.open(lock, os.O_RDWR | os.O_NOFOLLOW), "r+", encoding="utf-8") as held:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the next run may be here already
             if json.loads(held.read() or "{}").get("pid") != parent:
                 return
             if json.loads(status.read_text(encoding="utf-8")).get("reason") != "running":
                 return
             fresh = status.with_name(".status.json.new")
-            fresh.write_text(json.dumps({"code": 1, "reason": reason}) + "\n", encoding="utf-8")
+            fresh.unlink(missing_ok=True)
+            with fresh.open("x", encoding="utf-8") as file:
+                file.write(json.dumps({"code": 1, "reason": reason}) + "\n")
             os.replace(fresh, status)
     except (OSError, ValueError):
         return  # nobody is left to be told

@@ -217,7 +217,7 @@ class Trainer:
         )
         if self.accelerator.is_main_process:
             line = f"epoch {record['epoch']:.3g}, step {record['step']}: validation {shown}"
-            bar.write(line, file=sys.stdout)
+            self.guard.say(line)
             if self.after_evaluation is not None:
                 self.after_evaluation(Path(self.config.output_dir))
         return scores

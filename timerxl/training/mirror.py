@@ -47,14 +47,13 @@ from timerxl.training.checkpoint_files import (
     read_manifest,
     space_left,
 )
-from timerxl.training.run_lock import NO_FILES_OF_A_RUN, RUN_CONFIG, RunLock
-from timerxl.untrusted import misfit, reason
+from timerxl.training.run_lock import FORECASTS, NO_FILES_OF_A_RUN, RUN_CONFIG, RunLock
+from timerxl.untrusted import MOST_JSON_BYTES, check_own_files, misfit, open_own, reason
 
 FORMAT = 1
 SLOTS = (0, 1)
 NOTE = "README.txt"
 STAGE, RUN_ID = ".mirror", "run_id"  # in the run's folder: what is being copied, and whose it is
-FORECASTS = "forecasts.parquet"  # written in place, once, at the end of a run
 _FILES = (
     *(RUN_CONFIG, "results.json", "verdict.json", "status.json", "audit.json"),
     "environment.json",
@@ -144,6 +143,19 @@ class Place:
                 "takes one takes the other; choose a folder on another disk, or a bucket."
             )
 
+    def check_files(self) -> None:
+        """Raise InputError where the mirror is a folder and something in it is a link: copies are
+        written in place, and would be written elsewhere."""
+        if isinstance(self.fs, LocalFileSystem):
+            names = (NOTE, *(f"slot-{slot}" for slot in SLOTS))
+            check_own_files(Path(self.root or "/"), names, names)
+            note = Path(self.root, NOTE)
+            if note.is_file() and _foreign_note(note):
+                raise InputError(
+                    f"train.mirror={self.url} holds a {NOTE} that is not a mirror's; choose an "
+                    "empty folder."
+                )
+
     def path(self, *parts: str) -> str:
         return "/".join((self.root, *parts))
 
@@ -151,6 +163,8 @@ class Place:
         """Overwrite a file in place."""
         if self.root.startswith("/"):  # a disk's path; buckets have no folders
             self.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        if isinstance(self.fs, LocalFileSystem):
+            open_own(Path(path), "ab").close()  # refuses a link, which would be written through
         with self.fs.open(path, "wb") as file:
             for block in blocks:
                 file.write(block)
@@ -162,7 +176,8 @@ class Place:
     def copy_in(self, slot: int) -> Copy | None:
         """The manifest of a slot; None where there is none that can be used."""
         try:
-            content = self.fs.cat_file(self.path(f"slot-{slot}", MANIFEST))
+            path = self.path(f"slot-{slot}", MANIFEST)
+            content = self.fs.cat_file(path, end=MOST_JSON_BYTES)
         except FileNotFoundError:
             return None
         try:
@@ -201,6 +216,8 @@ class Place:
                     file.write(block)
                     digest.update(block)
                     size += len(block)
+                    if size > expected["size"]:  # and maybe without end
+                        raise Unusable(f"{name} has more than {expected['size']:,} bytes")
                 file.flush()
                 os.fsync(file.fileno())
             if size != expected["size"]:
@@ -215,6 +232,13 @@ class Place:
                     yield block
         except Exception as error:  # libraries of storages raise what they like
             raise Unusable(f"{name} can't be read: {_why(error)}") from error
+
+
+def _foreign_note(note: Path) -> bool:
+    """Whether a file that would be overwritten by the note is somebody's own."""
+    with note.open("rb") as file:
+        begin = file.read(40)
+    return begin not in _NOTE_TEXT.encode()
 
 
 def _is_ours(name: str) -> bool:
@@ -248,6 +272,7 @@ def open_mirror(config: RunConfig, log: Callable[[str], None]) -> Mirror | None:
         return None
     place, output_dir = Place(config.train.mirror), Path(config.output_dir).resolve()
     place.check_apart(output_dir)
+    place.check_files()
     goes_on = (output_dir / RUN_CONFIG).exists() and config.train.resume != "never"
     fills = config.train.resume == "auto" and _is_free(output_dir)
     if not is_main_rank():
@@ -296,6 +321,12 @@ def _fill(
         with _only_here(fresh_folder(output_dir)) as fresh:
             for copy in candidates:
                 started = time.monotonic()
+                if copy.num_bytes > (free := shutil.disk_usage(output_dir).free):
+                    raise StorageFailed(
+                        f"output_dir {output_dir} can't be filled from {place.url}: the copy of "
+                        f"step {copy.step} has {copy.num_bytes / 1e9:.2f} GB, {free / 1e9:.2f} GB "
+                        "are free."
+                    )
                 log(
                     f"mirror: {output_dir} is empty; bringing the run after step {copy.step}, "
                     f"{copy.num_bytes / 1e6:,.1f} MB, from {place.url}."

@@ -23,6 +23,7 @@ from operator import itemgetter
 from typing import Any
 
 from timerxl.training.log_lines import MAX_NAMED
+from timerxl.untrusted import plain
 
 _NUMBER = r"([-+]?\d{1,20}(?:\.\d{0,20})?(?:e[-+]?\d{1,3})?|[-+]?nan|[-+]?inf(?:inity)?)(?!\w|\.\d)"
 # 0.6905 or 69.05%, alone or with (4160/6025); a damaged bracket spoils the whole.
@@ -704,4 +705,4 @@ def _accuracy(
 
 def excerpt(line: str) -> str:
     """Enough of a line to find it, without what a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in line.strip()[:70])
+    return plain(line.strip()[:70])

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from rich.table import Table
 
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.device import uses_gpu
 from timerxl.training.precision import Decision
+from timerxl.training.tables import Table
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ from timerxl.training.peers import naming_lost_peers
 from timerxl.training.prediction import Predictor, RunFacts, check
 from timerxl.training.progress import Progress
 from timerxl.training.resume import RunEnded, plan_resume
-from timerxl.training.run_folder import METRICS, RunFolder
+from timerxl.training.run_folder import RunFolder
+from timerxl.training.run_lock import METRICS
 from timerxl.training.saving import check_room
 from timerxl.training.step import TrainingFailed, TrainingStep
 from timerxl.training.tracking import (
@@ -192,7 +193,8 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
     prediction = None
     if extras.predict is not None and accelerator.is_main_process:
         prediction = extras.predict(config, windows, settled)
-        log(prediction.summary)
+        for line in prediction.summary.split("\n"):
+            log(line)
         guard.event("plan", **asdict(prediction))
     placed = prediction.data_on_device if prediction is not None else None
     place_data(config, windows, accelerator, placed, log)

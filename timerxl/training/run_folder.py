@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
@@ -17,10 +16,10 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from timerxl.command_line import EXIT_FAILED, EXIT_SIGNAL, EXIT_STORAGE
+from timerxl.command_line import EXIT_FAILED, EXIT_SIGNAL, EXIT_STORAGE, say
 from timerxl.config import InputError, RunConfig, to_yaml
 from timerxl.data.preprocessing import PREPROCESSING
-from timerxl.files import write_json, write_text
+from timerxl.files import whole_file, write_json, write_text
 from timerxl.training.checkpoint_files import (
     CHECKPOINTS,
     StorageFailed,
@@ -29,7 +28,6 @@ from timerxl.training.checkpoint_files import (
     fresh_folder,
     is_storage_error,
     read_trainer_state,
-    replace_folder,
     settle,
     settled,
     space_left,
@@ -43,17 +41,17 @@ from timerxl.training.last_word import LastWord
 from timerxl.training.log_lines import is_whole
 from timerxl.training.outcome import outcome_of
 from timerxl.training.resume import AUTO, NEVER, Resumption, read_status
-from timerxl.training.run_lock import LOCK_FILE, RUN_CONFIG, RunLock
+from timerxl.training.run_lock import LOCK_FILE, METRICS, RUN_CONFIG, RunLock, check_run_files
 from timerxl.training.saving import (
     check_output_dir,
+    copy_model,
     model_problem,
     note_end,
     prepare_output_dir,
 )
 from timerxl.training.tracking import Log, draw_page, write_status
-from timerxl.untrusted import read_json
+from timerxl.untrusted import open_own, read_json, reason
 
-METRICS = "metrics.jsonl"
 SHOWN_SECONDS = 30.0  # NFS remembers for so long that a file is not there
 
 
@@ -114,7 +112,7 @@ class RunFolder:
         )
         if self.accelerator.is_main_process:
             note_end(self.path, EXIT_SIGNAL + number, reason)
-        print(f"error: {reason}", file=sys.stderr, flush=True)
+        say(f"error: {reason}", file=sys.stderr)
 
     def close(self) -> None:
         """Let the next process have the folder."""
@@ -241,9 +239,10 @@ class RunFolder:
             self.run_id = str(self.state.get("run_id", self.run_id))
         settle(self.path / "model")
         metrics, length = self.path / METRICS, int(self.state["metrics_bytes"])
-        if metrics.exists() and not metrics.is_file():  # a pipe would be waited for
-            raise StorageFailed(f"{metrics} is no file: move it away, its curves will have a gap.")
-        known = metrics.read_bytes()[:length] if metrics.exists() else b""
+        known = b""
+        if metrics.exists():
+            with metrics.open("rb") as file:
+                known = file.read(length)
         if len(known) < length:
             self.log(f"warning: {metrics} lost lines; curves before step {self.step} have gaps.")
             known = known[: known.rfind(b"\n") + 1]
@@ -252,9 +251,11 @@ class RunFolder:
         if len(whole) < len(lines):
             count = len(lines) - len(whole)
             self.log(f"warning: {count} damaged line(s) of {metrics} are taken out.")
-            metrics.write_bytes(b"".join(whole))
+            with whole_file(metrics) as fresh:
+                fresh.write_bytes(b"".join(whole))
         elif metrics.exists():
-            os.truncate(metrics, len(known))
+            with open_own(metrics, "r+b") as file:
+                file.truncate(len(known))
         write_text(self.path / RUN_CONFIG, to_yaml(self.config))
         self._write_first_files()
         self.log(f"going on after step {self.step} from {self.checkpoint}.")
@@ -286,18 +287,18 @@ class RunFolder:
 
     def _branch_off(self, source: Path) -> None:
         """A checkpoint of another run folder: its curves and its best model come along."""
-        if (source / METRICS).is_file():
-            shutil.copyfile(source / METRICS, self.path / METRICS)
-        best = self.path / "model"
+        check_run_files(source)  # it may have come from anywhere: nothing beside it is copied
+        if (source / METRICS).exists():
+            with (source / METRICS).open("rb") as file, whole_file(self.path / METRICS) as fresh:
+                fresh.write_bytes(file.read(int(self.state["metrics_bytes"])))
         if not (source / "model").is_dir():
             return
+        best = self.path / "model"
         try:
-            shutil.copytree(source / "model", fresh_folder(best))
-            replace_folder(fresh_folder(best), best)
-        except OSError as error:
-            # shutil lists (from, to, why) of every file that it could not copy.
-            why = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+            copy_model(source / "model", best)
+        except (OSError, ValueError) as error:  # the disk, or what is no model
             shutil.rmtree(fresh_folder(best), ignore_errors=True)
+            why = reason(error).rstrip(".")
             self.log(f"warning: the best model so far can't be copied, and is left out: {why}.")
 
     def _write_first_files(self) -> None:

@@ -19,12 +19,32 @@ from pathlib import Path
 from typing import Any
 
 from timerxl.config import InputError
+from timerxl.untrusted import check_own_files, open_own
 
 LOCK_FILE = "run.lock"
 RUN_CONFIG = "config.yaml"  # the first file of a run: a folder with it is a run's
+METRICS, FORECASTS = "metrics.jsonl", "forecasts.parquet"
 NO_FILES_OF_A_RUN = ("status.json", LOCK_FILE)  # an attempt that was refused leaves these
+# What is written into a run's folder, beside hidden names. Those of WRITTEN_IN_PLACE are appended
+# to and cut; all others are new files, which are renamed.
+RUN_FILES = (
+    *(LOCK_FILE, RUN_CONFIG, METRICS, "status.json", "results.json", "verdict.json"),
+    *("environment.json", "audit.json", FORECASTS),
+    *("checkpoints", "model", "report", "tensorboard"),
+)
+WRITTEN_IN_PLACE = (LOCK_FILE, METRICS)
 HEARTBEAT_SECONDS = 20.0
 STALE_SECONDS = 120.0
+
+
+def check_run_files(output_dir: Path) -> None:
+    """Raise InputError where a file or folder of a run is a link, a pipe or a device, or where one
+    that is written in place has a second name: what is written to it would be so elsewhere.
+
+    What a tracker keeps there under a name of its own is its business.
+    """
+    hidden = [path.name for path in output_dir.glob(".*")] if output_dir.is_dir() else []
+    check_own_files(output_dir, (*RUN_FILES, *hidden), WRITTEN_IN_PLACE)
 
 
 class RunLock:
@@ -39,7 +59,7 @@ class RunLock:
 
     def acquire(self) -> None:
         """Raises InputError, naming host and process, where another run holds the folder."""
-        file = self.path.open("a+", encoding="utf-8")
+        file = open_own(self.path, "a+")
         is_locked = True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,8 +124,8 @@ class RunLock:
 
     def _touch(self) -> None:
         while not self._done.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(OSError):
-                os.utime(self.path)
+            with contextlib.suppress(OSError, ValueError):  # closed meanwhile
+                os.utime(self._file.fileno())
 
     def _refusal(self, owner: dict[str, Any]) -> str:
         who = f"process {owner['pid']} on {owner['host']}" if owner else "another process"
@@ -130,7 +150,8 @@ class RunLock:
         """Seconds since the last touch by the clock of the file system, not of this machine."""
         probe = self.path.with_name(f".{LOCK_FILE}.{os.getpid()}")
         try:
-            probe.touch()
+            probe.unlink(missing_ok=True)
+            probe.touch(exist_ok=False)
             return probe.stat().st_mtime - self.path.stat().st_mtime
         finally:
             probe.unlink(missing_ok=True)

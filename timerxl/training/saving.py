@@ -14,10 +14,11 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from timerxl.command_line import EXIT_BAD_INPUT
+from timerxl.command_line import EXIT_BAD_INPUT, say
 from timerxl.config import InputError
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.files import write_json
+from timerxl.model.convert_openltm import load_saved
 from timerxl.training.checkpoint_files import (
     StorageFailed,
     file_record,
@@ -29,11 +30,11 @@ from timerxl.training.checkpoint_files import (
 )
 from timerxl.training.compilation import bare_model
 from timerxl.training.evaluation import agree
-from timerxl.training.run_lock import NO_FILES_OF_A_RUN, RUN_CONFIG
+from timerxl.training.run_lock import NO_FILES_OF_A_RUN, RUN_CONFIG, check_run_files
 from timerxl.training.tracking import write_status
-from timerxl.untrusted import read_json
+from timerxl.untrusted import link_problem, read_json
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"
 transformers_logging.disable_progress_bar()  # it would cut through the run's own
 
 
@@ -43,6 +44,7 @@ def check_output_dir(output_dir: Path) -> None:
     To be called before any long work, by every rank.
     """
     try:
+        check_run_files(output_dir)
         if output_dir.is_dir() and not (output_dir / RUN_CONFIG).exists():
             if any(path.name not in NO_FILES_OF_A_RUN for path in output_dir.iterdir()):
                 raise InputError(
@@ -120,7 +122,7 @@ def note_end(output_dir: Path, code: int, reason: str) -> None:
     try:
         write_status(output_dir, code, reason)
     except OSError as error:
-        print(f"warning: status.json can't be written: {error}", file=sys.stderr, flush=True)
+        say(f"warning: status.json can't be written: {error}", file=sys.stderr)
 
 
 def write_model(
@@ -134,11 +136,26 @@ def write_model(
     weights = {key: value.float().cpu().contiguous() for key, value in state.items()}
     model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
     # save_pretrained notes the live model's type, not that of the weights it is given.
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    write_json(folder / "config.json", settings | {"dtype": "float32"})
+    settings = json.loads((folder / MODEL_CONFIG).read_text(encoding="utf-8"))
+    write_json(folder / MODEL_CONFIG, settings | {"dtype": "float32"})
     write_json(folder / PREPROCESSING, extras)
     # safetensors makes it readable by its owner alone, which a shared folder can't use.
-    (folder / WEIGHTS).chmod((folder / "config.json").stat().st_mode & 0o777)
+    (folder / WEIGHTS).chmod((folder / MODEL_CONFIG).stat().st_mode & 0o777)
+
+
+def _replace_model(
+    model: torch.nn.Module, state: dict[str, Any], folder: Path, extras: dict[str, Any]
+) -> None:
+    """``folder`` as :func:`write_model` has it, with size and SHA-256 of the weights."""
+    fresh = fresh_folder(folder)
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    write_model(model, state, fresh, extras)
+    record = {"weights": file_record(fresh / WEIGHTS)}
+    write_json(fresh / PREPROCESSING, extras | record)
+    for path in (*fresh.iterdir(), fresh):
+        sync(path)
+    replace_folder(fresh, folder)
 
 
 def save_model(
@@ -152,21 +169,28 @@ def save_model(
     bare = bare_model(accelerator, model)
     state, problem = accelerator.get_state_dict(bare), None
     if accelerator.is_main_process:
-        fresh = fresh_folder(folder)
         try:
-            shutil.rmtree(fresh, ignore_errors=True)
-            fresh.mkdir(parents=True)
-            write_model(bare, state, fresh, extras)
-            record = {"weights": file_record(fresh / WEIGHTS)}
-            write_json(fresh / PREPROCESSING, extras | record)
-            for path in (*fresh.iterdir(), fresh):
-                sync(path)
-            replace_folder(fresh, folder)
+            _replace_model(bare, state, folder, extras)
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(fresh_folder(folder), ignore_errors=True)
             problem = f"{folder} can't be written: {error}; {space_left(folder.parent)}."
     if problem := agree(accelerator, problem):
         raise StorageFailed(problem)
+
+
+def copy_model(source: Path, folder: Path) -> None:
+    """Save the model of ``source``, another run's folder, as ``folder``, whole or not at all.
+
+    It is read and written anew: numbers from there, code and the names of classes from this
+    package. Raises ValueError where ``source`` holds no model, or a link.
+    """
+    for name in (WEIGHTS, MODEL_CONFIG, PREPROCESSING):
+        if problem := link_problem(source / name):
+            raise ValueError(f"{source / name} {problem}, expected a regular file")
+    model, extras = load_saved(source), read_json(source / PREPROCESSING)
+    if not isinstance(extras, dict):
+        raise ValueError(f"{source / PREPROCESSING} holds no mapping")
+    _replace_model(model, model.state_dict(), folder, extras)
 
 
 def model_problem(folder: Path) -> str | None:

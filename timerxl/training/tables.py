@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import rich.table
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
+from timerxl.command_line import say
 from timerxl.training.references import SHORT, TITLES
+from timerxl.untrusted import plain
+
+MOST_OF_A_CELL = 300  # characters
 
 COLUMNS = {
     "roc_auc": "ROC-AUC",
@@ -39,6 +44,20 @@ ROWS = {
     "macro_f1": "macro-F1",
     "accuracy": "accuracy",
 }
+
+
+class Table(rich.table.Table):
+    """rich's table of plain words: no markup, no control characters, cells of bounded length."""
+
+    def add_column(self, header: str = "", **kwargs: Any) -> None:  # type: ignore[override]
+        super().add_column(_words(header), **kwargs)
+
+    def add_row(self, *cells: str, **kwargs: Any) -> None:  # type: ignore[override]
+        super().add_row(*map(_words, cells), **kwargs)
+
+
+def _words(cell: str) -> Text:
+    return Text(plain(cell, MOST_OF_A_CELL))
 
 
 def recovered_words(share: float) -> str:
@@ -129,8 +148,17 @@ def strata_table(strata: list[dict[str, Any]], by: str) -> Table:
 
 
 def print_table(table: Table, console: Console | None = None) -> None:
-    """Wide enough for all columns also where the output is no terminal."""
+    """Wide enough for all columns also where the output is no terminal.
+
+    The title is a line of its own: rich would break it, and let a name in it begin a line.
+    """
     console = console or Console()
     if not console.is_terminal or console.width < 100:
         console = Console(width=150, file=console.file)
+    title, table.title = table.title, None
+    if title:
+        say(title, file=console.file)
+    if isinstance(table.caption, str):
+        table.caption = Text(plain(table.caption))
     console.print(table)
+    table.title = title

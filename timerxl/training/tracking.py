@@ -18,27 +18,28 @@ from tqdm import tqdm
 from timerxl.config import InputError, RunConfig
 from timerxl.files import json_ready, write_json
 from timerxl.training.evaluation import agree
-from timerxl.untrusted import flat
+from timerxl.untrusted import flat, open_own, plain
 
 PROJECT = "timerxl"
 
 
 @dataclass
 class Log:
-    """Sentences for the reader, from the main process alone."""
+    """Sentences for the reader, each a plain line, from the main process alone."""
 
     active: bool = True
 
     def __call__(self, sentence: str) -> None:
         if self.active:
-            tqdm.write(sentence, file=sys.stdout)  # above a running bar, not into it
+            tqdm.write(plain(sentence), file=sys.stdout)  # above a running bar, not into it
             sys.stdout.flush()
 
 
 def write_status(output_dir: Path, code: int, reason: str) -> None:
-    """status.json holds the exit code where a launcher turns every failure into 1."""
+    """status.json holds the exit code where a launcher turns every failure into 1; ``reason`` as it
+    is printed, one plain line of bounded length."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    write_json(output_dir / "status.json", {"code": code, "reason": reason})
+    write_json(output_dir / "status.json", {"code": code, "reason": plain(reason)})
 
 
 def draw_page(draw: Callable[[Path], object] | None, folder: Path) -> None:
@@ -140,7 +141,7 @@ class MetricsLog:
     """metrics.jsonl: one JSON object a line, flushed at once; only the main process writes."""
 
     def __init__(self, path: Path, active: bool):
-        self._file = path.open("a", encoding="utf-8") if active else None
+        self._file = open_own(path, "a") if active else None
 
     def write(self, event: str, **values: Any) -> None:
         if self._file is not None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from timerxl.command_line import say
 from timerxl.training.tables import comparison_table, print_table, score_table, strata_table
 
 
 def print_report(found: dict[str, Any]) -> None:
     """The tables of every event and stratum in ``found``, as ``verify`` returns it."""
     kind = "SYNTHETIC data" if found["is_synthetic"] else str(found["data"].get("path"))
-    print(f"{found['model']} on {kind}, {found['split']} split.")
-    print(f"Label: {found['label']['text']}")
+    say(f"Model {found['model']} on {kind}, {found['split']} split.")
+    say(f"Label: {found['label']['text']}")
     for event in found["events"]:
         threshold = event["rain_threshold_mm"]
         name = "the trained event" if threshold is None else f"rain of {threshold:g} mm or more"
@@ -26,7 +27,7 @@ def print_report(found: dict[str, Any]) -> None:
     for by, strata in found["strata"].items():
         print_table(strata_table(strata, by))
     if "enso" in found["strata"]:
-        print(
+        say(
             "ENSO phases: NOAA's rule of five overlapping seasons at or beyond ±0.5 K, unlagged "
             "and with hindsight; for looking back, not as a feature."
         )

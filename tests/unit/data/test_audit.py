@@ -181,5 +181,5 @@ def test_short_lines_are_few_and_hold_no_notes() -> None:
     audit.find("fault", "f", "turn\x1b[31m red", "", "")
     lines = audit.short_lines()
     assert len(lines) == 8
-    assert lines[0] == "fault: turn?[31m red"
+    assert lines[0] == r"fault: turn\x1b[31m red"
     assert lines[-1].startswith("and 3 more")

@@ -90,17 +90,18 @@ def test_durations(seconds: float, expected: str) -> None:
 
 
 def test_the_heading(plan: Plan) -> None:
-    model, data = text.heading(plan).splitlines()
+    model, data = text.heading(plan)
     assert model == (
-        f"quickstart: 0.0 M parameters, 12 tokens and {plan.workload.flops_per_sample() / 1e9:.3g} "
-        "GFLOP a sample; context 16 steps of 12 h = 8 days."
+        "recipe quickstart: 0.0 M parameters, 12 tokens and "
+        f"{plan.workload.flops_per_sample() / 1e9:.3g} GFLOP a sample; "
+        "context 16 steps of 12 h = 8 days."
     )
     assert data == (
         "1,000 training, 200 validation, 300 test windows of the SYNTHETIC series; batch 8 x 2 "
         "accumulation; fp16 on p100, fp16 on t4; ZeRO stage 2, sdpa attention, checkpointing off."
     )
     real = replace(plan.workload, is_synthetic=False)
-    assert "SYNTHETIC" not in text.heading(replace(plan, workload=real))
+    assert "SYNTHETIC" not in " ".join(text.heading(replace(plan, workload=real)))
 
 
 def test_memory_by_number_of_gpus(plan: Plan) -> None:
@@ -142,19 +143,24 @@ def test_scaling_by_interconnect(plan: Plan) -> None:
 def test_what_to_paste(workload: MakeWorkload) -> None:
     run = workload()
     assert text.fit_lines(None, 15.0, "small on 1 GPU") == [
-        "nothing brings small on 1 GPU under 15.00 GiB: take a smaller model or a shorter "
+        "nothing brings recipe small on 1 GPU under 15.00 GiB: take a smaller model or a shorter "
         "model.context_length."
     ]
     as_it_is = Fit({}, run, MEMORY)
-    assert text.fit_lines(as_it_is, 15.0, "small") == ["small fits 15.00 GiB as it is: 12.00 GiB."]
+    assert text.fit_lines(as_it_is, 15.0, "small") == [
+        "recipe small fits 15.00 GiB as it is: 12.00 GiB."
+    ]
     overrides = {"train.batch_size": "4", "train.accumulation_steps": "2"}
     assert text.fit_lines(Fit(overrides, run, MEMORY), 15.0, "small") == [
-        "small fits 15.00 GiB with 12.00 GiB:",
+        "recipe small fits 15.00 GiB with 12.00 GiB:",
         "  train.batch_size=4 train.accumulation_steps=2",
     ]
     away = replace(MEMORY, host=3 * GIB)
     first = text.fit_lines(Fit(overrides, run, away), 15.0, "small")[0]
-    assert first == "small fits 15.00 GiB with 12.00 GiB, and 3.0 GiB of the computer's own memory:"
+    assert (
+        first
+        == "recipe small fits 15.00 GiB with 12.00 GiB, and 3.0 GiB of the computer's own memory:"
+    )
 
 
 def test_recipes_side_by_side(plan: Plan, workload: MakeWorkload) -> None:
@@ -214,12 +220,12 @@ def test_the_screen_has_all_parts(plan: Plan, capsys: pytest.CaptureFixture[str]
     Answer({"quickstart": plan}, fits=[(None, 3.0, "quickstart on 1 t4")]).print()
     shown = capsys.readouterr().out
     parts = (
-        "quickstart: 0.0 M parameters",
+        "recipe quickstart: 0.0 M parameters",
         "Peak memory of each GPU",
         "Time",
         "Scaling on paper, t4",
         "Why quickstart needs what it needs",
-        "nothing brings quickstart on 1 t4 under 3.00 GiB",
+        "nothing brings recipe quickstart on 1 t4 under 3.00 GiB",
         "warning: take care.",
     )
     places = [shown.index(part) for part in parts]
