@@ -17,6 +17,7 @@ import resource
 import shutil
 import stat
 import unicodedata
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ MOST_YAML_CHARACTERS = 500_000  # a recipe has 2,000; PyYAML reads 100,000 a sec
 MOST_JSON_BYTES = 16 * 2**20  # a table of results with a thousand regions has 3 MB
 MOST_VALUES = 100_000  # with every alias of YAML written out
 MOST_LEVELS = 100
+MOST_PACKED = 200  # times its bytes: weather packs 2 to 50 times, a decompression bomb 1,000
+_SMALL_UNPACKED_BYTES = 64 * 2**20  # may be packed any number of times
 MOST_REFERENCES, MOST_TEXT = 8, 4_096  # of ${key} in a recipe: in a row, and characters made
 REFERENCE = re.compile(r"\$\{([a-z]\w*(?:\.[a-z]\w*)*)\}", re.ASCII)
 MOST_SHOWN = 2_000  # characters of one line for a terminal, a log or status.json
@@ -161,6 +164,32 @@ def check_memory(num_bytes: int, what: str) -> None:
             f"{plain(what)} takes {num_bytes / 1e9:,.2f} GB of memory, and {free / 1e9:,.2f} GB "
             "are free here; take a part of it, or a machine with more."
         )
+
+
+def check_packing(packed: int, unpacked: int, what: str) -> None:
+    """Raise InputError where far more bytes come out of an archive than weather packs to."""
+    if unpacked > max(MOST_PACKED * packed, _SMALL_UNPACKED_BYTES):
+        raise InputError(
+            f"{plain(what)} unpacks {packed:,} bytes to {unpacked:,} or more; expected at most "
+            f"{MOST_PACKED} times as many. Unpack it first, if that is right."
+        )
+
+
+def check_members(path: Path, members: Iterable[zipfile.ZipInfo]) -> None:
+    """Raise InputError for a ZIP whose ``members`` unpack to far too much, by what it declares.
+
+    zipfile gives no more bytes than declared, of members that are stored or deflated; the other
+    methods it unpacks in pieces of any size.
+    """
+    members = list(members)
+    check_packing(path.stat().st_size, sum(m.file_size for m in members), path.name)
+    for member in members:
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise InputError(
+                f"{plain(path.name)} packs {plain(member.filename, 80)} by method "
+                f"{member.compress_type}; only stored (0) and deflated (8) members are read: "
+                "unpack it first."
+            )
 
 
 def free_memory() -> int:

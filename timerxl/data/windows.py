@@ -5,6 +5,7 @@ Shapes: R rows of the series, C features, S static features, T context length, B
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -13,14 +14,15 @@ import datasets
 import numpy as np
 import torch
 
-from timerxl.config import DataConfig
+from timerxl.config import DataConfig, InputError
 from timerxl.data.labels import check_leaks, horizon_steps, label_and_persistence
 from timerxl.data.preprocessing import Preprocessing
 from timerxl.data.scaling import fit_scaling, scale, static_features
 from timerxl.data.schema import WeatherSeries
 from timerxl.data.splits import SPLITS, Split, make_split
 from timerxl.data.synthetic import PRECIPITATION
-from timerxl.data.training_ranges import training_ranges
+from timerxl.data.training_ranges import STATISTICS, training_ranges
+from timerxl.untrusted import MOST_JSON_BYTES
 
 _DAY = np.timedelta64(1, "D")
 
@@ -184,14 +186,6 @@ def build_windows(
     split = make_split(series, label, config, context_length, boundaries)
     notes = list(series.notes) + split.notes
     notes += check_leaks(series, split.rows["train"], label)
-    seen: dict[str, Any] = {}
-    if saved is None:
-        scaling, new = fit_scaling(series, split.scaling_rows, config.log1p_precipitation)
-        notes += new
-        seen = training_ranges(series, split.scaling_rows, split.rows["train"], context_length)
-    else:
-        scaling = saved.content["scaling"]
-    values = torch.from_numpy(scale(series.values, series.feature_names, scaling)).share_memory_()
     static: torch.Tensor | None = None
     static_names: list[str] = []
     if config.static_features:
@@ -202,6 +196,17 @@ def build_windows(
             series.timestamps, known[series.region_index], regions
         )
         static = torch.from_numpy(array).share_memory_()
+    seen: dict[str, Any] = {}
+    if saved is None:
+        # Five characters a number at least: too many regions are refused before they are described.
+        _check_described(series, 5 * len(STATISTICS) * series.values.shape[1] * len(series.regions))
+        scaling, new = fit_scaling(series, split.scaling_rows, config.log1p_precipitation)
+        notes += new
+        seen = training_ranges(series, split.scaling_rows, split.rows["train"], context_length)
+        _check_described(series, len(json.dumps(seen)))
+    else:
+        scaling = saved.content["scaling"]
+    values = torch.from_numpy(scale(series.values, series.feature_names, scaling)).share_memory_()
     targets = torch.from_numpy(np.nan_to_num(label, nan=-1).astype(np.int64)).share_memory_()
     transform = WindowTransform(values, static, targets, context_length)
     return WeatherWindows(
@@ -225,6 +230,15 @@ def build_windows(
         },
         transform=transform,
     )
+
+
+def _check_described(series: WeatherSeries, size: int) -> None:
+    """Refuse what could be trained, and then not be read again."""
+    if size > MOST_JSON_BYTES:
+        raise InputError(
+            f"what training sees of {len(series.regions):,} regions takes {size:,} bytes or more "
+            f"of preprocessing.json, of which {MOST_JSON_BYTES:,} are read; train on fewer regions."
+        )
 
 
 def _label_definition(series: WeatherSeries, config: DataConfig) -> dict[str, Any]:

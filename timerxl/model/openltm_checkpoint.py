@@ -70,8 +70,17 @@ def raise_for(source: object, problems: list[str]) -> None:
 def _load(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return load_file(path)
-    if zipfile.is_zipfile(path):  # torch.load does not compare the checksums
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        starts_as_zip = file.read(4) == b"PK\x03\x04"
+    if starts_as_zip or zipfile.is_zipfile(path):  # torch.load does not compare the checksums
         with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            # torch stores its members as they are: a few packed bytes can become any number.
+            if packed := [one for one in members if one.compress_type != zipfile.ZIP_STORED]:
+                raise ValueError(f"{packed[0].filename[:80]} is compressed; torch stores it as is")
+            if (declared := sum(one.file_size for one in members)) > size:
+                raise ValueError(f"its members declare {declared:,} bytes, the file has {size:,}")
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"the checksum of {damaged} does not match")
     with warnings.catch_warnings():

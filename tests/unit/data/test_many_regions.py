@@ -23,7 +23,7 @@ from timerxl.data.gaps import MOST_ENTRIES, Gaps
 from timerxl.data.labels import labels
 from timerxl.data.prepare import PrepareOptions
 from timerxl.data.prepare_tables import prepare_tables
-from timerxl.data.readers import TableOptions, read_table
+from timerxl.data.readers import TableOptions, open_table, read_table
 from timerxl.data.scaling import static_features
 from timerxl.data.schema import WeatherSeries
 from timerxl.data.splits import complete_rows, make_split
@@ -213,6 +213,21 @@ def test_shares_of_the_classes_are_those_of_each_region() -> None:
         assert share["rain_share"] == (label[own].mean() if len(own) else None)
 
 
+def test_more_regions_than_a_model_can_describe_are_refused_before_they_are_described(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    series = read(table(40, rows=40))
+    config = DataConfig(label_horizon_hours=2, rain_threshold_mm=0.5, static_features=False)
+    monkeypatch.setattr("timerxl.data.windows.training_ranges", lambda *_: {"x": "y" * 6_000})
+    monkeypatch.setattr("timerxl.data.windows.MOST_JSON_BYTES", 5 * 9 * 3 * 40)
+    with pytest.raises(InputError, match=r"40 regions takes 6,0\d\d bytes"):
+        build_windows(series, config, 4)
+    monkeypatch.setattr("timerxl.data.windows.training_ranges", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr("timerxl.data.windows.MOST_JSON_BYTES", 5 * 9 * 3 * 40 - 1)
+    with pytest.raises(InputError, match="40 regions takes 5,400 bytes"):
+        build_windows(series, config, 4)
+
+
 def test_a_column_for_each_of_too_many_regions_is_refused_before_it_is_made() -> None:
     names = [f"r{i}" for i in range(100_000)]
     index = np.repeat(np.arange(100_000), 20)
@@ -255,6 +270,20 @@ def test_a_table_of_more_regions_than_files_may_be_open_is_prepared(tmp_path: Pa
     assert np.array_equal(
         written["temperature"], frame["temperature"].astype(np.float32), equal_nan=True
     )
+
+
+def test_stations_on_days_of_their_own_become_a_row_each(tmp_path: Path) -> None:
+    """Not one for every station on every day: 3,000 stations would become nine million rows."""
+    path = tmp_path / "by_year.csv"
+    days = pd.date_range("2000-01-01", periods=3_000).strftime("%Y%m%d")
+    lines = [f"S{i:010d},{day},PRCP,{i % 50},,,7," for i, day in enumerate(days)]
+    lines += [f"S{i:010d},{day},TMAX,{i % 30},,,7," for i, day in enumerate(days) if i % 2]
+    path.write_text("\n".join(lines) + "\n")
+    frame = open_table(path, TableOptions(is_command=True)).frame
+    assert len(frame) == 3_000
+    assert frame["ID"].tolist() == [f"S{i:010d}" for i in range(3_000)]
+    assert frame["PRCP"].tolist() == [float(i % 50) for i in range(3_000)]
+    assert frame["TMAX"].isna().tolist() == [i % 2 == 0 for i in range(3_000)]
 
 
 def test_gaps_of_very_many_regions_become_one_entry() -> None:
