@@ -312,7 +312,14 @@ def checkpoint_links(stage: Stage, name: str, plant: Plant) -> list[str]:
 def beside_checkpoint(stage: Stage, name: str, plant: Plant) -> list[str]:
     """The best model and the curves of a stranger's run come along with its checkpoint."""
     checkpoint = _checkpoint(stage)
-    spoiled_state(checkpoint, lambda s: s["progress"].update(best_step=2, best_score=0.9))
+
+    def change(state: dict[str, Any]) -> None:
+        state["progress"] |= {"best_step": 2, "best_score": 1.0, "looked_step": 2}
+        state["metrics_bytes"] = stage.letter.stat().st_size
+
+    spoiled_state(checkpoint, change)
+    saved = json.loads((stage.work / "theirs/model/preprocessing.json").read_text())
+    stage.write("theirs/model/preprocessing.json", json.dumps(saved | {"best_step": 2}))
     _plant(stage, stage.work / "theirs", name, plant)
     _resume(stage, checkpoint)
     return stage.harms() + canary_in(stage.work / "output")

@@ -40,7 +40,7 @@ TITLES = {
 }
 MODULES = "attack_files attack_recipes attack_hub attack_inputs".split()
 LIBRARIES = "accelerate datasets h5netcdf sklearn.ensemble tensorboard".split()
-WORKERS = 2
+WORKERS = 3  # on two cores: some attacks wait
 
 
 def take_tree(tree: Path) -> None:
