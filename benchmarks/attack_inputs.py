@@ -349,39 +349,43 @@ def many_events(stage: Stage) -> list[str]:
 # --- row 8: packed bombs
 
 
-def zeros(num_bytes: int) -> bytes:
-    """Raw deflate of so many zeros (a multiple of 16 MiB), made of one block again and again."""
+def zeros(num_bytes: int, head: bytes = b"") -> bytes:
+    """Raw deflate of ``head`` and so many zeros (a multiple of 16 MiB), of one block repeated."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    first = packer.compress(head) + packer.flush(zlib.Z_FULL_FLUSH)
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = packer.compress(bytes(2**24)) + packer.flush(zlib.Z_FULL_FLUSH)
-    return block * (num_bytes // 2**24) + zlib.compressobj(9, zlib.DEFLATED, -15).flush()
+    return first + block * (num_bytes // 2**24) + zlib.compressobj(9, zlib.DEFLATED, -15).flush()
 
 
-def checksum(num_bytes: int) -> int:
-    found, block = 0, bytes(2**24)
+def checksum(num_bytes: int, head: bytes = b"") -> int:
+    found, block = zlib.crc32(head), bytes(2**24)
     for _ in range(num_bytes // 2**24):
         found = zlib.crc32(block, found)
     return found
 
 
-def zip_bomb(name: str, num_bytes: int, declared: int | None = None) -> bytes:
-    """A ZIP of one file of zeros; ``declared`` is what its directory says of the size."""
-    packed, crc = zeros(num_bytes), checksum(num_bytes)
-    said = num_bytes if declared is None else declared
+def zip_bomb(name: str, num_bytes: int, declared: int | None = None, head: bytes = b"") -> bytes:
+    """A ZIP of ``head`` and zeros; ``declared`` is what its directory says of the size."""
+    packed, crc = zeros(num_bytes, head), checksum(num_bytes, head)
+    said = num_bytes + len(head) if declared is None else declared
     is_long = said >= 2**32 - 1
     extra = struct.pack("<HHQQ", 1, 16, said, len(packed)) if is_long else b""
     sizes = (2**32 - 1, 2**32 - 1) if is_long else (len(packed), said)
     common = struct.pack("<HHHHHIII", 45, 0, 8, 0, 33, crc, *sizes)
     encoded = name.encode()
-    head = b"PK\x03\x04" + common + struct.pack("<HH", len(encoded), len(extra)) + encoded + extra
+    local = b"PK\x03\x04" + common + struct.pack("<HH", len(encoded), len(extra))
+    local += encoded + extra
     entry = b"PK\x01\x02" + struct.pack("<H", 45) + common
     entry += struct.pack("<HHHHHII", len(encoded), len(extra), 0, 0, 0, 0, 0) + encoded + extra
-    start = len(head) + len(packed)
+    start = len(local) + len(packed)
     end = b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(entry), start, 0)
-    return head + packed + entry + end
+    return local + packed + entry + end
 
 
-SMALL = {"peak_bytes": GIB // 2, "free_bytes": 3 * GIB // 2}
+SMALL: dict[str, Any] = {"peak_bytes": GIB, "free_bytes": 3 * GIB // 2}
 BOMB = 2**30 + 2**29
+HEADS = {".nc": b"CDF\x01", ".grib": b"GRIB"}
 
 
 @attack(8, "a ZIP behind .nc that unpacks to 1.5 GB", suffix=".nc", inner="a.nc")
@@ -393,7 +397,7 @@ BOMB = 2**30 + 2**29
 def zipped_grid(
     stage: Stage, suffix: str, inner: str, declared: int | None = None
 ) -> list[str]:
-    path = stage.write(f"era5{suffix}", zip_bomb(inner, BOMB, declared))
+    path = stage.write(f"era5{suffix}", zip_bomb(inner, BOMB, declared, HEADS[Path(inner).suffix]))
     stage.run("prepare_data", path, "--output", stage.work / "output", **SMALL)
     return stage.harms()
 

@@ -216,19 +216,20 @@ class Stage:
     ) -> tuple[int | None, float, int, list[str]]:
         """Exit code, seconds of CPU, peak of memory above ``base``, and the bounds passed."""
         cpu_bound, peak_bound, disk_bound = bounds
+        disk_bound += self._disk()
         deadline, over, peak, looks = time.monotonic() + 30 + 3 * cpu_bound, [], 0, 0
         while True:
             ended, status, used = os.wait4(pid, os.WNOHANG)
             cpu = used.ru_utime + used.ru_stime if ended else _cpu(pid)
             peak = max(peak, (0 if ended else _status(pid, "VmHWM")) - base)
             looks += 1
-            disk = self._disk() if ended or looks % 25 == 0 else 0
+            disk = self._disk() if ended or looks % 10 == 0 else 0
             if cpu > cpu_bound:
                 over.append(f"{cpu:.1f} s of CPU, over {cpu_bound:g}")
             if peak > peak_bound:
                 over.append(f"{peak / 1e6:,.0f} MB of memory, over {peak_bound / 1e6:,.0f}")
             if disk > disk_bound:
-                over.append(f"{disk / 1e6:,.0f} MB written, over {disk_bound / 1e6:,.0f}")
+                over.append(f"{disk / 1e6:,.0f} MB on the disk, over {disk_bound / 1e6:,.0f}")
             if not ended and time.monotonic() > deadline:
                 over.append(f"not done after {30 + 3 * cpu_bound:.0f} s")
             if ended:
@@ -240,9 +241,9 @@ class Stage:
             time.sleep(0.02)
 
     def _disk(self) -> int:
-        """Bytes on the disk of what commands have written."""
+        """Bytes on the disk of what this stage holds."""
         total = 0
-        for top in ("tmp", "home", "work/output"):
+        for top in ("tmp", "home", "work"):
             for root, _, files in os.walk(self.folder / top):
                 for name in files:
                     with suppress(OSError):

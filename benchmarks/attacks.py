@@ -1,8 +1,9 @@
 """Small real attacks on every command: what a stranger's file, folder, recipe or server can do.
 
-    python benchmarks/attacks.py [--row N ...] [--name TEXT] [--tree FOLDER] [--verbose] [--keep F]
+    python benchmarks/attacks.py [--row N ...] [--variants 12] [--name TEXT] [--tree FOLDER]
+        [--verbose] [--keep FOLDER]
 
-Ten rows, each a kind of attack with several variants. A row "held" where none of its variants did
+Ten rows, each a kind of attack; of its variants --variants are tried (0: all). A row "held" where none of its variants did
 harm (a file outside changed, a secret given away, a process left alive, a terminal steered, time,
 memory or disk without bound), and its honest inputs were taken. --tree attacks the timerxl of
 another checkout. Nothing leaves this machine; canaries lie in the temporary folder alone. Exit code
@@ -69,6 +70,13 @@ def warm_up() -> None:
         importlib.import_module(f"benchmarks.{name}")
 
 
+def spread(numbers: list[int], count: int) -> list[int]:
+    """``count`` of the attacks, evenly over all of a row, and the last, which is an honest one."""
+    if count < 1 or len(numbers) <= count:
+        return numbers
+    return [numbers[i * (len(numbers) - 1) // (count - 1)] for i in range(count)]
+
+
 def carry_out(number: int, folder: str, seeds: str, tree: str, verbose: bool) -> list[str]:
     """The harm of one attack, in a worker."""
     from benchmarks.attack_stage import ATTACKS, Stage
@@ -125,6 +133,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--row", type=int, nargs="+", choices=TITLES, default=list(TITLES))
+    parser.add_argument("--variants", type=int, default=12, help="of each row; 0: all of them")
     parser.add_argument("--name", default="", help="only attacks whose name holds this text")
     parser.add_argument("--tree", type=Path, default=HERE.parent, help="the checkout to attack")
     parser.add_argument("--shown", type=int, default=3, help="lines of a row that fell")
@@ -142,8 +151,11 @@ def main() -> int:
     print(machine_line(), flush=True)
     chosen = [
         number
-        for number, attack in sorted(enumerate(ATTACKS), key=lambda item: item[1].row)
-        if attack.row in given.row and given.name in attack.name
+        for row in given.row
+        for number in spread(
+            [n for n, a in enumerate(ATTACKS) if a.row == row and given.name in a.name],
+            given.variants,
+        )
     ]
     with tempfile.TemporaryDirectory(prefix="timerxl-attacks-") as folder:
         (seeds := Path(folder, "seeds")).mkdir()
