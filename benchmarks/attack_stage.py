@@ -45,7 +45,7 @@ CANARY = "the canary of another folder, 4f1c"
 MARKER = "EXECUTED"
 _ERROR = re.compile(r"^(?:[\w.-]+: )?error: \S", re.M)
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\)|^\w*(?:Error|Exception): ", re.M)
-_FORGED = re.compile(r"^[^\S\n]*(?:error|warning): FORGED", re.M)
+FORGED = re.compile(r"^[^\S\n]*(?:error|warning): FORGED", re.M)
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Stage:
             )  # fmt: skip
             pid, base = process.pid, int(0.7 * GIB)  # of imports alone
         else:
-            base = _status(os.getpid(), "VmRSS")
+            base = status_size(os.getpid(), "VmRSS")
             sys.stdout.flush()
             sys.stderr.flush()
             if (pid := os.fork()) == 0:
@@ -188,7 +188,7 @@ class Stage:
         try:
             os.setsid()
             Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-            most = _status(os.getpid(), "VmSize") + (free_bytes or 8 * GIB)
+            most = status_size(os.getpid(), "VmSize") + (free_bytes or 8 * GIB)
             resource.setrlimit(resource.RLIMIT_AS, (most, most))
             resource.setrlimit(resource.RLIMIT_FSIZE, (2 * GIB, 2 * GIB))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -221,7 +221,7 @@ class Stage:
         while True:
             ended, status, used = os.wait4(pid, os.WNOHANG)
             cpu = used.ru_utime + used.ru_stime if ended else _cpu(pid)
-            peak = max(peak, (0 if ended else _status(pid, "VmHWM")) - base)
+            peak = max(peak, (0 if ended else status_size(pid, "VmHWM")) - base)
             looks += 1
             disk = self._disk() if ended or looks % 10 == 0 else 0
             if cpu > cpu_bound:
@@ -284,9 +284,9 @@ def harms_of(ended: Ended) -> list[str]:
         found.append(f"a traceback: {''.join(ended.stderr.strip().splitlines()[-1:])[:150]}")
     if ended.code == 2 and said != 1:
         found.append(f"exit code 2 with {said} lines 'error: ...'")
-    if odd := {sign for sign in ended.text if _steers(sign)}:
+    if odd := {sign for sign in ended.text if steers(sign)}:
         found.append(f"raw control characters: {sorted(map(repr, odd))[:4]}")
-    if _FORGED.search(ended.text.replace("\r", "\n")):
+    if FORGED.search(ended.text.replace("\r", "\n")):
         found.append("a forged line")
     longest = max(map(len, ended.text.replace("\r", "\n").split("\n")))
     if longest > MOST_LINE:
@@ -294,7 +294,7 @@ def harms_of(ended: Ended) -> list[str]:
     return found
 
 
-def _steers(sign: str) -> bool:
+def steers(sign: str) -> bool:
     """Of a terminal; tabs, line ends and the carriage returns of a progress bar are no harm."""
     if sign in "\n\t\r" or sign.isprintable():
         return False
@@ -352,7 +352,7 @@ def end_all(processes: list[int]) -> None:
             os.kill(process, signal.SIGKILL)
 
 
-def _status(pid: int, key: str) -> int:
+def status_size(pid: int, key: str) -> int:
     """A size of /proc/PID/status in bytes; 0 where the process is gone."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
