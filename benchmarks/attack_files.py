@@ -410,7 +410,9 @@ _STATES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a loss of 1e290": lambda s: s["progress"].update(losses=[1e290, -1e290]),
     "a million losses": lambda s: s["progress"].update(losses=[0.7] * 1_000_000),
     "a learning rate of 1e30": lambda s: s["schedule"].update(_last_lr=[1e30, 1e30]),
-    "last_epoch 9e15": lambda s: s["schedule"].update(last_epoch=9 * 10**15, _step_count=9 * 10**15),
+    "last_epoch 9e15": lambda s: s["schedule"].update(
+        last_epoch=9 * 10**15, _step_count=9 * 10**15
+    ),
     "last_epoch -7": lambda s: s["schedule"].update(last_epoch=-7),
     "a scaler of 1e308": lambda s: s.update(scaler={"scale": 1e308, "_growth_tracker": 9 * 10**15}),
     "9e15 samples": lambda s: s["progress"].update(samples_seen=9 * 10**15),

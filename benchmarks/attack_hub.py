@@ -1,4 +1,4 @@
-"""Rows 5 and 10, and uploads by a recipe: a hub on this machine that hangs, or keeps what it gets."""
+"""Rows 5 and 10, and uploads by a recipe: a hub on this machine that hangs, or keeps everything."""
 
 from __future__ import annotations
 
@@ -309,7 +309,11 @@ def _in_source(run: Path, secret: str) -> None:
     found["source"]["path"] = found["data"]["path"] = secret
     found["data"]["oni_path"] = None
     found["source"]["skipped_columns"] = {"x": secret, secret: "y"}
-    found["source"]["records"]["t2m"]["unit"] = {"value": "K", "known_by": "file", "evidence": secret}
+    found["source"]["records"]["t2m"]["unit"] = {
+        "value": "K",
+        "known_by": "file",
+        "evidence": secret,
+    }
     path.write_text(json.dumps(found))
 
 

@@ -20,12 +20,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from hub_contents import Fault
 
 from benchmarks.attack_files import PUBLISH, train
 from benchmarks.attack_hub import REPO, hub_of
 from benchmarks.attack_stage import GIB, Stage, attack
 from benchmarks.fuzz_case import sign
-from hub_contents import Fault
 
 QUICK = ("--resamples", "0", "--no-fitted-baselines", "--max-windows", "40")
 
@@ -394,9 +394,7 @@ HEADS = {".nc": b"CDF\x01", ".grib": b"GRIB"}
 @attack(8, "a ZIP that says it holds a TB", suffix=".nc", inner="a.nc", declared=2**40)
 @attack(8, "a ZIP that says it holds nothing", suffix=".nc", inner="a.nc", declared=0)
 @attack(8, "a ZIP whose file leaves the folder", suffix=".nc", inner="../../outside/a.nc")
-def zipped_grid(
-    stage: Stage, suffix: str, inner: str, declared: int | None = None
-) -> list[str]:
+def zipped_grid(stage: Stage, suffix: str, inner: str, declared: int | None = None) -> list[str]:
     path = stage.write(f"era5{suffix}", zip_bomb(inner, BOMB, declared, HEADS[Path(inner).suffix]))
     stage.run("prepare_data", path, "--output", stage.work / "output", **SMALL)
     return stage.harms()
@@ -604,7 +602,9 @@ EDITS: dict[str, Callable[[Any], object]] = {
     "the path of a device": _data(path="/dev/zero"),
     "synthetic years 1 to 9999": _synthetic(start="0001-01-01", end="9999-12-31"),
     "synthetic years 1678 to 2261": _synthetic(start="1678-01-01", end="2261-12-31", step_hours=1),
-    "a synthetic series that ends before it begins": _synthetic(start="2024-01-01", end="1990-01-01"),
+    "a synthetic series that ends before it begins": _synthetic(
+        start="2024-01-01", end="1990-01-01"
+    ),
     "a synthetic seed of -1": _synthetic(seed=-1),
     "a synthetic seed of 10**29": _synthetic(seed=10**29),
     "a synthetic step of 0": _synthetic(step_hours=0),

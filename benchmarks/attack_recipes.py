@@ -217,13 +217,17 @@ def _aliases(levels: int, each: int = 9) -> str:
 BOMBS = {
     **{f"{n} levels of 2": chain_of_references(n, 2) for n in (12, 16, 21)},
     **{f"{n} levels of {k}": chain_of_references(n, k) for n, k in ((9, 6), (6, 20), (4, 200))},
-    "10,000 references in a value": "recipe: x\nhub: {data_licence: '" + "${recipe}" * 10_000 + "'}",
+    "10,000 references in a value": "recipe: x\nhub: {data_licence: '"
+    + "${recipe}" * 10_000
+    + "'}",
     "100,000 references in a list": "data: {features: ["
     + ", ".join(["'${recipe}'"] * 20_000)
     + "]}",
     "a long text a thousand times": f"recipe: {'x' * 50_000}\n"
     f"hub: {{data_licence: '{'${recipe}' * 1000}'}}",
-    "300 resolvers in each other": f"hub: {{data_licence: '{_nested(300, '${oc.decode:', '}', '1')}'}}",
+    "300 resolvers in each other": "hub: {data_licence: '"
+    + _nested(300, "${oc.decode:", "}", "1")
+    + "'}",
     "5,000 resolvers in each other": "hub: {data_licence: '"
     + _nested(5000, "${oc.decode:", "}", "1")
     + "'}",
@@ -254,7 +258,7 @@ BOMBS = {
     "dictionaries in a resolver": "hub: {data_licence: '${oc.create:"
     + _nested(200, "{a:", "}", "1")
     + "}'}",
-    "unbalanced quotes in a resolver": "hub: {data_licence: \"${oc.decode:" + "'" * 20_001 + '}"}',
+    "unbalanced quotes in a resolver": 'hub: {data_licence: "${oc.decode:' + "'" * 20_001 + '}"}',
 }
 
 

@@ -138,7 +138,7 @@ class Stage:
 
         ``free_bytes`` lets it have so much memory and no more (RLIMIT_AS).
         """
-        outputs = [tempfile.TemporaryFile(), tempfile.TemporaryFile()]
+        outputs = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115 - closed below
         given = [str(argument) for argument in arguments]
         variables = self.environment(environment)
         if fresh:

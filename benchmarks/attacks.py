@@ -3,11 +3,11 @@
     python benchmarks/attacks.py [--row N ...] [--variants 12] [--name TEXT] [--tree FOLDER]
         [--verbose] [--keep FOLDER]
 
-Ten rows, each a kind of attack; of its variants --variants are tried (0: all). A row "held" where none of its variants did
-harm (a file outside changed, a secret given away, a process left alive, a terminal steered, time,
-memory or disk without bound), and its honest inputs were taken. --tree attacks the timerxl of
-another checkout. Nothing leaves this machine; canaries lie in the temporary folder alone. Exit code
-1 where a row fell.
+Ten rows, each a kind of attack; of its variants --variants are tried (0: all). A row "held" where
+none of them did harm (a file outside changed, a secret given away, a process left alive, a terminal
+steered, time, memory or disk without bound), and its honest inputs were taken. --tree attacks the
+timerxl of another checkout. Nothing leaves this machine; canaries lie in the temporary folder
+alone. Exit code 1 where a row fell.
 """
 
 from __future__ import annotations

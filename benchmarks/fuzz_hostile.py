@@ -28,7 +28,14 @@ from timerxl.training.checkpoint_files import MANIFEST, TRAINER_STATE
 OUTSIDE = "outside"
 HOSTILE_NAMES = (
     *("\x1b]0;owned\x07", "\x1b[2J\x1b[H", "\x9b31m", "\u202egnp", "\u2066x\u2028y", "x" * 20_000),
-    *("a\nerror: FORGED", "a\rerror: FORGED", "b\x08\x7f", "<script>alert(1)</script>", "=1+1", "é"),
+    *(
+        "a\nerror: FORGED",
+        "a\rerror: FORGED",
+        "b\x08\x7f",
+        "<script>alert(1)</script>",
+        "=1+1",
+        "é",
+    ),
     *("../../outside/letter", "%s%n", "{0}", "${oc.env:DATABASE}", "\t", "a|b", "`id`", "\ufeffx"),
 )
 _RUN_NAMES = (
@@ -137,7 +144,7 @@ def link(random: Random, seeds: Seeds, folder: Path) -> Case:
 # Texts of a configuration that a chain of references can pass.
 _TEXTS = (
     "recipe hub.repo_id hub.data_licence data.timestamp_column data.region_column model.pretrained "
-    "data.label_column data.oni_path train.mirror data.split model.pooling loss.name"
+    "data.label_column data.oni_path data.precipitation_column data.split model.pooling loss.name"
 ).split()
 
 
@@ -174,9 +181,7 @@ def reference(random: Random, seeds: Seeds, folder: Path) -> Case:
         given[keys[1]] = f"${{{keys[0]}}}" * random.choice((10, 1000, 10_000))
     elif kind == "cycle":
         ring = keys[: random.choice((1, 2, 5))]
-        given = {
-            key: f"${{{after}}}" for key, after in zip(ring, ring[1:] + ring[:1], strict=True)
-        }
+        given = {key: f"${{{after}}}" for key, after in zip(ring, ring[1:] + ring[:1], strict=True)}
     elif kind == "nest":
         depth = random.choice((50, 300, 3000))
         given[keys[0]] = "${oc.decode:" * depth + "1" + "}" * random.choice((depth, depth - 1, 0))
@@ -193,9 +198,7 @@ def reference(random: Random, seeds: Seeds, folder: Path) -> Case:
         if kind == "alias":
             each, levels = random.choice((2, 9, 50)), random.choice((3, 12, 40))
             lines = ["expectations:", f"- &a0 [{', '.join(['x'] * each)}]"]
-            lines += [
-                f"- &a{i} [{', '.join([f'*a{i - 1}'] * each)}]" for i in range(1, levels)
-            ]
+            lines += [f"- &a{i} [{', '.join([f'*a{i - 1}'] * each)}]" for i in range(1, levels)]
             text = "\n".join(lines)
         path.write_text(text)
         recipe = str(path)

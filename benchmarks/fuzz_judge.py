@@ -23,6 +23,7 @@ _TRACEBACK = re.compile(r"Traceback \(most recent call last\)|^\w*(?:Error|Excep
 _AT_WORK = re.compile(r"^plan: peak about .* of training an epoch", re.M)
 _LEFT_OVER = re.compile(r"\.(?:new|old|tmp)$|\.partial-|^\.[^/]*\.\d+(?:\.\w+)?$")
 MOST_BYTES = 200_000_000  # on the disk
+MOST_READ = 100_000_000  # of a file; a sparse one is told by its size and time
 _MAY_STAY = {"status.json", "run.lock"}  # of a run that was refused before it began
 
 
@@ -50,6 +51,8 @@ def snapshot(folder: Path) -> dict[str, str]:
             kind = "folder" if stat.S_ISDIR(mode) else "other"
             if stat.S_ISLNK(mode):
                 kind = os.readlink(path)
+            elif stat.S_ISREG(mode) and path.stat().st_size > MOST_READ:
+                kind = f"{path.stat().st_size} bytes of {path.stat().st_mtime_ns}"
             elif stat.S_ISREG(mode):
                 kind = hashlib.sha256(path.read_bytes()).hexdigest()
             found[path.relative_to(folder).as_posix()] = kind
@@ -81,7 +84,8 @@ def faults(case: Case, outcome: Outcome, before: dict[str, str], folder: Path) -
     if (size := sum(path.lstat().st_blocks * 512 for path in new)) > MOST_BYTES:
         found.append(f"{size / 1e6:,.0f} MB were written")
     for path in new:
-        if path.is_file() and not path.is_symlink() and (secret := _secret_in(path.read_bytes())):
+        is_own = path.is_file() and not path.is_symlink() and path.stat().st_size < MOST_READ
+        if is_own and (secret := _secret_in(path.read_bytes())):
             found.append(f"{path.name} was written with the secret of {secret}")
     if case.output is not None and case.output.exists():
         # A log that goes on was damaged before.
