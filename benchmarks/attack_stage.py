@@ -160,9 +160,9 @@ class Stage:
         if fresh:
             process.returncode = code  # waited for already
         alive = living(str(self.folder), pid)
-        if alive:
+        if alive and code is not None:
             over.append(f"{len(alive)} processes live on")
-            end_all(alive)
+        end_all(alive)
         texts = []
         for file in outputs:
             file.seek(0)
