@@ -29,6 +29,7 @@ from timerxl.data.windows import WindowTransform
 UNIT_DEVIATIONS = 10.0
 # Steps that end so much earlier or later in the day still tell of the same hours.
 MOST_OFFSET_HOURS = 1.0
+MOST_NOTES = 20  # of one kind
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,7 @@ class ForecastInput:
     def rows_at(self, times: list[np.datetime64]) -> np.ndarray:
         """Rows at each of ``times`` in every region; raises InputError naming the first without."""
         wanted, found = np.array(times, dtype="datetime64[s]"), []
-        for index in range(len(self.series.regions)):
-            of_region = np.flatnonzero(self.series.region_index == index)
+        for index, of_region in enumerate(rows_of_regions(self.series)):
             stamps = self.series.timestamps[of_region]  # ascending, as every series has them
             rows = of_region[np.minimum(np.searchsorted(stamps, wanted), len(stamps) - 1)]
             ready = self.steps[rows] >= self.context_length
@@ -98,6 +98,12 @@ class ForecastInput:
         return f"{text}{have} ({cause})."
 
 
+def rows_of_regions(series: WeatherSeries) -> list[np.ndarray]:
+    """The rows of each region, in one pass: rows are sorted by region."""
+    starts = np.searchsorted(series.region_index, np.arange(1, len(series.regions)))
+    return np.split(np.arange(len(series.region_index)), starts)
+
+
 def moment(time: np.datetime64) -> str:
     """A time in ISO, as short as it can be said: 2024-06-01T06, or with minutes and seconds."""
     for unit in ("h", "m"):
@@ -107,15 +113,17 @@ def moment(time: np.datetime64) -> str:
 
 
 def read_forecast_input(
-    source: pd.DataFrame | str | Path | None, saved: Preprocessing
+    source: pd.DataFrame | str | Path | None, saved: Preprocessing, oni: Path | None = None
 ) -> ForecastInput:
     """Read a table (or, for None, the synthetic series a model was trained on) for ``saved``.
+
+    ``oni`` is NOAA's file, for a model that reads it.
 
     Raises InputError where columns, step, hours of the day, regions or units don't fit the model.
     """
     table = source if isinstance(source, pd.DataFrame) else None
     path = None if source is None else "the table" if table is not None else str(source)
-    config = saved.data_config(path)
+    config = saved.data_config(path, oni)
     config.label_column = None
     if source is None:
         series = load_synthetic(config)
@@ -130,7 +138,8 @@ def read_forecast_input(
         notes += _notes_on_table(series, saved)
     static = None
     if saved.content.get("static_feature_names"):
-        known = np.array([saved.regions.index(name) for name in series.regions])
+        places = {name: index for index, name in enumerate(saved.regions)}
+        known = np.array([places[name] for name in series.regions])
         array, _ = static_features(series.timestamps, known[series.region_index], saved.regions)
         static = torch.from_numpy(array)
     unknown = torch.full((len(scaled),), -1, dtype=torch.int64)
@@ -159,12 +168,12 @@ def _check_hours(series: WeatherSeries, trained: list[float]) -> list[str]:
     The label holds for any time of issue, but the day's course of temperature and rain falls on
     other steps than any that the model has seen.
     """
-    found = step_offsets(series.timestamps, series.step_hours)
-    if not (new := [hour for hour in found if hour not in trained]):
+    found, known = step_offsets(series.timestamps, series.step_hours), set(trained)
+    if not (new := [hour for hour in found if hour not in known]):
         return []
     # A step that doesn't divide a day comes by at other hours each day.
     step = math.gcd(round(series.step_hours * 3600), 86_400) / 3600
-    off = max(min(min((a - b) % step, (b - a) % step) for b in trained) for a in new)
+    off = _largest_distance(np.array(new), np.array(trained), step)
     text = (
         f"the steps end at {_clock(new, step)} UTC; the model was trained on steps that end at "
         f"{_clock(trained, step)} UTC"
@@ -172,6 +181,13 @@ def _check_hours(series: WeatherSeries, trained: list[float]) -> list[str]:
     if off > MOST_OFFSET_HOURS:
         raise InputError(f"{text}. Resample the table to these hours, or check its time zone.")
     return [f"{text}: {off * 60:.0f} minutes apart."]
+
+
+def _largest_distance(new: np.ndarray, trained: np.ndarray, step: float) -> float:
+    """How far the remotest of ``new`` lies from the nearest of ``trained``, modulo ``step``."""
+    round_ = np.sort(np.concatenate([trained - step, trained, trained + step]))
+    place = np.searchsorted(round_, new)  # between two: there are some on both sides
+    return float(np.minimum(new - round_[place - 1], round_[place] - new).max())
 
 
 def _clock(offsets: list[float], step_hours: float) -> str:
@@ -207,15 +223,15 @@ def _notes_on_table(series: WeatherSeries, saved: Preprocessing) -> list[str]:
             "the model was trained on the SYNTHETIC series, which is no observation: its forecasts "
             "say nothing about real weather. Train on a series of your own for that."
         )
-    last = [
-        series.timestamps[series.region_index == index].max()
-        for index in range(len(series.regions))
-    ]
-    for region, end in zip(series.regions, last, strict=True):
-        if end < max(last):
-            hours = (max(last) - end) / np.timedelta64(1, "h")
-            notes.append(
-                f"region {region} ends at {moment(end)}, {hours:g} h before the last one: its "
-                "latest forecast is of that time."
-            )
+    last = [series.timestamps[rows[-1]] for rows in rows_of_regions(series)]
+    end = max(last)
+    early = [(name, one) for name, one in zip(series.regions, last, strict=True) if one < end]
+    for region, one in early[:MOST_NOTES]:
+        hours = (end - one) / np.timedelta64(1, "h")
+        notes.append(
+            f"region {region} ends at {moment(one)}, {hours:g} h before the last one: its "
+            "latest forecast is of that time."
+        )
+    if rest := len(early) - MOST_NOTES:
+        notes += [f"{rest} more regions end before the last one."] if rest > 0 else []
     return notes

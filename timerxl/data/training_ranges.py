@@ -11,19 +11,21 @@ from typing import Any
 import numpy as np
 
 from timerxl.data.schema import WeatherSeries
-from timerxl.untrusted import misfit
+from timerxl.untrusted import Between, misfit
 
 # Fewer values that are not 0 have no typical size: for training any three widen what is known, a
 # table must bring ten to be judged by it.
 LEAST_NONZERO_TRAINED, LEAST_NONZERO_JUDGED = 3, 10
 STATISTICS = ("min", "max", "mean", "std", "q01", "q99", "size_low", "size", "size_high")
+_SECONDS_A_DAY = 86_400
+_HOUR = Between(0.0, 24.0)
 _SHAPE = {
-    "days": float,
-    "step_offsets_hours": [float],
-    "issue_hours": [float],
+    "days": Between(0.0, 4e6),
+    "step_offsets_hours": [_HOUR],
+    "issue_hours": [_HOUR],
     "by_region": dict,
 }
-_SECONDS_A_DAY = 86_400
+_NUMBER = Between(-1e38, 1e38)  # what float32 holds
 
 
 def training_ranges(
@@ -96,14 +98,22 @@ def step_offsets(timestamps: np.ndarray, step_hours: float) -> list[float]:
     return [float(one) / 3600 for one in np.unique(timestamps.astype(np.int64) % seconds)]
 
 
-def ranges_problem(content: Any, num_features: int) -> str | None:
+def ranges_problem(
+    content: Any, num_features: int, regions: list[str], step_hours: float
+) -> str | None:
     """What is wrong with ``training_ranges`` as a file has them, as a clause; None if nothing."""
     if (found := misfit(content, _SHAPE, "training_ranges")) is not None:
         return found
     for key in ("step_offsets_hours", "issue_hours", "by_region"):
         if not content[key]:
             return f"training_ranges.{key} is empty"
-    shape = {name: [(float, None)] for name in STATISTICS}
+    common = math.gcd(round(step_hours * 3600), _SECONDS_A_DAY) / 3600
+    for key, end in (("step_offsets_hours", common), ("issue_hours", 24.0)):
+        if len(set(content[key])) < len(content[key]) or max(content[key]) >= end:
+            return f"training_ranges.{key} holds an hour twice, or one of {end:g} or more"
+    if strange := content["by_region"].keys() - set(regions):
+        return f"training_ranges.by_region names {min(strange)!r}, which is none of the regions"
+    shape = {name: [(_NUMBER, None)] for name in STATISTICS}
     for region, numbers in content["by_region"].items():
         where = f"training_ranges.by_region.{region}"
         if (found := misfit(numbers, shape, where)) is not None:

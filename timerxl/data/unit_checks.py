@@ -72,13 +72,15 @@ def check_units(series: WeatherSeries, saved: dict[str, Any], block_steps: int) 
     """
     pairs: dict[str, dict[str, _Pair]] = {name: {} for name in series.feature_names}
     outside: dict[str, dict[str, float]] = {name: {} for name in series.feature_names}
-    for index, region in enumerate(series.regions):
-        values = series.values[series.region_index == index]
+    by_region = saved["by_region"]
+    anywhere = [_seen(list(by_region.values()), k) for k in range(len(series.feature_names))]
+    starts = np.searchsorted(series.region_index, np.arange(1, len(series.regions)))
+    for region, values in zip(series.regions, np.split(series.values, starts), strict=True):
         found = describe(values, block_steps, LEAST_NONZERO_JUDGED)
-        by_region = saved["by_region"]
-        trained = [by_region[region]] if region in by_region else list(by_region.values())
+        trained = by_region.get(region)
         for column, name in enumerate(series.feature_names):
-            one, other = _seen([found], column), _seen(trained, column)
+            one = _seen([found], column)
+            other = anywhere[column] if trained is None else _seen([trained], column)
             if one is not None and other is not None:
                 pairs[name][region] = one, other
                 outside[name][region] = _share_outside(values[:, column], other)

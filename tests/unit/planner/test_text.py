@@ -93,7 +93,8 @@ def test_the_heading(plan: Plan) -> None:
     model, data = text.heading(plan)
     assert model == (
         "recipe quickstart: 0.0 M parameters, 12 tokens and "
-        f"{plan.workload.flops_per_sample() / 1e9:.3g} GFLOP a sample; context 16 steps of 12 h = 8 days."
+        f"{plan.workload.flops_per_sample() / 1e9:.3g} GFLOP a sample; "
+        "context 16 steps of 12 h = 8 days."
     )
     assert data == (
         "1,000 training, 200 validation, 300 test windows of the SYNTHETIC series; batch 8 x 2 "
