@@ -77,7 +77,7 @@ class Preprocessing:
                 "such as runs/quickstart/model."
             )
         content = read_json(path)
-        if problem := _problem(content):
+        if problem := content_problem(content):
             raise InputError(f"{path}: {problem}. Train again to write it anew.")
         return cls(folder, content)
 
@@ -145,8 +145,8 @@ class Preprocessing:
             )
 
 
-def _problem(content: Any) -> str | None:
-    """What is wrong with the content of preprocessing.json, as a clause."""
+def content_problem(content: Any) -> str | None:
+    """What is wrong with the content of preprocessing.json, as a clause; None if nothing."""
     if (found := misfit(content, _SHAPE)) is not None:
         return found
     names, scaling, regions = content["feature_names"], content["scaling"], content["regions"]

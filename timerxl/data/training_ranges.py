@@ -17,6 +17,7 @@ from timerxl.untrusted import Between, misfit
 # table must bring ten to be judged by it.
 LEAST_NONZERO_TRAINED, LEAST_NONZERO_JUDGED = 3, 10
 STATISTICS = ("min", "max", "mean", "std", "q01", "q99", "size_low", "size", "size_high")
+MOST_NUMBERS = 250_000  # of all regions together: some 2 MB of JSON
 _SECONDS_A_DAY = 86_400
 _HOUR = Between(0.0, 24.0)
 _SHAPE = {
@@ -33,16 +34,21 @@ def training_ranges(
 ) -> dict[str, Any]:
     """Ranges over the training ``rows``, and the hours (UTC) at which its steps and windows stand.
 
-    ``by_region`` holds :func:`describe` of each region that has rows, ``days`` the time they
-    cover, ``step_offsets_hours`` the ends of steps after midnight, modulo the step, and
-    ``issue_hours`` the hours of the day at which the windows of ``issue_rows`` are issued.
+    ``by_region`` holds :func:`describe` of each region that has rows (of very many an even sample:
+    the others of a later table are held against all of these), ``days`` the time they cover,
+    ``step_offsets_hours`` the ends of steps after midnight, modulo the step, and ``issue_hours``
+    the hours of the day at which the windows of ``issue_rows`` are issued.
     """
     by_region = {}
-    for index, name in enumerate(series.regions):
-        of_region = rows[series.region_index[rows] == index]
-        if of_region.size:
-            values = series.values[of_region]
-            by_region[name] = describe(values, block_steps, LEAST_NONZERO_TRAINED)
+    rows = rows[np.argsort(series.region_index[rows], kind="stable")]
+    present, starts = np.unique(series.region_index[rows], return_index=True)
+    parts = np.split(rows, starts[1:])
+    most = max(1, MOST_NUMBERS // (len(STATISTICS) * len(series.feature_names)))
+    for place in even_sample(len(present), most):
+        values = series.values[parts[place]]
+        by_region[series.regions[present[place]]] = describe(
+            values, block_steps, LEAST_NONZERO_TRAINED
+        )
     times = series.timestamps[rows]
     return {
         "days": float((times.max() - times.min()) / np.timedelta64(1, "D")),
@@ -50,6 +56,11 @@ def training_ranges(
         "issue_hours": step_offsets(series.timestamps[issue_rows], 24.0),
         "by_region": by_region,
     }
+
+
+def even_sample(count: int, most: int) -> list[int]:
+    """Ascending places among ``count``: all of them, or ``most`` spread evenly."""
+    return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
 
 
 def describe(
