@@ -63,6 +63,13 @@ class Between:
     high: float
 
 
+@dataclass(frozen=True)
+class Text:
+    """The shape of a text of 1 to ``most`` characters (see :func:`misfit`)."""
+
+    most: int
+
+
 def plain(text: object, most: int = MOST_SHOWN) -> str:
     """``text`` as one printable line of at most ``most`` characters, for terminals and logs.
 
@@ -380,9 +387,9 @@ def misfit(content: Any, shape: Any, name: str = "") -> str | None:
     """Where a value is not of the ``shape`` asked for, as a clause; None where all is well.
 
     A shape is int, float (any finite number), str, bool, list, dict or None; ``object`` for
-    anything; a range of whole numbers; Between(low, high) for a number; a tuple of shapes, any of
-    which will do; [shape] for a list of such; {key: shape} for a mapping with these keys and any
-    others, where "key?" may be missing.
+    anything; a range of whole numbers; Between(low, high) for a number; Text(most) for a text that
+    is not empty; a tuple of shapes, any of which will do; [shape] for a list of such; {key: shape}
+    for a mapping with these keys and any others, where "key?" may be missing.
     """
     where = name or "it"
     if isinstance(shape, tuple):
@@ -433,6 +440,8 @@ def _fits(content: Any, shape: Any) -> bool:
         return isinstance(content, int) and content in shape
     if isinstance(shape, Between):
         return isinstance(content, int | float) and shape.low <= content <= shape.high
+    if isinstance(shape, Text):
+        return isinstance(content, str) and 1 <= len(content) <= shape.most
     if shape is float:
         return isinstance(content, int | float) and abs(content) < 1e300
     return isinstance(shape, type) and isinstance(content, shape)
@@ -445,6 +454,8 @@ def _words(shape: Any) -> str:
         return f"a whole number from {shape.start} to {shape.stop - 1}"
     if isinstance(shape, Between):
         return f"a number from {shape.low:g} to {shape.high:g}"
+    if isinstance(shape, Text):
+        return f"a text of 1 to {shape.most:,} characters"
     if isinstance(shape, list):
         return "a list"
     return _WORDS[dict if isinstance(shape, dict) else shape]

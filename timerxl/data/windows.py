@@ -16,7 +16,7 @@ import torch
 
 from timerxl.config import DataConfig, InputError
 from timerxl.data.labels import check_leaks, horizon_steps, label_and_persistence
-from timerxl.data.preprocessing import Preprocessing
+from timerxl.data.preprocessing import Preprocessing, content_problem
 from timerxl.data.scaling import fit_scaling, scale, static_features
 from timerxl.data.schema import WeatherSeries
 from timerxl.data.splits import SPLITS, Split, make_split
@@ -209,7 +209,7 @@ def build_windows(
     values = torch.from_numpy(scale(series.values, series.feature_names, scaling)).share_memory_()
     targets = torch.from_numpy(np.nan_to_num(label, nan=-1).astype(np.int64)).share_memory_()
     transform = WindowTransform(values, static, targets, context_length)
-    return WeatherWindows(
+    windows = WeatherWindows(
         series=series,
         values=values,
         static=static,
@@ -230,6 +230,9 @@ def build_windows(
         },
         transform=transform,
     )
+    if saved is None and (problem := content_problem(windows.preprocessing())):
+        raise InputError(f"a model of this series could never be read again: {problem}.")
+    return windows
 
 
 def _check_described(series: WeatherSeries, size: int) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -94,6 +95,18 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line and "weights_only" not in line]
     return (kept[0] if kept else type(error).__name__).split(". ")[0][:200]
+
+
+def read_shapes(path: Path) -> dict[str, list[int]]:
+    """Name -> shape of every tensor of a .safetensors file, of which the header alone is read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+    except Exception as error:  # as in read_tensors
+        raise ValueError(
+            f"{path} can't be read as a checkpoint of plain tensors: it is damaged. The reader "
+            f"says: {_reason(error)}"
+        ) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
