@@ -5,7 +5,6 @@ Shapes: R rows of the series, C features, S static features, T context length, B
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -21,8 +20,7 @@ from timerxl.data.scaling import fit_scaling, scale, static_features
 from timerxl.data.schema import WeatherSeries
 from timerxl.data.splits import SPLITS, Split, make_split
 from timerxl.data.synthetic import PRECIPITATION
-from timerxl.data.training_ranges import STATISTICS, training_ranges
-from timerxl.untrusted import MOST_JSON_BYTES
+from timerxl.data.training_ranges import training_ranges
 
 _DAY = np.timedelta64(1, "D")
 
@@ -198,12 +196,9 @@ def build_windows(
         static = torch.from_numpy(array).share_memory_()
     seen: dict[str, Any] = {}
     if saved is None:
-        # Five characters a number at least: too many regions are refused before they are described.
-        _check_described(series, 5 * len(STATISTICS) * series.values.shape[1] * len(series.regions))
         scaling, new = fit_scaling(series, split.scaling_rows, config.log1p_precipitation)
         notes += new
         seen = training_ranges(series, split.scaling_rows, split.rows["train"], context_length)
-        _check_described(series, len(json.dumps(seen)))
     else:
         scaling = saved.content["scaling"]
     values = torch.from_numpy(scale(series.values, series.feature_names, scaling)).share_memory_()
@@ -233,15 +228,6 @@ def build_windows(
     if saved is None and (problem := content_problem(windows.preprocessing())):
         raise InputError(f"a model of this series could never be read again: {problem}.")
     return windows
-
-
-def _check_described(series: WeatherSeries, size: int) -> None:
-    """Refuse what could be trained, and then not be read again."""
-    if size > MOST_JSON_BYTES:
-        raise InputError(
-            f"what training sees of {len(series.regions):,} regions takes {size:,} bytes or more "
-            f"of preprocessing.json, of which {MOST_JSON_BYTES:,} are read; train on fewer regions."
-        )
 
 
 def _label_definition(series: WeatherSeries, config: DataConfig) -> dict[str, Any]:

@@ -213,21 +213,6 @@ def test_shares_of_the_classes_are_those_of_each_region() -> None:
         assert share["rain_share"] == (label[own].mean() if len(own) else None)
 
 
-def test_more_regions_than_a_model_can_describe_are_refused_before_they_are_described(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    series = read(table(40, rows=40))
-    config = DataConfig(label_horizon_hours=2, rain_threshold_mm=0.5, static_features=False)
-    monkeypatch.setattr("timerxl.data.windows.training_ranges", lambda *_: {"x": "y" * 6_000})
-    monkeypatch.setattr("timerxl.data.windows.MOST_JSON_BYTES", 5 * 9 * 3 * 40)
-    with pytest.raises(InputError, match=r"40 regions takes 6,0\d\d bytes"):
-        build_windows(series, config, 4)
-    monkeypatch.setattr("timerxl.data.windows.training_ranges", lambda *_: pytest.fail("too late"))
-    monkeypatch.setattr("timerxl.data.windows.MOST_JSON_BYTES", 5 * 9 * 3 * 40 - 1)
-    with pytest.raises(InputError, match="40 regions takes 5,400 bytes"):
-        build_windows(series, config, 4)
-
-
 def test_a_column_for_each_of_too_many_regions_is_refused_before_it_is_made() -> None:
     names = [f"r{i}" for i in range(100_000)]
     index = np.repeat(np.arange(100_000), 20)
