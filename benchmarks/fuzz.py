@@ -30,14 +30,15 @@ sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != H
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 from benchmarks import fuzz_seeds
+from benchmarks.attack_stage import SECRETS, end_all, living, status_size
 from benchmarks.fuzz_case import Case
 from benchmarks.fuzz_inputs import KINDS, make_case
 from benchmarks.fuzz_judge import Outcome, faults, snapshot
 from benchmarks.fuzz_seeds import Seeds, train_arguments
 from timerxl.command_line import quiet_libraries
 
-SECONDS = 30.0
 MEMORY_BYTES = 10 * 2**30  # of addresses: an input must not take the machine's memory
+FILE_BYTES = 2 * 2**30  # nor its disk
 COMMANDS = "convert diagnose evaluate plan predict prepare_data publish report train".split()
 _SLOW = (
     "accelerate datasets h5netcdf sklearn.ensemble tensorboard timerxl.data.prepare_tables "
@@ -62,7 +63,9 @@ def launch(command: str, arguments: list[str]) -> int:
     return code
 
 
-def in_child(action: Callable[[], int], folder: Path, seconds: float = SECONDS) -> Outcome:
+def in_child(
+    action: Callable[[], int], folder: Path, seconds: float, free_bytes: int | None = None
+) -> Outcome:
     """Run ``action`` in a forked process as a command's main; it and its children end in time."""
     started, deadline = time.monotonic(), time.monotonic() + seconds
     sys.stdout.flush()
@@ -70,7 +73,7 @@ def in_child(action: Callable[[], int], folder: Path, seconds: float = SECONDS) 
     names = {1: folder / ".stdout", 2: folder / ".stderr"}
     child = os.fork()
     if child == 0:
-        _be_child(action, folder, names)
+        _be_child(action, folder, names, free_bytes)
     code: int | None = None
     while time.monotonic() < deadline:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -78,22 +81,30 @@ def in_child(action: Callable[[], int], folder: Path, seconds: float = SECONDS) 
             code = os.waitstatus_to_exitcode(status)
             break
         time.sleep(0.01)
+    alive = [] if code is None else living(str(folder), child)
+    end_all(alive)
     with suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # also what it left running
+        os.killpg(child, signal.SIGKILL)
     if code is None:
         os.waitpid(child, 0)
     stdout, stderr = (path.read_text(errors="replace") for path in names.values())
     for path in names.values():
         path.unlink()
-    return Outcome(code, stdout, stderr, time.monotonic() - started)
+    return Outcome(code, stdout, stderr, time.monotonic() - started, len(alive))
 
 
-def _be_child(action: Callable[[], int], folder: Path, names: dict[int, Path]) -> None:
+def _be_child(
+    action: Callable[[], int], folder: Path, names: dict[int, Path], free_bytes: int | None
+) -> None:
     """Never returns."""
     code = 1
     try:
         os.setsid()
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        used = status_size(os.getpid(), "VmSize")
+        most = MEMORY_BYTES if free_bytes is None else used + free_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
+        os.environ.update(SECRETS, TIMERXL_ATTACK=str(folder))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for descriptor, path in names.items():
@@ -150,7 +161,8 @@ class Tally:
 def run_case(case: Case, folder: Path) -> tuple[Outcome, list[str]]:
     """The outcome, and what is wrong with it."""
     before = snapshot(folder)
-    outcome = in_child(lambda: launch(case.command, case.arguments), folder)
+    action = lambda: launch(case.command, case.arguments)  # noqa: E731
+    outcome = in_child(action, folder, case.seconds, case.free_bytes)
     return outcome, faults(case, outcome, before, folder)
 
 

@@ -20,12 +20,17 @@ INPUTS, OUTPUT = "inputs", "output"
 
 @dataclass(frozen=True)
 class Case:
-    """``arguments`` for ``launch/COMMAND.py``; of all files only ``output`` may change."""
+    """``arguments`` for ``launch/COMMAND.py``; of all files only ``output`` may change.
+
+    It may take ``seconds``, and ``free_bytes`` of memory where that is given.
+    """
 
     command: str
     arguments: list[str]
     output: Path | None
     what: str
+    seconds: float = 30.0
+    free_bytes: int | None = None
 
 
 def sign(checkpoint: Path) -> None:

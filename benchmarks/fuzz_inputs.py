@@ -16,7 +16,7 @@ from random import Random
 import yaml
 
 from benchmarks import fuzz_damage as damage
-from benchmarks import fuzz_runs
+from benchmarks import fuzz_hostile, fuzz_runs
 from benchmarks import fuzz_tables as tables
 from benchmarks.fuzz_case import INPUTS, MARKER, OUTPUT, Case, damage_file, put
 from benchmarks.fuzz_runs import QUICK
@@ -199,6 +199,11 @@ KINDS: dict[str, Callable[[Random, Seeds, Path], Case]] = {
     "resume": fuzz_runs.resume,
     "run": fuzz_runs.run,
     "beside": beside,
+    "link": fuzz_hostile.link,
+    "reference": fuzz_hostile.reference,
+    "packed": fuzz_hostile.packed,
+    "name": fuzz_hostile.name,
+    "edited": fuzz_hostile.edited,
 }
 
 

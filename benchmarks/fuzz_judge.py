@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.attack_stage import FORGED, MOST_LINE, SECRETS, steers
 from benchmarks.fuzz_case import INPUTS, MARKER, OUTPUT, Case
 from timerxl.training.checkpoint_files import CHECKPOINTS, find_checkpoints, find_problem
 
@@ -21,17 +22,23 @@ _ERROR = re.compile(r"^(?:[\w.-]+: )?error: \S", re.M)
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\)|^\w*(?:Error|Exception): ", re.M)
 _AT_WORK = re.compile(r"^plan: peak about .* of training an epoch", re.M)
 _LEFT_OVER = re.compile(r"\.(?:new|old|tmp)$|\.partial-|^\.[^/]*\.\d+(?:\.\w+)?$")
+MOST_BYTES = 200_000_000  # on the disk
+MOST_READ = 100_000_000  # of a file; a sparse one is told by its size and time
 _MAY_STAY = {"status.json", "run.lock"}  # of a run that was refused before it began
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended; ``code`` is None where it had to be ended, negative after a signal."""
+    """How a command ended; ``code`` is None where it had to be ended, negative after a signal.
+
+    ``alive`` is how many processes it left.
+    """
 
     code: int | None
     stdout: str
     stderr: str
     seconds: float
+    alive: int = 0
 
 
 def snapshot(folder: Path) -> dict[str, str]:
@@ -44,6 +51,8 @@ def snapshot(folder: Path) -> dict[str, str]:
             kind = "folder" if stat.S_ISDIR(mode) else "other"
             if stat.S_ISLNK(mode):
                 kind = os.readlink(path)
+            elif stat.S_ISREG(mode) and path.stat().st_size > MOST_READ:
+                kind = f"{path.stat().st_size} bytes of {path.stat().st_mtime_ns}"
             elif stat.S_ISREG(mode):
                 kind = hashlib.sha256(path.read_bytes()).hexdigest()
             found[path.relative_to(folder).as_posix()] = kind
@@ -71,6 +80,13 @@ def faults(case: Case, outcome: Outcome, before: dict[str, str], folder: Path) -
         touched = [n for n in touched if after.get(n, "") != "folder" and n not in foreign]
         if touched:
             found.append(f"bad input, but the output was changed: {', '.join(touched[:5])}")
+    new = [folder / name for name in changed & after.keys()]
+    if (size := sum(path.lstat().st_blocks * 512 for path in new)) > MOST_BYTES:
+        found.append(f"{size / 1e6:,.0f} MB were written")
+    for path in new:
+        is_own = path.is_file() and not path.is_symlink() and path.stat().st_size < MOST_READ
+        if is_own and (secret := _secret_in(path.read_bytes())):
+            found.append(f"{path.name} was written with the secret of {secret}")
     if case.output is not None and case.output.exists():
         # A log that goes on was damaged before.
         written = {n for n in changed & after.keys() if n not in before or ".jsonl" not in n}
@@ -83,6 +99,17 @@ def _of_process(case: Case, outcome: Outcome) -> list[str]:
     if outcome.code is None:
         return [f"not done after {outcome.seconds:.0f} s"]
     found = []
+    if outcome.alive:
+        found.append(f"{outcome.alive} processes live on")
+    if odd := sorted({repr(sign) for sign in outcome.stdout + outcome.stderr if steers(sign)}):
+        found.append(f"raw control characters: {', '.join(odd[:4])}")
+    if secret := _secret_in((outcome.stdout + outcome.stderr).encode()):
+        found.append(f"the secret of {secret} was printed")
+    lines = (outcome.stdout + "\n" + outcome.stderr).replace("\r", "\n").split("\n")
+    if (longest := max(map(len, lines))) > MOST_LINE and "--json" not in case.arguments:
+        found.append(f"a line of {longest:,} characters")
+    if FORGED.search("\n".join(lines)):
+        found.append("a forged line")
     if outcome.code not in CODES:
         found.append(f"exit code {outcome.code}, expected one of {CODES}")
     text = outcome.stderr + "\n" + outcome.stdout
@@ -99,6 +126,10 @@ def _of_process(case: Case, outcome: Outcome) -> list[str]:
         except ValueError:
             found.append("stdout is no JSON, which --json promises")
     return found
+
+
+def _secret_in(content: bytes) -> str | None:
+    return next((name for name, value in SECRETS.items() if value.encode() in content), None)
 
 
 def _unreadable(case: Case, outcome: Outcome, changed: set[str], folder: Path) -> list[str]:

@@ -80,7 +80,11 @@ def convert(arguments: argparse.Namespace) -> None:
     import torch
 
     from timerxl.model.convert_openltm import convert_checkpoint, export_openltm, load_saved
+    from timerxl.untrusted import check_memory, is_file
 
+    if is_file(checkpoint := arguments.checkpoint):
+        size = checkpoint.stat().st_size
+        check_memory(2 * size, f"--checkpoint {checkpoint} of {size:,} bytes")  # and its tensors
     try:
         if arguments.reverse:
             model = load_saved(arguments.checkpoint)

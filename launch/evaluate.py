@@ -34,11 +34,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add = arguments.add_argument
     add("--model", required=True, type=Path, help="a model folder, as runs/NAME/model")
-    add("--data", help="Parquet or CSV series; 'synthetic'; default: what the model was trained on")
+    add(
+        "--data",
+        help="Parquet or CSV series; default: synthetic, if that trained it",
+    )
     add("--split", default="test", help="test (default) or train")
     add("--by", default="", help="strata: some of region,season,enso")
     add("--thresholds", default="", help="mm of rain that make the event, as 0.1,1,10")
-    add("--enso", type=Path, help="NOAA's oni.ascii.txt, for --by enso")
+    add("--enso", "--oni", type=Path, help="NOAA's oni.ascii.txt, for --by enso or as feature")
     add("--resamples", type=int, default=1000, help="of the block bootstrap; 0: no intervals")
     add("--block-days", type=float, default=14.0, help="length of a block of time")
     add("--batch-size", type=int, default=64, help="windows at once")

@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add("--input", required=True, help="Parquet or CSV series; 'synthetic' where trained on that")
     add("--output", type=Path, help="forecasts.parquet, .csv or .nc; default: print them")
     add("--at", default="latest", help="latest (default), all, or times: 2024-06-01T06[,...]")
+    add("--oni", "--enso", type=Path, help="NOAA's oni.ascii.txt, where the model reads it")
     add("--by-variable", action="store_true", help="log-odds less those without each variable")
     add("--batch-size", type=int, default=64, help="windows at once")
     add("--device", help="cpu, cuda, cuda:1; default: the first GPU, else the CPU")
@@ -73,6 +74,7 @@ def run(given: argparse.Namespace) -> int:
         at=given.at.split(",") if given.at not in ("all", "latest") else given.at,
         batch_size=given.batch_size,
         by_variable=given.by_variable,
+        oni=given.oni,
         progress=sys.stderr.isatty(),
     )
     notes = [f"data: {note}" for note in forecasts.attrs["notes"]]

@@ -30,6 +30,7 @@ from timerxl.command_line import (
     say,
 )
 from timerxl.config import InputError, RunConfig, load_recipe
+from timerxl.untrusted import plain
 
 if TYPE_CHECKING:  # slow to import: a wrong argument is refused before
     from timerxl.hub.background import BackgroundPush
@@ -90,7 +91,7 @@ def train_run(config: RunConfig, hub: BackgroundPush | None = None) -> int:
         if isinstance(error, BrokenPipeError):
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - till the end
         # A run that began has said so itself, while the folder was its own.
-        if is_main and read_status(output_dir) != {"code": code, "reason": reason}:
+        if is_main and read_status(output_dir) != {"code": code, "reason": plain(reason)}:
             note_end(output_dir, code, reason)
     if code != EXIT_OK and is_first_here():
         say(f"error: {reason}", file=sys.stderr)

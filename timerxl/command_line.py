@@ -113,12 +113,17 @@ def _say_warning(
     say(f"{filename}:{lineno}: {category.__name__}: {message}", file=file or sys.stderr)
 
 
+def _say_end_of_thread(found: threading.ExceptHookArgs) -> None:
+    if found.exc_value is not None and not isinstance(found.exc_value, SystemExit):
+        say_error(found.exc_value)
+
+
 def _say_what_libraries_say() -> None:
     """Python's warnings, log messages and tracebacks of threads quote files too."""
     warnings.showwarning = _say_warning
     logging.setLogRecordFactory(_PlainRecord)
     sys.excepthook = lambda kind, error, trace: say_error(error)
-    threading.excepthook = lambda found: say_error(found.exc_value or SystemExit())
+    threading.excepthook = _say_end_of_thread
 
 
 def recipe_parser(description: str) -> argparse.ArgumentParser:

@@ -26,7 +26,7 @@ from timerxl.device import device_facts, refuse_unusable_gpu
 from timerxl.metrics.calibration import Calibration
 from timerxl.model import TimerXLForClassification
 from timerxl.model.convert_openltm import load_saved
-from timerxl.untrusted import reason
+from timerxl.untrusted import check_memory, reason
 
 transformers_logging.disable_progress_bar()  # for what takes milliseconds
 PUBLISHED = ["config.json", "model.safetensors", PREPROCESSING]
@@ -87,6 +87,7 @@ class Forecaster:
         at: Moment | Iterable[Moment] | None = ALL,
         batch_size: int = 64,
         by_variable: bool = False,
+        oni: str | Path | None = None,
         progress: bool = False,
     ) -> pd.DataFrame:
         """Forecast from every region of a table (a frame, or the path of a Parquet or CSV file).
@@ -98,7 +99,8 @@ class Forecaster:
         fall, were it at its training mean all through the context (one more forward pass per
         variable). They don't add up to the log-odds. What is known at issue time (season, hour,
         region) goes to the model beside the series and is in none of them: ``by_season_sin`` is of
-        the series' own column of that name.
+        the series' own column of that name. ``oni`` is NOAA's file (oni.ascii.txt), for a model
+        that reads the Oceanic Niño Index.
 
         Returns a row per region and issue time: region, issue_time, valid_until, probability
         (calibrated), probability_raw, rain (the decision). ``attrs`` holds the event, the notes on
@@ -107,7 +109,7 @@ class Forecaster:
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; expected 1 or more.")
-        given = read_forecast_input(table, self.saved)
+        given = read_forecast_input(table, self.saved, None if oni is None else Path(oni))
         rows = self._rows(given, at)
         steps = range(0, len(rows), batch_size)
         parts = [
@@ -152,7 +154,8 @@ class Forecaster:
     def _issue_notes(self, issued: np.ndarray) -> list[str]:
         """A sentence where training knew no window of these hours of the day."""
         known = (self.saved.content.get("training_ranges") or {}).get("issue_hours")
-        new = [] if known is None else [h for h in step_offsets(issued, 24.0) if h not in known]
+        hours = set(known or [])
+        new = [] if known is None else [h for h in step_offsets(issued, 24.0) if h not in hours]
         if not new:
             return []
         return [
@@ -171,7 +174,13 @@ class Forecaster:
             if key in batch
         }
         odds = self._log_odds(inputs)
-        found = {"probability_raw": 1.0 / (1.0 + np.exp(-odds))}
+        if lost := int(np.count_nonzero(~np.isfinite(odds))):
+            raise InputError(
+                f"the model gives no probability for {lost} of {len(rows)} windows (NaN or "
+                "infinite): its weights, its scaling or the table's values are out of all range."
+            )
+        with np.errstate(over="ignore"):  # exp(1000) is infinite, and the probability 0
+            found = {"probability_raw": 1.0 / (1.0 + np.exp(-odds))}
         if by_variable:
             whole = inputs["past_values"]
             for column, name in enumerate(given.series.feature_names):
@@ -194,7 +203,11 @@ def load_classifier(folder: Path, saved: Preprocessing) -> TimerXLForClassificat
     unknown, mis-shaped or not finite, or where the two files are not of one model.
     """
     try:
+        # The file's tensors, the model that takes them over, and room for what it computes.
+        check_memory(3 * (folder / "model.safetensors").stat().st_size, f"the model in {folder}")
         model = load_saved(folder)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: {error}") from error
     config, content = model.config, saved.content
@@ -212,6 +225,8 @@ def load_classifier(folder: Path, saved: Preprocessing) -> TimerXLForClassificat
     }
     if wrong := [what for what, is_so in fits.items() if not is_so]:
         raise InputError(f"{folder} holds no model {' '.join(wrong)}, as its {PREPROCESSING} says.")
+    tokens = saved.context_length // config.patch_length * len(content["feature_names"])
+    check_memory(tokens**2, f"attention among the {tokens:,} tokens of one window")
     return cast(TimerXLForClassification, model)
 
 

@@ -17,6 +17,7 @@ import resource
 import shutil
 import stat
 import unicodedata
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ MOST_YAML_CHARACTERS = 500_000  # a recipe has 2,000; PyYAML reads 100,000 a sec
 MOST_JSON_BYTES = 16 * 2**20  # a table of results with a thousand regions has 3 MB
 MOST_VALUES = 100_000  # with every alias of YAML written out
 MOST_LEVELS = 100
+MOST_PACKED = 200  # times its bytes: weather packs 2 to 50 times, a decompression bomb 1,000
+_SMALL_UNPACKED_BYTES = 64 * 2**20  # may be packed any number of times
 MOST_REFERENCES, MOST_TEXT = 8, 4_096  # of ${key} in a recipe: in a row, and characters made
 REFERENCE = re.compile(r"\$\{([a-z]\w*(?:\.[a-z]\w*)*)\}", re.ASCII)
 MOST_SHOWN = 2_000  # characters of one line for a terminal, a log or status.json
@@ -58,6 +61,13 @@ class Between:
 
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Text:
+    """The shape of a text of 1 to ``most`` characters (see :func:`misfit`)."""
+
+    most: int
 
 
 def plain(text: object, most: int = MOST_SHOWN) -> str:
@@ -161,6 +171,32 @@ def check_memory(num_bytes: int, what: str) -> None:
             f"{plain(what)} takes {num_bytes / 1e9:,.2f} GB of memory, and {free / 1e9:,.2f} GB "
             "are free here; take a part of it, or a machine with more."
         )
+
+
+def check_packing(packed: int, unpacked: int, what: str) -> None:
+    """Raise InputError where far more bytes come out of an archive than weather packs to."""
+    if unpacked > max(MOST_PACKED * packed, _SMALL_UNPACKED_BYTES):
+        raise InputError(
+            f"{plain(what)} unpacks {packed:,} bytes to {unpacked:,} or more; expected at most "
+            f"{MOST_PACKED} times as many. Unpack it first, if that is right."
+        )
+
+
+def check_members(path: Path, members: Iterable[zipfile.ZipInfo]) -> None:
+    """Raise InputError for a ZIP whose ``members`` unpack to far too much, by what it declares.
+
+    zipfile gives no more bytes than declared, of members that are stored or deflated; the other
+    methods it unpacks in pieces of any size.
+    """
+    members = list(members)
+    check_packing(path.stat().st_size, sum(m.file_size for m in members), path.name)
+    for member in members:
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise InputError(
+                f"{plain(path.name)} packs {plain(member.filename, 80)} by method "
+                f"{member.compress_type}; only stored (0) and deflated (8) members are read: "
+                "unpack it first."
+            )
 
 
 def free_memory() -> int:
@@ -351,9 +387,9 @@ def misfit(content: Any, shape: Any, name: str = "") -> str | None:
     """Where a value is not of the ``shape`` asked for, as a clause; None where all is well.
 
     A shape is int, float (any finite number), str, bool, list, dict or None; ``object`` for
-    anything; a range of whole numbers; Between(low, high) for a number; a tuple of shapes, any of
-    which will do; [shape] for a list of such; {key: shape} for a mapping with these keys and any
-    others, where "key?" may be missing.
+    anything; a range of whole numbers; Between(low, high) for a number; Text(most) for a text that
+    is not empty; a tuple of shapes, any of which will do; [shape] for a list of such; {key: shape}
+    for a mapping with these keys and any others, where "key?" may be missing.
     """
     where = name or "it"
     if isinstance(shape, tuple):
@@ -404,6 +440,8 @@ def _fits(content: Any, shape: Any) -> bool:
         return isinstance(content, int) and content in shape
     if isinstance(shape, Between):
         return isinstance(content, int | float) and shape.low <= content <= shape.high
+    if isinstance(shape, Text):
+        return isinstance(content, str) and 1 <= len(content) <= shape.most
     if shape is float:
         return isinstance(content, int | float) and abs(content) < 1e300
     return isinstance(shape, type) and isinstance(content, shape)
@@ -416,6 +454,8 @@ def _words(shape: Any) -> str:
         return f"a whole number from {shape.start} to {shape.stop - 1}"
     if isinstance(shape, Between):
         return f"a number from {shape.low:g} to {shape.high:g}"
+    if isinstance(shape, Text):
+        return f"a text of 1 to {shape.most:,} characters"
     if isinstance(shape, list):
         return "a list"
     return _WORDS[dict if isinstance(shape, dict) else shape]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -53,3 +54,65 @@ with unwinding_on_signals():
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (143, "cleaned up\n"), done.stderr
+
+
+def _said_by(code: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    for sign in done.stdout + done.stderr:
+        assert sign.isprintable() or sign == "\n", repr(sign)
+    return done.returncode, done.stdout, done.stderr
+
+
+NAME = r"'\x1b]0;t\x07\x9b31m\r\u202e\u2028\nerror: forged\n  error: forged'"
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (f"raise InputError({NAME})", 2),
+        (f"raise RuntimeError({NAME})", 1),
+        (f"raise RuntimeError('a') from KeyError({NAME})", 1),
+        (f"warnings.warn({NAME}, stacklevel=1)", 0),
+        (f"logging.getLogger('x').warning('%s', {NAME})", 0),
+        ("t = threading.Thread(target=fail); t.start(); t.join()", 0),
+        (f"CommandParser(prog='p').parse_args(['--' + {NAME}.replace(' ', '')])", None),
+        (f"Log()({NAME})", 0),
+    ],
+)
+def test_whatever_is_said_is_plain_lines(command: str, code: int | None) -> None:
+    """Errors, tracebacks, warnings, log messages of libraries, other threads, argparse."""
+    program = (
+        "import logging, sys, threading, warnings\n"
+        "from timerxl.command_line import CommandParser, run_command\n"
+        "from timerxl.config import InputError\n"
+        + ("from timerxl.training.tracking import Log\n" if "Log()" in command else "")
+        + f"def fail():\n    raise RuntimeError({NAME})\n"
+        f"def command():\n    {command}\nsys.exit(run_command(command))"
+    )
+    found, out, err = _said_by(program)
+    assert found == (2 if code is None else code)
+    errors = [line for line in (out + err).split("\n") if line.startswith("error:")]
+    assert len(errors) == (1 if code == 2 else 0)
+    assert r"\x1b]0;t\x07" in out + err
+
+
+def test_a_message_of_a_million_lines_is_cut() -> None:
+    code, _, err = _said_by(
+        "import sys\nfrom timerxl.command_line import run_command\n"
+        "def command():\n    raise RuntimeError('x' * 10**6 + 'line\\n' * 10**6)\n"
+        "sys.exit(run_command(command))"
+    )
+    assert code == 1
+    assert len(err) < 20_000
+
+
+def test_json_for_programs_is_ascii_without_control_signs() -> None:
+    name = "\x1b]0;t\x07\x7f\x9bé\u202e"
+    code, out, _ = _said_by(
+        f"from timerxl.command_line import say_json\nsay_json({{{name!r}: [{name!r}]}})"
+    )
+    assert code == 0
+    assert out.isascii()
+    assert json.loads(out) == {name: [name]}

@@ -70,11 +70,12 @@ def listed_features(
     """
     if not listed or len(set(listed)) < len(listed):
         raise InputError(f"data.features is {listed}; expected names, each once.")
+    offered, chosen = set(available), set(listed)
     for name in listed:
-        if name not in available:
+        if name not in offered:
             raise InputError(
                 f"data.features lists {name}, but {reasons.get(name, unknown)}; "
                 f"expected names among: {', '.join(available[:30])}."
             )
-    left = [name for name in available if name not in listed]
+    left = [name for name in available if name not in chosen]
     return list(listed), skipped | dict.fromkeys(left, "not listed in data.features")

@@ -29,7 +29,7 @@ from timerxl.data.windows import WindowTransform
 UNIT_DEVIATIONS = 10.0
 # Steps that end so much earlier or later in the day still tell of the same hours.
 MOST_OFFSET_HOURS = 1.0
-_MOST_ENDS = 20  # regions whose end is said one by one
+MOST_NOTES = 20  # of one kind
 
 
 @dataclass(frozen=True)
@@ -107,15 +107,17 @@ def moment(time: np.datetime64) -> str:
 
 
 def read_forecast_input(
-    source: pd.DataFrame | str | Path | None, saved: Preprocessing
+    source: pd.DataFrame | str | Path | None, saved: Preprocessing, oni: Path | None = None
 ) -> ForecastInput:
     """Read a table (or, for None, the synthetic series a model was trained on) for ``saved``.
+
+    ``oni`` is NOAA's file, for a model that reads it.
 
     Raises InputError where columns, step, hours of the day, regions or units don't fit the model.
     """
     table = source if isinstance(source, pd.DataFrame) else None
     path = None if source is None else "the table" if table is not None else str(source)
-    config = saved.data_config(path)
+    config = saved.data_config(path, oni)
     config.label_column = None
     if source is None:
         series = load_synthetic(config)
@@ -160,12 +162,12 @@ def _check_hours(series: WeatherSeries, trained: list[float]) -> list[str]:
     The label holds for any time of issue, but the day's course of temperature and rain falls on
     other steps than any that the model has seen.
     """
-    found = step_offsets(series.timestamps, series.step_hours)
-    if not (new := [hour for hour in found if hour not in trained]):
+    found, known = step_offsets(series.timestamps, series.step_hours), set(trained)
+    if not (new := [hour for hour in found if hour not in known]):
         return []
     # A step that doesn't divide a day comes by at other hours each day.
     step = math.gcd(round(series.step_hours * 3600), 86_400) / 3600
-    off = max(min(min((a - b) % step, (b - a) % step) for b in trained) for a in new)
+    off = _largest_distance(np.array(new), np.array(trained), step)
     text = (
         f"the steps end at {_clock(new, step)} UTC; the model was trained on steps that end at "
         f"{_clock(trained, step)} UTC"
@@ -173,6 +175,13 @@ def _check_hours(series: WeatherSeries, trained: list[float]) -> list[str]:
     if off > MOST_OFFSET_HOURS:
         raise InputError(f"{text}. Resample the table to these hours, or check its time zone.")
     return [f"{text}: {off * 60:.0f} minutes apart."]
+
+
+def _largest_distance(new: np.ndarray, trained: np.ndarray, step: float) -> float:
+    """How far the remotest of ``new`` lies from the nearest of ``trained``, modulo ``step``."""
+    round_ = np.sort(np.concatenate([trained - step, trained, trained + step]))
+    place = np.searchsorted(round_, new)  # between two: there are some on both sides
+    return float(np.minimum(new - round_[place - 1], round_[place] - new).max())
 
 
 def _clock(offsets: list[float], step_hours: float) -> str:
@@ -210,12 +219,12 @@ def _notes_on_table(series: WeatherSeries, saved: Preprocessing) -> list[str]:
         )
     last = series.timestamps[[rows[-1] for rows in series.rows_of_regions()]]
     early = np.flatnonzero(last < last.max())
-    for index in early[:_MOST_ENDS]:
+    for index in early[:MOST_NOTES]:
         hours = (last.max() - last[index]) / np.timedelta64(1, "h")
         notes.append(
             f"region {series.regions[index]} ends at {moment(last[index])}, {hours:g} h before the "
             "last one: its latest forecast is of that time."
         )
-    if len(early) > _MOST_ENDS:
-        notes.append(f"{len(early) - _MOST_ENDS:,} more regions end before the last one.")
+    if len(early) > MOST_NOTES:
+        notes.append(f"{len(early) - MOST_NOTES:,} more regions end before the last one.")
     return notes

@@ -10,6 +10,7 @@ points are a grid of 1 x P.
 from __future__ import annotations
 
 import logging
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -22,8 +23,10 @@ import numpy as np
 import xarray as xr
 
 from timerxl.config import InputError
+from timerxl.data.grid_limits import check_grib, check_hdf5, check_zarr
 from timerxl.data.grid_names import is_rain, short_name
 from timerxl.data.time_meaning import FileTimes
+from timerxl.untrusted import check_memory
 
 FINAL, PRELIMINARY, UNKNOWN_VERSION = 0, 1, 2
 _LEADS = ("step", "prediction_timedelta", "lead_time", "leadtime", "forecast_period")
@@ -109,6 +112,8 @@ class GridFile:
         chunk = self._chunk(variable, first_dim)
         per_time = max(data.size // max(count, 1), 1) * 8
         length = max(_BLOCK_BYTES // per_time // chunk, 1) * chunk
+        size = 3 * min(length, count) * per_time + self._chunk_bytes(variable)
+        check_memory(size, f"{self.label}: a block of {variable.original}")
         for first in range(0, count, length):
             last = min(first + length, count)
             times = slice(first * steps, last * steps)
@@ -130,6 +135,12 @@ class GridFile:
         found = self.dataset[variable.original]
         sizes = found.encoding.get("chunksizes") or found.encoding.get("chunks")
         return int(sizes[found.dims.index(dimension)]) if sizes else 1
+
+    def _chunk_bytes(self, variable: Variable) -> int:
+        """Of a chunk as unpacked, which is never unpacked in parts."""
+        found = self.dataset[variable.original]
+        sizes = found.encoding.get("chunksizes") or found.encoding.get("chunks") or ()
+        return math.prod(int(size) for size in sizes) * found.dtype.itemsize
 
     def _join_versions(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """[t, y, x, v] to [t, y, x]: final data where there are any, else preliminary."""
@@ -165,6 +176,7 @@ class GridFile:
         lead = next((d for d in _LEADS if d in self.dataset.variables), None)
         if name != "valid_time" and lead is not None:
             steps = self._lead_seconds(lead) * 10**9
+            check_memory(48 * values.size * steps.size, f"{self.label}: each time at each step")
             if steps.ndim:
                 values = values[..., None] + steps if values.ndim else values + steps
                 dims.append(str(self.dataset[lead].dims[0]))
@@ -466,7 +478,11 @@ _OPENING_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, Attri
 
 def _open_netcdf(path: Path, label: str, engine: str) -> xr.Dataset:
     try:
+        if engine == "h5netcdf":
+            check_hdf5(path, label)
         return xr.open_dataset(path, engine=engine, cache=False, decode_timedelta=False)
+    except InputError:
+        raise
     except _OPENING_ERRORS as error:
         _refuse_calendar(path, label, engine)
         raise InputError(
@@ -492,6 +508,7 @@ def _refuse_calendar(path: Path, label: str, engine: str) -> None:
 def _open_zarr(path: Path, label: str) -> xr.Dataset:
     try:
         with warnings.catch_warnings():
+            check_zarr(path, label)
             # A store without consolidated metadata is read all the same.
             warnings.simplefilter("ignore", RuntimeWarning)
             dataset = xr.open_dataset(
@@ -499,6 +516,8 @@ def _open_zarr(path: Path, label: str) -> xr.Dataset:
             )
             # Without consolidated metadata their order is that of the folder's listing.
             return dataset[sorted(map(str, dataset.data_vars))]
+    except InputError:
+        raise
     except _OPENING_ERRORS as error:
         raise InputError(
             f"{label} is a folder, and no Zarr store can be opened in it: {_first_line(error)}."
@@ -515,8 +534,11 @@ def _open_grib(path: Path, label: str) -> list[xr.Dataset]:
         ) from error
     logging.getLogger("cfgrib").setLevel(logging.CRITICAL)
     try:
+        check_grib(path, label)
         # Without an index file: nothing is left beside the input.
         found = cfgrib.open_datasets(str(path), backend_kwargs={"indexpath": ""}, cache=False)
+    except InputError:
+        raise
     except (*_OPENING_ERRORS, EOFError) as error:
         raise InputError(f"{label} can't be opened as GRIB: {_first_line(error)}.") from error
     return [dataset for dataset in found if dataset.data_vars]

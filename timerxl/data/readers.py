@@ -29,6 +29,7 @@ from timerxl.data.enso import with_oni
 from timerxl.data.features import choose_features, label_like
 from timerxl.data.fill import fill_forward
 from timerxl.data.missing_codes import mask
+from timerxl.data.parquet_file import read_parquet
 from timerxl.data.quantities import RAIN, quantity_of, unit_in_name
 from timerxl.data.rain_units import ERA5_NAMES, rain_unit, to_mm
 from timerxl.data.schema import WeatherSeries
@@ -45,7 +46,13 @@ from timerxl.data.table_columns import (
     zero_one,
 )
 from timerxl.data.table_layouts import Layout, read_known_table
-from timerxl.data.table_text import TEXT_SUFFIXES, TextOptions, is_text_table, read_traces
+from timerxl.data.table_text import (
+    MOST_COLUMNS,
+    TEXT_SUFFIXES,
+    TextOptions,
+    is_text_table,
+    read_traces,
+)
 from timerxl.data.table_times import TimeOptions, Times, find_regions, find_times, time_columns
 from timerxl.data.time_meaning import parse_meaning
 from timerxl.untrusted import is_file, plain, reason
@@ -669,10 +676,12 @@ def open_table(path: Path, options: TableOptions | None = None) -> OpenedTable:
         raise InputError(f"{name} is no file; give the path of a table (Parquet, CSV).")
     if path.suffix.lower() == ".parquet":
         try:
-            table = pd.read_parquet(path)
+            table, notes = read_parquet(path)
         except PARSER_ERRORS as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"{name} can't be read as a table: {reason(error)}") from error
-        return OpenedTable(_checked(table, name), name)
+        return OpenedTable(_checked(table, name), name, notes=notes)
     if not is_text_table(path):
         raise InputError(
             f"{name} ends in {path.suffix!r}; expected .parquet, .csv or another text table "
@@ -709,6 +718,10 @@ def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
         table = table.reset_index()
     if table.empty:
         raise InputError(f"{name} holds no rows.")
+    if table.shape[1] > MOST_COLUMNS:
+        raise InputError(
+            f"{name} has {table.shape[1]:,} columns; expected at most {MOST_COLUMNS:,}."
+        )
     names = map(str, table.columns)
     if longest := next((one for one in names if len(one) > _MOST_OF_A_NAME), None):
         raise InputError(

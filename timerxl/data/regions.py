@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from timerxl.config import InputError
-from timerxl.untrusted import read_yaml
+from timerxl.untrusted import check_memory, read_yaml
 
 _EPSILON = 1e-6  # degrees, about 0.1 m: coordinates are stored as rounded binary numbers
 _BOX, _POINT = ("north", "south", "west", "east"), ("latitude", "longitude")
@@ -131,6 +131,8 @@ def grid_means(
     grid step away. Raises InputError where a box holds no cell or reaches beyond the file, or a
     point is too far, naming the region and the file's extent.
     """
+    cells = len(regions) * len(latitude) * len(longitude)
+    check_memory(10 * cells, f"{label}: the cells of {len(regions)} regions")
     grid = _Grid(latitude, longitude, label)
     masks = [grid.nearest(region) if region.is_point else grid.inside(region) for region in regions]
     # A file from 0 to 360 degrees holds one meridian twice: it counts once.
@@ -154,6 +156,9 @@ def point_means(
     A box takes the points in it, each with the same weight; a point takes the nearest one, at most
     0.25 degrees away. Fields are [t, 1, P]. Raises InputError where a region gets no point.
     """
+    check_memory(
+        10 * len(regions) * len(latitude), f"{label}: the points of {len(regions)} regions"
+    )
     masks = []
     for region in regions:
         east = np.abs((longitude - region.west + 180) % 360 - 180)

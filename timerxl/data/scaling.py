@@ -14,6 +14,7 @@ from timerxl.data.schema import WeatherSeries
 from timerxl.untrusted import check_memory
 
 _DAY = np.timedelta64(1, "D")
+NUM_CYCLES = 4  # sine and cosine of the year and of the day, before the regions
 
 
 def fit_scaling(
@@ -75,6 +76,10 @@ def static_features(
     season = 2 * np.pi * ((seconds - year_start) / (year_end - year_start))
     hour = 2 * np.pi * ((seconds - seconds.astype("datetime64[D]")) / _DAY)
     cycles = np.stack([np.sin(season), np.cos(season), np.sin(hour), np.cos(hour)], axis=1)
+    check_memory(
+        13 * len(seconds) * (NUM_CYCLES + len(regions)),
+        f"data.static_features of {len(regions):,} regions in {len(seconds):,} rows",
+    )
     one_hot = region_index[:, None] == np.arange(len(regions))
     names = ["season_sin", "season_cos", "hour_sin", "hour_cos"]
     names += [f"region_{name}" for name in regions]

@@ -40,7 +40,7 @@ from timerxl.data.quantities import conversion, fits
 from timerxl.data.regions import GridMeans, Region, grid_means, point_means
 from timerxl.data.series_file import PRECIPITATION, sha256_of, sha256_of_folder
 from timerxl.data.time_meaning import meaning_of
-from timerxl.untrusted import plain
+from timerxl.untrusted import check_members, check_memory, check_room, plain
 
 _MAX_MEMBERS = 1000
 
@@ -67,6 +67,7 @@ def grid_members(path: Path, folder: Path) -> Iterator[tuple[Path, str]]:
             members = [m for m in archive.infolist() if not m.is_dir()]
             if len(members) > _MAX_MEMBERS:
                 raise InputError(f"{path.name} holds {len(members)} files; expected a few.")
+            check_members(path, members)
             for member in members:
                 copy = folder / "member.nc"
                 name = member.filename.replace("\\", "/").rsplit("/", 1)[-1]
@@ -75,6 +76,7 @@ def grid_members(path: Path, folder: Path) -> Iterator[tuple[Path, str]]:
                     head = packed.read(4)
                     if head[:3] != b"CDF" and head not in (b"\x89HDF", b"GRIB"):
                         continue
+                    check_room(member.file_size, folder, label)
                     with copy.open("wb") as out:
                         out.write(head)
                         while block := packed.read(2**20):
@@ -200,6 +202,8 @@ def _read_column(
     quantity, unit = unit_of(file, variable, said)
     kind, window, mm_per_unit, is_open = kind_of(file, variable, meaning, unit.value, bool(spoken))
     file_hours = (file.seconds + meaning.shift) // 3600
+    size = 3 * 8 * len(grid.cells) * len(file_hours)  # means, what is known of them, one copy
+    check_memory(size, f"{file.label}: {name} at {len(file_hours):,} times")
     means = np.empty((len(grid.cells), len(file_hours)))
     version = np.empty(len(file_hours), dtype=np.int8)
     known = np.ones(means.shape)  # share of a region's weight in cells with a value

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from timerxl.config import InputError, SyntheticConfig
 from timerxl.data.labels import whole_steps
+from timerxl.untrusted import check_memory
 
 Floats = NDArray[np.float64]
 
@@ -19,6 +20,8 @@ SENSITIVITY = 1.8
 MEMORY_HOURS = 48.0
 REGION_CORRELATION = 0.35
 RAIN_THRESHOLD_MM = 0.1
+MOST_STEPS = 500_000  # hourly for 57 years
+BYTES_OF_A_ROW = 900  # at the peak, measured
 WARM_UP_HOURS = 30 * 24  # before the first row, so that lags and trailing means are never missing
 LOCAL_TIME_HOURS = -5  # Peru
 
@@ -87,6 +90,12 @@ def _span(config: SyntheticConfig) -> tuple[np.datetime64, np.datetime64]:
     # Twelve-hourly ERA5 extracts come at 06 and 18 UTC; every other step divides the day from 00.
     first = days[0].astype("datetime64[s]") + np.timedelta64(6 if step == 12 else 0, "h")
     count = (int((days[1] - days[0]).astype(int)) + 1) * 24 // step
+    if count > MOST_STEPS:
+        raise InputError(
+            f"data.synthetic spans {config.start} to {config.end}, {count:,} steps of {step} h; "
+            f"expected at most {MOST_STEPS:,}."
+        )
+    check_memory(count * len(REGIONS) * BYTES_OF_A_ROW, f"a synthetic series of {count:,} steps")
     return first, first + np.timedelta64((count - 1) * step, "h")
 
 

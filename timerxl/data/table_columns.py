@@ -81,10 +81,11 @@ def encode_directions(
     """
     made: dict[str, np.ndarray] = {}
     sources: dict[str, str] = {}
+    present, asked = set(table.columns), set(features or [])
     for name in map(str, table.columns):
         new = f"{name}_sin", f"{name}_cos"
-        wanted = how == SIN_COS if features is None else bool(set(new) & set(features))
-        if name in apart or not wanted or set(new) & set(table.columns):
+        wanted = how == SIN_COS if features is None else bool(set(new) & asked)
+        if name in apart or not wanted or set(new) & present:
             continue
         if is_direction(table, name):
             made |= dict(zip(new, encode_direction(table[name]), strict=True))

@@ -25,6 +25,7 @@ from timerxl.data.table_text import (
     read_text_table,
     read_traces,
 )
+from timerxl.untrusted import check_memory
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,9 @@ def _hourly(frame: pd.DataFrame, station: str, time: str) -> tuple[pd.DataFrame,
     return taken, len(frame) - len(taken)
 
 
+_MOST_FIELDS = 6  # of a composite value that are looked at; one cell may hold a million commas
+
+
 def _isd(table: TextTable) -> TextTable:
     """ISD's composite fields to columns with units; suspect and erroneous values are missing."""
     frame, made, suspect = table.frame, {}, 0
@@ -196,7 +200,7 @@ def _isd(table: TextTable) -> TextTable:
     ):
         if column not in frame:
             continue
-        parts = frame[column].astype("string").str.split(",", expand=True)
+        parts = frame[column].astype("string").str.split(",", n=_MOST_FIELDS, expand=True)
         if parts.shape[1] <= position + 1:
             raise InputError(f"{table.path}: column {column} is not of the form of ISD (+0123,1).")
         values = pd.to_numeric(parts[position], errors="coerce").astype(np.float64)
@@ -206,7 +210,8 @@ def _isd(table: TextTable) -> TextTable:
         made[name] = values.where(~bad.fillna(False).to_numpy(bool)) / scale
     rain, others = pd.Series(np.nan, index=frame.index), 0
     for column in [name for name in ("AA4", "AA3", "AA2", "AA1") if name in frame]:
-        parts = frame[column].astype("string").str.split(",", expand=True).reindex(columns=range(4))
+        parts = frame[column].astype("string").str.split(",", n=_MOST_FIELDS, expand=True)
+        parts = parts.reindex(columns=range(4))
         depth = pd.to_numeric(parts[1], errors="coerce").astype(np.float64)
         good = (depth.abs() != 9999) & ~parts[3].isin(["2", "3", "6", "7"]).fillna(False)
         one_hour = parts[0].eq("01").fillna(False)
@@ -308,20 +313,18 @@ _BY_YEAR = ("ID", "DATE", "ELEMENT", "VALUE", "M_FLAG", "Q_FLAG", "S_FLAG", "OBS
 def _ghcn_long(table: TextTable) -> TextTable:
     """One row an element to one row a station and day."""
     frame = table.frame.rename(columns={"DATA_VALUE": "VALUE"})
-    failed = frame["Q_FLAG"].fillna("").astype(str).str.strip() != ""
+    failed = frame["Q_FLAG"].astype("string").fillna("").str.strip() != ""
     if failed.any():
         table.notes.append(
             f"{int(failed.sum()):,} values that failed GHCN-Daily's checks are missing now."
         )
     values = frame.assign(VALUE=frame["VALUE"].astype(np.float64).where(~failed))
-    wide = values.pivot_table(
-        index=["ID", "DATE"], columns="ELEMENT", values="VALUE", aggfunc="first", dropna=False
-    )
-    wide = wide.loc[
-        pd.MultiIndex.from_frame(
-            values[["ID", "DATE"]].drop_duplicates().sort_values(["ID", "DATE"])
-        )
-    ]
+    days = values[["ID", "DATE"]].drop_duplicates().sort_values(["ID", "DATE"])
+    elements = values["ELEMENT"].nunique()
+    check_memory(40 * len(days) * elements, f"{table.path}: {elements:,} elements by day")
+    # No pivot_table: that makes a row for every station on every day of any station.
+    wide = values.groupby(["ID", "DATE", "ELEMENT"])["VALUE"].first().unstack("ELEMENT")
+    wide = wide.loc[pd.MultiIndex.from_frame(days)]
     table.frame = wide.reset_index().rename_axis(columns=None)
     return table
 

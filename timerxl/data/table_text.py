@@ -24,7 +24,13 @@ import numpy as np
 import pandas as pd
 
 from timerxl.config import InputError
-from timerxl.untrusted import is_file, reason
+from timerxl.untrusted import (
+    check_members,
+    check_memory,
+    check_packing,
+    is_file,
+    reason,
+)
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".dly", ".gz", ".zip")
 # Words for "missing" besides those of pandas (NA, NaN, NULL, n/a, None, ...).
@@ -49,6 +55,13 @@ _CALLED = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar |", " ": "spac
 _SAMPLE_LINES = 400  # a header block of a station archive has 8 to 80
 _FOOTER_LINES = 60
 _SHOWN_WORDS = 4
+_MOST_NOTES = 20  # of one kind
+_MEMORY_OF_TEXT = 12  # times its bytes: as text, in the parser's buffer (4 each), as a frame
+_OTHER_PACKINGS = (b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")
+_SAMPLE_CHARACTERS = 8_000_000
+_MOST_LINE = 4_000_000  # characters; 10,000 columns have a tenth of that
+MOST_COLUMNS = 10_000
+_LONGEST_VALUE = 100  # characters of a number or a time
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _COMMA_NUMBER = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?")
@@ -178,11 +191,7 @@ def decode_text(path: Path, encoding: str | None = None) -> tuple[str, str, list
     """
     if not is_file(path):
         raise InputError(f"{path} is no file; give the path of a table.")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {reason(error)}") from error
-    content = _unpacked(path, content)
+    content = _content(path)
     for magic, kind in (
         (b"PAR1", "a Parquet file; name it .parquet"),
         (b"\x89HDF", "a NetCDF or HDF5 file; name it .nc"),
@@ -221,26 +230,59 @@ def decode_text(path: Path, encoding: str | None = None) -> tuple[str, str, list
     return text, encoding, notes
 
 
-def _unpacked(path: Path, content: bytes) -> bytes:
+def _content(path: Path) -> bytes:
+    """The bytes of a file, unpacked; no more of them than there is memory to read them with."""
     try:
-        if content.startswith(b"\x1f\x8b"):
-            return gzip.decompress(content)
-        if content.startswith(b"PK\x03\x04"):
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                names = [info.filename for info in archive.infolist() if not info.is_dir()]
-                if "[Content_Types].xml" in names:
-                    raise InputError(f"{path} is an Excel workbook; save it as CSV.")
-                if len(names) != 1:
-                    shown = ", ".join(names[:_SHOWN_WORDS])
-                    raise InputError(
-                        f"{path} holds {len(names)} files ({shown}); expected one table: unpack it."
-                    )
-                return archive.read(names[0])
+        with path.open("rb") as file:
+            head = file.read(4096)
+        if head.startswith((b"\x1f\x8b", b"PK\x03\x04")):
+            return _unpacked(path, head)
+        if head.startswith(_OTHER_PACKINGS):
+            raise InputError(
+                f"{path} is packed in a way that is not read; unpack it (or use gzip)."
+            )
+        if head and not head.strip(b"\0"):
+            raise InputError(f"{path} begins with NUL bytes alone: that is no text table.")
+        check_memory(path.stat().st_size * _MEMORY_OF_TEXT, f"reading {path}")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {reason(error)}") from error
+
+
+def _unpacked(path: Path, head: bytes) -> bytes:
+    try:
+        return _unzipped(path) if head.startswith(b"PK") else _gunzipped(path)
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
         raise InputError(f"{path} can't be unpacked: {reason(error)}") from error
-    if content.startswith((b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")):
-        raise InputError(f"{path} is packed in a way that is not read; unpack it (or use gzip).")
-    return content
+
+
+def _gunzipped(path: Path) -> bytes:
+    """In pieces: a gzip file does not tell how much comes out of it."""
+    size, pieces, total = path.stat().st_size, [], 0
+    with gzip.open(path, "rb") as packed:
+        while piece := packed.read(2**20):
+            pieces.append(piece)
+            total += len(piece)
+            check_packing(size, total, str(path))
+            check_memory(total * _MEMORY_OF_TEXT, f"reading {path}")
+    return b"".join(pieces)
+
+
+def _unzipped(path: Path) -> bytes:
+    """The one file in a ZIP."""
+    with zipfile.ZipFile(path) as archive:
+        members = [info for info in archive.infolist() if not info.is_dir()]
+        names = [info.filename for info in members]
+        if "[Content_Types].xml" in names:
+            raise InputError(f"{path} is an Excel workbook; save it as CSV.")
+        if len(names) != 1:
+            shown = ", ".join(names[:_SHOWN_WORDS])
+            raise InputError(
+                f"{path} holds {len(names)} files ({shown}); expected one table: unpack it."
+            )
+        check_members(path, members)
+        check_memory(members[0].file_size * _MEMORY_OF_TEXT, f"reading {path}")
+        return archive.read(members[0])
 
 
 def _guess_encoding(content: bytes) -> tuple[str, bool]:
@@ -327,6 +369,8 @@ def _find_layout(path: Path, text: str, options: TextOptions) -> _Layout:
             f"{filled[0] + 1}: {lines[filled[0]][1][:60]!r}); say --separator, or --header-line."
         )
     separator, width = best
+    if width > MOST_COLUMNS:
+        raise InputError(f"{path} has {width:,} columns; expected at most {MOST_COLUMNS:,}.")
     rows = {i: _fields(_uncommented(lines[i][1]), separator) for i in filled}
     kinds = _kinds_of_columns([rows[i] for i in filled], width)
     names_at, units_at = _header_lines(lines, filled, rows, kinds, width, options.header_line)
@@ -398,13 +442,19 @@ def _header_lines(
 
 
 def _first_lines(text: str, most: int) -> list[tuple[int, str]]:
-    """(offset, line without its end) of the first lines."""
+    """(offset, line without its end) of the first lines; fewer of them where they are long."""
     lines: list[tuple[int, str]] = []
+    enough = _SAMPLE_CHARACTERS
     for match in re.finditer(r"([^\r\n]*)(\r\n|\r|\n|\Z)", text):
         if match.start() == len(text) and lines:
             break
+        if len(match[1]) > _MOST_LINE:
+            raise InputError(
+                f"line {len(lines) + 1} has {len(match[1]):,} characters; expected at most "
+                f"{_MOST_LINE:,}: is it a table with a line for each row?"
+            )
         lines.append((match.start(), match[1]))
-        if len(lines) >= most:
+        if len(lines) >= most or (len(lines) > most - _SAMPLE_LINES and match.end() > enough):
             break
     return lines
 
@@ -437,9 +487,16 @@ def _fields(line: str, separator: str) -> list[str]:
         return line.split(separator)
 
 
+def _fits(pattern: re.Pattern[str], word: str) -> bool:
+    """Whether a whole word is of a pattern; of a long one the search could take for ever."""
+    return len(word) <= _LONGEST_VALUE and pattern.fullmatch(word) is not None
+
+
 def _kind(value: str) -> str:
     """n for a number, t for a time, m for missing (or a trace), w for any other words."""
     value = value.strip()
+    if len(value) > _LONGEST_VALUE:
+        return "w"
     word = value.lower()
     if not value or word in MISSING_WORDS or word in TRACE_WORDS:
         return "m"
@@ -514,7 +571,8 @@ def _unique_names(names: list[str], notes: list[str]) -> list[str]:
     """Names as pandas makes them: ``Unnamed: 3`` for none, ``x.1`` for the second x."""
     named = [name or f"Unnamed: {i}" for i, name in enumerate(names)]
     taken, seen = set(named), Counter[str]()
-    unique = []
+    unique: list[str] = []
+    renamed: list[str] = []
     for name in named:
         made = name
         while seen[name] and made in taken:
@@ -522,10 +580,13 @@ def _unique_names(names: list[str], notes: list[str]) -> list[str]:
             if made in taken:
                 seen[name] += 1
         if made != name:
-            notes.append(f"two columns are called {name}; the later one is now {made}.")
+            renamed.append(f"two columns are called {name}; the later one is now {made}.")
         seen[name] += 1
         taken.add(made)
         unique.append(made)
+    notes += renamed[:_MOST_NOTES]
+    if len(renamed) > _MOST_NOTES:
+        notes.append(f"{len(renamed) - _MOST_NOTES:,} more columns of the same names are renamed.")
     return unique
 
 
@@ -555,8 +616,9 @@ def _without_tail(body: str, layout: _Layout, notes: list[str]) -> str:
         body, count = pattern.subn("", body)
         if count:
             notes.append(f"the column names stand {count} more times between the rows; left out.")
+    line_at = re.compile(r"[^\r\n]{,100000}")
     for match in re.finditer(r"(?:\r\n|\n|\r)[ \t]*(?:\r\n|\n|\r)\s*", body):
-        line = re.match(r"[^\r\n]*", body[match.end() : match.end() + 100_000])
+        line = line_at.match(body, match.end())
         row = _fields(line[0] if line else "", layout.separator)
         if match.end() == len(body) or _is_data(row, layout.kinds, layout.width):
             continue
@@ -579,6 +641,8 @@ def _without_footer(body: str, layout: _Layout, notes: list[str]) -> str:
     end, cut, first = len(body.rstrip()), 0, ""
     while cut < _FOOTER_LINES:
         start = max(body.rfind("\n", 0, end), body.rfind("\r", 0, end)) + 1
+        if end - start > _MOST_LINE:
+            break
         row = _fields(body[start:end], layout.separator)
         begins = bool(row) and bool(layout.kinds[0]) and _kind(row[0]) == layout.kinds[0]
         if start == 0 or begins or abs(len(row) - layout.width) <= 1 or not any(layout.kinds):
@@ -671,7 +735,7 @@ def _drop_empty_ends(table: TextTable, names: list[str]) -> None:
         frame = frame.drop(columns=empty)
         if set(empty) & set(names):
             table.notes.append(f"{len(empty)} columns without a name and a value are left out.")
-    for name in set(nameless) - set(empty):
+    for name in sorted(set(nameless) - set(empty))[:_MOST_NOTES]:
         table.notes.append(f"column {name} has no name in the file; is it a count of the rows?")
     if len(frame) and frame.iloc[-1].isna().all():
         filled = np.flatnonzero(frame.notna().any(axis=1).to_numpy())
@@ -710,7 +774,7 @@ def _read_words(
     missing = np.array([not w or w in MISSING_WORDS for w in lower], dtype=bool)
     plain = words
     if decimal == ",":
-        plain = [w.replace(",", ".") if _COMMA_NUMBER.fullmatch(w) else _no_dot(w) for w in words]
+        plain = [w.replace(",", ".") if _fits(_COMMA_NUMBER, w) else _no_dot(w) for w in words]
     if suffixes:
         plain = [re.sub(rf"(?<=[\d.])\s*[{re.escape(suffixes)}]+$", "", w) for w in plain]
     found = pd.to_numeric(pd.Series(plain, dtype=object), errors="coerce")
@@ -723,7 +787,7 @@ def _read_words(
 
 def _no_dot(word: str) -> str:
     """A number with a point is none where the comma is the decimal sign."""
-    return f"{word}!" if "." in word and _NUMBER.fullmatch(word) else word
+    return f"{word}!" if "." in word and _fits(_NUMBER, word) else word
 
 
 def _convert_text(table: TextTable, names: list[str]) -> None:
@@ -758,12 +822,12 @@ def _guess_decimal(table: TextTable, text: list[str]) -> str | None:
         distinct = np.asarray(frame[name].dropna().unique(), dtype=object)
         words = {str(word).strip() for word in distinct}
         commas = [w for w in words if "," in w]
-        if not all(_COMMA_NUMBER.fullmatch(w) for w in commas):
+        if not all(_fits(_COMMA_NUMBER, w) for w in commas):
             continue
         others = [w for w in words if "," not in w]
         if any(_kind(w) in ("w", "t") or "." in w.strip(".") for w in others):
             continue
-        thousands = all(_THOUSANDS.fullmatch(w) for w in commas)
+        thousands = all(_fits(_THOUSANDS, w) for w in commas)
         (doubtful if thousands else clear).append(name)
     if clear:
         floats = frame.select_dtypes("float")
@@ -788,7 +852,7 @@ def _name_bad_words(table: TextTable, name: str, read: _Words) -> None:
     """Say of a column that is numbers by half at least which words stand in the way."""
     counts = read.counts()
     like_numbers = [i for i in np.flatnonzero(read.is_bad) if _kind(read.words[i]) == "n"]
-    like_numbers += [i for i in np.flatnonzero(read.is_bad) if _THOUSANDS.fullmatch(read.words[i])]
+    like_numbers += [i for i in np.flatnonzero(read.is_bad) if _fits(_THOUSANDS, read.words[i])]
     bad, good = int(counts[read.is_bad].sum()), int(counts[~np.isnan(read.numbers)].sum())
     good += int(counts[like_numbers].sum())
     if bad > good or name in table.not_numbers:
@@ -798,7 +862,7 @@ def _name_bad_words(table: TextTable, name: str, read: _Words) -> None:
     more = f" and {len(words) - _SHOWN_WORDS} more" if len(words) > _SHOWN_WORDS else ""
     row = int(np.flatnonzero(np.append(read.is_bad, False)[read.codes])[0])
     hint = ""
-    if any(_THOUSANDS.fullmatch(read.words[i]) for i in words):
+    if any(_fits(_THOUSANDS, read.words[i]) for i in words):
         hint = "; write thousands without a mark"
     table.not_numbers[name] = (
         f"column {name}: {bad:,} of {len(read.codes):,} values are no numbers: {shown}{more}, "

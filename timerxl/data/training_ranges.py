@@ -11,19 +11,22 @@ from typing import Any
 import numpy as np
 
 from timerxl.data.schema import WeatherSeries
-from timerxl.untrusted import misfit
+from timerxl.untrusted import Between, misfit
 
 # Fewer values that are not 0 have no typical size: for training any three widen what is known, a
 # table must bring ten to be judged by it.
 LEAST_NONZERO_TRAINED, LEAST_NONZERO_JUDGED = 3, 10
 STATISTICS = ("min", "max", "mean", "std", "q01", "q99", "size_low", "size", "size_high")
+MOST_NUMBERS = 250_000  # of all regions together: some 2 MB of JSON
+_SECONDS_A_DAY = 86_400
+_HOUR = Between(0.0, 24.0)
 _SHAPE = {
-    "days": float,
-    "step_offsets_hours": [float],
-    "issue_hours": [float],
+    "days": Between(0.0, 4e6),
+    "step_offsets_hours": [_HOUR],
+    "issue_hours": [_HOUR],
     "by_region": dict,
 }
-_SECONDS_A_DAY = 86_400
+_NUMBER = Between(-1e38, 1e38)  # what float32 holds
 
 
 def training_ranges(
@@ -31,15 +34,21 @@ def training_ranges(
 ) -> dict[str, Any]:
     """Ranges over the training ``rows``, and the hours (UTC) at which its steps and windows stand.
 
-    ``by_region`` holds :func:`describe` of each region that has rows, ``days`` the time they
-    cover, ``step_offsets_hours`` the ends of steps after midnight, modulo the step, and
-    ``issue_hours`` the hours of the day at which the windows of ``issue_rows`` are issued.
+    ``by_region`` holds :func:`describe` of each region that has rows (of very many an even sample:
+    the others of a later table are held against all of these), ``days`` the time they cover,
+    ``step_offsets_hours`` the ends of steps after midnight, modulo the step, and ``issue_hours``
+    the hours of the day at which the windows of ``issue_rows`` are issued.
     """
     by_region = {}
-    for name, of_region in zip(series.regions, series.rows_of_regions(rows), strict=True):
-        if of_region.size:
-            values = series.values[of_region]
-            by_region[name] = describe(values, block_steps, LEAST_NONZERO_TRAINED)
+    rows = rows[np.argsort(series.region_index[rows], kind="stable")]
+    present, starts = np.unique(series.region_index[rows], return_index=True)
+    parts = np.split(rows, starts[1:])
+    most = max(1, MOST_NUMBERS // (len(STATISTICS) * len(series.feature_names)))
+    for place in even_sample(len(present), most):
+        values = series.values[parts[place]]
+        by_region[series.regions[present[place]]] = describe(
+            values, block_steps, LEAST_NONZERO_TRAINED
+        )
     times = series.timestamps[rows]
     return {
         "days": float((times.max() - times.min()) / np.timedelta64(1, "D")),
@@ -47,6 +56,11 @@ def training_ranges(
         "issue_hours": step_offsets(series.timestamps[issue_rows], 24.0),
         "by_region": by_region,
     }
+
+
+def even_sample(count: int, most: int) -> list[int]:
+    """Ascending places among ``count``: all of them, or ``most`` spread evenly."""
+    return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
 
 
 def describe(
@@ -95,14 +109,22 @@ def step_offsets(timestamps: np.ndarray, step_hours: float) -> list[float]:
     return [float(one) / 3600 for one in np.unique(timestamps.astype(np.int64) % seconds)]
 
 
-def ranges_problem(content: Any, num_features: int) -> str | None:
+def ranges_problem(
+    content: Any, num_features: int, regions: list[str], step_hours: float
+) -> str | None:
     """What is wrong with ``training_ranges`` as a file has them, as a clause; None if nothing."""
     if (found := misfit(content, _SHAPE, "training_ranges")) is not None:
         return found
     for key in ("step_offsets_hours", "issue_hours", "by_region"):
         if not content[key]:
             return f"training_ranges.{key} is empty"
-    shape = {name: [(float, None)] for name in STATISTICS}
+    common = math.gcd(round(step_hours * 3600), _SECONDS_A_DAY) / 3600
+    for key, end in (("step_offsets_hours", common), ("issue_hours", 24.0)):
+        if len(set(content[key])) < len(content[key]) or max(content[key]) >= end:
+            return f"training_ranges.{key} holds an hour twice, or one of {end:g} or more"
+    if strange := content["by_region"].keys() - set(regions):
+        return f"training_ranges.by_region names {min(strange)!r}, which is none of the regions"
+    shape = {name: [(_NUMBER, None)] for name in STATISTICS}
     for region, numbers in content["by_region"].items():
         where = f"training_ranges.by_region.{region}"
         if (found := misfit(numbers, shape, where)) is not None:

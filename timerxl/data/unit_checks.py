@@ -15,7 +15,7 @@ import numpy as np
 from timerxl.config import InputError
 from timerxl.data.audit_findings import listed
 from timerxl.data.schema import WeatherSeries
-from timerxl.data.training_ranges import LEAST_NONZERO_JUDGED, describe
+from timerxl.data.training_ranges import LEAST_NONZERO_JUDGED, describe, even_sample
 
 # Ranges (1 % to 99 %) in which nothing but a temperature lies, below -90 degrees nothing at all.
 _KELVIN, _CELSIUS, _ZERO_CELSIUS = (180.0, 340.0), (-95.0, 65.0), 273.15
@@ -29,6 +29,7 @@ _YEAR_DAYS = 300.0
 _SIZE_MARGIN, _SIZE_MARGIN_SHORT = 10.0, 30.0
 # Values this far beyond a region's range, in shares of its width, and so many of them, are noted.
 _MARGIN, _ODD_SHARE = 0.1, 0.05
+_MOST_REGIONS = 1_000
 _MOST_NOTED = 5
 # What the factor that brings a feature back to training tells of its unit.
 _FACTORS = {
@@ -74,15 +75,17 @@ def check_units(series: WeatherSeries, saved: dict[str, Any], block_steps: int) 
     pairs: dict[str, dict[str, _Pair]] = {name: {} for name in series.feature_names}
     outside: dict[str, dict[str, float]] = {name: {} for name in series.feature_names}
     by_region = saved["by_region"]
-    columns = range(len(series.feature_names))
-    everywhere = [_seen(list(by_region.values()), column) for column in columns]
-    for region, rows in zip(series.regions, series.rows_of_regions(), strict=True):
-        values = series.values[rows]
+    anywhere = [_seen(list(by_region.values()), k) for k in range(len(series.feature_names))]
+    starts = np.searchsorted(series.region_index, np.arange(1, len(series.regions)))
+    parts = np.split(series.values, starts)
+    sample = even_sample(len(parts), _MOST_REGIONS)
+    for place in sample:
+        region, values = series.regions[place], parts[place]
         found = describe(values, block_steps, LEAST_NONZERO_JUDGED)
+        trained = by_region.get(region)
         for column, name in enumerate(series.feature_names):
-            one, other = _seen([found], column), everywhere[column]
-            if region in by_region:
-                other = _seen([by_region[region]], column)
+            one = _seen([found], column)
+            other = anywhere[column] if trained is None else _seen([trained], column)
             if one is not None and other is not None:
                 pairs[name][region] = one, other
                 outside[name][region] = _share_outside(values[:, column], other)
@@ -93,7 +96,10 @@ def check_units(series: WeatherSeries, saved: dict[str, Any], block_steps: int) 
         if first == series.precipitation_feature:
             also += " Its numbers here are mm, as the model reads the column."
         raise InputError(f"column {first} {wrong[first]}{also}")
-    return _scale_notes(pairs, saved["days"]) + _odd_notes(pairs, outside)
+    notes = _scale_notes(pairs, saved["days"]) + _odd_notes(pairs, outside)
+    if len(sample) < len(parts):
+        notes.append(f"units were checked in {len(sample):,} of {len(parts):,} regions.")
+    return notes
 
 
 def _seen(parts: list[dict[str, Any]], column: int) -> _Seen | None:

@@ -13,9 +13,9 @@ import datasets
 import numpy as np
 import torch
 
-from timerxl.config import DataConfig
+from timerxl.config import DataConfig, InputError
 from timerxl.data.labels import check_leaks, horizon_steps, label_and_persistence
-from timerxl.data.preprocessing import Preprocessing
+from timerxl.data.preprocessing import Preprocessing, content_problem
 from timerxl.data.scaling import fit_scaling, scale, static_features
 from timerxl.data.schema import WeatherSeries
 from timerxl.data.splits import SPLITS, Split, make_split
@@ -184,14 +184,6 @@ def build_windows(
     split = make_split(series, label, config, context_length, boundaries)
     notes = list(series.notes) + split.notes
     notes += check_leaks(series, split.rows["train"], label)
-    seen: dict[str, Any] = {}
-    if saved is None:
-        scaling, new = fit_scaling(series, split.scaling_rows, config.log1p_precipitation)
-        notes += new
-        seen = training_ranges(series, split.scaling_rows, split.rows["train"], context_length)
-    else:
-        scaling = saved.content["scaling"]
-    values = torch.from_numpy(scale(series.values, series.feature_names, scaling)).share_memory_()
     static: torch.Tensor | None = None
     static_names: list[str] = []
     if config.static_features:
@@ -202,9 +194,17 @@ def build_windows(
             series.timestamps, known[series.region_index], regions
         )
         static = torch.from_numpy(array).share_memory_()
+    seen: dict[str, Any] = {}
+    if saved is None:
+        scaling, new = fit_scaling(series, split.scaling_rows, config.log1p_precipitation)
+        notes += new
+        seen = training_ranges(series, split.scaling_rows, split.rows["train"], context_length)
+    else:
+        scaling = saved.content["scaling"]
+    values = torch.from_numpy(scale(series.values, series.feature_names, scaling)).share_memory_()
     targets = torch.from_numpy(np.nan_to_num(label, nan=-1).astype(np.int64)).share_memory_()
     transform = WindowTransform(values, static, targets, context_length)
-    return WeatherWindows(
+    windows = WeatherWindows(
         series=series,
         values=values,
         static=static,
@@ -225,6 +225,9 @@ def build_windows(
         },
         transform=transform,
     )
+    if saved is None and (problem := content_problem(windows.preprocessing())):
+        raise InputError(f"a model of this series could never be read again: {problem}.")
+    return windows
 
 
 def _label_definition(series: WeatherSeries, config: DataConfig) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import huggingface_hub
 import pandas as pd
-import pyarrow.parquet
 
 from timerxl.command_line import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError
@@ -33,10 +32,9 @@ from timerxl.hub.allowed import (
 )
 from timerxl.hub.privacy import Scrubber, names_of, secrets_here, strings_in
 from timerxl.model.convert_openltm import load_saved
-from timerxl.report.run_folder import NOT_FORECASTS, UNREADABLE, get, read_forecasts
+from timerxl.report.run_folder import UNREADABLE, get, read_forecasts
 from timerxl.training.monitors import MONITORS
 from timerxl.untrusted import (
-    check_memory,
     check_own_files,
     link_problem,
     misfit,
@@ -51,13 +49,13 @@ WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"
 CONFIG, TRAINING_CONFIG = "config.yaml", "training_config.yaml"  # of a run, and when published
 METRICS, FORECASTS, PAGE = "metrics.jsonl", "forecasts.parquet", Path("report") / "index.html"
 NAMES_OF_CODE = ("architectures", "auto_map")  # of config.json; timerxl.hub.package has our own
+FACTS = ("quantity", "unit", "time")  # of a column's record
 # All that is read of a run, beside the three files of its model.
 READ = (
     *(CONFIG, "status.json", "results.json", "verdict.json", "environment.json", "audit.json"),
     *(METRICS, FORECASTS, str(PAGE)),
 )
 MOST_LINE, MOST_METRICS = 8 * 2**20, 128 * 2**20  # bytes; a step has 200, all results 3 MB
-MOST_FORECASTS = 20_000_000  # rows
 FINISHED, FAILED, STOPPED = EXIT_OK, EXIT_FAILED, EXIT_STOPPED
 RUNNING = "running"  # the reason in status.json of a run under way
 
@@ -249,9 +247,17 @@ def _described(preprocessing: Content) -> Content:
         text = f"rain in the {label['horizon_hours']:g} hours after the time of issue."
         preprocessing = preprocessing | {"label": label | {"text": text}}
     if records := get(source, "records"):
-        known = {key: of for key, of in records.items() if records_problem({key: of}) is None}
+        whole = {
+            column: {key: of for key, of in record.items() if key not in FACTS or _is_fact(of)}
+            for column, record in records.items()
+        }
+        known = {key: of for key, of in whole.items() if records_problem({key: of}) is None}
         preprocessing = preprocessing | {"source": source | {"records": known}}
     return preprocessing
+
+
+def _is_fact(fact: Content | None) -> bool:
+    return fact is None or {"value", "known_by"} <= fact.keys()
 
 
 def _compared(results: Content) -> Content:
@@ -408,13 +414,7 @@ def _forecasts(path: Path, names: frozenset[str]) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            rows, columns = file.metadata.num_rows, file.schema_arrow.names
-        if rows > MOST_FORECASTS:
-            raise InputError(f"{path} has {rows:,} rows; expected at most {MOST_FORECASTS:,}.")
-        known = [c for c in columns if c in NOT_FORECASTS or FORECAST.take(c, names) is not LEFT]
-        check_memory(rows * (200 + 8 * len(known)), str(path))
-        table = read_forecasts(path, known)
+        table = read_forecasts(path, lambda name: FORECAST.take(name, names) is not LEFT)
     except UNREADABLE as error:
         raise InputError(f"{path} can't be read: {reason(error)}") from error
     if "model" not in table.columns:

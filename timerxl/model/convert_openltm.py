@@ -23,6 +23,7 @@ from .openltm_checkpoint import (
     key_table,
     raise_for,
     read_openltm,
+    read_shapes,
     read_tensors,
     table_and_sizes,
     why_unusable,
@@ -41,6 +42,8 @@ _FUNCTION_FIELDS = ["hidden_act", "covariate", "instance_norm", "rope_theta", "l
 # transformers would then download and run.
 _OUR_FIELDS = (*TimerXLConfig.__annotations__, "id2label", "label2id")
 _LARGEST = 2**24
+_MOST_LAYERS = 999
+_MOST_CONFIG_BYTES = 2**20  # ours have 1,200
 _CLASSIFIER_KEYS = tuple(
     f"{ours}.{part}" for _, ours, parts in CLASSIFIER_MODULES for part in parts
 )
@@ -127,14 +130,21 @@ def export_openltm(model: TimerXLPreTrainedModel) -> dict[str, Tensor]:
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Tensor], TimerXLConfig]:
-    """The tensors and configuration of a folder written by save_pretrained; runs no code in it."""
+    """The tensors and configuration of a folder written by save_pretrained; runs no code in it.
+
+    Nothing is allocated before the file's header, a list of names and shapes, fits config.json.
+    """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; expected one with a saved timerxl model.")
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} holds no {name}; expected a saved timerxl model.")
     try:
-        fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        with (folder / "config.json").open("rb") as file:
+            content = file.read(_MOST_CONFIG_BYTES + 1)
+        if len(content) > _MOST_CONFIG_BYTES:
+            raise ValueError(f"it has more than {_MOST_CONFIG_BYTES:,} bytes.")
+        fields = json.loads(content)
         found = fields.get("model_type")
         config = TimerXLConfig(**{key: fields[key] for key in _OUR_FIELDS if key in fields})
     except Exception as error:  # a config's fields are checked by several libraries' own errors
@@ -145,26 +155,57 @@ def _read_folder(folder: Path) -> tuple[dict[str, Tensor], TimerXLConfig]:
             f"{folder / 'config.json'} has model_type {found!r}, expected "
             f"{TimerXLConfig.model_type!r}."
         )
-    state = read_tensors(folder / "model.safetensors")
+    shapes = read_shapes(folder / "model.safetensors")
     try:
-        refuse_wrapped(state)
+        refuse_wrapped(shapes)
     except ValueError as error:
         raise ValueError(f"{folder / 'model.safetensors'}: {error}") from error
+    raise_for(folder, _odd_sizes(config))
+    raise_for(folder, _unlike_header(config, shapes))
+    state = read_tensors(folder / "model.safetensors")
     raise_for(folder, [f"{k[:80]} {why}" for k, v in state.items() if (why := why_unusable(v))])
-    raise_for(folder, _odd_sizes(config, len(state)))
     return state, config
 
 
-def _odd_sizes(config: TimerXLConfig, num_tensors: int) -> list[str]:
+def _unlike_header(config: TimerXLConfig, shapes: Mapping[str, list[int]]) -> list[str]:
+    """Sizes in config.json that are not those of the tensors, of which both files tell."""
+    layers = {key.split(".")[2] for key in shapes if key.startswith("timer_xl.layers.")}
+    embedding = shapes.get("timer_xl.embedding.weight", [])
+    forward = shapes.get("timer_xl.layers.0.linear1.weight", [])
+    if len(embedding) != 2 or len(forward) != 2:
+        return []  # the strict comparison of all tensors names what is missing
+    hidden, patch = embedding
+    told = {
+        "num_hidden_layers": len(layers),
+        "hidden_size": hidden,
+        "patch_length": patch,
+        "intermediate_size": forward[0],
+    }
+    return [
+        f"config.json says {name} {getattr(config, name):,}, model.safetensors holds {size:,}"
+        for name, size in told.items()
+        if getattr(config, name) != size
+    ]
+
+
+def _odd_sizes(config: TimerXLConfig) -> list[str]:
     """Sizes that no model has: to build one of them would take all memory, or never end."""
     limits = {name: (1, _LARGEST) for name in _SIZE_FIELDS}
-    limits |= {"num_hidden_layers": (1, num_tensors), "num_labels": (1, _LARGEST)}
+    limits |= {"num_hidden_layers": (1, _MOST_LAYERS), "num_labels": (1, _LARGEST)}
     limits |= {"context_length": (1, _LARGEST), "classifier_hidden_size": (1, _LARGEST)}
     limits |= {"num_variables": (1, _LARGEST), "num_static_real_features": (0, _LARGEST)}
     found = {name: getattr(config, name) for name in limits}
-    theta = config.rope_theta  # transformers lets any type of it through
-    if not isinstance(theta, int | float) or not 0 < theta < 1e30:
-        return [f"config.json says rope_theta {str(theta)[:60]}, expected a number above 0"]
+    numbers = {
+        "rope_theta": (0, 1e30),
+        "layer_norm_eps": (0, 1),
+        "hidden_dropout": (-1e-9, 1),
+        "attention_dropout": (-1e-9, 1),
+    }
+    for name, (above, below) in numbers.items():
+        value = getattr(config, name)  # transformers lets any type of rope_theta through
+        if not isinstance(value, int | float) or not above < value < below:
+            wanted = f"a number above {max(above, 0):g} and below {below:g}"
+            return [f"config.json says {name} {str(value)[:60]}, expected {wanted}"]
     return [
         f"config.json says {name} {str(found[name])[:60]}, expected {low} to {high:,}"
         for name, (low, high) in limits.items()
@@ -181,8 +222,11 @@ def load_saved(folder: str | Path) -> TimerXLPreTrainedModel:
     """
     state, config = _read_folder(Path(folder))
     classifies = any(key in state for key in _CLASSIFIER_KEYS)
-    with torch.device("meta"):
-        wanted = (TimerXLForClassification if classifies else TimerXLForPrediction)(config)
+    try:
+        with torch.device("meta"):
+            wanted = (TimerXLForClassification if classifies else TimerXLForPrediction)(config)
+    except RuntimeError as error:  # a tensor of more elements than can be counted
+        raise ValueError(f"{folder}: config.json says sizes that no model has: {error}") from error
     problems = [f"{key[:80]} is not in the model" for key in state.keys() - wanted.state_dict()]
     raise_for(folder, sorted(problems) + _misfits(state, wanted.state_dict()))
     return _build(config, state)

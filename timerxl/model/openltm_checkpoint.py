@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -70,8 +71,17 @@ def raise_for(source: object, problems: list[str]) -> None:
 def _load(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return load_file(path)
-    if zipfile.is_zipfile(path):  # torch.load does not compare the checksums
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        starts_as_zip = file.read(4) == b"PK\x03\x04"
+    if starts_as_zip or zipfile.is_zipfile(path):  # torch.load does not compare the checksums
         with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            # torch stores its members as they are: a few packed bytes can become any number.
+            if packed := [one for one in members if one.compress_type != zipfile.ZIP_STORED]:
+                raise ValueError(f"{packed[0].filename[:80]} is compressed; torch stores it as is")
+            if (declared := sum(one.file_size for one in members)) > size:
+                raise ValueError(f"its members declare {declared:,} bytes, the file has {size:,}")
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"the checksum of {damaged} does not match")
     with warnings.catch_warnings():
@@ -85,6 +95,18 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line and "weights_only" not in line]
     return (kept[0] if kept else type(error).__name__).split(". ")[0][:200]
+
+
+def read_shapes(path: Path) -> dict[str, list[int]]:
+    """Name -> shape of every tensor of a .safetensors file, of which the header alone is read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+    except Exception as error:  # as in read_tensors
+        raise ValueError(
+            f"{path} can't be read as a checkpoint of plain tensors: it is damaged. The reader "
+            f"says: {_reason(error)}"
+        ) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -45,7 +45,14 @@ def write_report(run_folder: Path, output: Path | None = None) -> Path:
 
 
 def write_page(output: Path, content: str) -> None:
-    """Make the folder and write; raises InputError where that's not possible."""
+    """Make the folder and write; raises InputError where that's not possible.
+
+    A folder that is a link would lead out of the run's.
+    """
+    if output.parent.is_symlink():
+        raise InputError(
+            f"{output.parent} is a link; expected a folder. Take it away, or give --output FILE."
+        )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_text(output, content)

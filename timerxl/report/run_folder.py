@@ -7,7 +7,7 @@ one that can't be used is None and named in ``problems``, and so is every line l
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +16,22 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 import pyarrow
+import pyarrow.parquet
 
 from timerxl.config import InputError
 from timerxl.data.readers import PARSER_ERRORS
-from timerxl.untrusted import misfit, read_json, read_yaml
+from timerxl.untrusted import (
+    check_memory,
+    link_problem,
+    misfit,
+    read_json,
+    read_text,
+    read_yaml,
+)
 
+MOST_METRICS_BYTES, MOST_METRICS_LINES = 256 * 2**20, 1_000_000
+MOST_LINE_BYTES = 2**20
+MOST_PROBLEMS = 50  # damaged lines that are named one by one
 Content = dict[str, Any]
 Points = tuple[list[float], list[float]]  # x and y
 Read = TypeVar("Read")
@@ -190,7 +201,7 @@ def read_run(folder: Path) -> Run:
         setattr(run, name, _read(run, f"{name}.json", _json_object))
     run.config = _read(run, "config.yaml", _yaml_mapping)
     if run.config is not None:
-        run.config_text = _read(run, "config.yaml", lambda path: path.read_text("utf-8")) or ""
+        run.config_text = _read(run, "config.yaml", read_text) or ""
     run.forecasts = _read(run, "forecasts.parquet", read_forecasts)
     _read(run, "metrics.jsonl", lambda path: _read_events(run, path))
     return run
@@ -201,6 +212,8 @@ def _read(run: Run, name: str, reader: Callable[[Path], Read]) -> Read | None:
     if not path.is_file():
         return None
     try:
+        if problem := link_problem(path):
+            raise ValueError(f"it {problem}; expected a file of the run's own.")
         return reader(path)
     except UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
@@ -224,15 +237,30 @@ def _yaml_mapping(path: Path) -> Content:
     return content
 
 
-def read_forecasts(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+def read_forecasts(path: Path, is_read: Callable[[str], bool] = lambda name: True) -> pd.DataFrame:
     """forecasts.parquet, checked: labels of 0 and 1, P(rain) from 0 to 1, times in UTC.
 
-    ``columns``: these alone are read.
-    Raises ValueError naming the column that is not what it should be.
+    ``is_read`` says which columns beside split, region, issue_time and label are. Raises ValueError
+    naming the column that is not what it should be, before anything is read that the file's own
+    description rules out.
     """
-    table = pd.read_parquet(path, columns=columns)
-    if missing := [name for name in NOT_FORECASTS if name not in table.columns]:
+    with pyarrow.parquet.ParquetFile(path) as file:
+        schema, num_rows = file.schema_arrow, file.metadata.num_rows
+    if missing := [name for name in NOT_FORECASTS if name not in schema.names]:
         raise ValueError(f"no column {', '.join(missing)}.")
+    types = pyarrow.types
+    columns = [name for name in schema.names if name in NOT_FORECASTS or is_read(name)]
+    for name in set(columns) - {"split", "region", "issue_time"}:
+        kind = schema.field(name).type
+        if not (types.is_floating(kind) or types.is_integer(kind) or types.is_boolean(kind)):
+            raise ValueError(f"{name} is of type {kind}; expected numbers.")
+    if not types.is_temporal(schema.field("issue_time").type):
+        raise ValueError(
+            f"issue_time is of type {schema.field('issue_time').type}; expected times."
+        )
+    # A number takes 8 bytes as read and 8 as checked; names are kept once.
+    check_memory(16 * num_rows * len(columns), f"{num_rows:,} forecasts")
+    table = pd.read_parquet(path, columns=columns, read_dictionary=["split", "region"])
     table["issue_time"] = pd.to_datetime(table["issue_time"], utc=True).dt.tz_localize(None)
     if table["issue_time"].isna().any():
         raise ValueError("issue_time has empty cells.")
@@ -247,23 +275,43 @@ def read_forecasts(path: Path, columns: list[str] | None = None) -> pd.DataFrame
 
 def _read_events(run: Run, path: Path) -> None:
     """Sort the events by kind; what a resumed run did again replaces what it had done."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    for index, line in enumerate(lines, start=1):
+    if (size := path.stat().st_size) > MOST_METRICS_BYTES:
+        raise ValueError(f"it has {size:,} bytes, expected at most {MOST_METRICS_BYTES:,}.")
+    damaged = 0
+    for index, line in enumerate(_lines(path), start=1):
+        if index > MOST_METRICS_LINES:
+            run.problems.append(f"metrics.jsonl is read up to line {MOST_METRICS_LINES:,} only.")
+            break
         if not line.strip():
             continue
         try:
             event = json.loads(line)
         except (ValueError, RecursionError):
             event = None
-        kind = get(event, "event")
+        kind, problem = get(event, "event"), None
         if not isinstance(kind, str):
-            run.problems.append(f"line {index} of metrics.jsonl is damaged and left out.")
-            continue
-        if kind in STEP_EVENTS and number(event.get("step")) is None:
-            run.problems.append(f"line {index} of metrics.jsonl, {kind}, has no step: left out.")
+            problem = f"line {index} of metrics.jsonl is damaged and left out."
+        elif kind in STEP_EVENTS and number(event.get("step")) is None:
+            problem = f"line {index} of metrics.jsonl, {kind}, has no step: left out."
+        if problem is not None:
+            damaged += 1
+            if damaged <= MOST_PROBLEMS:
+                run.problems.append(problem)
             continue
         events = run.events.setdefault(kind, [])
         if kind in STEP_EVENTS:
             while events and events[-1]["step"] >= event["step"]:
                 events.pop()
         events.append(event)
+    if (rest := damaged - MOST_PROBLEMS) > 0:
+        run.problems.append(f"{rest:,} more lines of metrics.jsonl are left out.")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines of bounded length: of a longer one there is a part, which is no JSON."""
+    with path.open("rb") as file:
+        while line := file.readline(MOST_LINE_BYTES):
+            whole = line
+            while not whole.endswith(b"\n") and (whole := file.readline(MOST_LINE_BYTES)):
+                pass
+            yield line.decode("utf-8", errors="replace")

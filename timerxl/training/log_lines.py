@@ -22,6 +22,7 @@ EXPECTED = (
     "(4160/6025)' and 'Epoch: 1, Steps: 220 | Vali Loss: 0.651'); give one of these"
 )
 MAX_NAMED = 5  # lines or epochs that a note names before it only counts them
+MOST_BYTES = 2**30  # of a log
 MAX_LINE = 1_000_000  # characters; what is longer is no line of ours and is read in pieces
 _PEEK = 65_536
 _BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
@@ -59,6 +60,8 @@ def file_of(path: Path) -> Path:
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     """(number, text) of every line; what a progress bar wrote over is a line with its number."""
     try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise InputError(f"{path} has {size:,} bytes, expected at most {MOST_BYTES:,}.")
         with path.open("rb") as file:
             start = file.read(_PEEK)
         if not start:

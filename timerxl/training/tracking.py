@@ -36,9 +36,10 @@ class Log:
 
 
 def write_status(output_dir: Path, code: int, reason: str) -> None:
-    """status.json holds the exit code where a launcher turns every failure into 1."""
+    """status.json holds the exit code where a launcher turns every failure into 1; ``reason`` as it
+    is printed, one plain line of bounded length."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    write_json(output_dir / "status.json", {"code": code, "reason": reason})
+    write_json(output_dir / "status.json", {"code": code, "reason": plain(reason)})
 
 
 def draw_page(draw: Callable[[Path], object] | None, folder: Path) -> None:

@@ -76,7 +76,7 @@ def verify(
     """
     saved = Preprocessing.load(request.model)
     oni = None if request.enso is None else read_oni(request.enso)
-    config = saved.data_config(_data_path(request, saved))
+    config = saved.data_config(_data_path(request, saved), request.enso)
     windows = build_windows(load_series(config), config, saved.context_length, saved)
     for note in windows.notes:
         log(f"data: {note}")
@@ -125,17 +125,24 @@ def verify(
 
 
 def _data_path(request: Request, saved: Preprocessing) -> str | None:
-    """The series asked for; else the one that the model was trained on."""
-    if request.data == SYNTHETIC:
-        return None
-    return request.data if request.data is not None else saved.content["data"]["path"]
+    """The series asked for; without one the synthetic series, where that trained the model.
+
+    The path in preprocessing.json is never read: a stranger's could be any file here.
+    """
+    trained = saved.content["data"]["path"]
+    if request.data is None and trained is not None:
+        raise InputError(
+            f"--data is needed: the model was trained on {trained}. If that series is here, give "
+            "its path."
+        )
+    return None if request.data == SYNTHETIC else request.data
 
 
 def _events(
     request: Request, saved: Preprocessing, windows: WeatherWindows, config: DataConfig
 ) -> list[tuple[float | None, WeatherWindows]]:
     """(rain threshold in mm, windows with that event's labels); the trained one is ``windows``."""
-    trained = saved.content["label"]["threshold_mm"]
+    trained = saved.content["label"].get("threshold_mm")
     if not request.thresholds_mm:
         return [(trained, windows)]
     if trained is None or windows.series.precipitation_mm is None:

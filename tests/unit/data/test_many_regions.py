@@ -23,7 +23,7 @@ from timerxl.data.gaps import MOST_ENTRIES, Gaps
 from timerxl.data.labels import labels
 from timerxl.data.prepare import PrepareOptions
 from timerxl.data.prepare_tables import prepare_tables
-from timerxl.data.readers import TableOptions, read_table
+from timerxl.data.readers import TableOptions, open_table, read_table
 from timerxl.data.scaling import static_features
 from timerxl.data.schema import WeatherSeries
 from timerxl.data.splits import complete_rows, make_split
@@ -255,6 +255,20 @@ def test_a_table_of_more_regions_than_files_may_be_open_is_prepared(tmp_path: Pa
     assert np.array_equal(
         written["temperature"], frame["temperature"].astype(np.float32), equal_nan=True
     )
+
+
+def test_stations_on_days_of_their_own_become_a_row_each(tmp_path: Path) -> None:
+    """Not one for every station on every day: 3,000 stations would become nine million rows."""
+    path = tmp_path / "by_year.csv"
+    days = pd.date_range("2000-01-01", periods=3_000).strftime("%Y%m%d")
+    lines = [f"S{i:010d},{day},PRCP,{i % 50},,,7," for i, day in enumerate(days)]
+    lines += [f"S{i:010d},{day},TMAX,{i % 30},,,7," for i, day in enumerate(days) if i % 2]
+    path.write_text("\n".join(lines) + "\n")
+    frame = open_table(path, TableOptions(is_command=True)).frame
+    assert len(frame) == 3_000
+    assert frame["ID"].tolist() == [f"S{i:010d}" for i in range(3_000)]
+    assert frame["PRCP"].tolist() == [float(i % 50) for i in range(3_000)]
+    assert frame["TMAX"].isna().tolist() == [i % 2 == 0 for i in range(3_000)]
 
 
 def test_gaps_of_very_many_regions_become_one_entry() -> None:

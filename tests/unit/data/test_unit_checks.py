@@ -185,7 +185,8 @@ def test_missing_values_and_empty_columns_are_left_out(
     half = {"cape": lambda x: np.where(selva, np.nan, x)}
     ranges = ranges_to(changed(series, half), "2021-06-01", CONTEXT)
     assert ranges["by_region"]["selva"]["mean"][series.feature_names.index("cape")] is None
-    assert ranges_problem(ranges, len(series.feature_names)) is None
+    problem = ranges_problem(ranges, len(series.feature_names), series.regions, 12.0)
+    assert problem is None
     assert check_units(changed(later, empty), ranges, CONTEXT) == []
     assert check_units(later, ranges, CONTEXT) == []
 
@@ -205,18 +206,27 @@ def test_hours_of_the_day() -> None:
         (lambda r: r.pop("days"), "has no days"),
         (lambda r: r["by_region"].clear(), "by_region is empty"),
         (lambda r: r["step_offsets_hours"].clear(), "step_offsets_hours is empty"),
+        (lambda r: r["step_offsets_hours"].append(12.0), "an hour twice, or one of 12 or more"),
+        (lambda r: r["issue_hours"].append(r["issue_hours"][0]), "an hour twice"),
+        (lambda r: r["issue_hours"].append(-1.0), "expected a number from 0 to 24"),
+        (lambda r: r.update(days=1e300), "expected a number from 0 to 4e+06"),
+        (lambda r: r["by_region"].update(mars={}), "names 'mars', which is none of the regions"),
         (lambda r: r["by_region"]["selva"].pop("q01"), "selva has no q01"),
         (lambda r: r["by_region"]["selva"]["max"].pop(), "not one number for each of 27"),
-        (lambda r: r["by_region"]["selva"]["max"].__setitem__(3, "x"), "expected a finite number"),
+        (
+            lambda r: r["by_region"]["selva"]["max"].__setitem__(3, "x"),
+            "expected a number from",
+        ),
         (lambda r: r["by_region"]["selva"]["max"].__setitem__(3, None), "a part of"),
         (lambda r: r["by_region"]["selva"]["size"].__setitem__(3, 0.0), "a part of"),
     ],
 )
 def test_damaged_ranges_are_named(ranges: dict[str, Any], spoil: Any, message: str) -> None:
     damaged = copy.deepcopy(ranges)
-    assert ranges_problem(damaged, 27) is None
+    regions = list(ranges["by_region"])
+    assert ranges_problem(damaged, 27, regions, 12.0) is None
     spoil(damaged)
-    assert message in (ranges_problem(damaged, 27) or "")
+    assert message in (ranges_problem(damaged, 27, regions, 12.0) or "")
 
 
 @pytest.mark.skipif(not BEIJING.is_file(), reason="no shared data")

@@ -15,7 +15,7 @@ from hub_contents import card_errors
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from sklearn.metrics import brier_score_loss, matthews_corrcoef, roc_auc_score
-from spoiled_runs import as_stopped, card, edit, edit_all, home, section
+from spoiled_runs import as_stopped, card, edit, edit_all, home, rename_regions, section
 
 from timerxl.config import InputError
 from timerxl.data.column_records import ColumnRecord, Fact, time_meaning
@@ -286,7 +286,7 @@ def test_what_a_file_holds_is_never_markup(run: Path) -> None:
     nasty = "<script>x</script> | `a` [b](c) *d*\n## e"
 
     def rename(saved: dict[str, Any]) -> None:
-        saved["regions"] = [nasty, *saved["regions"][1:]]
+        rename_regions(saved, [nasty])
         saved["feature_names"][0] = nasty
         saved["scaling"]["log1p"] = []
         saved["label"]["text"] = nasty
@@ -326,7 +326,7 @@ def known(text: str) -> dict[str, list[str]]:
 
 
 def record_of(name: str, unit: str, by: str, time: dict[str, Any] | None) -> dict[str, Any]:
-    record = ColumnRecord(name, Fact("a quantity", "file"), Fact(unit, by))  # type: ignore[arg-type]
+    record = ColumnRecord(name, Fact("temperature", "file"), Fact(unit, by))  # type: ignore[arg-type]
     record.time = None if time is None else Fact(time, "said", "--meaning")
     return record.to_dict()
 
@@ -382,7 +382,7 @@ def test_what_a_record_holds_is_never_markup_nor_private(run: Path) -> None:
     page = html(text)
     assert "<script" not in page
     assert "units.csv" not in page
-    assert known(text)["`tp`"] == ["-", "-", "quantity: file; unit: said"]
+    assert known(text)["`tp`"] == ["-", "-", "quantity: file"]
     assert home("ana") not in text
     assert page.count("<table>") == 7
 

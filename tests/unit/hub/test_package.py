@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from spoiled_runs import SECRET, as_stopped, edit, home, plant, sums
+from spoiled_runs import SECRET, as_stopped, edit, home, plant, rename_regions, sums
 
 import timerxl.model
 from timerxl.config import InputError, load_recipe
@@ -115,7 +115,7 @@ def rename(run: Path, names: list[str], regions: list[str]) -> None:
         logged = [names[old.index(n)] for n in saved["scaling"]["log1p"] if n in old[: len(names)]]
         saved["scaling"]["log1p"] = logged
         saved["feature_names"] = names + old[len(names) :]
-        saved["regions"] = regions + saved["regions"][len(regions) :]
+        rename_regions(saved, regions)
         saved["data"]["features"] = saved["feature_names"]
         saved["data"]["region_column"] = "place@site"
 

@@ -11,8 +11,10 @@ from random import Random
 
 import pytest
 
+from benchmarks.attack_stage import SECRETS
 from benchmarks.fuzz_case import INPUTS, MARKER, OUTPUT, Case, put
 from benchmarks.fuzz_damage import Payload, hostile_pickle
+from benchmarks.fuzz_hostile import OUTSIDE
 from benchmarks.fuzz_inputs import KINDS
 from benchmarks.fuzz_judge import Outcome, faults, snapshot
 
@@ -23,7 +25,7 @@ REFUSED = Outcome(2, "", "error: found x, expected y.\n", 0.1)
 def test_damaged_inputs_end_as_promised() -> None:
     inputs = 8 * len(KINDS)
     command = [sys.executable, "benchmarks/fuzz.py", "--inputs", str(inputs), "--seed", "11"]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     rows = {line.split()[0]: line.split()[1:5] for line in done.stdout.splitlines() if line}
     found = {kind: [int(cell) for cell in rows[kind]] for kind in (*KINDS, "all")}
@@ -35,7 +37,7 @@ def test_damaged_inputs_end_as_promised() -> None:
 
 @pytest.fixture
 def case(tmp_path: Path) -> Case:
-    for name in (INPUTS, OUTPUT):
+    for name in (INPUTS, OUTPUT, OUTSIDE):
         (tmp_path / name).mkdir()
     (tmp_path / INPUTS / "table.csv").write_text("timestamp,x\n")
     return Case("predict", ["--json"], tmp_path / OUTPUT, "a table")
@@ -65,6 +67,11 @@ def test_the_judge_passes_what_is_right(case: Case) -> None:
         (Outcome(2, "", "error: a\nerror: b\n", 0.1), "2 lines 'error: ...'"),
         (Outcome(0, "{}", "error: a\n", 0.1), "exit code 0 with an error"),
         (Outcome(0, "not json", "", 0.1), "no JSON"),
+        (Outcome(0, "{}", "", 0.1, alive=2), "2 processes live on"),
+        (Outcome(0, "{}", "\x1b]0;title\x07", 0.1), "raw control characters"),
+        (Outcome(0, "{}", "region \u202etxet", 0.1), "raw control characters"),
+        (Outcome(2, "", "error: a region called a\rerror: FORGED\n", 0.1), "a forged line"),
+        (Outcome(2, "", f"error: seed is {SECRETS['DATABASE']}\n", 0.1), "secret of DATABASE"),
         (
             Outcome(2, "", "Traceback (most recent call last):\nKeyError: 'x'\nerror: x\n", 0.1),
             "a traceback",
@@ -84,6 +91,8 @@ def test_the_judge_sees_how_a_command_ends(case: Case, outcome: Outcome, reason:
         (0, "output__results.json", '{"a": ', "can't be read"),
         (0, "output__forecasts.parquet", "PAR1", "can't be read"),
         (0, "output__page.html", "<html><body>", "can't be read"),
+        (0, "outside__letter.txt", "{}", "inputs were changed"),
+        (0, "output__card.md", SECRETS["MAPS"], "the secret of MAPS"),
         (0, MARKER, "", "code of a file was executed"),
     ],
 )
@@ -92,6 +101,25 @@ def test_the_judge_sees_what_was_written(
 ) -> None:
     outcome = REFUSED if code else Outcome(0, "{}", "", 0.1)
     assert any(reason in fault for fault in judged(case, outcome, **{name: text}))
+
+
+def test_an_endless_line_is_seen_where_no_json_was_asked_for(case: Case) -> None:
+    outcome = Outcome(0, "x" * 10_000, "", 0.1)
+    assert judged(Case("predict", [], case.output, "a table"), outcome) == [
+        "a line of 10,000 characters"
+    ]
+
+
+def test_a_link_that_is_written_through_is_seen(case: Case, tmp_path: Path) -> None:
+    letter, link = tmp_path / OUTSIDE / "letter.txt", tmp_path / OUTPUT / "metrics.jsonl"
+    letter.write_text("mine")
+    link.symlink_to(letter)
+    assert judged(case, Outcome(0, "{}", "", 0.1)) == []
+    before = snapshot(tmp_path)
+    link.write_text("{}")
+    assert faults(case, Outcome(0, "{}", "", 0.1), before, tmp_path) == [
+        "inputs were changed: outside/letter.txt"
+    ]
 
 
 def test_the_hostile_pickle_is_hostile(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_the_sparse_file_ends_with_code_2(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "stage"), [(signal.SIGTERM, "*.npy"), (signal.SIGINT, "region-*.parquet")]
+    ("number", "stage"), [(signal.SIGTERM, "*.npy"), (signal.SIGINT, "all-columns.parquet")]
 )
 def test_a_run_that_is_stopped_leaves_nothing(
     tmp_path: Path, number: signal.Signals, stage: str

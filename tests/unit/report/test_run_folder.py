@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from timerxl import untrusted
 from timerxl.config import InputError
+from timerxl.report import run_folder
 from timerxl.report.opening import _facts
 from timerxl.report.outcome import outcome_of, verdicts_of
+from timerxl.report.page import write_report
 from timerxl.report.run_folder import FILES, Run, number, read_run
 
 WriteRun = Callable[..., Path]
@@ -201,3 +205,68 @@ def test_no_negative_share_of_the_gap_is_recovered(tmp_path: Path) -> None:
     for share, said in ((0.42, "42%"), (-0.07, "nothing")):
         facts = dict(_facts(Run(tmp_path, results={"gap_to_bayes_recovered": share})))
         assert facts["ROC-AUC gap to Bayes recovered"] == said
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_20_gb_is_named_and_left_out(copy: Path, name: str) -> None:
+    os.truncate(copy / name, 20 * 2**30)
+    run = read_run(copy)
+    assert len([one for one in run.problems if one.startswith(f"{name} can't be used")]) == 1
+    assert write_report(copy).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_link_to_a_file_elsewhere_is_not_followed(copy: Path, name: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2: [")
+    (copy / name).unlink()
+    (copy / name).symlink_to(secret)
+    run = read_run(copy)
+    assert run.problems == [
+        f"{name} can't be used and is left out: it is a link; expected a file of the run's own."
+    ]
+    assert "hunter2" not in write_report(copy).read_text()
+
+
+def test_a_page_is_not_written_through_a_link(copy: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "index.html").write_text("mine")
+    shutil.rmtree(copy / "report", ignore_errors=True)
+    (copy / "report").symlink_to(elsewhere)
+    with pytest.raises(InputError, match="is a link; expected a folder"):
+        write_report(copy)
+    assert (elsewhere / "index.html").read_text() == "mine"
+    assert [path.name for path in elsewhere.iterdir()] == ["index.html"]
+
+
+def test_lines_without_end_and_without_number(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of 3 MB is one damaged line; of many damaged ones fifty are named."""
+    whole = (copy / "metrics.jsonl").read_text()
+    count = len(read_run(copy).events["validation"])
+    long = json.dumps({"event": "validation", "step": 10**6, "x": "y" * 3 * 2**20})
+    (copy / "metrics.jsonl").write_text(f"{whole}{long}\n" + "{\n" * 1_000)
+    run = read_run(copy)
+    assert len(run.events["validation"]) == count
+    assert len(run.problems) == run_folder.MOST_PROBLEMS + 1
+    assert run.problems[-1] == "951 more lines of metrics.jsonl are left out."
+    monkeypatch.setattr(run_folder, "MOST_METRICS_LINES", 5)
+    run = read_run(copy)
+    assert run.problems == ["metrics.jsonl is read up to line 5 only."]
+    assert sum(map(len, run.events.values())) == 5
+
+
+def test_forecasts_are_judged_by_what_the_file_declares(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = copy / "forecasts.parquet"
+    table = pd.read_parquet(file)
+    table.assign(model="0.5").to_parquet(file)
+    assert "model is of type large_string; expected numbers" in read_run(copy).problems[0]
+    table.assign(issue_time="2020").to_parquet(file)
+    assert "issue_time holds no times" in read_run(copy).problems[0]
+    table.to_parquet(file)
+    assert read_run(copy).problems == []
+    monkeypatch.setattr(untrusted, "free_memory", lambda: 100_000)
+    (problem,) = read_run(copy).problems
+    assert f"{len(table):,} forecasts takes" in problem
