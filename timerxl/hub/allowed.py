@@ -103,9 +103,9 @@ _PRIVATE = re.compile(
     r"|\b(s3|gs|gcs|az|abfss?|wasbs?|file|ssh|hf|r2|oci|memory)://|://[^/\s]*@"
     r"|\bLinux\W*\d|\bglibc|\bx86_64\b|\baarch64\b|\bSMP\b|\bDarwin\b|\bWindows-\d"
     r"|\b\d+\.\d+\.\d+[-+]\w"
-    # Letters of both cases and digits in a row, as in keys.
-    r"|(?=[A-Za-z+/]*\d)(?=[a-z\d+/]*[A-Z])(?=[A-Z\d+/]*[a-z])[A-Za-z\d+/]{20,}"
 )
+# Letters of both cases and digits in a row, as in keys; names of columns are written so too.
+_KEY = re.compile(r"(?=[A-Za-z+/]*\d)(?=[a-z\d+/]*[A-Z])(?=[A-Z\d+/]*[a-z])[A-Za-z\d+/]{20,}")
 
 
 def looks_private(text: str) -> bool:
@@ -115,11 +115,15 @@ def looks_private(text: str) -> bool:
 
 def is_run_name(text: str) -> bool:
     """Whether the name of a run's folder may be repeated."""
-    return re.fullmatch(r"\w[\w .=+-]{0,99}", text) is not None and not looks_private(text)
+    return re.fullmatch(r"\w[\w .=+-]{0,99}", text) is not None and _is_clean_text(text, 100)
 
 
 def _is_clean(value: Any, most: int) -> bool:
     return isinstance(value, str) and 0 < len(value) <= most and not looks_private(value)
+
+
+def _is_clean_text(value: Any, most: int) -> bool:
+    return _is_clean(value, most) and _KEY.search(value) is None
 
 
 def _file_name(value: Any, names: frozenset[str]) -> Any:
@@ -127,7 +131,7 @@ def _file_name(value: Any, names: frozenset[str]) -> Any:
     if not isinstance(value, str):
         return LEFT
     last = re.split(r"[\\/]+", value.rstrip("\\/"))[-1]
-    is_plain = _FILE_NAME.fullmatch(last) and not looks_private(last)
+    is_plain = _FILE_NAME.fullmatch(last) and _is_clean_text(last, 100)
     return last if is_plain else "file"
 
 
@@ -135,6 +139,19 @@ _FILE_NAME = re.compile(
     r"[A-Za-z0-9][\w-]{0,60}\.(parquet|csv|nc|txt|data|ascii|dat|zip|pth?|bin|ckpt|safetensors)",
     re.ASCII,
 )
+_VERSION = re.compile(
+    r"(\d{1,4}(?:\.\d{1,4}){1,3}(?:(?:a|b|rc|\.dev|\.post)\d{1,4})?)"
+    r"(?:(\+(?:cpu|cu\d{2,4}|rocm\d(?:\.\d){1,2}))|\+[\w.]{1,40})?",
+    re.ASCII,
+)
+
+
+def _version(value: Any, names: frozenset[str]) -> Any:
+    """Without the mark of a build that is not known: 2.13.0+cpu stays, 2.6.0+ecf3.nv is 2.6.0."""
+    found = _VERSION.fullmatch(value) if isinstance(value, str) else None
+    return LEFT if found is None else found[1] + (found[2] or "")
+
+
 _UNITS = (
     "m s k pa hpa kpa mbar mb bar inhg mmhg mm cm km in inch inches ft feet kg g w j kj mj degc "
     "degf deg degree degrees celsius fahrenheit kelvin c f percent h hr hour hours d day days min "
@@ -145,8 +162,9 @@ _UNITS = (
 
 
 def _is_unit(value: Any) -> bool:
-    if not isinstance(value, str) or not re.fullmatch(r"[\w°µ%/*^()., -]{0,40}", value):
+    if not isinstance(value, str) or not re.fullmatch(r"[\w°µ%/*^()., ~⁻-]{0,40}", value):
         return False
+    value = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]", "", value)
     words, digits = re.findall(r"[^\W\d_µ]+", value), re.findall(r"\d+", value)
     return all(w.lower() in _UNITS for w in words) and all(len(d) < 3 for d in digits)
 
@@ -155,7 +173,7 @@ def _is_unit(value: Any) -> bool:
 _GPU_WORDS = (
     "NVIDIA AMD Intel Tesla Quadro GeForce TITAN Instinct Radeon Pro RTX GTX Ti SUPER Super Ada "
     "Generation Laptop GPU PCIe PCIE NVL MIG Max-Q Graphics Xp X V CPU Blackwell Server Workstation"
-    " Edition Orin Xavier Data Center Arc"
+    " Edition with Design Orin Xavier Data Center Arc"
 ).split()
 _GPU_NUMBER = re.compile(r"[A-Z]{0,4}\d{1,4}[A-Z]{0,2}\d?|\d{1,3}g\.\d{1,3}gb", re.ASCII)
 
@@ -177,21 +195,20 @@ TIME = _text(
     "date or time",
     r"\d{4}-\d\d-\d\d([T ]\d\d(:\d\d(:\d\d(\.\d{1,9})?)?)?)?(Z|[+-]\d\d:?\d\d)?",
 )
-VERSION = _text(
-    "version number",
-    r"\d{1,4}(\.\d{1,4}){1,3}((a|b|rc|\.dev|\.post)\d{1,4})?(\+(cpu|cu\d{2,4}|rocm\d(\.\d){1,2}))?",
-)
+VERSION = Kind("version number", _version)
 DIGEST = _text("SHA-256", r"[0-9a-f]{64}")
 CHECKPOINT = _text("checkpoint's name", r"(checkpoints/)?step_\d{1,12}")
 DEVICE = _fits("model of the GPU, or CPU", _is_device)
 UNIT = _fits("unit", _is_unit)
 NAME = _fits(f"name, up to {MOST_NAME} characters", lambda value: _is_clean(value, MOST_NAME))
+# region_ before a region's name
+STATIC_NAME = _fits(NAME.words, lambda value: _is_clean(value, MOST_NAME + len("region_")))
 KNOWN_NAME = Kind(
     "name of the model's own",
     lambda value, names: value if isinstance(value, str) and value in names else LEFT,
 )
 FILE_NAME = Kind("file's name, without folders", _file_name)
-GIVEN_TEXT = _fits("text given to be published", lambda value: _is_clean(value, MOST_TEXT))
+GIVEN_TEXT = _fits("text given to be published", lambda value: _is_clean_text(value, MOST_TEXT))
 SENTENCE = Kind(
     "sentence of numbers and known words",
     lambda value, names: (
@@ -441,7 +458,7 @@ PREPROCESSING: dict[str, Any] = {
             {key: [NUMBER] for key in "min max mean std q01 q99 size_low size size_high".split()},
         ),
     },
-    "static_feature_names": [NAME],
+    "static_feature_names": [STATIC_NAME],
     "regions": [NAME],
     "is_synthetic": FLAG,
     "source": {

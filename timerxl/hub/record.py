@@ -227,7 +227,7 @@ def _names(preprocessing: Content) -> frozenset[str]:
     found += [value for key, value in data.items() if key.endswith("_column")]
     names = frozenset(name for one in found for name in strings_in(one))
     for name in sorted(names):
-        if NAME.take(name, names) is LEFT:
+        if NAME.take(name.removeprefix("region_"), names) is LEFT:
             what = "a token, a place of storage or a system" if looks_private(name) else ""
             raise InputError(
                 "a feature, region or column of the model is "

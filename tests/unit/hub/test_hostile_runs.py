@@ -18,6 +18,7 @@ from spoiled_runs import as_stopped, edit, rename_regions, sums
 
 from timerxl.config import InputError, RunConfig, available_recipes, load_recipe
 from timerxl.forecaster import Forecaster
+from timerxl.hub import allowed
 from timerxl.hub.package import Package, Wording, stage
 from timerxl.hub.record import read_record
 
@@ -258,6 +259,68 @@ def test_weights_carry_tensors_alone(run: Path, tmp_path: Path) -> None:
     package = staged(run, tmp_path / "staged")
     assert (package.folder / "model.safetensors").read_bytes() == content
     assert_nothing_planted(package)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_published"),
+    [
+        ("TotalPrecipitation6HourAccumulatedSum24", True),
+        ("Lima/Callao1/NorteChicoABC", True),
+        ("ñandú ☔ (mm/h)", True),
+        ("x" * 200, True),
+        ("x" * 201, False),
+        ("s3://bucket/x", False),
+        ("on Linux 6.18", False),
+    ],
+)
+def test_names_are_published_as_they_are_or_not_at_all(
+    run: Path, name: str, is_published: bool
+) -> None:
+    def rename(saved: dict[str, Any]) -> None:
+        rename_regions(saved, [name])
+        saved["static_feature_names"][4] = f"region_{name}"
+
+    edit(run / "model" / "preprocessing.json", rename)
+    if is_published:
+        found = read_record(run, under_way=True).preprocessing
+        assert found["regions"][0] == name
+        assert found["static_feature_names"][4] == f"region_{name}"
+    else:
+        with pytest.raises(InputError, match="feature, region or column of the model is"):
+            read_record(run, under_way=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "kept"),
+    [
+        ("VERSION", "2.13.0+cpu", "2.13.0+cpu"),
+        ("VERSION", "2.6.0a0+ecf3bae40a.nv25.01", "2.6.0a0"),
+        ("VERSION", "6.18.44-fc-v669", None),
+        ("VERSION", "2.9.0 on node7", None),
+        ("DEVICE", "NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB"),
+        ("DEVICE", "NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 4090"),
+        ("DEVICE", "NVIDIA H100 of node-7", None),
+        ("UNIT", "m of water equivalent", "m of water equivalent"),
+        ("UNIT", "W/m²", "W/m²"),
+        ("UNIT", "mm in /srv/ana", None),
+        ("FILE_NAME", "/srv/ana/peru_2014.parquet", "peru_2014.parquet"),
+        ("FILE_NAME", "/srv/ana/secret project", "file"),
+        ("FILE_NAME", "s3://bucket", "file"),
+        ("TIME", "2024-01-01T06:00:00", "2024-01-01T06:00:00"),
+        ("TIME", "2024-01-01 by ana", None),
+        ("SHARE", 1.5, None),
+        ("SHARE", True, None),
+        ("COUNT", -1, None),
+        ("COUNT", 10**40, None),
+        ("GIVEN_TEXT", "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/", True),
+        ("GIVEN_TEXT", "CC BY wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLE1", None),
+        ("SENTENCE", "no better roc_auc in 3 evaluations", True),
+        ("SENTENCE", "no better roc_auc in 3 evaluations on node7", None),
+    ],
+)
+def test_kinds_of_values(kind: str, value: Any, kept: Any) -> None:
+    found = getattr(allowed, kind).take(value, frozenset())
+    assert found == (allowed.LEFT if kept is None else value if kept is True else kept)
 
 
 # Links, pipes and folders in the place of files
