@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import timerxl
+from timerxl.untrusted import plain
 
 MOST_CHARACTERS = 1_500
 _MODULES = (
@@ -22,7 +23,7 @@ _MODULES = (
     *("training/verdicts.py", "training/run.py", "config_checks.py"),
     *("training/assessment.py", "training/interruption.py", "training/strata.py"),
     *("training/precision.py", "training/guard.py", "training/feed.py", "training/batches.py"),
-    *("metrics/bootstrap.py", "metrics/scores.py"),
+    *("metrics/time_blocks.py", "metrics/scores.py"),
     *("planner/prediction.py", "planner/timing.py", "planner/memory.py", "config.py"),
 )
 _MORE = (
@@ -38,7 +39,7 @@ _AROUND = "()[]{},.;:!?\"'`|<>+-–*"
 
 def is_known_sentence(text: str, names: frozenset[str]) -> bool:
     """Whether ``text`` is made of words of our sentences, numbers, times and ``names`` alone."""
-    if len(text) > MOST_CHARACTERS or not text.isprintable():
+    if len(text) > MOST_CHARACTERS or plain(text) != text:
         return False
     for name in sorted(names, key=lambda name: -len(name)):
         if name in text:

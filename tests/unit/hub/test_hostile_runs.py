@@ -315,6 +315,8 @@ def test_names_are_published_as_they_are_or_not_at_all(
         ("GIVEN_TEXT", "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/", True),
         ("GIVEN_TEXT", "CC BY wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLE1", None),
         ("SENTENCE", "no better roc_auc in 3 evaluations", True),
+        ("SENTENCE", "the windows span 1.3 blocks of 14 days; an interval needs 10 or more", True),
+        ("SENTENCE", "the gradient norm exploded to 1e+06 at step 61, 90 times its median.", True),
         ("SENTENCE", "no better roc_auc in 3 evaluations on node7", None),
     ],
 )
