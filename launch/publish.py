@@ -3,13 +3,12 @@
 One commit with the best model, what it needs to run anywhere, the run's scores and a model card.
 --dry-run FOLDER writes exactly these files and sends nothing. The run's folder stays as it is.
 Prints the address. Exit code 0 when done, 1 when the upload failed, 2 on bad input (no such run,
-one that must not be published, a wrong name), 130 after Ctrl-C.
+one that must not be published, a wrong name), 130, 143, 129 after Ctrl-C, SIGTERM, SIGHUP.
 """
 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -23,10 +22,10 @@ sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != H
 from timerxl.command_line import (
     EXIT_FAILED,
     EXIT_OK,
-    EXIT_SIGNAL,
     leave,
     quiet_libraries,
     run_command,
+    unwinding_on_signals,
 )
 from timerxl.config import InputError
 
@@ -71,7 +70,7 @@ def dry_run(folder: Path, fill: Callable[[Path], Package]) -> int:
         folder.parent.mkdir(parents=True, exist_ok=True)
         sweep(folder.parent)
         with Place(folder.parent) as place:
-            package = fill(place / "package")
+            package = fill(place.folder / "package")
             size = f"{len(package.files)} files, {package.num_bytes:,} bytes"
             package.folder.replace(folder)
     except OSError as error:
@@ -101,18 +100,20 @@ def run(given: argparse.Namespace) -> int:
         return dry_run(given.dry_run, lambda folder: stage(record, folder, wording))
     sweep(Path(tempfile.gettempdir()))
     with Place(Path(tempfile.gettempdir())) as place:
-        package = stage(record, place / "package", wording)
+        package = stage(record, place.folder / "package", wording)
         size = f"{len(package.files)} files, {package.num_bytes:,} bytes"
         print(f"sending {size} to {target.repo_id} ...", file=sys.stderr, flush=True)
         try:
-            done = Push(package, target, f"Publish {record.name}", given.timeout)()
-        except (PushFailed, KeyboardInterrupt) as error:
+            done = Push(package, target, f"Publish {record.name}", given.timeout, place)()
+        except (PushFailed, SystemExit) as error:
             again = target.command(given.run, given.force, given.data_licence)
             is_failure = isinstance(error, PushFailed)
             said = str(error) if is_failure else "interrupted before the upload was done."
             when = "When that is mended, run again" if is_failure else "To send it, run again"
             print(f"error: {said}\n{given.run} is as it was. {when}:\n  {again}", file=sys.stderr)
-            return EXIT_FAILED if is_failure else EXIT_SIGNAL + signal.SIGINT
+            if is_failure:
+                return EXIT_FAILED
+            raise
     for name in done.removed:
         print(f"removed from {target.repo_id}: {name}", file=sys.stderr)
     for note in done.notes:
@@ -124,7 +125,8 @@ def run(given: argparse.Namespace) -> int:
 def main() -> int:
     quiet_libraries()
     given = parser().parse_args()
-    return run_command(lambda: run(given))
+    with unwinding_on_signals():
+        return run_command(lambda: run(given))
 
 
 if __name__ == "__main__":
