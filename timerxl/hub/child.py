@@ -18,7 +18,9 @@ from typing import Any
 
 import timerxl
 from timerxl.hub.places import Place, remove
+from timerxl.untrusted import plain
 
+MOST_SAID, MOST_NOTES = 300, 20  # characters of a name or a note, and notes
 BYTES_PER_SECOND, LEAST_SECONDS = 100_000, 300.0  # a slow line, and what a small upload may take
 
 
@@ -132,27 +134,28 @@ def environment() -> dict[str, str]:
 
 
 def _answer(output: str, errors: str, code: int, limit: float) -> Pushed:
+    """What the process said, in plain words: a server may have a part in it."""
     try:
         answer: dict[str, Any] = json.loads(output)
     except ValueError:
         answer = {}
     if "url" in answer:
         return Pushed(
-            answer["url"],
-            answer["commit"],
-            tuple(answer["removed"]),
-            tuple(answer["notes"]),
-            answer.get("what", ""),
+            plain(answer["url"], MOST_SAID),
+            plain(answer["commit"], MOST_SAID),
+            tuple(plain(name, MOST_SAID) for name in answer["removed"]),
+            tuple(plain(note, MOST_SAID) for note in answer["notes"][:MOST_NOTES]),
+            plain(answer.get("what", ""), MOST_SAID),
         )
     if "error" in answer:
-        raise PushFailed(answer["kind"], answer["error"])
+        raise PushFailed(answer["kind"], plain(answer["error"]))
     if code == -signal.SIGALRM:  # its own clock
         raise PushFailed("timeout", f"the upload was not done in {limit:,.0f} s and was ended.")
     if code < 0:
         raise PushFailed("signal", f"the upload was ended from outside, by {_signal(-code)}.")
-    lines = [line for line in errors.splitlines() if line.strip()]
-    said = re.sub(r"hf_[A-Za-z0-9]{6,}", "[token]", lines[-1][:300]) if lines else "no word"
-    raise PushFailed("other", f"the upload ended with code {code}: {said}")
+    lines = [line for line in errors[-100_000:].splitlines() if line.strip()]
+    said = re.sub(r"hf_[A-Za-z0-9]{6,}", "[token]", lines[-1]) if lines else "no word"
+    raise PushFailed("other", f"the upload ended with code {code}: {plain(said[:300])}")
 
 
 def _signal(number: int) -> str:
