@@ -4,13 +4,12 @@ One commit with the best model, what it needs to run anywhere, the run's scores 
 Only what timerxl/hub/allowed.py lists is published. --dry-run FOLDER writes exactly these files,
 sends nothing, and prints each file with its keys and what was left out. The run's folder stays as
 it is. Prints the address. Exit code 0 when done, 1 when the upload failed, 2 on bad input (no such
-run, one that must not be published, a wrong name), 130 after Ctrl-C.
+run, one that must not be published, a wrong name), 130, 143, 129 after Ctrl-C, SIGTERM, SIGHUP.
 """
 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -24,12 +23,12 @@ sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != H
 from timerxl.command_line import (
     EXIT_FAILED,
     EXIT_OK,
-    EXIT_SIGNAL,
     CommandParser,
     leave,
     quiet_libraries,
     run_command,
     say,
+    unwinding_on_signals,
 )
 from timerxl.config import InputError
 
@@ -74,7 +73,7 @@ def dry_run(folder: Path, fill: Callable[[Path], Package]) -> int:
         folder.parent.mkdir(parents=True, exist_ok=True)
         sweep(folder.parent)
         with Place(folder.parent) as place:
-            package = fill(place / "package")
+            package = fill(place.folder / "package")
             size = f"{len(package.files)} files, {package.num_bytes:,} bytes"
             package.folder.replace(folder)
     except OSError as error:
@@ -119,7 +118,7 @@ def run(given: argparse.Namespace) -> int:
         return dry_run(given.dry_run, lambda folder: stage(record, folder, wording))
     sweep(Path(tempfile.gettempdir()))
     with Place(Path(tempfile.gettempdir())) as place:
-        package = stage(record, place / "package", wording)
+        package = stage(record, place.folder / "package", wording)
         size = f"{len(package.files)} files, {package.num_bytes:,} bytes"
         if package.num_left:
             say(
@@ -129,8 +128,8 @@ def run(given: argparse.Namespace) -> int:
             )
         say(f"sending {size} to {target.repo_id} ...", file=sys.stderr)
         try:
-            done = Push(package, target, f"Publish {record.name}", given.timeout)()
-        except (PushFailed, KeyboardInterrupt) as error:
+            done = Push(package, target, f"Publish {record.name}", given.timeout, place)()
+        except (PushFailed, SystemExit) as error:
             again = target.command(given.run, given.force, given.data_licence)
             is_failure = isinstance(error, PushFailed)
             said = str(error) if is_failure else "interrupted before the upload was done."
@@ -141,7 +140,9 @@ def run(given: argparse.Namespace) -> int:
                 f"  {again}",
                 file=sys.stderr,
             )
-            return EXIT_FAILED if is_failure else EXIT_SIGNAL + signal.SIGINT
+            if is_failure:
+                return EXIT_FAILED
+            raise
     for name in done.removed:
         say(f"removed from {target.repo_id}: {name}", file=sys.stderr)
     for note in done.notes:
@@ -153,7 +154,8 @@ def run(given: argparse.Namespace) -> int:
 def main() -> int:
     quiet_libraries()
     given = parser().parse_args()
-    return run_command(lambda: run(given))
+    with unwinding_on_signals():
+        return run_command(lambda: run(given))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from timerxl.hub.allowed import (
     is_run_name,
     looks_private,
 )
-from timerxl.hub.privacy import Scrubber, names_of, secrets_here, strings_in
+from timerxl.hub.privacy import Scrubber, secrets_here, strings_in
 from timerxl.model.convert_openltm import load_saved
 from timerxl.report.run_folder import UNREADABLE, get, read_forecasts
 from timerxl.training.monitors import MONITORS
@@ -148,10 +148,9 @@ def read_record(
     secrets = secrets_here(os.environ, huggingface_hub.get_token())
     model_config = _json(model_folder / MODEL_CONFIG, {})
     model_config = {key: value for key, value in model_config.items() if key not in NAMES_OF_CODE}
-    scrubber = Scrubber.of(
-        own, [config, preprocessing], secrets, names_of(preprocessing, model_config)
-    )
     names = _names(preprocessing)
+    classes = strings_in([model_config.get("id2label"), model_config.get("label2id")])
+    scrubber = Scrubber.of(own, [config, preprocessing], secrets, {*names, *classes})
     name = own.absolute().name
     name = scrubber.text(name) if is_run_name(name) else "run"
 
