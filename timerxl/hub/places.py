@@ -98,15 +98,16 @@ def sweep(folder: Path) -> int:
 
 
 def _is_place(path: Path) -> bool:
-    """A folder, no link, that this user and this program made."""
+    """A folder, no link, that this user and this program made: with a lock, or still empty."""
     try:
         found = path.lstat()
-        is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
-        return (
-            is_ours and bool(_NAME.fullmatch(path.name)) and _CONTENT.issuperset(os.listdir(path))
-        )
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            return False
+        names = set(os.listdir(path))
     except OSError:
         return False
+    has_lock = not names or not names.isdisjoint({LOCK, _FRESH_LOCK})
+    return has_lock and names <= _CONTENT and _NAME.fullmatch(path.name) is not None
 
 
 def _is_forgotten(path: Path) -> bool:
