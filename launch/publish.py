@@ -1,15 +1,15 @@
 """A run to the Hugging Face Hub: python launch/publish.py --run runs/small --repo-id user/name.
 
 One commit with the best model, what it needs to run anywhere, the run's scores and a model card.
---dry-run FOLDER writes exactly these files and sends nothing. The run's folder stays as it is.
-Prints the address. Exit code 0 when done, 1 when the upload failed, 2 on bad input (no such run,
-one that must not be published, a wrong name), 130 after Ctrl-C.
+Only what timerxl/hub/allowed.py lists is published. --dry-run FOLDER writes exactly these files,
+sends nothing, and prints each file with its keys and what was left out. The run's folder stays as
+it is. Prints the address. Exit code 0 when done, 1 when the upload failed, 2 on bad input (no such
+run, one that must not be published, a wrong name), 130, 143, 129 after Ctrl-C, SIGTERM, SIGHUP.
 """
 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -23,10 +23,12 @@ sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != H
 from timerxl.command_line import (
     EXIT_FAILED,
     EXIT_OK,
-    EXIT_SIGNAL,
+    CommandParser,
     leave,
     quiet_libraries,
     run_command,
+    say,
+    unwinding_on_signals,
 )
 from timerxl.config import InputError
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:  # slow to import: a wrong argument is refused before
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
+    arguments = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = arguments.add_argument
@@ -71,15 +73,30 @@ def dry_run(folder: Path, fill: Callable[[Path], Package]) -> int:
         folder.parent.mkdir(parents=True, exist_ok=True)
         sweep(folder.parent)
         with Place(folder.parent) as place:
-            package = fill(place / "package")
+            package = fill(place.folder / "package")
             size = f"{len(package.files)} files, {package.num_bytes:,} bytes"
             package.folder.replace(folder)
     except OSError as error:
         raise InputError(f"--dry-run {folder} can't be written: {error}") from error
-    for name in package.files:
-        print(name)
-    print(f"{size} in {folder}; nothing was sent.", file=sys.stderr, flush=True)
+    say(*contents(package, folder))
+    say(f"{size} in {folder}; nothing was sent.", file=sys.stderr)
     return EXIT_OK
+
+
+def contents(package: Package, folder: Path) -> list[str]:
+    """Every file with its size, below it the keys with the kinds of their values; then what of the
+    run was left out, because it is not on the list or of another kind."""
+    lines = []
+    for name in package.files:
+        lines.append(f"{name}  {(folder / name).stat().st_size:,} bytes")
+        if name in package.listings:
+            lines += [f"    {line}" for line in package.listings[name].lines()]
+    for name, listing in package.listings.items():
+        if listing.num_left:
+            read = "" if name in package.files else " (read for the card and the page)"
+            lines.append(f"left out of {name}{read}:")
+            lines += [f"    {line}" for line in listing.left_lines()]
+    return lines
 
 
 def run(given: argparse.Namespace) -> int:
@@ -101,30 +118,44 @@ def run(given: argparse.Namespace) -> int:
         return dry_run(given.dry_run, lambda folder: stage(record, folder, wording))
     sweep(Path(tempfile.gettempdir()))
     with Place(Path(tempfile.gettempdir())) as place:
-        package = stage(record, place / "package", wording)
+        package = stage(record, place.folder / "package", wording)
         size = f"{len(package.files)} files, {package.num_bytes:,} bytes"
-        print(f"sending {size} to {target.repo_id} ...", file=sys.stderr, flush=True)
+        if package.num_left:
+            say(
+                f"{package.num_left:,} values of the run are not on the list of what is published "
+                "and are left out; --dry-run FOLDER shows where they stand.",
+                file=sys.stderr,
+            )
+        say(f"sending {size} to {target.repo_id} ...", file=sys.stderr)
         try:
-            done = Push(package, target, f"Publish {record.name}", given.timeout)()
-        except (PushFailed, KeyboardInterrupt) as error:
+            done = Push(package, target, f"Publish {record.name}", given.timeout, place)()
+        except (PushFailed, SystemExit) as error:
             again = target.command(given.run, given.force, given.data_licence)
             is_failure = isinstance(error, PushFailed)
             said = str(error) if is_failure else "interrupted before the upload was done."
             when = "When that is mended, run again" if is_failure else "To send it, run again"
-            print(f"error: {said}\n{given.run} is as it was. {when}:\n  {again}", file=sys.stderr)
-            return EXIT_FAILED if is_failure else EXIT_SIGNAL + signal.SIGINT
+            say(
+                f"error: {said}",
+                f"{given.run} is as it was. {when}:",
+                f"  {again}",
+                file=sys.stderr,
+            )
+            if is_failure:
+                return EXIT_FAILED
+            raise
     for name in done.removed:
-        print(f"removed from {target.repo_id}: {name}", file=sys.stderr)
+        say(f"removed from {target.repo_id}: {name}", file=sys.stderr)
     for note in done.notes:
-        print(f"note of the hub: {note}", file=sys.stderr)
-    print(done.url, flush=True)
+        say(f"note of the hub: {note}", file=sys.stderr)
+    say(done.url)
     return EXIT_OK
 
 
 def main() -> int:
     quiet_libraries()
     given = parser().parse_args()
-    return run_command(lambda: run(given))
+    with unwinding_on_signals():
+        return run_command(lambda: run(given))
 
 
 if __name__ == "__main__":

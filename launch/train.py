@@ -3,9 +3,9 @@
 Also under a launcher: accelerate launch launch/train.py --config transfer. The same command again
 goes on with a run that was cut off (train.resume). Exit code 0 when the run is done, 1 when
 training failed or another process was lost, 2 on bad input, 3 when a monitor stopped the run, 4
-when files can't be written or read, 143 and 130 after SIGTERM and SIGINT; status.json in the run
-folder holds the code and the reason where a launcher hides it. Bad input leaves an earlier run's
-folder as it is.
+when files can't be written or read, 143, 130 and 129 after SIGTERM, SIGINT and SIGHUP; status.json
+in the run folder holds the code and the reason where a launcher hides it. Bad input leaves an
+earlier run's folder as it is.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from timerxl.command_line import (
     recipe_parser,
     run_command,
     say,
+    unwinding_on_signals,
 )
 from timerxl.config import InputError, RunConfig, load_recipe
 from timerxl.untrusted import plain
@@ -48,11 +49,12 @@ def run(config: RunConfig) -> int:
     Target(repo_id)  # a bad name is refused on every rank
     if not is_main_rank():
         return train_run(config)
-    hub = BackgroundPush(Path(config.output_dir), repo_id, Log(), config.hub.private)
-    try:
-        return train_run(config, hub)
-    finally:
-        hub.close(HURRY_SECONDS)  # nothing is left to do after an end in order
+    with unwinding_on_signals():  # also where training doesn't wait for the next step to save
+        hub = BackgroundPush(Path(config.output_dir), repo_id, Log(), config.hub.private)
+        try:
+            return train_run(config, hub)
+        finally:
+            hub.close(HURRY_SECONDS)  # nothing is left to do after an end in order
 
 
 def train_run(config: RunConfig, hub: BackgroundPush | None = None) -> int:

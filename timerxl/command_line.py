@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,7 +21,9 @@ from timerxl.config import InputError
 from timerxl.untrusted import plain
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STOPPED, EXIT_STORAGE = 0, 1, 2, 3, 4
-EXIT_SIGNAL = 128  # plus the signal's number: 143 after SIGTERM, 130 after SIGINT, as shells say it
+EXIT_SIGNAL = 128  # plus the signal's number: 143 after SIGTERM, 130 after SIGINT, 129 after SIGHUP
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+UNWIND_SECONDS = 10.0  # to clean up in; a signal that comes again meanwhile must not cut that short
 
 
 def is_main_rank() -> bool:
@@ -138,7 +141,8 @@ def run_command(command: Callable[[], int | None]) -> int:
     """Run ``command``; bad input becomes its message on stderr and exit code 2, no traceback.
 
     Exit code 1 after any other error, with its traceback, and in silence where the reader of
-    standard output is gone (``... | head``).
+    standard output is gone (``... | head``). 128 + the signal after one that
+    :func:`unwinding_on_signals` turned into SystemExit.
     """
     _say_what_libraries_say()
     try:
@@ -149,6 +153,10 @@ def run_command(command: Callable[[], int | None]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
         return EXIT_FAILED
+    except SystemExit as ended:
+        if isinstance(ended.code, int) and ended.code > EXIT_SIGNAL:
+            return ended.code
+        raise
     except Exception as error:  # of ours: then no teardown that waits for other processes
         say_error(error)
         return EXIT_FAILED
@@ -156,32 +164,46 @@ def run_command(command: Callable[[], int | None]) -> int:
 
 @contextmanager
 def unwinding_on_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM end the block by SystemExit(128 + the signal), so that what cleans up
-    behind a half-written file or folder runs.
+    """SIGINT, SIGTERM and SIGHUP end the block by SystemExit(128 + the signal), so that what cleans
+    up behind a half-written file or folder runs.
 
-    Where the signal falls into a destructor or a library's callback, Python drops the exception:
-    the signal is then sent once more.
+    More signals within UNWIND_SECONDS change nothing; so that this holds to the end of the process,
+    the handlers stay after a signal. Where it falls into a destructor or a library's callback,
+    Python drops the exception: the signal is then sent once more. A SIGHUP that was ignored
+    (nohup) stays so.
     """
+    came: list[float] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if came and time.monotonic() - came[-1] < UNWIND_SECONDS:
+            return
+        came.append(time.monotonic())
         raise SystemExit(EXIT_SIGNAL + number)
 
     def dropped(unraisable: Any) -> None:
         code = getattr(unraisable.exc_value, "code", None)
         if isinstance(code, int) and code - EXIT_SIGNAL in before:
+            came.clear()
             # A moment later: raised in here it would be dropped again.
             threading.Timer(0.05, os.kill, (os.getpid(), code - EXIT_SIGNAL)).start()
         else:
             hook(unraisable)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in signals_to_handle()}
     hook, sys.unraisablehook = sys.unraisablehook, dropped
     try:
         yield
     finally:
-        sys.unraisablehook = hook
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not came:
+            sys.unraisablehook = hook
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def signals_to_handle() -> list[signal.Signals]:
+    """ENDING_SIGNALS without a SIGHUP that nohup told this process to ignore."""
+    is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [one for one in ENDING_SIGNALS if one != signal.SIGHUP or not is_nohup]
 
 
 def leave(code: int) -> NoReturn:
@@ -192,6 +214,9 @@ def leave(code: int) -> NoReturn:
     active exception"), and the launcher would call a finished run failed. To destroy the group
     would be to wait for others, or for its own thread.
     """
+    if code > EXIT_SIGNAL:  # the same signal once more, in Python's teardown, changes nothing
+        for number in ENDING_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
     distributed = sys.modules.get("torch.distributed")
     in_group = distributed is not None and distributed.is_initialized()
     if in_group or int(os.environ.get("WORLD_SIZE", "1")) > 1:

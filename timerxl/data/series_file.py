@@ -88,7 +88,8 @@ def output_folder(output: Path, overwrite: bool) -> Iterator[Path]:
 
 def _move(partial: Path, output: Path) -> None:
     """Both files or, short of a power cut, neither: signals wait until they have moved."""
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    ending = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     try:
         output.mkdir(parents=True, exist_ok=True)
         # Without its description first: a reader never meets a new table under the old one.

@@ -1,444 +1,704 @@
-"""The list of what may be published of a run: files, their keys, and the type of each value.
+"""What may be published of a run: every file with its keys, and the kind of value each may hold.
 
-What is not on the list is left out, and said. Messages of programs, names of machines, paths and
-commands are on no list. Sentences are made anew from what is: see :func:`said_again`.
+:data:`FILES` and :data:`EVENTS` are the list. What is not on it, or is of another kind, is left
+out, counted and said (:func:`filtered`). Text of other programs (messages, log lines, versions of
+kernels, hosts, paths) is on no list: a sentence passes where it is made of numbers, names of the
+model and words of this package's own sentences (timerxl.hub.known_words). null may stand anywhere.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, get_type_hints
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
-from timerxl.config import InputError, MonitorsConfig, RunConfig
-from timerxl.config_checks import _CHOICES, MONITOR_NAMES
-from timerxl.hub.privacy import file_name
-from timerxl.metrics.scores import PROBABILITY_SCORES, TABLE_SCORES
-from timerxl.model import TimerXLForClassification
-from timerxl.model.configuration_timerxl import TimerXLConfig
+from timerxl.config import available_recipes
+from timerxl.config_checks import MONITOR_NAMES, THRESHOLD_SCORES, VALIDATION_METRICS
+from timerxl.data.column_records import KINDS
+from timerxl.data.quantities import QUANTITIES
+from timerxl.hub.known_words import is_known_sentence
 from timerxl.training.references import TITLES
-from timerxl.training.verdicts import SEVERITIES, Verdict
-from timerxl.training.watcher import Watcher
-from timerxl.untrusted import plain
+from timerxl.training.verdicts import SEVERITIES
 
-MOST_OF_A_NAME, MOST_OF_A_TEXT = 200, 1_000
+LEFT = object()  # in the place of a value that may not be published
+MOST_NAME, MOST_TEXT = 200, 500  # characters
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A type of values: its name in the list, what it takes, and what becomes of it."""
+    """A kind of value: in words, and ``take(value, names)``, which gives it back, or LEFT.
 
-    name: str
-    takes: Callable[[Any], bool]
-    made: Callable[[Any], Any] = field(default=lambda value: value)
+    ``names`` are those of the model: its features, regions and columns.
+    """
+
+    words: str
+    take: Callable[[Any, frozenset[str]], Any]
 
 
 @dataclass(frozen=True)
-class Each:
-    """A mapping whose keys are of one kind, and its values of one table."""
+class Mapping:
+    """Any number of keys of one kind, with values of one kind; what doesn't fit is left out."""
 
-    key: Kind
-    value: Any
-
-
-def _matching(name: str, pattern: str) -> Kind:
-    known = re.compile(pattern, re.ASCII)
-    return Kind(name, lambda value: isinstance(value, str) and bool(known.fullmatch(value)))
+    keys: Kind
+    values: Any
 
 
-def choice(*words: Any) -> Kind:
-    """One of ``words``."""
-    return Kind(f"one of {', '.join(map(str, words))}", lambda value: value in words)
+@dataclass(frozen=True)
+class Some:
+    """A list, of which what doesn't fit is left out; a plain [kind] is left out as a whole."""
+
+    item: Any
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+# Kinds of values
 
 
-NUMBER = Kind("number", _is_number)
-COUNT = Kind("whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
-FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-TIME = _matching(
-    "time", r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+-]\d\d:\d\d)?)?"
+def _fits(words: str, is_one: Callable[[Any], bool]) -> Kind:
+    return Kind(words, lambda value, names: value if is_one(value) else LEFT)
+
+
+def _number(low: float = -1e300, high: float = 1e300) -> Kind:
+    def take(value: Any, names: frozenset[str]) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return LEFT
+        if isinstance(value, float) and not math.isfinite(value):
+            return None  # as JSON writes it
+        return value if low <= value <= high else LEFT
+
+    return Kind(f"number{_bounds(low, high)}", take)
+
+
+def _bounds(low: float, high: float) -> str:
+    if high > 1e6:
+        return " of 0 or more" if low == 0 else ""
+    return f" up to {high:g}" if low < -1e6 else f" from {low:g} to {high:g}"
+
+
+def _whole(low: int = 0, high: int = 10**15) -> Kind:
+    def is_one(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+    return _fits(f"whole number{_bounds(low, high)}", is_one)
+
+
+def _choice(*allowed: Any) -> Kind:
+    def is_one(value: Any) -> bool:
+        return any(type(value) is type(one) and value == one for one in allowed)
+
+    shown = " ".join(map(str, allowed[:8])) + (" ..." if len(allowed) > 8 else "")
+    return _fits(f"one of: {shown}", is_one)
+
+
+def _text(words: str, pattern: str) -> Kind:
+    matches = re.compile(pattern, re.ASCII).fullmatch
+    return _fits(words, lambda value: isinstance(value, str) and matches(value) is not None)
+
+
+# What no name and no text may hold, whoever gave it: tokens, kernels, places of storage.
+_PRIVATE = re.compile(
+    r"\b(hf_|api_org_|gh[pousr]_|github_pat_|glpat-|pypi-|npm_|sk-|xox[abprs]-)[\w-]{8,}"
+    r"|\b(AKIA|ASIA|AIza|eyJ)[\w-]{10,}|\bPRIVATE KEY\b|\bBearer \S"
+    r"|\b(s3|gs|gcs|az|abfss?|wasbs?|file|ssh|hf|r2|oci|memory)://|://[^/\s]*@"
+    r"|\bLinux\W*\d|\bglibc|\bx86_64\b|\baarch64\b|\bSMP\b|\bDarwin\b|\bWindows-\d"
+    r"|\b\d+\.\d+\.\d+[-+]\w"
 )
-DIGEST = _matching("SHA-256", r"[0-9a-f]{64}")
-VERSION = _matching("version", r"\d{1,4}(?:\.\w{1,12}){1,5}(?:\+\w{1,12})?")
-WORD = _matching("word", r"[a-z_]{1,40}")
-DEVICE = _matching(
-    "model of a processor",
-    r"(?:CPU|GPU|NVIDIA|Tesla|Quadro|GeForce|AMD|Intel|Apple|Arm)\b(?:[ -][\w().@]{1,16}){0,10}",
+# Letters of both cases and digits in a row, as in keys; names of columns are written so too.
+_KEY = re.compile(r"(?=[A-Za-z+/]*\d)(?=[a-z\d+/]*[A-Z])(?=[A-Z\d+/]*[a-z])[A-Za-z\d+/]{20,}")
+
+
+def looks_private(text: str) -> bool:
+    """Whether a name or a text holds what is a token, a kernel or a place of storage."""
+    return _PRIVATE.search(text) is not None
+
+
+def is_run_name(text: str) -> bool:
+    """Whether the name of a run's folder may be repeated."""
+    return re.fullmatch(r"\w[\w .=+-]{0,99}", text) is not None and _is_clean_text(text, 100)
+
+
+def _is_clean(value: Any, most: int) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= most and not looks_private(value)
+
+
+def _is_clean_text(value: Any, most: int) -> bool:
+    return _is_clean(value, most) and _KEY.search(value) is None
+
+
+def _file_name(value: Any, names: frozenset[str]) -> Any:
+    """The last part of a path, where it is a plain name; else ``file``: a path stays a path."""
+    if not isinstance(value, str):
+        return LEFT
+    last = re.split(r"[\\/]+", value.rstrip("\\/"))[-1]
+    is_plain = _FILE_NAME.fullmatch(last) and _is_clean_text(last, 100)
+    return last if is_plain else "file"
+
+
+_FILE_NAME = re.compile(
+    r"[A-Za-z0-9][\w-]{0,60}\.(parquet|csv|nc|txt|data|ascii|dat|zip|pth?|bin|ckpt|safetensors)",
+    re.ASCII,
 )
-UNIT = Kind("unit", lambda value: isinstance(value, str) and len(value) <= 40)
-NAME = Kind("name", lambda value: isinstance(value, str) and len(value) <= MOST_OF_A_NAME)
-FILE = Kind("name of a file", NAME.takes, file_name)
-STATED = Kind(
-    "text that was given to be published",
-    lambda value: isinstance(value, str) and len(value) <= MOST_OF_A_TEXT,
-    lambda value: plain(value, MOST_OF_A_TEXT),
+_VERSION = re.compile(
+    r"(\d{1,4}(?:\.\d{1,4}){1,3}(?:(?:a|b|rc|\.dev|\.post)\d{1,4})?)"
+    r"(?:(\+(?:cpu|cu\d{2,4}|rocm\d(?:\.\d){1,2}))|\+[\w.]{1,40})?",
+    re.ASCII,
 )
-SCORE = choice(*TABLE_SCORES, *PROBABILITY_SCORES, "loss")
-MODEL, SPLIT = choice(*TITLES), choice("train", "holdout", "validation", "test")
-SCORES = Each(SCORE, NUMBER)
-POINT = {"forecast": NUMBER, "observed": NUMBER, "num_windows": COUNT}
+
+
+def _version(value: Any, names: frozenset[str]) -> Any:
+    """Without the mark of a build that is not known: 2.13.0+cpu stays, 2.6.0+ecf3.nv is 2.6.0."""
+    found = _VERSION.fullmatch(value) if isinstance(value, str) else None
+    return LEFT if found is None else found[1] + (found[2] or "")
+
+
+_UNITS = (
+    "m s k pa hpa kpa mbar mb bar inhg mmhg mm cm km in inch inches ft feet kg g w j kj mj degc "
+    "degf deg degree degrees celsius fahrenheit kelvin c f percent h hr hour hours d day days min "
+    "minute minutes knot knots kt kn mph mi mile miles dimensionless fraction of water equivalent "
+    "okta oktas tenths l auto unknown metre metres meter meters per sec second seconds rad radian "
+    "true code gpm dam"
+).split()
+
+
+def _is_unit(value: Any) -> bool:
+    if not isinstance(value, str) or not re.fullmatch(r"[\w°µ%/*^()., ~⁻-]{0,40}", value):
+        return False
+    value = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]", "", value)
+    words, digits = re.findall(r"[^\W\d_µ]+", value), re.findall(r"\d+", value)
+    return all(w.lower() in _UNITS for w in words) and all(len(d) < 3 for d in digits)
+
+
+# A GPU is called by words of its maker and by model numbers: NVIDIA A100-SXM4-80GB.
+_GPU_WORDS = (
+    "NVIDIA AMD Intel Tesla Quadro GeForce TITAN Instinct Radeon Pro RTX GTX Ti SUPER Super Ada "
+    "Generation Laptop GPU PCIe PCIE NVL MIG Max-Q Graphics Xp X V CPU Blackwell Server Workstation"
+    " Edition with Design Orin Xavier Data Center Arc"
+).split()
+_GPU_NUMBER = re.compile(r"[A-Z]{0,4}\d{1,4}[A-Z]{0,2}\d?|\d{1,3}g\.\d{1,3}gb", re.ASCII)
+
+
+def _is_device(value: Any) -> bool:
+    if not isinstance(value, str) or len(value) > 60:
+        return False
+    words = [part for part in re.split(r"[ /-]", value.replace("Max-Q", "GPU")) if part]
+    return all(word in _GPU_WORDS or _GPU_NUMBER.fullmatch(word) for word in words)
+
+
+NUMBER, POSITIVE, SHARE = _number(), _number(0, 1e15), _number(0, 1)
+SKILL = _number(-1e9, 1)  # a score of which 1 is perfect
+CORRELATION = _number(-1, 1)
+COUNT, FLAG = _whole(), _fits("true or false", lambda value: isinstance(value, bool))
+SEED = _whole(-(2**63), 2**64)
+HOURS = _number(0, 1e6)
+TIME = _text(
+    "date or time",
+    r"\d{4}-\d\d-\d\d([T ]\d\d(:\d\d(:\d\d(\.\d{1,9})?)?)?)?(Z|[+-]\d\d:?\d\d)?",
+)
+VERSION = Kind("version number", _version)
+DIGEST = _text("SHA-256", r"[0-9a-f]{64}")
+CHECKPOINT = _text("checkpoint's name", r"(checkpoints/)?step_\d{1,12}")
+DEVICE = _fits("model of the GPU, or CPU", _is_device)
+UNIT = _fits("unit", _is_unit)
+NAME = _fits(f"name, up to {MOST_NAME} characters", lambda value: _is_clean(value, MOST_NAME))
+# region_ before a region's name
+STATIC_NAME = _fits(NAME.words, lambda value: _is_clean(value, MOST_NAME + len("region_")))
+KNOWN_NAME = Kind(
+    "name of the model's own",
+    lambda value, names: value if isinstance(value, str) and value in names else LEFT,
+)
+FILE_NAME = Kind("file's name, without folders", _file_name)
+GIVEN_TEXT = _fits("text given to be published", lambda value: _is_clean_text(value, MOST_TEXT))
+SENTENCE = Kind(
+    "sentence of numbers and known words",
+    lambda value, names: (
+        value if isinstance(value, str) and is_known_sentence(value, names) else LEFT
+    ),
+)
+CLASS = _choice("0", "1")
+SPLIT = _choice("train", "validation", "test", "holdout", "test_every_epoch")
+FORECAST, BASELINE = _choice(*TITLES), _choice(*(name for name in TITLES if name[:5] != "model"))
+ACTION = _choice("off", "warn", "stop", False)  # YAML makes False of off
+PRECISION = _choice("auto", "no", "bf16", "fp16", "fp32", "fp8")
+
+# Parts that stand in several files
+
+_SHARES = (
+    "f1 macro_f1 precision recall accuracy balanced_accuracy csi pod far predicted_rain_share "
+    "roc_auc pr_auc brier ece"
+).split()
+_CORRELATIONS = "mcc hss pss ets sedi".split()
+SCORES: dict[str, Any] = {key: SHARE for key in _SHARES}
+SCORES |= {key: CORRELATION for key in _CORRELATIONS} | {"bss": SKILL, "bias": POSITIVE}
+SCORES |= {"loss": POSITIVE}
+INTERVALS = {key: [kind] for key, kind in SCORES.items()}
+DIFFERENCE = {
+    "reference": FORECAST,
+    **{key: NUMBER for key in ("estimate", "low", "high")},
+    "skill": _number(-1e15, 1),
+}
+BIN = {"forecast": SHARE, "observed": SHARE, "num_windows": COUNT}
 CALIBRATION = {"slope": NUMBER, "intercept": NUMBER}
-_PLANNED = [
-    f"{a}_{b}" for a in ("predicted", "measured") for b in ("peak_memory_gib", "epoch_seconds")
-]
-PLAN = dict.fromkeys(_PLANNED, NUMBER)
-VERDICT = {
-    "name": choice(*MONITOR_NAMES),
-    "severity": choice(*SEVERITIES),
-    "epoch": NUMBER,
-    "step": COUNT,
-    "action": choice("warn", "stop"),
+PLAN_CHECK = {
+    f"{how}_{what}": POSITIVE
+    for how in ("predicted", "measured")
+    for what in ("peak_memory_gib", "epoch_seconds")
 }
-_FACT = {"value": UNIT, "known_by": WORD}
-RECORD = {
-    "name": NAME,
-    "quantity": _FACT,
-    "unit": _FACT,
-    "time": {
-        "value": {
-            "kind": WORD,
-            "hours": NUMBER,
-            "file_stamp": WORD,
-            "running": {"period": NUMBER},
-        },
-        "known_by": WORD,
+# What a monitor found: the numbers its rule was met with.
+EVIDENCE: dict[str, Any] = {
+    **{
+        key: NUMBER
+        for key in (
+            "accuracy accuracy_before validation_accuracy holdout_accuracy test_accuracy points "
+            "std_error_points balanced_points rain_share predicted_rain_share "
+            "validation_rain_share holdout_rain_share test_rain_share roc_auc logit_spread "
+            "always_rain_f1 best_threshold loss grad_norm median_grad_norm peak_memory_gb "
+            "memory_cap_gb epoch_seconds planned_epoch_seconds f1 target_f1 share"
+        ).split()
     },
-    "written_as": UNIT,
-    "missing": [{"value": NUMBER, "count": COUNT}],
+    **{key: COUNT for key in ("num_windows", "evaluations", "skipped_updates", "steps")},
+    "validation_loss": [NUMBER],
+    "train_loss": [NUMBER],
+    "features": Some(KNOWN_NAME),
+    "batch": SENTENCE,
+    "checkpoint": CHECKPOINT,
 }
-_TEXTS: dict[str, Any] = {  # settings that are texts; numbers, flags and lists of numbers follow
-    "recipe": FILE,
-    "output_dir": FILE,
-    "data.path": FILE,
-    "data.oni_path": FILE,
-    "data.synthetic.start": TIME,
-    "data.synthetic.end": TIME,
-    "data.timestamp_column": NAME,
-    "data.region_column": NAME,
-    "data.precipitation_column": NAME,
-    "data.label_column": NAME,
-    "data.precipitation_unit": UNIT,
-    "data.features": [NAME],
-    "data.missing_values": [NUMBER],
-    "model.pretrained": FILE,
-    "loss.alpha": Kind("number or auto", lambda value: value == "auto" or _is_number(value)),
-    "eval.threshold": Kind("number or auto", lambda value: value == "auto" or _is_number(value)),
-    "train.trackers": [WORD],
-    "train.resume": choice("auto", "never"),
-    "hub.data_licence": STATED,
+VERDICT = {
+    "name": _choice(*MONITOR_NAMES),
+    "severity": _choice(*SEVERITIES),
+    "epoch": POSITIVE,
+    "step": COUNT,
+    "evidence": EVIDENCE,
+    "explanation": SENTENCE,
+    "remedy": SENTENCE,
+    "action": _choice("stop", "warn"),
+}
+
+# training_config.yaml
+
+_SYNTHETIC = {"step_hours": HOURS, "start": TIME, "end": TIME, "seed": SEED}
+_COLUMNS = "timestamp_column region_column precipitation_column label_column".split()
+_DATA: dict[str, Any] = {
+    "path": FILE_NAME,
+    "synthetic": _SYNTHETIC,
+    **dict.fromkeys(_COLUMNS, NAME),
+    "precipitation_unit": UNIT,
+    "missing_values": [NUMBER],
+    "directions": _choice("sin_cos", "as_is"),
+    "features": [NAME],
+    **{key: HOURS for key in ("label_horizon_hours", "window_stride_hours", "train_stride_hours")},
+    "max_fill_hours": HOURS,
+    "rain_threshold_mm": HOURS,
+    "log1p_precipitation": FLAG,
+    "static_features": FLAG,
+    "oni_path": FILE_NAME,
+    "oni_lag_months": COUNT,
+    "split": _choice("time", "rows"),
+    **{f"{key}_fraction": SHARE for key in ("holdout", "train", "validation")},
+}
+_MODEL: dict[str, Any] = {
+    **{
+        key: COUNT
+        for key in (
+            "patch_length context_length hidden_size intermediate_size num_hidden_layers "
+            "num_attention_heads num_static_real_features num_variables"
+        ).split()
+    },
+    "hidden_act": _choice("relu", "gelu"),
+    "hidden_dropout": SHARE,
+    "attention_dropout": SHARE,
+    "rope_theta": POSITIVE,
+    "variable_bias_mode": _choice("folded", "mask"),
+    "pooling": _choice("mean", "last"),
+    **{key: FLAG for key in ("covariate", "instance_norm", "variable_embedding")},
+}
+_LOSS = {
+    "name": _choice("cross_entropy", "weighted_cross_entropy", "focal"),
+    "alpha": (SHARE, _choice("auto")),
+    "gamma": POSITIVE,
+}
+TRAINING_CONFIG: dict[str, Any] = {
+    "recipe": _choice(*available_recipes()),
+    "seed": SEED,
+    "output_dir": NAME,  # here the name of the run's folder (timerxl.hub.record)
+    "data": _DATA | dict.fromkeys(_COLUMNS, KNOWN_NAME) | {"features": [KNOWN_NAME]},
+    "model": _MODEL
+    | {
+        "num_labels": COUNT,
+        "attn_implementation": _choice("sdpa", "eager"),
+        "pretrained": FILE_NAME,
+        "freeze_backbone_epochs": COUNT,
+    },
+    "loss": _LOSS,
+    "optim": {
+        **{key: POSITIVE for key in ("lr", "weight_decay", "max_grad_norm", "layer_lr_decay")},
+        **{key: SHARE for key in ("adam_beta1", "adam_beta2", "warmup_ratio")},
+    },
+    "train": {
+        **{
+            key: COUNT
+            for key in (
+                "epochs max_steps batch_size accumulation_steps patience log_every_steps "
+                "num_workers checkpoint_every_steps keep_last"
+            ).split()
+        },
+        "precision": PRECISION,
+        "zero_stage": _choice(0, 2),
+        **{
+            key: FLAG
+            for key in "offload_optimizer gradient_checkpointing compile resume_force".split()
+        },
+        "metric_for_best_model": _choice(*VALIDATION_METRICS),
+        "data_on_device": _choice("auto", True, False),
+        "trackers": [
+            _choice(
+                *"tensorboard wandb comet_ml mlflow aim clearml dvclive swanlab trackio".split()
+            )
+        ],
+        "checkpoint_every_minutes": POSITIVE,
+        "resume": _choice("auto", "never"),
+        "mirror": _choice(),  # a place of storage: null alone
+        "collective_timeout_minutes": POSITIVE,
+    },
+    "eval": {
+        **{key: COUNT for key in "batch_size every_steps check_windows max_windows".split()},
+        "test_every_epoch": FLAG,
+        "threshold": (SHARE, _choice("auto")),
+        "threshold_score": _choice(*THRESHOLD_SCORES),
+        "fitted_baselines": FLAG,
+        "num_resamples": COUNT,
+        "block_days": POSITIVE,
+    },
+    "monitors": {
+        **{name: ACTION for name in MONITOR_NAMES},
+        "num_evaluations": COUNT,
+        **{
+            key: POSITIVE
+            for key in "points slow_factor memory_cap_gb target_f1 target_points".split()
+        },
+    },
+    "hub": {
+        "push": _choice(False),  # whoever trains by these settings sends nothing
+        "repo_id": _choice(),
+        "private": FLAG,
+        "data_licence": GIVEN_TEXT,
+    },
     "expectations": [
-        {"epoch": NUMBER, "loss": [NUMBER], "accuracy": [NUMBER], "f1": [NUMBER]},
+        {"epoch": COUNT, "loss": [POSITIVE], "accuracy": [SHARE], "f1": [SHARE]},
     ],
-} | {key: choice(*words) for key, words in _CHOICES.items()}
-_KEPT_BACK = ("train.mirror", "hub.repo_id")  # places
-
-
-def _settings(cls: type, prefix: str = "") -> dict[str, Any]:
-    """The table of a configuration's dataclass."""
-    found: dict[str, Any] = {}
-    hints = get_type_hints(cls)
-    for item in fields(cls):
-        key, hint = prefix + item.name, hints[item.name]
-        if is_dataclass(hint):
-            found[item.name] = _settings(hint, f"{key}.")  # type: ignore[arg-type]
-        elif key in _TEXTS:
-            found[item.name] = _TEXTS[key]
-        elif key not in _KEPT_BACK:
-            found[item.name] = FLAG if hint is bool else NUMBER
-    return found
-
-
-CONFIG = _settings(RunConfig)
-SPLIT_CUT = {
-    **{"method": choice("time", "rows"), "embargo_hours": NUMBER},
-    **dict.fromkeys(("validation_from", "test_from", "holdout_from"), TIME),
-    **dict.fromkeys(("window_stride_hours", "train_stride_hours"), NUMBER),
 }
-STATISTICS = "min max mean std q01 q99 size_low size size_high".split()
+
+# config.json; architectures and auto_map are written by us (timerxl.hub.package)
+
+MODEL_CONFIG: dict[str, Any] = _MODEL | {
+    "model_type": _choice("timer_xl"),
+    "dtype": _choice("float32"),
+    "transformers_version": VERSION,
+    "layer_norm_eps": SHARE,
+    "classifier_hidden_size": COUNT,
+    "loss_name": _LOSS["name"],
+    "loss_alpha": SHARE,
+    "loss_gamma": POSITIVE,
+    "id2label": Mapping(CLASS, NAME),
+    "label2id": Mapping(NAME, COUNT),
+}
+
+# preprocessing.json
+
+_KNOWN_BY = _choice("said", "file", "inferred", "assumed")
+_MEANING = {
+    "kind": _choice(*KINDS),
+    "hours": HOURS,
+    "file_stamp": _choice("start", "middle", "end"),
+    "running": {"period": HOURS},
+}
+_COLUMN_RECORD = {
+    "name": NAME,
+    "quantity": {"value": _choice(*(one.key for one in QUANTITIES)), "known_by": _KNOWN_BY},
+    "unit": {"value": UNIT, "known_by": _KNOWN_BY},
+    "time": {"value": _MEANING, "known_by": _KNOWN_BY},
+    "written_as": UNIT,
+    "missing": Some({"value": NUMBER, "count": COUNT, "known_by": _KNOWN_BY}),
+}
+_PREPARED = {
+    "step_hours": HOURS,
+    "first": TIME,
+    "last": TIME,
+    "rows": COUNT,
+    "is_synthetic": FLAG,
+    "precipitation": {
+        "column": NAME,
+        "source_column": NAME,
+        "unit": UNIT,
+        "hours_present_per_day": HOURS,
+        "is_sparse": FLAG,
+    },
+}
 PREPROCESSING: dict[str, Any] = {
     "feature_names": [NAME],
-    "static_feature_names": [NAME],
-    "regions": [NAME],
-    "precipitation_feature": NAME,
-    "scaling": {"mean": [NUMBER], "std": [NUMBER], "log1p": [NAME]},
-    "step_hours": NUMBER,
+    "scaling": {"log1p": [NAME], "mean": [NUMBER], "std": [POSITIVE]},
+    "step_hours": HOURS,
     "context_length": COUNT,
-    "context_days": NUMBER,
-    "label": {"horizon_hours": NUMBER, "threshold_mm": NUMBER, "column": NAME},
-    "split": SPLIT_CUT,
-    "data": CONFIG["data"],
-    "training_ranges": {
-        "days": NUMBER,
-        "step_offsets_hours": [NUMBER],
-        "issue_hours": [NUMBER],
-        "by_region": Each(NAME, {key: [NUMBER] for key in STATISTICS}),
+    "context_days": HOURS,
+    "precipitation_feature": NAME,
+    "label": {"horizon_hours": HOURS, "threshold_mm": HOURS, "column": NAME, "text": SENTENCE},
+    "split": {
+        "method": _choice("time", "rows"),
+        **{f"{key}_from": TIME for key in ("holdout", "validation", "test")},
+        **{f"{key}_hours": HOURS for key in ("embargo", "window_stride", "train_stride")},
+        **{f"{key}_fraction": SHARE for key in ("holdout", "train", "validation")},
     },
+    "data": _DATA,
+    "training_ranges": {
+        "days": POSITIVE,
+        "step_offsets_hours": [HOURS],
+        "issue_hours": [HOURS],
+        "by_region": Mapping(
+            KNOWN_NAME,
+            {key: [NUMBER] for key in "min max mean std q01 q99 size_low size size_high".split()},
+        ),
+    },
+    "static_feature_names": [STATIC_NAME],
+    "regions": [NAME],
     "is_synthetic": FLAG,
     "source": {
-        "path": FILE,
+        **_SYNTHETIC,
+        "path": FILE_NAME,
         "sha256": DIGEST,
-        **dict.fromkeys(("rows", "bytes", "seed"), COUNT),
-        "step_hours": NUMBER,
-        **dict.fromkeys(("first", "last", "start", "end"), TIME),
         "synthetic": FLAG,
-        "prepared": {
-            "precipitation": {
-                "column": NAME,
-                "source_column": NAME,
-                "unit": UNIT,
-                "hours_present_per_day": NUMBER,
-                "is_sparse": FLAG,
-            }
-        },
-        "resolved": {"precipitation_column": NAME, "precipitation_unit": UNIT},
-        "records": Each(NAME, RECORD),
+        "rows": COUNT,
+        "first": TIME,
+        "last": TIME,
+        "filled_values": Mapping(KNOWN_NAME, COUNT),
+        "missing_values_left": Mapping(KNOWN_NAME, COUNT),
+        "records": Mapping(KNOWN_NAME, _COLUMN_RECORD),
+        "resolved": {"precipitation_unit": UNIT, "precipitation_column": NAME},
+        "prepared": _PREPARED,
+        "oni": {"path": FILE_NAME, "lag_months": COUNT},
     },
-    "loss": {"name": _TEXTS["loss.name"], "alpha": NUMBER},
-    "decision_threshold": NUMBER,
+    "loss": _LOSS,
+    "decision_threshold": SHARE,
     "calibration": CALIBRATION,
     "step": COUNT,
     "best_step": COUNT,
-    "validation": SCORES,
-    "scores": Each(SPLIT, SCORES),
-    "weights": {"size": COUNT, "sha256": DIGEST},
+    "scores": Mapping(SPLIT, SCORES),
     "stopped_by": VERDICT,
+    "weights": {"size": COUNT, "sha256": DIGEST},
 }
-_NUMBERS_OF_RESULTS = (
-    "threshold gap_to_bayes_recovered train_seconds compile_seconds loading_seconds check_seconds "
-    "checkpoint_seconds samples_per_s seconds peak_memory_gib"
-).split()
-_COUNTS_OF_RESULTS = (
-    "max_windows eval_seed steps best_step resumes num_parameters num_processes"
-).split()
+_LOOK: dict[str, Any] = SCORES | {
+    "rain_share": SHARE,
+    "logit_spread": POSITIVE,
+    "best_threshold": SHARE,
+    "accuracy_std_error": SHARE,
+    "seconds": POSITIVE,
+    "num_windows": COUNT,
+    "train_loss": POSITIVE,
+}
+PREPROCESSING["validation"] = _LOOK
+
+# results.json
+
 RESULTS: dict[str, Any] = {
-    **dict.fromkeys(("validation", "test", "test_calibrated"), SCORES),
-    **dict.fromkeys(_NUMBERS_OF_RESULTS, NUMBER),
-    **dict.fromkeys(_COUNTS_OF_RESULTS, COUNT),
-    "baselines": Each(MODEL, SCORES),
-    "baselines_validation": Each(MODEL, SCORES),
-    "thresholds": Each(MODEL, NUMBER),
-    "intervals": Each(MODEL, Each(SCORE, [NUMBER])),
-    "reliability": Each(MODEL, [POINT]),
+    "validation": SCORES,
+    "test": SCORES,
+    "test_calibrated": SCORES,
+    "baselines": Mapping(BASELINE, SCORES),
+    "baselines_validation": Mapping(BASELINE, SCORES),
+    "threshold": SHARE,
+    "thresholds": Mapping(FORECAST, SHARE),
     "calibration": CALIBRATION,
-    "differences": Each(
-        SCORE,
-        {
-            "reference": MODEL,
-            **dict.fromkeys(("estimate", "low", "high", "skill"), NUMBER),
-        },
-    ),
-    "num_windows": Each(SPLIT, COUNT),
-    "no_interval": _matching(
-        "reason in known words",
-        r"no resamples were asked for|the windows span [\d.e+-]{1,12} blocks of [\d.e+-]{1,12} "
-        r"days; an interval needs \d{1,9} or more",
-    ),
-    "stop_reason": _matching(
-        "reason in known words", r"all steps done|no better [a-z_0-9]{1,20} in \d{1,9} evaluations"
-    ),
-    "is_synthetic": FLAG,
-    "plan": PLAN,
-}
-_NUMBERS_OF_EVENTS = (
-    "step epoch loss lr grad_norm samples_per_s skipped train_loss rain_share logit_spread "
-    "best_threshold accuracy_std_error seconds num_windows steps_per_epoch total_steps check_every "
-    "grace_steps peak_memory_gb peak_memory_gib epoch_seconds processes value low high"
-).split()
-_KINDS_OF_EVENTS = (
-    "start plan plan_check train validation holdout test_every_epoch check cost resume expectation "
-    "verdict results"
-).split()
-EVENT: dict[str, Any] = {
-    "event": choice(*_KINDS_OF_EVENTS),
-    **dict.fromkeys((*TABLE_SCORES, *PROBABILITY_SCORES), NUMBER),
-    **dict.fromkeys(_NUMBERS_OF_EVENTS, NUMBER),
-    **PLAN,
-    "class_shares": Each(SPLIT, Each(NAME, NUMBER)),
-    "dead_features": [NAME],
-    "checkpoint": _matching("name of a checkpoint", r"step_\d{8,15}"),
-    "score": SCORE,
-    **{key: VERDICT[key] for key in ("name", "severity")},
-}
-ENVIRONMENT: dict[str, Any] = {
-    **dict.fromkeys(
-        (
-            "timerxl python torch transformers accelerate deepspeed datasets evaluate safetensors "
-            "numpy pandas scikit-learn cuda"
-        ).split(),
-        VERSION,
-    ),
-    "device": DEVICE,
-    "threads": COUNT,
-    "processes": COUNT,
-    "distributed": _matching("way of working together", r"[A-Z_]{2,20}"),
-    "precision": choice("no", "bf16", "fp16", "fp32"),
-    "started": TIME,
-}
-AUDIT = {
-    "lines": [
-        Kind(
-            "sentence of the data's audit",
-            lambda value: (
-                isinstance(value, str)
-                and len(value) <= MOST_OF_A_TEXT
-                and value.lower().startswith(("fault", "warning", "note"))
-            ),
-            lambda value: plain(value, MOST_OF_A_TEXT),
-        )
-    ]
-}
-MODEL_CONFIG: dict[str, Any] = {
-    **{key: NUMBER for key in TimerXLConfig.__annotations__},
-    **dict.fromkeys(("covariate", "instance_norm", "variable_embedding"), FLAG),
-    "hidden_act": _TEXTS["model.hidden_act"],
-    "variable_bias_mode": _TEXTS["model.variable_bias_mode"],
-    "pooling": _TEXTS["model.pooling"],
-    "loss_name": _TEXTS["loss.name"],
-    "model_type": choice(TimerXLConfig.model_type),
-    "dtype": choice("float32", "bfloat16", "float16"),
-    "transformers_version": VERSION,
-    "problem_type": choice("single_label_classification"),
-    "id2label": Each(_matching("class", r"\d{1,3}"), NAME),
-    "label2id": Each(NAME, COUNT),
-}
-# What from_pretrained needs besides: names of our own classes and modules, whatever a folder says.
-OURS = {
-    "architectures": [TimerXLForClassification.__name__],
-    "auto_map": {
-        "AutoConfig": "configuration_timerxl.TimerXLConfig",
-        "AutoModelForSequenceClassification": "modeling_timerxl.TimerXLForClassification",
+    "reliability": Mapping(FORECAST, [BIN]),
+    "intervals": Mapping(FORECAST, INTERVALS),
+    "differences": Mapping(_choice(*SCORES), DIFFERENCE),
+    "no_interval": SENTENCE,
+    "gap_to_bayes_recovered": _number(-1e9, 1e9),
+    "num_windows": Mapping(SPLIT, COUNT),
+    "max_windows": COUNT,
+    "eval_seed": SEED,
+    "stop_reason": SENTENCE,
+    **{key: COUNT for key in "steps best_step resumes num_parameters num_processes".split()},
+    **{
+        key: POSITIVE
+        for key in (
+            "train_seconds compile_seconds loading_seconds check_seconds checkpoint_seconds "
+            "samples_per_s seconds peak_memory_gib"
+        ).split()
     },
+    "is_synthetic": FLAG,
+    "plan": PLAN_CHECK,
 }
+
+# metrics.jsonl, event by event
+
+_AT = {"step": COUNT, "epoch": POSITIVE}
+_EVENTS: dict[str, Any] = {
+    "start": {
+        "steps_per_epoch": COUNT,
+        "total_steps": COUNT,
+        "check_every": COUNT,
+        "grace_steps": COUNT,
+        "dead_features": Some(KNOWN_NAME),
+        "class_shares": Mapping(SPLIT, Mapping(KNOWN_NAME, SHARE)),
+    },
+    "resume": {"step": COUNT, "processes": COUNT, "checkpoint": CHECKPOINT},
+    "plan": {
+        "peak_memory_gib": POSITIVE,
+        "epoch_seconds": POSITIVE,
+        "summary": SENTENCE,
+        "data_on_device": {"value": SENTENCE, "reason": SENTENCE, "skipped": SENTENCE},
+    },
+    "train": _AT
+    | {
+        "loss": NUMBER,
+        "lr": POSITIVE,
+        "grad_norm": POSITIVE,
+        "samples_per_s": POSITIVE,
+        "batch": SENTENCE,
+        "checkpoint": CHECKPOINT,
+        "skipped": COUNT,
+    },
+    **{kind: _AT | _LOOK for kind in ("check", "validation", "holdout", "test_every_epoch")},
+    "cost": {"step": COUNT, "peak_memory_gb": POSITIVE, "epoch_seconds": POSITIVE},
+    "expectation": {
+        "epoch": POSITIVE,
+        "score": _choice("loss", "accuracy", "f1"),
+        **{key: NUMBER for key in ("value", "low", "high")},
+    },
+    "verdict": VERDICT,
+    "plan_check": PLAN_CHECK,
+    "results": RESULTS,
+}
+EVENTS = {kind: {"event": _choice(kind)} | keys for kind, keys in _EVENTS.items()}
+
+# The others are read for the card and the page alone
+
 FILES: dict[str, Any] = {
+    "training_config.yaml": TRAINING_CONFIG,
     "config.json": MODEL_CONFIG,
     "preprocessing.json": PREPROCESSING,
-    "training_config.yaml": CONFIG,
     "results.json": RESULTS,
-    "verdict.json": {"stopped_by": VERDICT, "verdicts": [VERDICT]},
-    "metrics.jsonl": EVENT,
-    # No files of their own: the card and the page quote them.
-    "environment": ENVIRONMENT,
-    "audit": AUDIT,
+    "verdict.json": {"stopped_by": VERDICT, "verdicts": Some(VERDICT)},
+    "environment.json": {
+        **{
+            name: VERSION
+            for name in (
+                "timerxl python torch transformers accelerate deepspeed datasets evaluate "
+                "safetensors numpy pandas scikit-learn cuda"
+            ).split()
+        },
+        "device": DEVICE,
+        "threads": COUNT,
+        "processes": COUNT,
+        "distributed": _choice(*"NO MULTI_CPU MULTI_GPU DEEPSPEED FSDP".split()),
+        "precision": PRECISION,
+        "started": TIME,
+    },
+    "audit.json": {"lines": Some(SENTENCE)},
 }
 
 
-def keep(content: Any, table: Any, left_out: list[str], at: str) -> Any:
-    """``content`` without what ``table`` does not list; the places of that go to ``left_out``.
+@dataclass
+class Listing:
+    """What is published of a file, and what is left out, by where it stands.
 
-    A value that is null, or a list that is empty, says nothing and stays.
+    ``held``: (place, kind) -> keys. ``left``: place -> how many values. Places and keys are those
+    of the list; a key that is not on it is counted at the place where it stood, never repeated.
     """
-    kept = _keep(content, table, left_out, at)
-    return {} if kept is _GONE else kept
+
+    held: dict[tuple[str, str], dict[str, None]] = field(default_factory=dict)
+    left: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def num_left(self) -> int:
+        return sum(self.left.values())
+
+    def lines(self) -> list[str]:
+        """``test: f1, pod (number from 0 to 1); mcc (number from -1 to 1)``, a line a place."""
+        places: dict[str, list[str]] = {}
+        for (place, words), keys in self.held.items():
+            places.setdefault(place, []).append(f"{', '.join(keys)} ({words})")
+        return [
+            (f"{place}: " if place else "") + "; ".join(parts) for place, parts in places.items()
+        ]
+
+    def left_lines(self) -> list[str]:
+        """What is left out, a line for each place."""
+        return [
+            f"{count:,} value{'s' if count > 1 else ''} in {place or 'the file'}"
+            for place, count in self.left.items()
+        ]
 
 
-_GONE: Any = object()
+def filtered(
+    content: Any, shape: Any, names: frozenset[str], listing: Listing, place: str = ""
+) -> Any:
+    """What of ``content`` the ``shape`` allows, in its order; LEFT where it is of another kind.
+
+    ``listing`` notes what was kept and what was left out.
+    """
+    kept = _filtered(content, shape, names, listing, place, "")
+    if kept is LEFT:
+        listing.left[place] = listing.left.get(place, 0) + 1
+    return kept
 
 
-def _keep(content: Any, table: Any, left_out: list[str], at: str) -> Any:
+def _filtered(
+    content: Any, shape: Any, names: frozenset[str], listing: Listing, place: str, key: str
+) -> Any:
     if content is None:
         return None
-    if table is EVENT and content.get("event") == "results":
-        table = EVENT | RESULTS
-    if isinstance(table, list) and isinstance(content, list):
-        items = [_keep(item, table[0], left_out, f"{at}[]") for item in content]
-        return [item for item in items if item is not _GONE]
-    if isinstance(table, dict | Each) and isinstance(content, dict):
-        kept = {}
-        for key, value in content.items():
-            place = f"{at}.{plain(key, 60)}"
-            if isinstance(table, Each):
-                inner = table.value if table.key.takes(key) else None
-            else:
-                inner = table.get(key)
-            if inner is not None:
-                found = _keep(value, inner, left_out, place)
-                if found is not _GONE:
-                    kept[key] = found
-            elif value is not None:
-                left_out.append(place)
+    where = f"{place}.{key}".strip(".")
+
+    def inner(value: Any, shape: Any, key: str) -> Any:
+        kept = _filtered(value, shape, names, listing, where, key)
+        if kept is LEFT:
+            at = f"{where}.{key}".strip(".")
+            listing.left[at] = listing.left.get(at, 0) + 1
         return kept
-    if isinstance(table, Kind) and table.takes(content):
-        return table.made(content)
-    left_out.append(at)
-    return _GONE
+
+    if isinstance(shape, tuple):
+        found = (_filtered(content, one, names, listing, place, key) for one in shape)
+        return next((kept for kept in found if kept is not LEFT), LEFT)
+    if isinstance(shape, Kind):
+        kept = shape.take(content, names)
+        if kept is not LEFT:
+            listing.held.setdefault((place, shape.words), {})[key] = None
+        return kept
+    if isinstance(shape, list | Some):
+        if not isinstance(content, list):
+            return LEFT
+        if isinstance(shape, Some):
+            items = [inner(item, shape.item, "*") for item in content]
+            return [item for item in items if item is not LEFT]
+        items = [_filtered(item, shape[0], names, listing, place, key) for item in content]
+        return LEFT if any(item is LEFT for item in items) else items
+    if not isinstance(content, dict):
+        return LEFT
+    result: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(shape, Mapping):
+            is_listed, of = shape.keys.take(name, names) is not LEFT, shape.values
+        else:
+            is_listed, of = isinstance(name, str) and name in shape, shape.get(name)
+        if not is_listed:
+            at = f"{where}.(another key)".strip(".")
+            listing.left[at] = listing.left.get(at, 0) + 1
+            continue
+        kept = inner(value, of, "*" if isinstance(shape, Mapping) else name)
+        if kept is not LEFT:
+            result[name] = kept
+    return result
 
 
-def lines(name: str, table: Any, at: str = "") -> Iterator[str]:
-    """The list of one file for a reader: a line for every key."""
-    if isinstance(table, Kind):
-        yield f"{at or name}: {table.name}"
-    elif isinstance(table, list):
-        yield from lines(name, table[0], f"{at}[]")
-    elif isinstance(table, Each):
-        yield from lines(name, table.value, f"{at}.<{_short(table.key.name)}>".lstrip("."))
-    else:
-        by_kind: dict[str, list[str]] = {}
-        for key, inner in table.items():
-            if isinstance(inner, Kind):
-                by_kind.setdefault(_short(inner.name), []).append(key)
-            else:
-                yield from lines(name, inner, f"{at}.{key}".lstrip("."))
-        for kind, keys in by_kind.items():
-            yield f"{at + ': ' if at else ''}{', '.join(keys)}: {kind}"
-
-
-def _short(kind: str) -> str:
-    return kind if len(kind) <= 70 else "one of a fixed list"
-
-
-def label_text(preprocessing: dict[str, Any]) -> str:
-    """What a 1 means, made anew from its numbers (as data.windows says it of a new run)."""
-    label = preprocessing["label"]
-    hours, column = label["horizon_hours"], label.get("column")
-    if label.get("threshold_mm") is None:
-        return (
-            f"The table's own column {column}: 1 is rain in the {hours:g} hours after the time of "
-            "issue, 0 is none."
-        )
-    when = f"in the {hours:g} hours after the time of issue t, that is in (t, t + {hours:g} h]"
-    if preprocessing["split"]["method"] == "rows":
-        rows = round(hours / preprocessing["step_hours"])
-        when = f"over the next {rows} rows of the stacked table, whatever their region and time"
-    return f"1 if {column} adds up to {label['threshold_mm']:g} mm or more {when}, else 0."
-
-
-def said_again(
-    verdicts: list[dict[str, Any]], events: list[dict[str, Any]], monitors: dict[str, Any]
+def filtered_events(
+    events: list[dict[str, Any]], names: frozenset[str], listing: Listing
 ) -> list[dict[str, Any]]:
-    """Each verdict with the words that its monitor finds for the ``events`` that are published.
-
-    Where their numbers alone do not show it, its name and its severity are all that is said.
-    """
-    try:
-        limits = MonitorsConfig(**monitors)
-        watcher = Watcher(limits)
-        for event in events:
-            if event.get("event") not in ("verdict", "results"):
-                watcher.see(event)
-        again = {(one.name, one.severity): one for one in watcher.verdicts}
-    except (InputError, TypeError, ValueError, LookupError, ArithmeticError):
-        again = {}
-    return [
-        verdict | _words(again.get((str(verdict.get("name")), str(verdict.get("severity")))))
-        for verdict in verdicts
-    ]
-
-
-def _words(found: Verdict | None) -> dict[str, Any]:
-    if found is None:
-        words = "The run itself said so; the published numbers alone do not show it."
-        return {"evidence": {}, "explanation": words, "remedy": ""}
-    made = found.to_dict()
-    return {key: made[key] for key in ("evidence", "explanation", "remedy")}
-
-
-def stop_words(stopped: dict[str, Any]) -> str:
-    """Why a monitor ended the run, in a sentence."""
-    step = f" at step {stopped['step']:,}" if stopped.get("step") is not None else ""
-    said = " ".join(str(stopped.get(key) or "") for key in ("explanation", "remedy")).strip()
-    who = f"{stopped.get('name', 'unknown')} ({stopped.get('severity', 'unknown')})"
-    return f"stopped by the monitor {who}{step}: {said}"
+    """What of metrics.jsonl is allowed; an event that is not on the list is left out as a whole."""
+    found = []
+    for event in events:
+        kind = event.get("event")
+        if not isinstance(kind, str) or kind not in EVENTS:
+            listing.left["(another event)"] = listing.left.get("(another event)", 0) + 1
+            continue
+        found.append(filtered(event, EVENTS[kind], names, listing, kind))
+    return found

@@ -92,25 +92,33 @@ class BackgroundPush:
         Otherwise one sentence says what to do later. What is still under way then is ended.
         """
         with self._changed:
-            if self._closing:
-                return self._arrived == self._number
-            self._closing = True
+            is_again, self._closing = self._closing, True
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(max(timeout, 0.0))
-            if self._thread.is_alive():
-                with self._changed:
-                    waiting, self._waiting = self._waiting, None
-                    child, self._ended = self._child, True
-                if waiting is not None:
-                    waiting.place.remove()
-                if child is not None:
-                    child.stop()
-                self._thread.join(10.0)
+        if is_again:  # a signal may have ended the first time
+            self._end_now()
+            return self._arrived == self._number
+        try:
+            if self._thread is not None:
+                self._thread.join(max(timeout, 0.0))
+        finally:  # also where a signal ends the waiting
+            self._end_now()
         if self._arrived == self._number:
             return True
         self.log(f"hub: the newest model is not on {self.target.repo_id}. {self._later()}")
         return False
+
+    def _end_now(self) -> None:
+        """End the push under way, if there is one, and drop the model that waits behind it."""
+        if self._thread is None or not self._thread.is_alive():
+            return
+        with self._changed:
+            waiting, self._waiting = self._waiting, None
+            child, self._ended = self._child, True
+        if waiting is not None:
+            waiting.place.remove()
+        if child is not None:
+            child.stop()
+        self._thread.join(10.0)
 
     def _later(self) -> str:
         force = needs_force(self.run)
@@ -188,18 +196,16 @@ class BackgroundPush:
                 self._child = None
 
     def _order(self, job: _Job) -> Child:
-        copy, lock = job.place.folder / "run", job.place.descriptor
+        copy = job.place.folder / "run"
         order = {
-            "copy": str(copy.absolute()),
+            "copy": str(copy),
             "run": str(job.run),
             "force": job.corrects,
             "only_over": STILL_TRAINING if job.corrects else None,
             **self.target.order(),
         }
         limit = self.limit_seconds or seconds_for((copy / "model" / WEIGHTS).stat().st_size)
-        # The lock lasts as long as the process, also where this one is killed.
-        locks = () if lock is None else (lock,)
-        return Child("timerxl.hub.job", order, limit, locks, _BESIDE)
+        return Child("timerxl.hub.job", order, limit, job.place, _BESIDE)
 
 
 def _copy(run: Path) -> Place:

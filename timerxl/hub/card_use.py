@@ -168,7 +168,8 @@ def _version(record: Record) -> str:
 def _steps(results: dict[str, Any]) -> str:
     if results.get("steps") is None:
         return ""
-    return f"{results['steps']:,}, best model from step {results['best_step']:,}"
+    best = results.get("best_step")
+    return f"{results['steps']:,}" + (f", best model from step {best:,}" if best else "")
 
 
 def _count(value: Any) -> str:

@@ -2,41 +2,71 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 import timerxl.model
-from timerxl.command_line import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.files import json_ready, write_json, write_text
 from timerxl.forecaster import load_classifier
+from timerxl.hub.allowed import Listing
 from timerxl.hub.card import model_card
 from timerxl.hub.privacy import as_yaml
-from timerxl.hub.record import FORECASTS, MODEL_CONFIG, PAGE, WEIGHTS, Record
+from timerxl.hub.record import (
+    CONFIG,
+    FORECASTS,
+    METRICS,
+    MODEL_CONFIG,
+    PAGE,
+    TRAINING_CONFIG,
+    WEIGHTS,
+    Record,
+)
+from timerxl.model.convert_openltm import load_saved
 from timerxl.report.page import report_page
 from timerxl.report.run_folder import read_run
-from timerxl.training.run_lock import METRICS
 
-CARD, TRAINING_CONFIG = "README.md", "training_config.yaml"
+CARD = "README.md"
 # What a run may have or not: where a repository holds one that is no longer published, it goes.
-OPTIONAL = ("results.json", "metrics.jsonl", "verdict.json", str(PAGE))
+OPTIONAL = ("results.json", METRICS, "verdict.json", str(PAGE))
+# The code that save_pretrained copies beside weights; it is taken from here, never from a run.
 MODULES = "attention configuration flops layers losses modeling outputs".split()
+# Of config.json, what names code: ours, whatever a run says.
+OUR_CLASSES = {
+    "architectures": [timerxl.model.TimerXLForClassification.__name__],
+    "auto_map": {
+        "AutoConfig": "configuration_timerxl.TimerXLConfig",
+        "AutoModelForSequenceClassification": "modeling_timerxl.TimerXLForClassification",
+    },
+}
 
 
 @dataclass(frozen=True)
 class Package:
-    """A folder whose ``files`` (paths within it, sorted) are all that is published."""
+    """A folder whose ``files`` (paths within it, sorted) are all that is published.
+
+    ``listings``: of the files with keys, which of them are in, and what was left out.
+    """
 
     folder: Path
     files: tuple[str, ...]
+    listings: dict[str, Listing] = field(default_factory=dict)
 
     @property
     def num_bytes(self) -> int:
         return sum((self.folder / name).stat().st_size for name in self.files)
+
+    @property
+    def num_left(self) -> int:
+        """How many values of its files are not on the list of what is published."""
+        return sum(self.listings[name].num_left for name in self.files if name in self.listings)
 
 
 @dataclass(frozen=True)
@@ -55,52 +85,73 @@ def stage(record: Record, folder: Path, wording: Wording) -> Package:
     what was written can't be loaded as the Forecaster does.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(record.model_folder / WEIGHTS, folder / WEIGHTS)
-    for path in code_files():
-        shutil.copyfile(path, folder / path.name)
-    write_json(folder / MODEL_CONFIG, record.model_config)
-    write_json(folder / PREPROCESSING, record.preprocessing)
+    _write_model(record, folder)
     write_text(folder / TRAINING_CONFIG, as_yaml(record.config))
     for name, content in (("results.json", record.results), ("verdict.json", record.verdict)):
         if content:
             write_json(folder / name, content)
     if record.events:
-        lines = [json.dumps(json_ready(event)) + "\n" for event in record.events]
-        write_text(folder / "metrics.jsonl", "".join(lines))
+        _write_events(record, folder / METRICS)
+    _load_again(folder)
     if (record.folder / PAGE).is_file():
         (folder / PAGE).parent.mkdir(exist_ok=True)
-        write_text(folder / PAGE, record.scrubber.page(_page(record, folder.parent)))
+        write_text(folder / PAGE, _page(record, folder.parent))
     card = model_card(record, wording.repo_id, wording.revision, wording.data_licence)
     write_text(folder / CARD, record.scrubber.code(card))
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    package = Package(folder, tuple(file.as_posix() for file in files))
+    package = Package(folder, tuple(file.as_posix() for file in files), record.listings)
     _check(package, record)
-    _load_again(folder)
     return package
 
 
-def code_files() -> list[Path]:
-    """The modelling code of the installed timerxl, as save_pretrained copies it beside weights."""
-    folder = Path(timerxl.model.__file__).parent
-    return [folder / f"{name}_timerxl.py" for name in MODULES]
+def _write_model(record: Record, folder: Path) -> None:
+    """The model read and written anew: numbers from the run; the code, and the names of classes
+    in config.json, from this package."""
+    try:
+        model = load_saved(record.model_folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the model can't be published: {error}") from error
+    state = {key: value.float().contiguous() for key, value in model.state_dict().items()}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    for name in MODULES:
+        code = Path(timerxl.model.__file__).with_name(f"{name}_timerxl.py")
+        shutil.copyfile(code, folder / code.name)
+    write_json(folder / MODEL_CONFIG, dict(sorted((record.model_config | OUR_CLASSES).items())))
+    preprocessing = record.preprocessing
+    if "weights" in preprocessing:
+        weights = folder / WEIGHTS
+        with weights.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        of_weights = {"size": weights.stat().st_size, "sha256": digest}
+        preprocessing = preprocessing | {"weights": of_weights}
+    write_json(folder / PREPROCESSING, preprocessing)
+
+
+def _write_events(record: Record, path: Path) -> None:
+    lines = [json.dumps(json_ready(event)) + "\n" for event in record.events]
+    write_text(path, "".join(lines))
 
 
 def _page(record: Record, beside: Path) -> str:
-    """The run's page, drawn anew from what is published."""
-    with tempfile.TemporaryDirectory(prefix="page-", dir=beside) as place:
-        run = Path(place, record.name)
+    """The run's page, drawn from what is published of the run and not taken from its folder."""
+    with tempfile.TemporaryDirectory(dir=beside) as temporary:
+        run = Path(temporary) / record.name
         run.mkdir()
-        write_text(run / "config.yaml", as_yaml(record.config))
-        code = {"finished": EXIT_OK, "stopped": EXIT_STOPPED}.get(record.outcome, EXIT_FAILED)
-        write_json(run / "status.json", {"code": code, "reason": record.reason})
-        for name in ("results", "verdict", "environment", "audit"):
-            if content := getattr(record, name):
-                write_json(run / f"{name}.json", content)
-        events = [json.dumps(json_ready(event)) + "\n" for event in record.events]
-        write_text(run / METRICS, "".join(events))
+        write_text(run / CONFIG, as_yaml(record.config))
+        for name, content in (
+            ("status.json", {"code": record.code, "reason": record.reason}),
+            ("results.json", record.results),
+            ("verdict.json", record.verdict),
+            ("audit.json", record.audit),
+            ("environment.json", record.environment),
+        ):
+            if content:
+                write_json(run / name, content)
+        if record.events:
+            _write_events(record, run / METRICS)
         if record.forecasts is not None:
             record.forecasts.to_parquet(run / FORECASTS, index=False)
-        return report_page(read_run(run))
+        return record.scrubber.page(report_page(read_run(run)))
 
 
 def _check(package: Package, record: Record) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,48 +13,30 @@ from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
 from timerxl.config import InputError
-from timerxl.model.configuration_timerxl import TimerXLConfig
+from timerxl.hub.patterns import (
+    DATA_FILE,
+    REMOVED,
+    without_buckets,
+    without_keys,
+    without_places,
+)
 
-REMOVED, HOST = "[removed]", "[host]"
+HOST, KERNEL = "[host]", "[kernel]"
 # Keys of config.yaml and preprocessing.json whose text is a path, whatever it looks like.
 _PATH_KEYS = frozenset("path oni_path pretrained output_dir mirror file folder checkpoint".split())
-# What is loaded from preprocessing.json and from config.json.
-_NAMED = (
-    *("feature_names", "regions", "static_feature_names", "precipitation_feature"),
-    *("scaling", "label", "split", "data"),
-)
-_NAMED_IN_CONFIG = (
-    *TimerXLConfig.__annotations__,
-    *("id2label", "label2id", "architectures", "auto_map", "model_type", "dtype"),
-)
 _SECRET_KEY = re.compile(
-    r"(^|_)(token|secret|password|passwd|api_?key|access_key|credentials?|authorization)(_|$)", re.I
+    r"(^|_)(token|secret|password|passwd|passphrase|pwd|api_?key|access_key|account_key|private_key"
+    r"|credentials?|authorization|connection_string|dsn|pat)(_|$)",
+    re.I,
 )
-_SECRET = re.compile(
-    r"\bhf_[A-Za-z0-9]{10,}|\bapi_org_[A-Za-z0-9]{10,}|\bgh[pousr]_[A-Za-z0-9]{20,}"
-    r"|\bgithub_pat_\w{20,}|\bAKIA[0-9A-Z]{16}\b|\bsk-[A-Za-z0-9_-]{16,}|\bxox[abprs]-[\w-]{10,}"
-    r"|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
-    r"|\b(?:Bearer|Basic) [\w.~+/=-]{12,}"
-)
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
-_ADDRESS = re.compile(r"(?<![\w.])[\w.+-]+@[\w-]+(?:\.[\w-]+)*")
-_PART = r"[^\s\"'<>|:;,*?()\[\]{}\\/&]+"
-_PATHS = (
-    re.compile(rf"file://(?:{_PART})?/(?:{_PART}/)*({_PART})"),
-    # From the root or the home folder, through at least one folder.
-    re.compile(rf"(?<![\w.~/<\\)\]}}%+*-])(?:~\w*/|/(?!/))(?:{_PART}/)+({_PART})"),
-    re.compile(rf"(?<![\w.])~\w*/({_PART})"),
-    re.compile(rf"(?<!\w)[A-Za-z]:[\\/]+(?:{_PART}[\\/]+)*({_PART})"),
-    re.compile(rf"\\\\{_PART}(?:\\+{_PART})*\\+({_PART})"),
-)
-_DATA_FILE = (
-    r"parquet|csv|nc|zip|json|jsonl|ya?ml|pth?|bin|ckpt|safetensors|txt|html?|gz|log|npy|npz|h5"
-)
-_RELATIVE = re.compile(rf"(?<![\w./:~-])(?:[\w.-]+/)+([\w.-]+\.(?:{_DATA_FILE}))\b")
+# In an environment a key is a secret.
+_SECRET_VARIABLE = re.compile(rf"{_SECRET_KEY.pattern}|(^|_)(key|auth|sas)(_|$)", re.I)
+_RELATIVE = re.compile(rf"(?<![\w./:~-])(?:[\w.-]+/)+([\w.-]+\.(?:{DATA_FILE}))\b")
 # Of a page: program and style, whose slashes are no paths, and pictures written out as text.
 _NO_WORDS = re.compile(
     r"(<script\b.*?</script>|<style\b.*?</style>|data:[\w/+.;-]+,[^\"')\s]*)", re.S
@@ -101,6 +84,8 @@ class Scrubber:
             # A plain word tells nobody anything, and might be a region's name.
             if len(name) > 3 and re.search(r"[\d.-]", name) and name not in said:
                 known[name] = HOST
+        if re.search(r"\d[+-]", platform.release()):  # 4.4.0 might be a library's version
+            known[platform.release()] = KERNEL
         known |= {secret: REMOVED for secret in secrets}
         found = cls(tuple(sorted(known.items(), key=lambda item: -len(item[0]))))
         kept = [name for name in names if found.value(name) != name]
@@ -111,7 +96,7 @@ class Scrubber:
         """Raise InputError on a name that nobody may read and that can't be taken out."""
         folders = tuple(item for item in self.known if os.path.isabs(item[0]))
         for name in names:
-            if _SECRET.search(name) or any(secret in name for secret in secrets):
+            if without_keys(name) != name or any(secret in name for secret in secrets):
                 what, shown = "a token", "one that is not repeated here"
             elif Scrubber(folders).code(name) != name:
                 what, shown = "a folder of this machine", repr(name)
@@ -125,17 +110,15 @@ class Scrubber:
 
     def text(self, text: str) -> str:
         """A sentence without what is private."""
-
-        def scrub(part: str) -> str:
-            for pattern in _PATHS:
-                part = pattern.sub(r"\1", self._known(part))
-            return _ADDRESS.sub(REMOVED, _CREDENTIALS.sub("", _SECRET.sub(REMOVED, part)))
-
-        return self._around_names(text, scrub)
+        return self._around_names(
+            text, lambda part: without_places(without_keys(self._known(part)))
+        )
 
     def code(self, text: str) -> str:
         """The same for a program: a slash there need not be a path."""
-        return self._around_names(text, lambda part: _SECRET.sub(REMOVED, self._known(part)))
+        return self._around_names(
+            text, lambda part: without_buckets(without_keys(self._known(part)))
+        )
 
     def page(self, text: str) -> str:
         """The same for HTML."""
@@ -152,7 +135,7 @@ class Scrubber:
             return [self.value(item, key) for item in value]
         if not isinstance(value, str):
             return value
-        if _SECRET_KEY.search(key):
+        if _SECRET_KEY.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key)):  # apiKey too
             return REMOVED
         if key in _PATH_KEYS:
             value = file_name(value)
@@ -178,8 +161,12 @@ class Scrubber:
 
     def _known(self, text: str) -> str:
         for private, said in self.known:
-            for form in {private, escape(private), private.replace("\\", "\\\\")}:
-                if form in text:
+            for form in {private, escape(private), json.dumps(private)[1:-1], quote(private)}:
+                if form not in text:
+                    continue
+                if said == REMOVED:  # wherever it stands
+                    text = text.replace(form, said)
+                else:
                     # In a replacement a backslash would be read.
                     plainly = said.replace("\\", "/")
                     text = re.sub(rf"(?<![\w-]){re.escape(form)}(?![\w-])", plainly, text)
@@ -193,9 +180,14 @@ def secrets_here(environment: Mapping[str, str], token: str | None) -> list[str]
     """
     found = {token} if token else set()
     for name, value in environment.items():
-        long_enough = len(value) >= 20 or (len(value) >= 8 and re.search(r"\d", value))
-        if _SECRET_KEY.search(name) and long_enough and not re.search(r"\s", value):
-            found.add(value)
+        if not _SECRET_VARIABLE.search(name):
+            continue
+        # Also each line of a file that was put into a variable.
+        for secret in {value.strip(), *value.splitlines()}:
+            is_long = len(secret) >= 20 or (len(secret) >= 8 and re.search(r"\d", secret))
+            is_path = secret.startswith("-----") or os.path.exists(secret)
+            if is_long and not is_path:  # nor the frame of a key
+                found.add(secret)
     return sorted(found)
 
 
@@ -218,22 +210,13 @@ def _paths_in(content: Any, key: str = "") -> Iterator[str]:
             yield os.path.abspath(content)
 
 
-def strings_in(content: Any, but: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Every key and every text of a JSON value; what stands under the keys ``but`` is left out."""
+def strings_in(content: Any) -> Iterator[str]:
+    """Every key and every text of a JSON value."""
     if isinstance(content, dict):
-        for name, item in content.items():
-            yield str(name)
-            if name not in but:
-                yield from strings_in(item, but)
-    elif isinstance(content, list):
+        yield from map(str, content)
+        content = list(content.values())
+    if isinstance(content, list):
         for item in content:
-            yield from strings_in(item, but)
+            yield from strings_in(item)
     elif isinstance(content, str):
         yield content
-
-
-def names_of(preprocessing: dict[str, Any], model_config: dict[str, Any]) -> set[str]:
-    """What the loader must find as the run wrote it: features, regions, columns, classes."""
-    found = {key: preprocessing.get(key) for key in _NAMED}
-    found |= {key: model_config.get(key) for key in _NAMED_IN_CONFIG}
-    return {name for item in found.values() for name in strings_in(item, _PATH_KEYS)}

@@ -14,6 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 from timerxl.config import InputError
 from timerxl.hub.child import Child, Pushed, seconds_for
 from timerxl.hub.package import OPTIONAL, Package
+from timerxl.hub.places import Place
 
 # After these nothing but the user can help: the next model of the same run would fail alike.
 PERMANENT = {"no token", "token", "rights", "quota", "offline", "public", "repository"}
@@ -63,6 +64,7 @@ class Push:
     target: Target
     message: str
     limit_seconds: float | None = None
+    place: Place | None = None  # in which the package is staged
 
     def __call__(self) -> Pushed:
         """Upload in one commit; raises PushFailed. Nothing but the package is read."""
@@ -74,4 +76,4 @@ class Push:
             **self.target.order(),
         }
         limit = self.limit_seconds or seconds_for(self.package.num_bytes)
-        return Child("timerxl.hub.upload", order, limit)()
+        return Child("timerxl.hub.upload", order, limit, self.place)()

@@ -1,4 +1,4 @@
-"""A run read to be published: strictly, and free of what is private. Says why one can't be."""
+"""A run read to be published: a fixed list of files, and of each what timerxl.hub.allowed lists."""
 
 from __future__ import annotations
 
@@ -16,30 +16,58 @@ from timerxl.config import InputError
 from timerxl.data.columns_known import records_problem
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.hub import shapes
-from timerxl.hub.allowed import FILES, OURS, keep, label_text, said_again, stop_words
-from timerxl.hub.privacy import Scrubber, names_of, secrets_here
+from timerxl.hub.allowed import (
+    FILES,
+    FORECAST,
+    LEFT,
+    MOST_NAME,
+    NAME,
+    SENTENCE,
+    SPLIT,
+    Listing,
+    filtered,
+    filtered_events,
+    is_run_name,
+    looks_private,
+)
+from timerxl.hub.privacy import Scrubber, secrets_here, strings_in
 from timerxl.model.convert_openltm import load_saved
-from timerxl.report.run_folder import NOT_FORECASTS, UNREADABLE, get, read_forecasts
-from timerxl.training.references import TITLES
-from timerxl.training.run_lock import METRICS, RUN_FILES
-from timerxl.untrusted import check_own_files, link_problem, misfit, read_json, read_yaml, reason
+from timerxl.report.run_folder import UNREADABLE, get, read_forecasts
+from timerxl.training.monitors import MONITORS
+from timerxl.untrusted import (
+    check_own_files,
+    link_problem,
+    misfit,
+    plain,
+    read_json,
+    read_yaml,
+    reason,
+)
 
 Content = dict[str, Any]
 WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"
-MOST_EVENTS_BYTES, MOST_LINE_BYTES = 2**30, 2**22
-FORECASTS, PAGE = "forecasts.parquet", Path("report") / "index.html"
+CONFIG, TRAINING_CONFIG = "config.yaml", "training_config.yaml"  # of a run, and when published
+METRICS, FORECASTS, PAGE = "metrics.jsonl", "forecasts.parquet", Path("report") / "index.html"
+NAMES_OF_CODE = ("architectures", "auto_map")  # of config.json; timerxl.hub.package has our own
+FACTS = ("quantity", "unit", "time")  # of a column's record
+# All that is read of a run, beside the three files of its model.
+READ = (
+    *(CONFIG, "status.json", "results.json", "verdict.json", "environment.json", "audit.json"),
+    *(METRICS, FORECASTS, str(PAGE)),
+)
+MOST_LINE, MOST_METRICS = 8 * 2**20, 128 * 2**20  # bytes; a step has 200, all results 3 MB
 FINISHED, FAILED, STOPPED = EXIT_OK, EXIT_FAILED, EXIT_STOPPED
 RUNNING = "running"  # the reason in status.json of a run under way
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the files of a run say, scrubbed; {} or None is "not there".
+    """What the files of a run say, of what may be published; {} or None is "not there".
 
-    Each content is what :mod:`timerxl.hub.allowed` lists of it; ``left_out`` names the rest.
     ``name`` is the run folder's, ``folder`` where its files are read from (of a run under way a
     copy), ``model_folder`` the weights to publish, ``outcome`` one of finished, stopped, failed,
-    running, with ``reason``.
+    running, with ``reason`` and the ``code`` of status.json. ``listings``: of each file, what is
+    kept and what is left out.
     """
 
     name: str
@@ -47,6 +75,7 @@ class Record:
     model_folder: Path
     outcome: str
     reason: str
+    code: int | None
     scrubber: Scrubber
     config: Content
     model_config: Content
@@ -55,9 +84,9 @@ class Record:
     verdict: Content
     environment: Content
     audit: Content
-    left_out: tuple[str, ...] = ()
     events: list[Content] = field(default_factory=list)
     forecasts: pd.DataFrame | None = None
+    listings: dict[str, Listing] = field(default_factory=dict)
 
     @property
     def is_synthetic(self) -> bool:
@@ -95,88 +124,175 @@ def read_record(
     that is still training, and with ``force`` one that failed without results.
     """
     own = named or folder
-    check_own_files(folder, RUN_FILES, ())  # a link would be followed, and what it leads to be sent
-    if not folder.is_dir() or not (folder / "config.yaml").is_file():
+    if not folder.is_dir() or not os.path.lexists(folder / CONFIG):
         raise InputError(
             f"--run {own} is no run folder: "
             + ("it holds no config.yaml." if folder.is_dir() else "there's no such folder.")
             + " Expected one as launch/train.py writes it, such as runs/quickstart."
         )
-    status = _json(folder / "status.json", {})
+    _check_files(folder, own)
+    listings: dict[str, Listing] = {}
+    status = _status(folder)
     results = _json(folder / "results.json", shapes.RESULTS)
-    outcome, reason = _outcome(own, status, bool(results), force, under_way)
+    outcome, why = _outcome(own, status, bool(results), force, under_way)
     model_folder = _model_folder(folder, own, outcome)
     if not under_way:  # what is under way was written by this very run
         _check_model(model_folder)
-    config = _checked(folder / "config.yaml", read_yaml(folder / "config.yaml"), shapes.CONFIG)
+    config = _checked(folder / CONFIG, read_yaml(folder / CONFIG), shapes.CONFIG)
     preprocessing = Preprocessing.load(model_folder).content
     _checked(model_folder / PREPROCESSING, preprocessing, shapes.PREPROCESSING)
     if problem := records_problem(get(preprocessing, "source", "records") or {}):
         raise InputError(
             f"{model_folder / PREPROCESSING}: {problem}. Train again to write it anew."
         )
-    left: list[str] = []
-
-    def allowed(name: str, content: Any) -> Content:
-        found: Content = keep(content, FILES[name], left, name)
-        return found
-
-    published = allowed("preprocessing.json", preprocessing)
-    published["label"] |= {"text": label_text(published)}
-    config = allowed("training_config.yaml", config)
-    events = [allowed("metrics.jsonl", one) for one in read_events(folder / METRICS)]
-    monitors = config.get("monitors") or {}
-    verdict = allowed("verdict.json", _json(folder / "verdict.json", shapes.VERDICT))
-    if stopped := verdict.get("stopped_by"):
-        (verdict["stopped_by"],) = said_again([stopped], events, monitors)
-        published |= {"stopped_by": verdict["stopped_by"]} if "stopped_by" in published else {}
-    if verdicts := verdict.get("verdicts"):
-        verdict["verdicts"] = said_again(verdicts, events, monitors)
-    said = _json(model_folder / MODEL_CONFIG, {})
-    model_config = allowed("config.json", {k: said[k] for k in said.keys() - OURS.keys()})
-    model_config = dict(sorted((model_config | OURS).items()))
     secrets = secrets_here(os.environ, huggingface_hub.get_token())
-    names = names_of(published, model_config)
-    scrubber = Scrubber.of(own, [config, published], secrets, names)
-    clean = scrubber.value
+    model_config = _json(model_folder / MODEL_CONFIG, {})
+    model_config = {key: value for key, value in model_config.items() if key not in NAMES_OF_CODE}
+    names = _names(preprocessing)
+    classes = strings_in([model_config.get("id2label"), model_config.get("label2id")])
+    scrubber = Scrubber.of(own, [config, preprocessing], secrets, {*names, *classes})
+    name = own.absolute().name
+    name = scrubber.text(name) if is_run_name(name) else "run"
+
+    def allowed(path: Path, content: Any, published: str = "", shape: Any = None) -> Content:
+        """The allowed part of a file, scrubbed, and still all that the card reads."""
+        listing = listings.setdefault(published or path.name, Listing())
+        kept = filtered(content, FILES[published or path.name], names, listing)
+        kept = scrubber.value({} if kept in (LEFT, None) else kept)
+        return _checked(path, kept, shape or {}) if kept else {}
+
+    def optional(name: str, shape: Content) -> Content:
+        return allowed(folder / name, _json(folder / name, shape), shape=shape)
+
+    if "output_dir" in config:
+        config = config | {"output_dir": name}
+    verdict = _explained(optional("verdict.json", shapes.VERDICT))
+    if outcome == "stopped" and not status["reason"]:
+        why = _stopped_by(verdict)
+    listings[METRICS] = Listing()
     return Record(
-        name=scrubber.text(own.absolute().name),
+        name=name,
         folder=folder,
         model_folder=model_folder,
         outcome=outcome,
-        reason=_why(outcome, verdict, status),
+        reason=scrubber.text(why),
+        code=status["code"],
         scrubber=scrubber,
-        config=clean(config),
-        model_config=clean(model_config),
-        preprocessing=clean(published),
-        results=clean(allowed("results.json", results)),
-        verdict=clean(verdict),
-        environment=clean(
-            allowed("environment", _json(folder / "environment.json", shapes.ENVIRONMENT))
+        config=allowed(folder / CONFIG, config, TRAINING_CONFIG, shapes.CONFIG),
+        model_config=allowed(model_folder / MODEL_CONFIG, model_config),
+        preprocessing=_described(
+            allowed(model_folder / PREPROCESSING, preprocessing, shape=shapes.PUBLISHED)
         ),
-        audit=clean(allowed("audit", _json(folder / "audit.json", shapes.AUDIT))),
-        left_out=tuple(dict.fromkeys(left)),
-        events=clean(events),
-        forecasts=_forecasts(folder / FORECASTS),
+        results=allowed(folder / "results.json", _compared(results), shape=shapes.RESULTS),
+        verdict=verdict,
+        environment=optional("environment.json", shapes.ENVIRONMENT),
+        audit=optional("audit.json", shapes.AUDIT),
+        events=scrubber.value(
+            filtered_events(read_events(folder / METRICS), names, listings[METRICS])
+        ),
+        forecasts=_forecasts(folder / FORECASTS, names),
+        listings=listings,
     )
 
 
-def _why(outcome: str, verdict: Content, status: Content) -> str:
-    """How the run ended, in words of ours: messages of programs are not published."""
-    if outcome == "stopped":
-        stopped = verdict.get("stopped_by")
-        return stop_words(stopped) if stopped else "stopped by a monitor."
-    if outcome == "failed":
-        code = status.get("code")
-        return f"exit code {code}" if isinstance(code, int) else "no exit code was written"
-    return outcome
+def _check_files(folder: Path, own: Path) -> None:
+    """Raise InputError for a link, a pipe or a folder in the place of a file that is read."""
+    check_own_files(folder, ("model", PAGE.parts[0]), ())
+    for name in READ:
+        if os.path.lexists(folder / name) and (problem := link_problem(folder / name)):
+            raise InputError(
+                f"{plain(own / name)} {problem}; expected a regular file of the run's own, so "
+                "nothing is published."
+            )
+
+
+def _status(folder: Path) -> Content:
+    """``code`` and ``reason`` of status.json, each None where it isn't there, or is no number and
+    no sentence of ours."""
+    found = _json(folder / "status.json", {})
+    code, said = found.get("code"), found.get("reason")
+    code = None if misfit(code, range(256)) else code
+    said = said if SENTENCE.take(said, frozenset()) is not LEFT else None
+    return {"code": code, "reason": said, "is_there": bool(found)}
+
+
+def _names(preprocessing: Content) -> frozenset[str]:
+    """What the model calls its features, regions and columns. Raises InputError for a name that
+    can't be published, since the model is of no use without it."""
+    keys = ("feature_names", "regions", "static_feature_names", "precipitation_feature")
+    data = preprocessing["data"]
+    found = [preprocessing.get(key) for key in keys]
+    found += [data.get("features"), get(preprocessing, "label", "column")]
+    found += [value for key, value in data.items() if key.endswith("_column")]
+    names = frozenset(name for one in found for name in strings_in(one))
+    for name in sorted(names):
+        if NAME.take(name.removeprefix("region_"), names) is LEFT:
+            what = "a token, a place of storage or a system" if looks_private(name) else ""
+            raise InputError(
+                "a feature, region or column of the model is "
+                + (f"named after {what} (not repeated here)" if what else "called by no name")
+                + ("" if what else f" of 1 to {MOST_NAME} characters: {plain(name, 60)!r}")
+                + ". The model can't be used without its names, so it is not published. Rename it "
+                "in the table, and train again."
+            )
+    return names
+
+
+def _described(preprocessing: Content) -> Content:
+    """With a sentence on what a 1 means, where the run's own may not be published; without records
+    of columns of which too little may be."""
+    label, source = preprocessing["label"], preprocessing.get("source") or {}
+    if "text" not in label:
+        text = f"rain in the {label['horizon_hours']:g} hours after the time of issue."
+        preprocessing = preprocessing | {"label": label | {"text": text}}
+    if records := get(source, "records"):
+        whole = {
+            column: {key: of for key, of in record.items() if key not in FACTS or _is_fact(of)}
+            for column, record in records.items()
+        }
+        known = {key: of for key, of in whole.items() if records_problem({key: of}) is None}
+        preprocessing = preprocessing | {"source": source | {"records": known}}
+    return preprocessing
+
+
+def _is_fact(fact: Content | None) -> bool:
+    return fact is None or {"value", "known_by"} <= fact.keys()
+
+
+def _compared(results: Content) -> Content:
+    """Without differences to a forecast that is not known by name."""
+    known = {
+        key: of
+        for key, of in (results.get("differences") or {}).items()
+        if of is None or FORECAST.take(get(of, "reference"), frozenset()) is not LEFT
+    }
+    return results | {"differences": known} if "differences" in results else results
+
+
+def _explained(verdict: Content) -> Content:
+    """With the rule of the monitor, where its own explanation may not be published."""
+    for one in [*(verdict.get("verdicts") or []), verdict.get("stopped_by")]:
+        if one and "explanation" not in one and one.get("name") in MONITORS:
+            rule = str(MONITORS[one["name"]].__doc__).partition("\n\n")[0]
+            one["explanation"] = " ".join(rule.split())
+    return verdict
+
+
+def _stopped_by(verdict: Content) -> str:
+    """Why a run was stopped, from its verdict."""
+    found = verdict.get("stopped_by") or {}
+    if "name" not in found:
+        return "stopped by a monitor."
+    severity = f" ({found['severity']})" if "severity" in found else ""
+    at = f" at step {found['step']}" if found.get("step") is not None else ""
+    return f"stopped by the monitor {found['name']}{severity}{at}: {found['explanation']}"
 
 
 def _outcome(
     own: Path, status: Content, has_results: bool, force: bool, under_way: bool
 ) -> tuple[str, str]:
     """(outcome, reason), where the run may be published."""
-    code, reason = status.get("code"), str(status.get("reason") or "no reason was written")
+    code, reason = status["code"], status["reason"] or "no reason that can be repeated"
     is_running = under_way and code == FAILED and reason == RUNNING
     if has_results and (code == FINISHED or is_running):
         return "finished", reason
@@ -186,8 +302,10 @@ def _outcome(
     if code == STOPPED:
         if force:
             return "stopped", reason
-        raise InputError(f"--run {own} is not published: it was {reason} {force_it}")
-    how = "status.json is missing" if not status else f"status.json says code {code}: {reason}"
+        said = status["reason"] or "stopped by a monitor."
+        raise InputError(f"--run {own} is not published: it was {said} {force_it}")
+    how = f"status.json says code {code}: {reason}"
+    how = how if status["is_there"] else "status.json is missing"
     how = how.rstrip(". ")
     if under_way and force and code == FAILED:
         return "failed", reason
@@ -205,7 +323,7 @@ def needs_force(folder: Path) -> bool | None:
     """Whether launch/publish.py takes the run as it is (False), with --force, or never (None)."""
     for force in (False, True):
         try:
-            status = _json(folder / "status.json", {})
+            status = _status(folder)
             has_results = (folder / "results.json").is_file()
             outcome, _ = _outcome(folder, status, has_results, force, under_way=False)
             _model_folder(folder, folder, outcome)
@@ -219,16 +337,15 @@ def _model_folder(folder: Path, own: Path, outcome: str) -> Path:
     """The best model; of a stopped run without one the newest checkpoint."""
     found = folder / "model"
     if not found.is_dir() and outcome == "stopped":
+        check_own_files(folder, ("checkpoints",), ())
         checkpoints = sorted((folder / "checkpoints").glob("step_*"))
         found = checkpoints[-1] if checkpoints else found
     where = own / found.relative_to(folder)
     if not found.is_dir():
         raise InputError(f"--run {own} holds no {where.name}/; there are no weights to publish.")
     for name in (WEIGHTS, MODEL_CONFIG, PREPROCESSING):
-        if not os.path.lexists(found / name):
+        if not (found / name).is_file():
             raise InputError(f"{where} holds no {name}; expected a model folder as a run saves it.")
-        if problem := link_problem(found / name):
-            raise InputError(f"{where / name} {problem}; expected a file of the run itself.")
     _check_weights(found / WEIGHTS, where / WEIGHTS)
     return found
 
@@ -257,19 +374,21 @@ def _check_model(folder: Path) -> None:
 
 
 def read_events(path: Path) -> list[Content]:
-    """The events of metrics.jsonl; a line that was cut off, or is too long for one, is none."""
+    """The events of metrics.jsonl; a line that was cut off is no event.
+
+    Raises InputError for a file or a line that no run writes so long.
+    """
     if not path.is_file():
         return []
-    if (size := path.stat().st_size) > MOST_EVENTS_BYTES:
-        raise InputError(
-            f"{path} has {size:,} bytes; expected at most {MOST_EVENTS_BYTES:,}. Log less often "
-            "(train.log_every_steps)."
-        )
     events = []
-    with path.open("rb") as lines:
-        while line := lines.readline(MOST_LINE_BYTES):
+    with path.open("rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > MOST_METRICS:
+            raise InputError(f"{path} has {size:,} bytes; expected at most {MOST_METRICS:,}.")
+        while line := file.readline(MOST_LINE + 1):
+            if len(line) > MOST_LINE:
+                raise InputError(f"{path} has a line of more than {MOST_LINE:,} bytes.")
             try:
-                event = json.loads(line)
+                event = json.loads(line.decode("utf-8", errors="replace"))
             except (ValueError, RecursionError):
                 continue
             if isinstance(event, dict):
@@ -289,13 +408,17 @@ def _checked(path: Path, content: Any, shape: Content) -> Content:
     return found
 
 
-def _forecasts(path: Path) -> pd.DataFrame | None:
+def _forecasts(path: Path, names: frozenset[str]) -> pd.DataFrame | None:
+    """Splits, the model's regions, times, labels and P(rain) of the forecasts that are known."""
     if not path.is_file():
         return None
     try:
-        table = read_forecasts(path)
+        table = read_forecasts(path, lambda name: FORECAST.take(name, names) is not LEFT)
     except UNREADABLE as error:
         raise InputError(f"{path} can't be read: {reason(error)}") from error
     if "model" not in table.columns:
         raise InputError(f"{path} has no column model.")
-    return table[[name for name in table.columns if name in (*NOT_FORECASTS, *TITLES)]]
+    splits = [split for split in table["split"].unique() if SPLIT.take(split, names) is not LEFT]
+    table = table[table["split"].isin(splits)].reset_index(drop=True)
+    table.loc[~table["region"].isin(names), "region"] = "another region"
+    return table

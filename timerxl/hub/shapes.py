@@ -1,7 +1,7 @@
 """What the card reads of a run's files, and of what kind that must be to be published.
 
-Shapes as timerxl.untrusted.misfit takes them. Other keys are let through: a newer run may
-hold more.
+Shapes as timerxl.untrusted.misfit takes them. Other keys pass here (a newer run may hold more)
+and are left out by timerxl.hub.allowed.
 """
 
 from __future__ import annotations
@@ -36,6 +36,17 @@ PREPROCESSING: dict[str, Any] = {
     "split": {"method": str, "validation_from?": str, "test_from?": str, "embargo_hours?": float},
     "source?": {"prepared?": ({"precipitation?": {"column": str}}, None)},
 }
+# Of what is left of it once what may not be published is out: the card can't do without.
+PUBLISHED: dict[str, Any] = PREPROCESSING | {
+    "feature_names": [str],
+    "regions": [str],
+    "step_hours": float,
+    "context_length": int,
+    "scaling": {"mean": [float], "std": [float], "log1p": [str]},
+    "label": {"horizon_hours": float},
+    "data": dict,
+    "calibration?": ({"slope": float, "intercept": float}, None),
+}
 CONFIG: dict[str, Any] = {
     "recipe?": str,
     "data?": {"path?": (str, None)},
@@ -45,4 +56,3 @@ CONFIG: dict[str, Any] = {
 VERDICT: dict[str, Any] = {"verdicts?": [dict], "stopped_by?": (dict, None)}
 ENVIRONMENT: dict[str, Any] = {"precision?": (str, None), "started?": (str, None)}
 AUDIT: dict[str, Any] = {"lines?": [str]}
-MODEL_CONFIG: dict[str, Any] = {"auto_map?": (dict, None)}

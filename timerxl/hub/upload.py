@@ -37,9 +37,12 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
+from timerxl.untrusted import plain
+
 STALL_SECONDS = 90.0  # without a byte in either direction; the library itself waits for ever
 WAITS_SECONDS = (2.0, 6.0)  # before the second and the third try
 LAST_START_SECONDS = 20.0  # no further try after so long: the library has tried again by itself
+MOST_OF_A_CARD = 1_000_000  # bytes; ours say at the top that a run is under way
 _QUOTA = re.compile(r"quota|storage|too large|payment|upgrade your plan|exceed", re.I)
 T = TypeVar("T")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{6,}")
@@ -61,7 +64,7 @@ def explain(error: BaseException) -> Refused:
     if isinstance(error, RuntimeError) and cause is not None:
         # The library's wrapper around one file; it has tried that several times.
         inner = explain(cause)
-        return Refused(inner.kind, f"{str(error).splitlines()[0]} {inner}")
+        return Refused(inner.kind, f"{_line(str(error).split(chr(10))[0])} {inner}")
     if isinstance(error, OfflineModeIsEnabled):
         return Refused("offline", "HF_HUB_OFFLINE forbids every upload; unset it.")
     if isinstance(error, HfHubHTTPError):
@@ -118,14 +121,14 @@ def _host() -> str:
 def _first(error: BaseException) -> str:
     """What the server said, else the first line; of addresses without what may be signed."""
     said = getattr(error, "server_message", None) or str(error)
-    lines = [line for line in str(said).splitlines() if line.strip()]
-    return _line(lines[0]) if lines else type(error).__name__
+    return next(filter(None, map(_line, str(said).splitlines())), type(error).__name__)
 
 
 def _line(text: str) -> str:
-    text = re.sub(r"(https?://[^\s?]+)\?\S*", r"\1", " ".join(text.split()))
-    text = _TOKEN.sub("[token]", text.replace(get_token() or "\0", "[token]"))
-    return text[:300].rstrip(". ")
+    """A plain line of at most 300 characters without tokens, whatever a server answered."""
+    text = _TOKEN.sub("[token]", " ".join(text.split()).replace(get_token() or "\0", "[token]"))
+    text = re.sub(r"(https?://[^\s?]+)\?\S*", r"\1", text[:3000])
+    return plain(text[:300].rstrip(". "))
 
 
 def remote_files(api: HfApi, repo_id: str, revision: str) -> dict[str, RepoFile]:
@@ -147,13 +150,19 @@ def is_there(path: Path, remote: RepoFile | None) -> bool:
 
 
 def card_there(order: dict[str, Any]) -> str:
-    """README.md of the repository, "" where there is none."""
+    """The beginning of the repository's README.md, "" where there is none."""
     get_session().timeout = STALL_SECONDS
     url = hf_hub_url(order["repo_id"], "README.md", revision=order["revision"])
+    headers = build_hf_headers()
     try:
-        answer = get_session().get(url, headers=build_hf_headers(), follow_redirects=True)
-        hf_raise_for_status(answer)
-        return str(answer.text)
+        with get_session().stream("GET", url, headers=headers, follow_redirects=True) as answer:
+            hf_raise_for_status(answer)
+            read = b""
+            for part in answer.iter_bytes():
+                read += part
+                if len(read) > MOST_OF_A_CARD:
+                    break
+            return read[:MOST_OF_A_CARD].decode(errors="replace")
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
         return ""
 

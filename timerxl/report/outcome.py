@@ -60,7 +60,7 @@ def outcome_of(run: Run) -> Outcome:
         return Outcome("failed", "✖", "BAD INPUT", _reason(reason))
     if code == 4:
         return Outcome("failed", "✖", "STORAGE", _reason(reason))
-    if code in (130, 143):  # SIGINT, SIGTERM
+    if code in (129, 130, 143):  # SIGHUP, SIGINT, SIGTERM
         return Outcome("stopped", "■", "INTERRUPTED", _reason(reason))
     return Outcome("unknown", "?", "UNKNOWN", f"status.json has code {run.status.get('code')}.")
 

@@ -237,18 +237,20 @@ def _yaml_mapping(path: Path) -> Content:
     return content
 
 
-def read_forecasts(path: Path) -> pd.DataFrame:
+def read_forecasts(path: Path, is_read: Callable[[str], bool] = lambda name: True) -> pd.DataFrame:
     """forecasts.parquet, checked: labels of 0 and 1, P(rain) from 0 to 1, times in UTC.
 
-    Raises ValueError naming the column that is not what it should be, before anything is read
-    that the file's own description rules out.
+    ``is_read`` says which columns beside split, region, issue_time and label are. Raises ValueError
+    naming the column that is not what it should be, before anything is read that the file's own
+    description rules out.
     """
     with pyarrow.parquet.ParquetFile(path) as file:
         schema, num_rows = file.schema_arrow, file.metadata.num_rows
     if missing := [name for name in NOT_FORECASTS if name not in schema.names]:
         raise ValueError(f"no column {', '.join(missing)}.")
     types = pyarrow.types
-    for name in set(schema.names) - {"split", "region", "issue_time"}:
+    columns = [name for name in schema.names if name in NOT_FORECASTS or is_read(name)]
+    for name in set(columns) - {"split", "region", "issue_time"}:
         kind = schema.field(name).type
         if not (types.is_floating(kind) or types.is_integer(kind) or types.is_boolean(kind)):
             raise ValueError(f"{name} is of type {kind}; expected numbers.")
@@ -257,8 +259,8 @@ def read_forecasts(path: Path) -> pd.DataFrame:
             f"issue_time is of type {schema.field('issue_time').type}; expected times."
         )
     # A number takes 8 bytes as read and 8 as checked; names are kept once.
-    check_memory(16 * num_rows * len(schema.names), f"{num_rows:,} forecasts")
-    table = pd.read_parquet(path, read_dictionary=["split", "region"])
+    check_memory(16 * num_rows * len(columns), f"{num_rows:,} forecasts")
+    table = pd.read_parquet(path, columns=columns, read_dictionary=["split", "region"])
     table["issue_time"] = pd.to_datetime(table["issue_time"], utc=True).dt.tz_localize(None)
     if table["issue_time"].isna().any():
         raise ValueError("issue_time has empty cells.")

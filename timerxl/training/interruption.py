@@ -10,7 +10,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-HANDLED = (signal.SIGTERM, signal.SIGINT)
+from timerxl.command_line import signals_to_handle
+
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AGAIN_SECONDS = 0.5
 FIRST_BEATS, FIRST_SECONDS = 3, 60.0
 PATIENCE_SECONDS = 10.0  # torchrun kills what is there 30 s after its SIGTERM
@@ -33,7 +35,8 @@ def way_on(resume: str) -> str:
 
 
 class Interruption:
-    """Notes the first SIGTERM or SIGINT; a second Ctrl-C ends the process at once, as ever.
+    """Notes the first of HANDLED (a SIGHUP that nohup ignores stays ignored); a second Ctrl-C ends
+    the process at once, as ever.
 
     The same signal may come twice, from a scheduler and from the launcher that passes it on: more
     SIGTERMs change nothing, nor does a SIGINT within half a second.
@@ -75,7 +78,8 @@ class Interruption:
     def __enter__(self) -> Interruption:
         self._last_beat = time.monotonic()
         if threading.current_thread() is threading.main_thread():
-            self._before = {one: signal.signal(one, self._note) for one in HANDLED}
+            heard = [one for one in HANDLED if one in signals_to_handle()]
+            self._before = {one: signal.signal(one, self._note) for one in heard}
             reader, self._wakeup = os.pipe()
             os.set_blocking(self._wakeup, False)
             self._fd_before = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)

@@ -30,6 +30,14 @@ def edit(path: Path, change: Callable[[Any], Any]) -> None:
     path.write_text(json.dumps(content if changed is None else changed))
 
 
+def rename_regions(saved: dict[str, Any], names: list[str]) -> None:
+    """Other names for the first regions, wherever preprocessing.json has them."""
+    new = dict(zip(saved["regions"], names, strict=False))
+    saved["regions"] = [new.get(name, name) for name in saved["regions"]]
+    of = saved["training_ranges"]["by_region"]
+    saved["training_ranges"]["by_region"] = {new.get(name, name): of[name] for name in of}
+
+
 def sums(folder: Path) -> dict[str, str]:
     """Every file of a folder with its SHA-256."""
     return {

@@ -300,3 +300,15 @@ def test_what_a_killed_process_left_goes_at_the_next_start(hub: Hub, training: P
     assert sweep(training.parent) == 0
     os.utime(old, (0, 0))
     assert sweep(training.parent) == 1
+
+
+@pytest.mark.parametrize("inside", ["run/mine", "package/mine", "notes.txt", "lock/mine"])
+def test_a_sweep_leaves_what_others_made(tmp_path: Path, inside: str) -> None:
+    """Though it is called as a place is, and is old."""
+    theirs = tmp_path / ".timerxl-hub-0123456789abcdef"
+    (theirs / inside).parent.mkdir(parents=True)
+    (theirs / inside).write_text("mine")
+    os.utime(theirs, (0, 0))
+    before = sums(tmp_path)
+    assert sweep(tmp_path) == 0
+    assert sums(tmp_path) == before

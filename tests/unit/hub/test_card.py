@@ -15,7 +15,7 @@ from hub_contents import card_errors
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from sklearn.metrics import brier_score_loss, matthews_corrcoef, roc_auc_score
-from spoiled_runs import as_stopped, card, edit, edit_all, home, section
+from spoiled_runs import as_stopped, card, edit, edit_all, home, rename_regions, section
 
 from timerxl.config import InputError
 from timerxl.data.column_records import ColumnRecord, Fact, time_meaning
@@ -205,17 +205,18 @@ def test_limits_come_from_facts(run: Path, text: str) -> None:
         }
 
     def spoil(found: dict[str, Any]) -> None:
-        found |= {"max_windows": 40, "no_interval": "no resamples were asked for", "intervals": {}}
+        found |= {"max_windows": 40, "no_interval": "the test split is too short", "intervals": {}}
 
     edit(run / "model" / "preprocessing.json", change)
     edit(run / "results.json", spoil)
-    edit(run / "audit.json", lambda _: {"lines": ["WARNING 2 of 24 hours of tp"]})
+    edit(run / "audit.json", lambda _: {"lines": ["WARNING 2 of 24 hours of tp", "by the sea"]})
     edit_all(run, test_every_epoch="true")
     limits = card(run).split("## Known limits")[1].split("## ")[0]
-    for words in ("Contaminated", "Split by row", "No intervals: no resamples were asked for"):
+    for words in ("Contaminated", "Split by row", "No intervals: the test split is too short"):
         assert words in limits
     for words in ("seeded sample", "Sparse rain", "Audit of the data: WARNING 2 of 24"):
         assert words in limits
+    assert "sea" not in limits
     assert "2 of 24 hours of `tp`" in card(run)
 
 
@@ -232,7 +233,7 @@ def test_a_stopped_run_says_so_at_the_top(run: Path, has_best: bool) -> None:
     assert "**ROC-AUC**: 0.500" in text  # validation's, and called so
     assert "flatter" in text
     said = text.split("## What the monitors said")[1]
-    assert said.count("The run itself said so; the published numbers alone do not show it.") == 1
+    assert said.count("Rain is said for every window.") == 1
     assert "**Stopped the run**: **collapse** (certain) at step 4" in said
     assert "from P(rain) = 0.5 on; no threshold was chosen" in text
 
@@ -250,18 +251,18 @@ def test_verdicts_of_a_finished_run(run: Path, text: str) -> None:
         "name": "dead_input",
         "severity": "certain",
         "step": None,
-        "explanation": "tp never varies.",
-        "remedy": "Look.",
+        "explanation": "never varying in the training windows: tp.",
+        "remedy": "Leave them out of data.features, or find out why they are constant.",
     }
     edit(run / "verdict.json", lambda _: {"stopped_by": None, "verdicts": [verdict]})
-    assert "- **dead input** (certain): The run itself said so" in card(run)
-    assert "tp never varies" not in card(run)  # words of a file: they may be anybody's
-    edit(run / "verdict.json", lambda _: {"verdicts": [verdict | {"severity": "suspected"}]})
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    start = json.loads(lines[0]) | {"dead_features": ["tp"]}
-    (run / "metrics.jsonl").write_text("\n".join([json.dumps(start), *lines[1:]]))
-    said = card(run).split("- **dead input** (suspected): ")[1].splitlines()[0]
-    assert said.startswith("never varying in the training windows: tp.")  # the monitor's own
+    said = "never varying in the training windows: tp. Leave them out of data.features, or find out"
+    assert f"- **dead input** (certain): {said} why they are constant." in card(run)
+    foreign = verdict | {"explanation": "at /srv/moonshot, kernel 6.1", "remedy": "ask Xochitl"}
+    edit(run / "verdict.json", lambda _: {"stopped_by": None, "verdicts": [foreign]})
+    assert (
+        "- **dead input** (certain): A feature that never varies in training, or gradients of "
+        "exactly zero ten steps long.\n" in card(run)
+    )
 
 
 def html(text: str) -> str:
@@ -285,7 +286,7 @@ def test_what_a_file_holds_is_never_markup(run: Path) -> None:
     nasty = "<script>x</script> | `a` [b](c) *d*\n## e"
 
     def rename(saved: dict[str, Any]) -> None:
-        saved["regions"] = [nasty, *saved["regions"][1:]]
+        rename_regions(saved, [nasty])
         saved["feature_names"][0] = nasty
         saved["scaling"]["log1p"] = []
         saved["label"]["text"] = nasty
@@ -325,7 +326,7 @@ def known(text: str) -> dict[str, list[str]]:
 
 
 def record_of(name: str, unit: str, by: str, time: dict[str, Any] | None) -> dict[str, Any]:
-    record = ColumnRecord(name, Fact("a quantity", "file"), Fact(unit, by))  # type: ignore[arg-type]
+    record = ColumnRecord(name, Fact("temperature", "file"), Fact(unit, by))  # type: ignore[arg-type]
     record.time = None if time is None else Fact(time, "said", "--meaning")
     return record.to_dict()
 
@@ -375,12 +376,13 @@ def test_more_than_a_dozen_features_are_summarised(run: Path, finished: Path) ->
 
 
 def test_what_a_record_holds_is_never_markup_nor_private(run: Path) -> None:
-    unit = "<b>x</b> | `a` [b](c) " + home("u.csv")
+    unit = "<script>x</script> | `a` [b](c) " + home("ana", "weather", "units.csv")
     with_records(run, {"tp": record_of("tp", unit, "said", None)})
     text = card(run)
     page = html(text)
-    assert "<b>x" not in page
-    assert "&lt;b&gt;x&lt;/b&gt; | `a` [b](c) u.csv" in page
+    assert "<script" not in page
+    assert "units.csv" not in page
+    assert known(text)["`tp`"] == ["-", "-", "quantity: file"]
     assert home("ana") not in text
     assert page.count("<table>") == 7
 

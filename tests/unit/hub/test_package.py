@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from spoiled_runs import SECRET, as_stopped, edit, home, plant, sums
+from spoiled_runs import SECRET, as_stopped, edit, home, plant, rename_regions, sums
 
+import timerxl.model
 from timerxl.config import InputError, load_recipe
 from timerxl.forecaster import Forecaster
 from timerxl.hub.package import Package, Wording, stage
@@ -99,7 +100,8 @@ def test_nothing_private_is_staged(
     settings = yaml.safe_load((package.folder / "training_config.yaml").read_text())
     assert settings["data"]["path"] == "rain.parquet"
     assert "note" not in settings
-    assert "could not read" not in (package.folder / "README.md").read_text()
+    assert "seen" not in settings
+    assert "**memory** (suspected): Peak memory above" in (package.folder / "README.md").read_text()
 
 
 ODD = ["tp@850", "/norte/sur", "~x/y", "C:/lima", "runs/tp.csv", "tp <mm/h> & @500"]
@@ -113,18 +115,20 @@ def rename(run: Path, names: list[str], regions: list[str]) -> None:
         logged = [names[old.index(n)] for n in saved["scaling"]["log1p"] if n in old[: len(names)]]
         saved["scaling"]["log1p"] = logged
         saved["feature_names"] = names + old[len(names) :]
-        saved["regions"] = regions + saved["regions"][len(regions) :]
+        rename_regions(saved, regions)
         saved["data"]["features"] = saved["feature_names"]
         saved["data"]["region_column"] = "place@site"
 
     edit(run / "model" / "preprocessing.json", preprocessing)
-    edit(run / "audit.json", lambda _: {"lines": [f"warning: {names[0]} and {home('x')} are odd."]})
+    edit(
+        run / "audit.json", lambda _: {"lines": [f"warning: {names[:1]} is missing in 3 regions."]}
+    )
 
 
 def test_names_that_look_private_are_kept(run: Path, tmp_path: Path) -> None:
     before = json.loads((run / "model" / "preprocessing.json").read_text())
     rename(run, ODD, ["lima@norte", "/a/b/c"])
-    config = {"id2label": {"0": "dry/no/rain", "1": "rain@all"}}
+    config = {"id2label": {"0": "dry/no/rain", "1": "rain@all"}, "_name_or_path": home("m")}
     edit(run / "model" / "config.json", lambda content: content | config)
     package = staged(run, tmp_path)
     saved = json.loads((package.folder / "preprocessing.json").read_text())
@@ -133,10 +137,11 @@ def test_names_that_look_private_are_kept(run: Path, tmp_path: Path) -> None:
     assert saved["data"]["region_column"] == "place@site"
     written = json.loads((package.folder / "config.json").read_text())
     assert written["id2label"] == config["id2label"]
+    assert "_name_or_path" not in written
     forecaster = Forecaster.from_pretrained(package.folder)
     assert forecaster.saved.content["feature_names"] == saved["feature_names"]
     card = (package.folder / "README.md").read_text()
-    assert "tp@850 and x are odd." in card
+    assert "warning: \\['tp@850'\\] is missing in 3 regions." in card
     assert "`tp@850`, `/norte/sur`, `~x/y`" in card
 
 
@@ -158,39 +163,27 @@ def test_what_nobody_could_load_is_not_published(run: Path, tmp_path: Path) -> N
     assert str(tmp_path) not in message
 
 
-def test_code_comes_from_the_installed_package(run: Path, tmp_path: Path, finished: Path) -> None:
-    """Whatever lies in the model's folder, or is missing there."""
-    folder = run / "model"
-    (folder / "modeling_timerxl.py").write_text(f"TOKEN = '{SECRET}'")
-    (folder / "layers_timerxl.py").unlink()
-    (folder / "x_timerxl.py").write_text("import os")
-    hostile = {"auto_map": {"AutoConfig": "x_timerxl.Evil"}, "architectures": ["Evil"]}
-    edit(folder / "config.json", lambda content: content | hostile)
+def test_the_code_is_that_of_this_package(run: Path, tmp_path: Path) -> None:
+    ours = {path.name: path.read_bytes() for path in Path(timerxl.model.__file__).parent.glob("*")
+            if path.name.endswith("_timerxl.py")}  # fmt: skip
+    program = run / "model" / "modeling_timerxl.py"
+    program.write_text(program.read_text() + f'TOKEN = "{SECRET}"')
+    (run / "model" / "layers_timerxl.py").unlink()
+    (run / "model" / "evil_timerxl.py").write_text("import os")
+
+    def point(config: dict[str, Any]) -> None:
+        config["auto_map"] = {"AutoConfig": "evil/code--evil_timerxl.Evil"}
+        config["architectures"] = ["EvilModel"]
+        config["attn_implementation"] = "evil/kernel"
+
+    before = json.loads((run / "model" / "config.json").read_text())
+    edit(run / "model" / "config.json", point)
     package = staged(run, tmp_path)
     assert sorted(package.files) == FILES
     for name in FILES:
-        if name.endswith(".py") or name == "config.json":
-            theirs = (finished / "model" / name).read_bytes()
-            assert (package.folder / name).read_bytes() == theirs, name
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("model/model.safetensors", "model/config.json", "model/preprocessing.json", "model"),
-        *("model/x_timerxl.py", "results.json", "metrics.jsonl", "verdict.json", "status.json"),
-        *("config.yaml", "audit.json", "environment.json", "forecasts.parquet", "report"),
-        *("report/index.html", "checkpoints"),
-    ],
-)
-def test_a_run_with_a_link_is_refused(run: Path, tmp_path: Path, name: str) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    if (run / name).exists():
-        (run / name).rename(elsewhere)
-    else:
-        elsewhere.write_text(SECRET)
-    (run / name).symlink_to(elsewhere)
-    assert f"{name} is a link" in refused(run, tmp_path)
+        if name.endswith(".py"):
+            assert (package.folder / name).read_bytes() == ours[name], name
+    assert json.loads((package.folder / "config.json").read_text()) == before
 
 
 def cut_off(run: Path) -> None:
@@ -286,6 +279,5 @@ def test_a_run_is_named_by_its_folder_not_by_where_it_lies(
 ) -> None:
     monkeypatch.chdir(run)
     assert read_record(Path()).name == "rainy-run"
-    line = f"warning: {run}/model and {home('x')}"
-    edit(run / "audit.json", lambda _: {"lines": [line]})
-    assert read_record(Path()).audit == {"lines": ["warning: rainy-run/model and x"]}
+    edit(run / "verdict.json", lambda _: {"said": f"{run}/model and {home('x')}"})
+    assert read_record(Path()).verdict == {}

@@ -239,6 +239,19 @@ def test_a_token_that_the_server_says_is_not_repeated(hub: Hub, package: Package
     assert "[token] may not, nor [token]" in str(error)
 
 
+@pytest.mark.parametrize("where", [CREATE, UPLOAD, COMMIT, "validate-yaml"])
+def test_what_a_server_says_is_cut_and_plain(hub: Hub, package: Package, where: str) -> None:
+    """A million characters, colours, a forged line, addresses that are signed."""
+    said = "\x1b[2J\x1b]0;title\x07no\u202e \rerror: mine " + "http://a.b/?sig=1 " * 60_000
+    hub.faults.append(Fault(where, 403, said))
+    begun = time.monotonic()
+    error = str(failed(package))
+    assert time.monotonic() - begun < 20
+    assert len(error) < 900
+    assert error.isprintable()
+    assert "sig=1" not in error
+
+
 def test_an_upload_that_ends_otherwise(
     hub: Hub, package: Package, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
