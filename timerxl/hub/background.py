@@ -63,6 +63,8 @@ class BackgroundPush:
         self._waiting: _Job | None = None
         self._child: Child | None = None
         self._thread: threading.Thread | None = None
+        # Python 3.11 takes a thread for ended whose join() a signal's exception cut short.
+        self._worked = threading.Event()
         self._closing = self._hopeless = self._ended = False
         self._number = self._arrived = 0
         for folder in (run.absolute().parent, Path(tempfile.gettempdir())):
@@ -99,7 +101,7 @@ class BackgroundPush:
             return self._arrived == self._number
         try:
             if self._thread is not None:
-                self._thread.join(max(timeout, 0.0))
+                self._worked.wait(max(timeout, 0.0))
         finally:  # also where a signal ends the waiting
             self._end_now()
         if self._arrived == self._number:
@@ -109,7 +111,7 @@ class BackgroundPush:
 
     def _end_now(self) -> None:
         """End the push under way, if there is one, and drop the model that waits behind it."""
-        if self._thread is None or not self._thread.is_alive():
+        if self._thread is None or self._worked.is_set():
             return
         with self._changed:
             waiting, self._waiting = self._waiting, None
@@ -118,7 +120,7 @@ class BackgroundPush:
             waiting.place.remove()
         if child is not None:
             child.stop()
-        self._thread.join(10.0)
+        self._worked.wait(10.0)
 
     def _later(self) -> str:
         force = needs_force(self.run)
@@ -147,6 +149,12 @@ class BackgroundPush:
             dropped.place.remove()
 
     def _work(self) -> None:
+        try:
+            self._send_all()
+        finally:
+            self._worked.set()
+
+    def _send_all(self) -> None:
         while True:
             with self._changed:
                 while self._waiting is None and not self._closing:

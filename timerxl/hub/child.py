@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -65,23 +65,33 @@ class Child:
     place: Place | None = None
     variables: dict[str, str] = field(default_factory=dict)
     _process: subprocess.Popen[str] | None = field(default=None, init=False)
-    _stopped: bool = field(default=False, init=False)
+    _stopped: threading.Event = field(default_factory=threading.Event, init=False)
 
     def __call__(self) -> Pushed:
         """Run it to its end; raises PushFailed."""
         # In a thread of its own: a signal's exception, which comes in the main thread, can't fall
         # between the start of the process and the line that remembers it.
-        with ThreadPoolExecutor(1, "upload") as pool:
-            try:
-                return pool.submit(self._run).result()
-            finally:
-                self.stop()
+        done: Future[Pushed] = Future()
+        try:
+            threading.Thread(target=self._run_into, args=(done,), daemon=True).start()
+            return done.result()
+        finally:
+            self.stop()
+            wait([done], timeout=10.0)
+
+    def _run_into(self, done: Future[Pushed]) -> None:
+        try:
+            done.set_result(self._run())
+        except BaseException as error:
+            done.set_exception(error)
 
     def _run(self) -> Pushed:
         limit, late = self.limit_seconds, False
         place = self.place
         locks = () if place is None or place.descriptor is None else (place.descriptor,)
         command = [self.module, str(os.getpid()), *([str(place.folder)] if place else [])]
+        if self._stopped.is_set():
+            raise PushFailed("stopped", "the upload was ended before it began.")
         # -P: no folder of the user's may hide a library.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "timerxl.hub.child", *command],
@@ -95,7 +105,7 @@ class Child:
         )
         output, errors = "", ""
         try:
-            if self._stopped:
+            if self._stopped.is_set():
                 self._process.kill()
             order = json.dumps(self.order | {"limit_seconds": limit})
             output, errors = self._process.communicate(order, timeout=limit + 5)
@@ -103,14 +113,14 @@ class Child:
             late = True
         finally:
             self._end()
-        if self._stopped:
+        if self._stopped.is_set():
             raise PushFailed("stopped", "the upload was ended before it was done.")
         code = -signal.SIGALRM if late else self._process.returncode
         return _answer(output, errors, code, limit)
 
     def stop(self) -> None:
         """End it now, if it still runs."""
-        self._stopped = True
+        self._stopped.set()
         self._end()
 
     def _end(self) -> None:

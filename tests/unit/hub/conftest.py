@@ -32,6 +32,12 @@ NO_WAITING = "import time\nreal = time.sleep\ntime.sleep = lambda s: real(min(s,
 
 
 @pytest.fixture(scope="session")
+def tiny() -> list[str]:
+    """Settings of a run that takes a moment."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real run; not to be changed."""
     folder = tmp_path_factory.mktemp("hub") / "rainy-run"

@@ -166,7 +166,7 @@ def test_the_end_does_not_wait_for_ever(hub: Hub, training: Path) -> None:
         "hub: the newest model is not on ana/rain. It can be published when the run is finished: "
         "train on with the same command."
     ]
-    assert "hub" not in [thread.name for thread in threading.enumerate()]
+    wait(lambda: "hub" not in [thread.name for thread in threading.enumerate()])
     assert leftovers(training) == []
     pusher.new_best(training)  # after the end: nothing
     assert len(said) == 1
@@ -312,3 +312,40 @@ def test_a_sweep_leaves_what_others_made(tmp_path: Path, inside: str) -> None:
     before = sums(tmp_path)
     assert sweep(tmp_path) == 0
     assert sums(tmp_path) == before
+
+
+def test_a_sweep_takes_only_what_it_made(tmp_path: Path) -> None:
+    """Links, files of others and folders that hold anything else stay, also when they are old."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "lock").write_text("mine")
+    (theirs / "package").mkdir()
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / ".timerxl-hub-aa").symlink_to(theirs)
+    for name in ("bb", "cc", "dd", "ee", "ff"):
+        (runs / f".timerxl-hub-{name}").mkdir()
+    (runs / ".timerxl-hub-bb" / "lock").symlink_to(theirs / "lock")
+    (runs / ".timerxl-hub-cc" / "lock").hardlink_to(theirs / "lock")
+    os.mkfifo(runs / ".timerxl-hub-dd" / "lock")
+    (runs / ".timerxl-hub-ee" / "photo.jpg").write_text("x")
+    (runs / ".timerxl-hub-ff" / "run").symlink_to(theirs)
+    for path in runs.iterdir():
+        os.utime(path, (0, 0), follow_symlinks=False)
+    before = sums(theirs), os.stat(theirs / "lock").st_mtime_ns
+    assert sweep(runs) == 1  # the last: empty but for a link, which goes itself
+    assert len(list(runs.iterdir())) == 5
+    assert (sums(theirs), os.stat(theirs / "lock").st_mtime_ns) == before
+    assert (theirs / "package").is_dir()
+
+
+def test_a_place_goes_with_its_process_whatever_ends_it(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from timerxl.hub.places import Place\n"
+        "place = Place(Path(sys.argv[1])); (place.folder / 'run').mkdir()\n"
+        "if os.fork() == 0: sys.exit()\n"
+        "os.wait(); assert place.folder.is_dir(); del place; raise SystemExit(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, check=False)
+    assert done.returncode == 3
+    assert list(tmp_path.iterdir()) == []

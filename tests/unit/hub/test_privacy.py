@@ -195,9 +195,9 @@ def test_the_code_that_is_published_stays(scrubber: Scrubber) -> None:
 
 
 UNITS = (
-    "a|-|/|\\|~|/home/|/home/a |/home/a b|/a|eyJ-|eyJabcdefghijk.|pypi-|glpat-|://a@|a@|a-a|a."
+    f"a|-|/|\\|~|/home/|{home()} |{home()} b|{home('a b')}/|/a|eyJ-|eyJabcdefghijk.|pypi-|glpat-|://a@|a@|a-a|a."
     "|-----BEGIN PRIVATE KEY-----|http://|s3://|6.8.0-a.|secret=|secret |password=|C:\\|C:/|\\a"
-    "|1.1.1-|Bearer |Basic a|a b |//a/|n7:/|/home/a b/|a.csv |SG.|sk-|Q~|x/|a.csv/|https://a?|+|%|data:a|<script>"
+    "|1.1.1-|Bearer |Basic a|a b |//a/|n7:/|a.csv |SG.|sk-|Q~|x/|a.csv/|https://a?|+|%|data:a|<script>"
 ).split("|")
 
 

@@ -15,23 +15,21 @@ import pytest
 from hub_contents import Fault, Hub
 from spoiled_runs import sums
 
-from timerxl.hub.places import PREFIX
+from timerxl.hub.places import PREFIX, sweep
 
 ROOT = Path(__file__).resolve().parents[3]
-ENDING = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
 UPLOAD = "PUT /lfs/upload"
 LIMIT_SECONDS = 2.0
 
 
-class Publication:
-    """launch/publish.py in a process of its own, whose temporary files are in ``folder``."""
+class Command:
+    """A command of launch/ in a process of its own, whose temporary files are in ``folder``."""
 
-    def __init__(self, run: Path, folder: Path, *words: str) -> None:
+    def __init__(self, folder: Path, script: str, *words: str) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        command = [sys.executable, str(ROOT / "launch" / "publish.py"), "--run", str(run)]
         self.process = subprocess.Popen(
-            [*command, "--repo-id", "ana/rain", *words],
+            [sys.executable, str(ROOT / "launch" / script), *words],
             env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -46,17 +44,21 @@ class Publication:
 
 
 @pytest.fixture
-def start(run: Path, tmp_path: Path) -> Iterator[Callable[..., Publication]]:
-    made: list[Publication] = []
+def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
+    made: list[Command] = []
 
-    def begin(*words: str) -> Publication:
-        made.append(Publication(run, tmp_path / "staging", *words))
+    def begin(script: str, *words: str) -> Command:
+        made.append(Command(tmp_path / "staging", script, *words))
         return made[-1]
 
     yield begin
     for one in made:
         one.process.kill()
         one.process.communicate()
+
+
+def publishing(run: Path) -> list[str]:
+    return ["publish.py", "--run", str(run), "--repo-id", "ana/rain"]
 
 
 def wait(until: Callable[[], object], seconds: float = 60.0) -> None:
@@ -66,7 +68,7 @@ def wait(until: Callable[[], object], seconds: float = 60.0) -> None:
     assert until()
 
 
-def waits_for_the_hub(hub: Hub, one: Publication) -> list[psutil.Process]:
+def waits_for_the_hub(hub: Hub, one: Command) -> list[psutil.Process]:
     """The hub hangs in the middle of a large file; returns the uploading processes."""
     wait(lambda: hub.calls("preupload"))
     time.sleep(0.3)
@@ -75,14 +77,16 @@ def waits_for_the_hub(hub: Hub, one: Publication) -> list[psutil.Process]:
     return children
 
 
-@pytest.mark.parametrize(("number", "code"), ENDING)
-@pytest.mark.parametrize("times", [1, 20])
+@pytest.mark.parametrize(
+    ("number", "code", "times"),
+    [(signal.SIGTERM, 143, 20), (signal.SIGINT, 130, 20), (signal.SIGHUP, 129, 1)],
+)
 def test_a_signal_ends_all_of_it(
-    hub: Hub, run: Path, start: Callable[..., Publication], number: int, code: int, times: int
+    hub: Hub, run: Path, start: Callable[..., Command], number: int, code: int, times: int
 ) -> None:
     before = sums(run)
     hub.faults.append(Fault(UPLOAD, seconds=30.0, after_bytes=100))
-    one = start()
+    one = start(*publishing(run))
     children = waits_for_the_hub(hub, one)
     begun = time.monotonic()
     for _ in range(times):
@@ -103,10 +107,10 @@ def test_a_signal_ends_all_of_it(
 
 
 def test_a_killed_publication_takes_its_upload_with_it(
-    hub: Hub, start: Callable[..., Publication]
+    hub: Hub, run: Path, start: Callable[..., Command]
 ) -> None:
     hub.faults.append(Fault(UPLOAD, seconds=30.0))
-    one = start()
+    one = start(*publishing(run))
     children = waits_for_the_hub(hub, one)
     one.process.kill()
     one.process.wait()
@@ -114,11 +118,11 @@ def test_a_killed_publication_takes_its_upload_with_it(
     wait(lambda: one.places() == [], LIMIT_SECONDS)
 
 
-def test_a_signal_at_any_moment(hub: Hub, start: Callable[..., Publication]) -> None:
+def test_a_signal_at_any_moment(hub: Hub, run: Path, start: Callable[..., Command]) -> None:
     """From the first folder to the upload, in steps of a moment."""
     hub.faults.append(Fault(UPLOAD, seconds=30.0))
-    for delay in (0.0, 0.3, 0.8, 1.5):
-        one = start()
+    for delay in (0.0, 0.8):
+        one = start(*publishing(run))
         wait(one.places)
         time.sleep(delay)
         children = one.children()
@@ -130,11 +134,11 @@ def test_a_signal_at_any_moment(hub: Hub, start: Callable[..., Publication]) -> 
         assert "Traceback" not in errors
 
 
-def test_nohup_is_respected(hub: Hub, start: Callable[..., Publication]) -> None:
+def test_nohup_is_respected(hub: Hub, run: Path, start: Callable[..., Command]) -> None:
     hub.faults.append(Fault(UPLOAD, seconds=1.5, times=1))
     handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        one = start()
+        one = start(*publishing(run))
     finally:
         signal.signal(signal.SIGHUP, handler)
     waits_for_the_hub(hub, one)
@@ -142,4 +146,68 @@ def test_nohup_is_respected(hub: Hub, start: Callable[..., Publication]) -> None
     output, errors = one.process.communicate(timeout=60)
     assert one.process.returncode == 0, errors
     assert output.startswith(f"{hub.endpoint}/ana/rain/commit/")
+    assert one.places() == []
+
+
+@pytest.fixture
+def training(tiny: list[str], tmp_path: Path) -> list[str]:
+    """A run that pushes its models, beside which nothing else is."""
+    settings = [*tiny, f"output_dir={tmp_path / 'staging' / 'run'}", "hub.push=true"]
+    return ["train.py", "--config", "quickstart", *settings, "hub.repo_id=ana/rain"]
+
+
+def test_a_signal_while_a_finished_run_waits_for_its_push(
+    hub: Hub, training: list[str], start: Callable[..., Command]
+) -> None:
+    hub.faults.append(Fault(UPLOAD, seconds=60.0))
+    one = start(*training)
+    status = one.folder / "run" / "status.json"
+    wait(lambda: status.is_file() and '"finished"' in status.read_text(), 120.0)
+    wait(lambda: hub.calls("preupload"))
+    time.sleep(0.5)
+    children = one.children()
+    assert children
+    assert one.places()
+    begun = time.monotonic()
+    for _ in range(5):
+        one.process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+    _, errors = one.process.communicate(timeout=30)
+    assert time.monotonic() - begun < LIMIT_SECONDS
+    assert one.process.returncode == 143, errors
+    assert "Traceback" not in errors
+    assert not any(child.is_running() for child in children)
+    assert one.places() == []
+
+
+@pytest.mark.parametrize(
+    ("numbers", "codes"),
+    [
+        ([signal.SIGHUP], [129]),
+        ([signal.SIGINT, signal.SIGINT], [130]),  # the second one waits for nothing
+        ([signal.SIGKILL], [-signal.SIGKILL]),
+    ],
+)
+def test_a_signal_while_a_run_trains_and_pushes(
+    hub: Hub,
+    training: list[str],
+    start: Callable[..., Command],
+    numbers: list[signal.Signals],
+    codes: list[int],
+) -> None:
+    hub.faults.append(Fault(UPLOAD, seconds=60.0))
+    long = ["train.max_steps=100000", "train.epochs=100000", "eval.every_steps=2"]
+    one = start(*training, *long, "train.patience=100000")
+    wait(lambda: hub.calls("preupload"), 120.0)
+    time.sleep(0.5)
+    children = one.children()
+    assert one.places()
+    for number in numbers:
+        one.process.send_signal(number)
+        time.sleep(0.7)
+    one.process.communicate(timeout=60)
+    assert one.process.returncode in codes
+    wait(lambda: not any(child.is_running() for child in children), LIMIT_SECONDS)
+    # What waited behind the push under way goes at the next start, where nobody had the time.
+    sweep(one.folder)
     assert one.places() == []
