@@ -166,7 +166,7 @@ def content_problem(content: Any) -> str | None:
         return f"static_feature_names holds {len(static):,} names for {len(regions):,} regions"
     ranges = content.get("training_ranges")
     if ranges is not None:
-        found = ranges_problem(ranges, len(names), regions, content["step_hours"])
+        found = ranges_problem(ranges, len(names), content["step_hours"])
         if found is not None:
             return found
     horizon = content["label"]["horizon_hours"]

@@ -109,9 +109,7 @@ def step_offsets(timestamps: np.ndarray, step_hours: float) -> list[float]:
     return [float(one) / 3600 for one in np.unique(timestamps.astype(np.int64) % seconds)]
 
 
-def ranges_problem(
-    content: Any, num_features: int, regions: list[str], step_hours: float
-) -> str | None:
+def ranges_problem(content: Any, num_features: int, step_hours: float) -> str | None:
     """What is wrong with ``training_ranges`` as a file has them, as a clause; None if nothing."""
     if (found := misfit(content, _SHAPE, "training_ranges")) is not None:
         return found
@@ -122,8 +120,6 @@ def ranges_problem(
     for key, end in (("step_offsets_hours", common), ("issue_hours", 24.0)):
         if len(set(content[key])) < len(content[key]) or max(content[key]) >= end:
             return f"training_ranges.{key} holds an hour twice, or one of {end:g} or more"
-    if strange := content["by_region"].keys() - set(regions):
-        return f"training_ranges.by_region names {min(strange)!r}, which is none of the regions"
     shape = {name: [(_NUMBER, None)] for name in STATISTICS}
     for region, numbers in content["by_region"].items():
         where = f"training_ranges.by_region.{region}"

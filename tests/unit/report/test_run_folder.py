@@ -264,7 +264,7 @@ def test_forecasts_are_judged_by_what_the_file_declares(
     table.assign(model="0.5").to_parquet(file)
     assert "model is of type large_string; expected numbers" in read_run(copy).problems[0]
     table.assign(issue_time="2020").to_parquet(file)
-    assert "issue_time holds no times" in read_run(copy).problems[0]
+    assert "issue_time is of type large_string; expected times" in read_run(copy).problems[0]
     table.to_parquet(file)
     assert read_run(copy).problems == []
     monkeypatch.setattr(untrusted, "free_memory", lambda: 100_000)

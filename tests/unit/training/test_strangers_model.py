@@ -65,7 +65,7 @@ CONTENTS: list[tuple[str, Any, str]] = [
     ("data.max_fill_hours", INF, "data.max_fill_hours is inf"),
     ("data.window_stride_hours", -3.0, "data.window_stride_hours is -3.0"),
     ("training_ranges.step_offsets_hours", [NAN], "step_offsets_hours[0] is nan"),
-    ("training_ranges.by_region", {"mars": {}}, "names 'mars', which is none of the regions"),
+    ("training_ranges.by_region", {"mars": {}}, "by_region.mars has no min"),
 ]
 CONFIGS: list[tuple[str, Any, str]] = [
     ("hidden_size", 10**9, "hidden_size 1000000000, expected 1 to 16,777,216"),
