@@ -91,12 +91,11 @@ def test_a_signal_ends_all_of_it(
     begun = time.monotonic()
     for _ in range(times):
         one.process.send_signal(number)
-        time.sleep(0.05)
-    _, errors = one.process.communicate(timeout=30)
+        time.sleep(0.02)
+    wait(lambda: not any(child.is_running() for child in children) and not one.places())
     assert time.monotonic() - begun < LIMIT_SECONDS
+    _, errors = one.process.communicate(timeout=30)
     assert one.process.returncode == code
-    assert not any(child.is_running() for child in children)
-    assert one.places() == []
     assert "Traceback" not in errors
     assert errors.splitlines()[1:] == [
         "error: interrupted before the upload was done.",
@@ -172,12 +171,11 @@ def test_a_signal_while_a_finished_run_waits_for_its_push(
     for _ in range(5):
         one.process.send_signal(signal.SIGTERM)
         time.sleep(0.05)
-    _, errors = one.process.communicate(timeout=30)
+    wait(lambda: not any(child.is_running() for child in children) and not one.places())
     assert time.monotonic() - begun < LIMIT_SECONDS
+    _, errors = one.process.communicate(timeout=30)
     assert one.process.returncode == 143, errors
     assert "Traceback" not in errors
-    assert not any(child.is_running() for child in children)
-    assert one.places() == []
 
 
 @pytest.mark.parametrize(
