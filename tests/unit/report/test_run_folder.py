@@ -234,7 +234,7 @@ def test_a_page_is_not_written_through_a_link(copy: Path, tmp_path: Path) -> Non
     (elsewhere / "index.html").write_text("mine")
     shutil.rmtree(copy / "report", ignore_errors=True)
     (copy / "report").symlink_to(elsewhere)
-    with pytest.raises(InputError, match="is a link; expected a folder"):
+    with pytest.raises(InputError, match="is a link; expected a regular file or folder"):
         write_report(copy)
     assert (elsewhere / "index.html").read_text() == "mine"
     assert [path.name for path in elsewhere.iterdir()] == ["index.html"]
