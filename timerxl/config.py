@@ -323,8 +323,8 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> RunConfig:
     try:
         for part in (text, path.stem):  # the stem becomes a value: recipe
             check_references(part, known)
-    except ValueError as error:
-        raise InputError(f"in {path}: {error}") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"in {path}: {reason(error)}") from error
     try:
         recipe = OmegaConf.load(io.StringIO(text))
         if isinstance(recipe, DictConfig):

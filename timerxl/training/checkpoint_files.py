@@ -44,7 +44,9 @@ _STATE: dict[str, Any] = {
     "metrics_bytes": range(2**30),
     "config": {"train?": {"batch_size?": _BATCH, "accumulation_steps?": _BATCH}},
     # Larger is better: scores end at 1, a loss counts with a minus.
-    "progress": _PROGRESS | {"step": _ABOVE_0, "best_score": (Between(-1e30, 1), None)},
+    "progress": _PROGRESS
+    | {"step": _ABOVE_0, "best_score": (Between(-1e30, 1), None)}
+    | {"resumes": range(10**6)},
     "schedule": {"last_epoch": _COUNT, "_step_count": _COUNT, "_last_lr": [Between(0, 1e6)]},
     "scaler": (
         {
@@ -307,6 +309,9 @@ def _state_problem(state: Any, folder: Path, complete: bool) -> str | None:
         return f"progress.{ascii(unknown[0])[:80]} is not known"
     if misfit(list((state.get("scaler") or {}).values()), [float]):
         return "scaler holds something that is no number"
+    seen, most = progress.get("samples_seen", 0), state.get("global_batch_size", 2**31)
+    if seen > progress["step"] * most:
+        return f"progress.samples_seen is {seen:,}, more than its steps can have seen"
     for key in _COUNTED:
         if progress.get(key, 0) > progress["step"]:
             return f"progress.{key} is {progress[key]:,}, beyond its step {progress['step']:,}"
