@@ -8,7 +8,7 @@ wrong recipe is refused before the slow imports begin.
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -18,7 +18,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from timerxl.config_checks import VALIDATION_METRICS, InputError, validate
 from timerxl.untrusted import (
-    check_lengths,
     check_overrides,
     check_references,
     flat,
@@ -26,6 +25,7 @@ from timerxl.untrusted import (
     plain,
     read_yaml_text,
     reason,
+    resolve_references,
     unknown_key,
 )
 
@@ -341,16 +341,15 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> RunConfig:
     try:
         asked = OmegaConf.from_dotlist(given)
         config = OmegaConf.merge(config, asked)
-        check_lengths(flat(OmegaConf.to_container(config)))  # type: ignore[arg-type]
+        unresolved: Any = OmegaConf.to_container(config)
+        for key, value in resolve_references(flat(unresolved)).items():
+            OmegaConf.update(config, key, value)
         resolved = OmegaConf.to_object(config)
     except (OmegaConfBaseException, TypeError) as error:
         raise _explain(error, "the overrides") from error
     except (yaml.YAMLError, ValueError, ArithmeticError) as error:
         raise InputError(f"the overrides can't be read: {reason(error)}") from error
     assert isinstance(resolved, RunConfig)
-    for key, value in flat(asdict(resolved)).items():
-        if "${" in str(value):  # put together from parts
-            raise InputError(f"{key} is {plain(value, 80)!r}; expected a text without ${{.")
     if path.parent != RECIPES:
         _refuse_sending(path, resolved, asked)
     validate(resolved)

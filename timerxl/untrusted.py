@@ -308,33 +308,47 @@ def check_references(text: str, known: list[str]) -> None:
             )
 
 
-def check_lengths(values: dict[str, Any]) -> None:
-    """Raise ValueError where a reference of ``values`` (dotted key -> scalar or list, unresolved)
-    leads in a circle, through more than MOST_REFERENCES keys, to a list, or to a text of more than
-    MOST_TEXT characters, of which none is made."""
-    lengths: dict[str, int] = {}
+def resolve_references(values: dict[str, Any]) -> dict[str, Any]:
+    """Those of ``values`` (dotted key -> scalar or list) that refer to others, with these put in.
 
-    def length(key: str, through: tuple[str, ...]) -> int:
+    Every key is made once, whatever refers to it. Raises ValueError where a reference leads in a
+    circle, through more than MOST_REFERENCES keys, to a list, to a text of more than MOST_TEXT
+    characters, of which none is made, or to one that would be a reference again.
+    """
+    made: dict[str, Any] = {}
+
+    def value_of(key: str, through: tuple[str, ...]) -> Any:
         if key in through or len(through) > MOST_REFERENCES:
             raise ValueError(
                 f"{through[0]} refers to itself, or through more than {MOST_REFERENCES} keys."
             )
-        if key not in lengths:
-            value = values[key]
-            if through and isinstance(value, list | dict):
+        if key not in made:
+            if through and isinstance(values[key], list | dict):
                 raise ValueError(f"{through[0]} refers to {key}, which is no single value.")
-            total = 0
-            for text in map(str, value if isinstance(value, list) else [value]):
-                parts = REFERENCE.findall(text)
-                total += len(REFERENCE.sub("", text))
-                total += sum(length(part, (*through, key)) for part in parts)
-                if parts and total > MOST_TEXT:
-                    raise ValueError(f"{key} has more than {MOST_TEXT:,} characters when resolved.")
-            lengths[key] = total
-        return lengths[key]
+            made[key] = filled(values[key], (*through, key))
+        return made[key]
 
-    for key in values:
-        length(key, ())
+    def filled(value: Any, through: tuple[str, ...]) -> Any:
+        if isinstance(value, list):
+            return [filled(item, through) for item in value]
+        if isinstance(value, dict):
+            return {key: filled(item, through) for key, item in value.items()}
+        if not isinstance(value, str) or "${" not in value:
+            return value
+        pieces, size = REFERENCE.split(value), 0  # every second one is a key
+        for index, piece in enumerate(pieces):
+            pieces[index] = value_of(piece, through) if index % 2 else piece
+            size += len(str(pieces[index]))
+            if size > MOST_TEXT:
+                raise ValueError(
+                    f"{through[-1]} has more than {MOST_TEXT:,} characters when resolved."
+                )
+        if "${" in (text := "".join(map(str, pieces))):  # put together from parts
+            raise ValueError(f"{through[-1]} is {plain(text, 80)!r}; expected a text without ${{.")
+        # A reference alone keeps the kind of value that it refers to.
+        return pieces[1] if REFERENCE.fullmatch(value) else text
+
+    return {key: new for key in values if (new := value_of(key, ())) != values[key]}
 
 
 def _scalars(node: yaml.Node | None) -> Iterator[str]:

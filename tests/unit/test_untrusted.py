@@ -236,6 +236,19 @@ def test_references_can_not_be_doubled_into_a_bomb(width: int, depth: int) -> No
     assert time.monotonic() - started < 2
 
 
+@pytest.mark.parametrize("base", ["", "x"])
+def test_references_to_nothing_multiply_no_work(base: str) -> None:
+    """A hundred of each, eight deep: what they make is short, and each is made once."""
+    overrides = [
+        f"{key}={('${' + TEXTS[i + 1] + '}') * (100 if not base else 1)}"
+        for i, key in enumerate(TEXTS[:8])
+    ]
+    overrides.append(f"{TEXTS[8]}='{base}'")
+    started = time.monotonic()
+    assert load_recipe("quickstart", overrides).recipe == base
+    assert time.monotonic() - started < 2
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
