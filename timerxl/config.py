@@ -8,7 +8,7 @@ wrong recipe is refused before the slow imports begin.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -319,16 +319,19 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> RunConfig:
     path, given = recipe_path(name), list(overrides or [])
     known = _leaf_keys(RunConfig)
     text = read_yaml_text(path)
-    config: Any = OmegaConf.structured(RunConfig)
     try:
         for part in (text, path.stem):  # the stem becomes a value: recipe
             check_references(part, known)
     except (ValueError, yaml.YAMLError) as error:
         raise InputError(f"in {path}: {reason(error)}") from error
+    config: Any = OmegaConf.structured(RunConfig)
+    values = flat(asdict(RunConfig())) | {"recipe": path.stem}
     try:
         recipe = OmegaConf.load(io.StringIO(text))
         if isinstance(recipe, DictConfig):
-            config = OmegaConf.merge(config, {"recipe": path.stem}, recipe)
+            values |= flat(_container(recipe))
+            literal = _without_references(_container(recipe))
+            config = OmegaConf.merge(config, {"recipe": path.stem}, literal)
     except (OmegaConfBaseException, TypeError) as error:
         raise _explain(error, str(path)) from error
     except (yaml.YAMLError, ValueError, ArithmeticError) as error:
@@ -340,9 +343,9 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> RunConfig:
     check_overrides(given, known)
     try:
         asked = OmegaConf.from_dotlist(given)
-        config = OmegaConf.merge(config, asked)
-        unresolved: Any = OmegaConf.to_container(config)
-        for key, value in resolve_references(flat(unresolved)).items():
+        values |= flat(_container(asked))
+        config = OmegaConf.merge(config, _without_references(_container(asked)))
+        for key, value in resolve_references(values).items():
             OmegaConf.update(config, key, value)
         resolved = OmegaConf.to_object(config)
     except (OmegaConfBaseException, TypeError) as error:
@@ -351,12 +354,28 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> RunConfig:
         raise InputError(f"the overrides can't be read: {reason(error)}") from error
     assert isinstance(resolved, RunConfig)
     if path.parent != RECIPES:
-        _refuse_sending(path, resolved, asked)
+        _refuse_sending(path, resolved, flat(_container(asked)))
     validate(resolved)
     return resolved
 
 
-def _refuse_sending(path: Path, config: RunConfig, asked: Any) -> None:
+def _container(config: DictConfig) -> dict[str, Any]:
+    """As plain mappings, lists and values; references stay texts."""
+    found: Any = OmegaConf.to_container(config)
+    return dict(found)
+
+
+def _without_references(values: dict[str, Any]) -> dict[str, Any]:
+    """Without the keys whose values refer to others: the library would read those again for every
+    place that leads to them, which multiplies."""
+    kept = {
+        key: _without_references(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+    }
+    return {k: v for k, v in kept.items() if isinstance(v, dict) or "${" not in str(v)}
+
+
+def _refuse_sending(path: Path, config: RunConfig, asked: dict[str, Any]) -> None:
     """Raise InputError where a recipe given by ``path``, which may be a stranger's, sends the run
     to the hub or to a bucket, and the command line does not say so itself."""
     mirror = config.train.mirror or ""
@@ -366,7 +385,7 @@ def _refuse_sending(path: Path, config: RunConfig, asked: Any) -> None:
         "train.mirror": mirror if "://" in mirror or "::" in mirror else None,
     }
     for key, value in sends.items():
-        if value and OmegaConf.select(asked, key) is None:
+        if value and asked.get(key) is None:
             raise InputError(
                 f"{path} sets {key}: {plain(value, 200)}, which sends the run away. A recipe given "
                 f"by path can't do that alone: add {key}={plain(value, 200)} to the command if you "

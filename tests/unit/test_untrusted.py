@@ -286,6 +286,8 @@ def test_a_recipe_by_path_sends_nothing_by_itself(
         with pytest.raises(InputError, match=r"theirs\.yaml sets \w+\.\w+: .*to the command"):
             load_recipe(path, confirmed[:count])
     load_recipe(path, confirmed)
+    named = [word.replace("me/mine", "me/${recipe}") for word in confirmed]
+    load_recipe(path, named)  # a reference on the command line is a word of it, too
 
 
 def test_a_mirror_in_a_folder_is_no_sending(tmp_path: Path) -> None:
