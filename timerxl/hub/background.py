@@ -18,7 +18,8 @@ from timerxl.hub.card import STILL_TRAINING
 from timerxl.hub.child import Child, PushFailed, seconds_for
 from timerxl.hub.places import Place, sweep
 from timerxl.hub.push import PERMANENT, Target
-from timerxl.hub.record import FORECASTS, PAGE, WEIGHTS, needs_force
+from timerxl.hub.record import PAGE, WEIGHTS, needs_force
+from timerxl.training.run_lock import FORECASTS
 
 END_SECONDS = 300.0  # to wait at the end for a push under way
 HURRY_SECONDS = 3.0  # the same after a signal, which leaves no time, and without a disk

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -21,8 +20,6 @@ from timerxl.hub.card import model_card
 from timerxl.hub.privacy import as_yaml
 from timerxl.hub.record import (
     CONFIG,
-    FORECASTS,
-    METRICS,
     MODEL_CONFIG,
     PAGE,
     TRAINING_CONFIG,
@@ -32,6 +29,8 @@ from timerxl.hub.record import (
 from timerxl.model.convert_openltm import load_saved
 from timerxl.report.page import report_page
 from timerxl.report.run_folder import read_run
+from timerxl.training.checkpoint_files import file_record
+from timerxl.training.run_lock import FORECASTS, METRICS
 
 CARD = "README.md"
 # What a run may have or not: where a repository holds one that is no longer published, it goes.
@@ -119,11 +118,7 @@ def _write_model(record: Record, folder: Path) -> None:
     write_json(folder / MODEL_CONFIG, dict(sorted((record.model_config | OUR_CLASSES).items())))
     preprocessing = record.preprocessing
     if "weights" in preprocessing:
-        weights = folder / WEIGHTS
-        with weights.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        of_weights = {"size": weights.stat().st_size, "sha256": digest}
-        preprocessing = preprocessing | {"weights": of_weights}
+        preprocessing = preprocessing | {"weights": file_record(folder / WEIGHTS)}
     write_json(folder / PREPROCESSING, preprocessing)
 
 

@@ -30,10 +30,12 @@ from timerxl.hub.allowed import (
     is_run_name,
     looks_private,
 )
+from timerxl.hub.patterns import REMOVED, without_keys
 from timerxl.hub.privacy import Scrubber, secrets_here, strings_in
 from timerxl.model.convert_openltm import load_saved
 from timerxl.report.run_folder import UNREADABLE, get, read_forecasts
 from timerxl.training.monitors import MONITORS
+from timerxl.training.run_lock import FORECASTS, METRICS
 from timerxl.untrusted import (
     check_own_files,
     link_problem,
@@ -47,7 +49,7 @@ from timerxl.untrusted import (
 Content = dict[str, Any]
 WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"
 CONFIG, TRAINING_CONFIG = "config.yaml", "training_config.yaml"  # of a run, and when published
-METRICS, FORECASTS, PAGE = "metrics.jsonl", "forecasts.parquet", Path("report") / "index.html"
+PAGE = Path("report") / "index.html"
 NAMES_OF_CODE = ("architectures", "auto_map")  # of config.json; timerxl.hub.package has our own
 FACTS = ("quantity", "unit", "time")  # of a column's record
 # All that is read of a run, beside the three files of its model.
@@ -123,6 +125,16 @@ def read_record(
     published: without results; stopped or failed without ``force``. ``under_way`` lets a run pass
     that is still training, and with ``force`` one that failed without results.
     """
+    try:
+        return _read_record(folder, force, under_way, named)
+    except InputError as error:  # quotes what it found, which may be anything
+        said = without_keys(str(error))
+        for secret in secrets_here(os.environ, huggingface_hub.get_token()):
+            said = said.replace(secret, REMOVED)
+        raise InputError(said) from error
+
+
+def _read_record(folder: Path, force: bool, under_way: bool, named: Path | None) -> Record:
     own = named or folder
     if not folder.is_dir() or not os.path.lexists(folder / CONFIG):
         raise InputError(

@@ -22,7 +22,6 @@ REPO = Path(__file__).resolve().parents[3]
 REFUSED = Outcome(2, "", "error: found x, expected y.\n", 0.1)
 
 
-@pytest.mark.xfail(reason="some of the new kinds are not yet mended", strict=False)
 def test_damaged_inputs_end_as_promised() -> None:
     inputs = 8 * len(KINDS)
     command = [sys.executable, "benchmarks/fuzz.py", "--inputs", str(inputs), "--seed", "11"]
