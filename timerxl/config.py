@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from timerxl.config_checks import VALIDATION_METRICS, InputError, validate
 from timerxl.untrusted import (
     check_overrides,
+    check_reference,
     check_references,
     flat,
     is_file,
@@ -320,9 +321,9 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> RunConfig:
     known = _leaf_keys(RunConfig)
     text = read_yaml_text(path)
     try:
-        for part in (text, path.stem):  # the stem becomes a value: recipe
-            check_references(part, known)
-    except (ValueError, yaml.YAMLError) as error:
+        check_references(text, known)
+        check_reference(path.stem, known)  # it becomes a value: recipe
+    except ValueError as error:
         raise InputError(f"in {path}: {reason(error)}") from error
     config: Any = OmegaConf.structured(RunConfig)
     values = flat(asdict(RunConfig())) | {"recipe": path.stem}

@@ -290,22 +290,25 @@ def check_yaml(text: str) -> None:
 
 
 def check_references(text: str, known: list[str]) -> None:
-    """Raise ValueError where a YAML text refers to anything but a ``known`` key: ``${recipe}``.
+    """:func:`check_reference` of every key and value of a YAML text."""
+    for value in _scalars(yaml.compose(text, yaml.SafeLoader)):
+        check_reference(value, known)
+
+
+def check_reference(value: str, known: list[str]) -> None:
+    """Raise ValueError where a value refers to anything but a ``known`` key: ``${recipe}``.
 
     Resolvers (``${oc.env:HOME}``) are refused: a stranger's recipe would read this machine with
     them, and what it reads would stand in the files of the run. So is what is nested or escaped.
     """
-    for value in _scalars(yaml.compose(text, yaml.SafeLoader)):
-        if "${" not in value:
-            continue
-        for name in REFERENCE.findall(value):
-            if name not in known:
-                raise ValueError(f"{plain(value, 80)!r} refers to {name}, which is no key.")
-        if "${" in REFERENCE.sub("", value) or "\\${" in value:
-            raise ValueError(
-                f"{plain(value, 80)!r} is more than a plain reference; only other keys can be "
-                "referred to, as in runs/${recipe}, and nothing of the environment."
-            )
+    for name in REFERENCE.findall(value):
+        if name not in known:
+            raise ValueError(f"{plain(value, 80)!r} refers to {name}, which is no key.")
+    if "${" in REFERENCE.sub("", value) or "\\${" in value:
+        raise ValueError(
+            f"{plain(value, 80)!r} is more than a plain reference; only other keys can be "
+            "referred to, as in runs/${recipe}, and nothing of the environment."
+        )
 
 
 def resolve_references(values: dict[str, Any]) -> dict[str, Any]:
