@@ -43,6 +43,14 @@ class Command:
         return psutil.Process(self.process.pid).children(recursive=True)
 
 
+@pytest.fixture(autouse=True)
+def _hang_up_is_heard() -> Iterator[None]:
+    """As in a terminal, also where the tests run under nohup, which children inherit."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
     made: list[Command] = []
