@@ -740,5 +740,5 @@ def manifest_names(stage: Stage) -> list[str]:
 def honest_model(stage: Stage) -> list[str]:
     model = ("--model", stage.copy("run") / "model")
     first = stage.run("predict", *model, "--input", stage.table)
-    second = stage.run("evaluate", *model, *QUICK)
+    second = stage.run("evaluate", *model, "--data", stage.table, *QUICK)
     return stage.harms() + [e.stderr[-200:] for e in (first, second) if e.code != 0]
