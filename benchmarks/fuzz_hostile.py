@@ -121,6 +121,7 @@ def link(random: Random, seeds: Seeds, folder: Path) -> Case:
     if kind == "pretrained":
         names = [name for name in _RUN_NAMES if name.startswith("model/")]
     chosen = random.sample(names, random.choice((1, 1, 2)))
+    chosen = [one for one in chosen if not any(one.startswith(f"{above}/") for above in chosen)]
     what = [_plant(random, run / name, outside) for name in sorted(chosen)]
     checkpoint = run / "checkpoints" / "step_00000002"
     if kind == "pretrained":

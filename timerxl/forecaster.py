@@ -25,8 +25,8 @@ from timerxl.data.training_ranges import step_offsets
 from timerxl.device import device_facts, refuse_unusable_gpu
 from timerxl.metrics.calibration import Calibration
 from timerxl.model import TimerXLForClassification
-from timerxl.model.convert_openltm import load_saved
-from timerxl.untrusted import check_memory, reason
+from timerxl.model.convert_openltm import WEIGHTS, load_saved
+from timerxl.untrusted import check_memory, check_model_files, reason
 
 transformers_logging.disable_progress_bar()  # for what takes milliseconds
 PUBLISHED = ["config.json", "model.safetensors", PREPROCESSING]
@@ -202,6 +202,7 @@ def load_classifier(folder: Path, saved: Preprocessing) -> TimerXLForClassificat
     No code of the folder is run. Raises InputError where a file is damaged, a tensor is missing,
     unknown, mis-shaped or not finite, or where the two files are not of one model.
     """
+    check_model_files(folder, (PREPROCESSING, *WEIGHTS))
     try:
         # The file's tensors, the model that takes them over, and room for what it computes.
         check_memory(3 * (folder / "model.safetensors").stat().st_size, f"the model in {folder}")

@@ -36,6 +36,7 @@ MOST_PACKED = 200  # times its bytes: weather packs 2 to 50 times, a decompressi
 _SMALL_UNPACKED_BYTES = 64 * 2**20  # may be packed any number of times
 MOST_REFERENCES, MOST_TEXT = 8, 4_096  # of ${key} in a recipe: in a row, and characters made
 REFERENCE = re.compile(r"\$\{([a-z]\w*(?:\.[a-z]\w*)*)\}", re.ASCII)
+MOST_QUOTED = 16  # characters of a text where something else belongs: it may be a secret
 MOST_SHOWN = 2_000  # characters of one line for a terminal, a log or status.json
 _CGROUPS = (  # (limit, use) of a container, version 2 and 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -151,6 +152,21 @@ def link_problem(path: Path) -> str | None:
     except OSError as error:
         return f"can't be read: {error.strerror or error}"
     return None if stat.S_ISREG(found.st_mode) else _kind(found)
+
+
+def check_model_files(folder: Path, names: Iterable[str]) -> None:
+    """Raise InputError where one of these files of a model folder is a link that leads out of it.
+
+    A snapshot in the hub's cache is made of links to the blobs beside it; these are taken.
+    """
+    home = folder.resolve()
+    homes = {home, home.parent.parent / "blobs"} if home.parent.name == "snapshots" else {home}
+    for path in (folder / name for name in names):
+        if path.exists() and path.resolve().parent not in homes:
+            raise InputError(
+                f"{plain(path)} is a link that leads out of its folder; expected the file itself. "
+                "Put a copy there, if it belongs to the model."
+            )
 
 
 def check_room(num_bytes: int, folder: Path, what: str) -> None:
@@ -485,7 +501,9 @@ def _shown(content: Any) -> str:
         return f"a {kind} of {len(content)}"
     if isinstance(content, int) and abs(content) > 10**30:
         return "a number of more than 30 digits"
-    return ascii(content)[:60]
+    if isinstance(content, str) and len(content) > MOST_QUOTED:
+        return f"a text of {len(content):,} characters"
+    return ascii(content)
 
 
 def _whole(digits: str) -> int:

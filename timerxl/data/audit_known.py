@@ -4,28 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from timerxl.config import InputError
 from timerxl.data.audit_findings import Audit, Subject, listed
-from timerxl.data.columns_known import records_problem, time_words
+from timerxl.data.columns_known import time_words
 
 _SHOWN = 12
 
 
 def records_of(subject: Subject) -> dict[str, dict[str, Any]]:
-    """Column -> record, of the features and of the precipitation; {} for an older series.
-
-    Raises InputError where series.json holds what is no record.
-    """
+    """Column -> record, of the features and of the precipitation; {} for an older series."""
     described = (subject.description or {}).get("columns", {})
     rain = subject.data.precipitation_column
-    found = {}
-    if isinstance(of_rain := described.get(rain), dict) and of_rain.get("record"):
-        found[rain] = of_rain["record"]
-    found |= subject.series.source.get("records", {})
-    if problem := records_problem(found):
-        path = subject.series.source.get("path")
-        raise InputError(f"{path}: {problem}; prepare the series again.")
-    return found
+    of_rain = described.get(rain, {}).get("record")
+    found = {rain: of_rain} if of_rain else {}
+    return found | subject.series.source.get("records", {})
 
 
 def check_known(subject: Subject, audit: Audit) -> None:

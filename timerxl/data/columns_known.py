@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from timerxl.untrusted import misfit
+from timerxl.untrusted import misfit, plain
 
 UNKNOWN = "-"
 _SHOWN_NAMES, _LONGEST_NAME = 3, 40
@@ -32,7 +32,10 @@ def records_problem(records: Any) -> str | None:
     """What is wrong with ``records`` (column -> record), as a clause; None where nothing is."""
     if problem := misfit(records, dict, "records"):
         return problem
-    found = (misfit(one, _RECORD, f"the record of column {name}") for name, one in records.items())
+    found = (
+        misfit(one, _RECORD, f"the record of column {plain(name, 80)}")
+        for name, one in records.items()
+    )
     return next((problem for problem in found if problem), None)
 
 

@@ -42,14 +42,28 @@ def read_parquet(path: Path) -> tuple[pd.DataFrame, list[str]]:
         )
     pages = max((_page_bytes(path, group) for group in groups), default=0)
     check_memory(values * _BYTES_PER_VALUE + pages, f"{path} ({footer.num_rows:,} rows of it)")
-    nested = [field.name for field in schema if pa.types.is_nested(field.type)]
+    nested = [
+        field.name
+        for field in schema
+        if pa.types.is_nested(field.type) or pa.types.is_fixed_size_binary(field.type)
+    ]
     text = [field.name for field in schema if _is_text(field.type)]
     _check_text(path, text)
     notes = []
     if nested:
-        notes.append(f"columns of lists or records are left out: {listed(nested)}.")
+        notes.append(f"columns of lists, records or raw bytes are left out: {listed(nested)}.")
     columns = [name for name in schema.names if name not in set(nested)] if nested else None
-    return pd.read_parquet(path, columns=columns), notes
+    frame, raw = pd.read_parquet(path, columns=columns), []
+    for name in [field.name for field in schema if _is_bytes(field.type)]:
+        if name not in frame.columns:
+            continue
+        try:  # some writers don't say that their text is text
+            frame[name] = frame[name].astype(object).map(bytes.decode, na_action="ignore")
+        except UnicodeDecodeError:
+            raw.append(name)
+    if raw:
+        notes.append(f"columns of bytes that are no UTF-8 text are left out: {listed(raw)}.")
+    return frame.drop(columns=raw), notes
 
 
 def _page_bytes(path: Path, group: pq.RowGroupMetaData) -> int:
@@ -116,14 +130,20 @@ def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
     raise ValueError("the header of a page is cut short")
 
 
+def _is_bytes(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    )
+
+
 def _is_text(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(
         pa.types.is_string(kind)
         or pa.types.is_large_string(kind)
         or pa.types.is_string_view(kind)
-        or pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
+        or _is_bytes(kind)
     )
 
 

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from timerxl.config import DataConfig, InputError
-from timerxl.untrusted import MOST_JSON_BYTES, misfit, read_json
+from timerxl.data.columns_known import records_problem
+from timerxl.untrusted import MOST_JSON_BYTES, misfit, plain, read_json
 
 SERIES, DESCRIPTION, FORMAT = "series.parquet", "series.json", 1
 PRECIPITATION = "tp"
@@ -30,11 +31,14 @@ _SHAPE = {
     "columns?": dict,
     "precipitation": {
         "column": str,
+        "source_column?": str,
         "unit": str,
         "is_sparse": bool,
         "hours_present_per_day": (float, None),
     },
+    "sources?": [{"variables?": [str]}],
 }
+_COLUMN = {"unit?": (str, None), "record?": (dict, None)}
 
 
 def sha256_of(path: Path) -> str:
@@ -189,6 +193,13 @@ def write_description(folder: Path, description: dict[str, Any]) -> None:
     (folder / DESCRIPTION).write_text(text, encoding="utf-8")
 
 
+def _columns_problem(columns: dict[str, Any]) -> str | None:
+    found = (misfit(of, _COLUMN, f"column {plain(name, 80)}") for name, of in columns.items())
+    if problem := next((problem for problem in found if problem), None):
+        return problem
+    return records_problem({name: of["record"] for name, of in columns.items() if of.get("record")})
+
+
 def read_prepared(
     path: Path, sha256: str, config: DataConfig
 ) -> tuple[dict[str, Any] | None, list[str]]:
@@ -205,7 +216,7 @@ def read_prepared(
         prepared = read_json(beside)
     except InputError as error:
         raise InputError(f"{error}; prepare the series again.") from error
-    if problem := misfit(prepared, _SHAPE):
+    if problem := misfit(prepared, _SHAPE) or _columns_problem(prepared.get("columns", {})):
         raise InputError(f"{beside} has not format {FORMAT}: {problem}; prepare the series again.")
     if prepared["sha256"] != sha256:
         raise InputError(

@@ -41,6 +41,7 @@ _FUNCTION_FIELDS = ["hidden_act", "covariate", "instance_norm", "rope_theta", "l
 # What is taken of a stranger's config.json. Not attn_implementation, which may name a package that
 # transformers would then download and run.
 _OUR_FIELDS = (*TimerXLConfig.__annotations__, "id2label", "label2id")
+WEIGHTS = ("config.json", "model.safetensors")  # as save_pretrained writes them
 _LARGEST = 2**24
 _MOST_LAYERS = 999
 _MOST_CONFIG_BYTES = 2**20  # ours have 1,200
@@ -136,7 +137,7 @@ def _read_folder(folder: Path) -> tuple[dict[str, Tensor], TimerXLConfig]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; expected one with a saved timerxl model.")
-    for name in ("config.json", "model.safetensors"):
+    for name in WEIGHTS:
         if not (folder / name).is_file():
             raise ValueError(f"{folder} holds no {name}; expected a saved timerxl model.")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ import torch
 from timerxl.config import InputError, ModelConfig, RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.model import TimerXLConfig, TimerXLForClassification
-from timerxl.model.convert_openltm import load_backbone
+from timerxl.model.convert_openltm import WEIGHTS, load_backbone
+from timerxl.untrusted import check_model_files
 
 _NOT_MODEL_FIELDS = ("attn_implementation", "pretrained", "freeze_backbone_epochs", "num_labels")
 LABEL_NAMES = {0: "no_rain", 1: "rain"}
@@ -83,6 +85,7 @@ def build_model(
         log(f"model from scratch (no model.pretrained): {model.num_parameters():,} parameters.")
         return model, frozenset()
     try:
+        check_model_files(Path(recipe.pretrained), WEIGHTS)
         report = load_backbone(model, recipe.pretrained)
     except (ValueError, OSError) as error:
         raise InputError(f"model.pretrained={recipe.pretrained}: {error}") from error

@@ -138,6 +138,35 @@ def test_series_json_says_whether_rain_is_complete(
     assert ("series.json says so" in " ".join(audit_text(audit).split())) == ("is_sparse" in rain)
 
 
+@pytest.mark.parametrize(
+    ("described", "words"),
+    [
+        ({"columns": {"a": [1]}}, "column a is a list of 1"),
+        ({"columns": {"a": {"unit": {"value": "mm"}}}}, "column a.unit is a mapping of 1"),
+        ({"columns": {"a": {"record": "mm"}}}, "column a.record is 'mm'"),
+        ({"columns": {"a": {"record": {"name": "a", "unit": "mm"}}}}, "column a.unit is 'mm'"),
+        (
+            {"columns": {"a": {"record": {"name": "a", "time": {"value": 1, "known_by": "x"}}}}},
+            "time is a mapping",
+        ),
+        (
+            {"columns": {"a": {"record": {"name": "a", "missing": [{"value": "x"}]}}}},
+            "missing",
+        ),
+        ({"sources": [3]}, "sources.0. is 3"),
+        ({"sources": [{"variables": "tp"}]}, "variables is 'tp'; expected a list"),
+    ],
+)
+def test_a_series_json_of_other_shapes_is_refused(
+    tmp_path: Path, described: dict[str, Any], words: str
+) -> None:
+    folder = prepared(tmp_path / "series", twelve_hourly())
+    content = json.loads((folder / "series.json").read_text()) | described
+    (folder / "series.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=words):
+        read_subject(folder, "quickstart", [])
+
+
 def test_another_table_beside_series_json_is_its_own(tmp_path: Path) -> None:
     folder = prepared(tmp_path / "series", twelve_hourly())
     twelve_hourly().to_csv(folder / "mine.csv", index=False)

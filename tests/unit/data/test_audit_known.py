@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from audit_series import NOISE, RAIN, names_of, run, series_of
 
-from timerxl.config import DataConfig, InputError
+from timerxl.config import DataConfig
 from timerxl.data.audit import audit_command, audit_subject, cut_windows, read_subject
 from timerxl.data.audit_findings import Audit, Subject
 from timerxl.data.audit_known import check_known, check_left_out
@@ -145,24 +145,6 @@ def test_the_rain_is_known_where_it_is_no_feature() -> None:
     data = {"precipitation_column": "tp"}
     audit = run(check_known, series_of({"a": NOISE}, RAIN), description=described, data=data)
     assert [row["column"] for row in audit.facts["columns_known"]] == ["tp"]
-
-
-@pytest.mark.parametrize(
-    ("record", "words"),
-    [
-        ([1], "the record of column a"),
-        ({"name": "a", "unit": "mm"}, "unit is 'mm'"),
-        (
-            {"name": "a", "time": {"value": {"kind": "sum"}, "known_by": "said"}},
-            "time is a mapping",
-        ),
-        ({"name": "a", "missing": [{"value": "x", "count": 1}]}, "missing"),
-    ],
-)
-def test_what_is_no_record_is_refused(record: Any, words: str) -> None:
-    series = series_of({"a": NOISE}, RAIN, source={"path": "s.parquet", "records": {"a": record}})
-    with pytest.raises(InputError, match=words):
-        run(check_known, series)
 
 
 def write_daily(path: Path, rain: str, **columns: Any) -> None:

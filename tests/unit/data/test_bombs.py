@@ -525,7 +525,27 @@ def test_columns_of_lists_are_left_out_and_named(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "t.parquet")
     frame, notes = read_parquet(tmp_path / "t.parquet")
     assert frame.columns.tolist() == ["precipitation"]
-    assert notes == ["columns of lists or records are left out: all."]
+    assert notes == ["columns of lists, records or raw bytes are left out: all."]
+
+
+def test_bytes_are_read_as_text_where_they_are_text(tmp_path: Path) -> None:
+    columns = {
+        "time": pa.array([b"2020-01-01", b"2020-01-02"]),  # as Impala and old Spark write text
+        "region": pa.array([b"a", None]).dictionary_encode(),
+        "geometry": pa.array([b"\xff\x01", None]),
+        "codes": pa.array([b"\xff", b"cd"]).dictionary_encode(),
+        "uuid": pa.array([b"ab", b"cd"], pa.binary(2)),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    frame, notes = read_parquet(tmp_path / "t.parquet")
+    assert frame.columns.tolist() == ["time", "region"]
+    assert frame["time"].tolist() == ["2020-01-01", "2020-01-02"]
+    assert frame["region"][0] == "a"
+    assert pd.isna(frame["region"][1])
+    assert notes == [
+        "columns of lists, records or raw bytes are left out: uuid.",
+        "columns of bytes that are no UTF-8 text are left out: geometry, codes.",
+    ]
 
 
 def test_a_checkpoint_whose_members_share_their_bytes_is_refused(tmp_path: Path) -> None:

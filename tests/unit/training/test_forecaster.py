@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -152,6 +153,26 @@ def test_no_model_is_refused(tmp_path: Path) -> None:
         Forecaster.from_pretrained(tmp_path)
     with pytest.raises(InputError, match="is no folder here"):
         Forecaster.from_pretrained("no such/repository/at all")
+
+
+def test_a_link_out_of_the_folder_is_refused_and_a_snapshot_of_the_hub_taken(
+    finished: Any, tmp_path: Path
+) -> None:
+    model = shutil.copytree(finished.folder / "model", tmp_path / "model")
+    shutil.move(model / "model.safetensors", tmp_path / "theirs.safetensors")
+    (model / "model.safetensors").symlink_to(tmp_path / "theirs.safetensors")
+    with pytest.raises(InputError, match="is a link that leads out of its folder"):
+        Forecaster.from_pretrained(model, device="cpu")
+    # As huggingface_hub lays its cache: snapshots/REVISION/NAME -> ../../blobs/HASH
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "0123abcd"
+    blobs = tmp_path / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, path in enumerate((finished.folder / "model").iterdir()):
+        if path.is_file():
+            shutil.copy(path, blobs / f"{number:040x}")
+            (snapshot / path.name).symlink_to(f"../../blobs/{number:040x}")
+    Forecaster.from_pretrained(snapshot, device="cpu")
 
 
 def predict(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
