@@ -326,7 +326,7 @@ def _in_model_config(run: Path, secret: str) -> None:
 
 def _in_weights(run: Path, secret: str) -> None:
     """The metadata of the weights are text, too; preprocessing.json knows their new hash."""
-    from timerxl.training.checkpoint_files import file_record
+    from timerxl.training.checkpoint.storage import file_record
 
     path = run / "model" / "model.safetensors"
     save_file(load_file(path), path, {"format": "pt", "note": secret})

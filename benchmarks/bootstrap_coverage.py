@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.machine import machine_line
-from timerxl.metrics.bootstrap import Resamples, resample_scores
-from timerxl.metrics.scores import forecast_scores
+from timerxl.evaluation.bootstrap import Resamples, resample_scores
+from timerxl.evaluation.scores import forecast_scores
 
 NUM_REGIONS, STEPS_PER_DAY, THRESHOLD = 5, 2, 0.6
 Floats = NDArray[np.float64]

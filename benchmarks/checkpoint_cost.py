@@ -27,8 +27,8 @@ from benchmarks.machine import machine_line
 from timerxl.config import load_recipe
 from timerxl.model import TimerXLForClassification
 from timerxl.training.assembly import model_config
-from timerxl.training.checkpoint import Checkpoints
-from timerxl.training.mirror import Mirror, Place
+from timerxl.training.checkpoint.manager import Checkpoints
+from timerxl.training.checkpoint.mirror import Mirror, Place
 from timerxl.training.optim import build_optimizer, build_schedule
 
 NUM_VARIABLES = 27

@@ -41,11 +41,12 @@ MEMORY_BYTES = 10 * 2**30  # of addresses: an input must not take the machine's 
 FILE_BYTES = 2 * 2**30  # nor its disk
 COMMANDS = "convert diagnose evaluate plan predict prepare_data publish report train".split()
 _SLOW = (
-    "accelerate datasets h5netcdf sklearn.ensemble tensorboard timerxl.data.prepare_tables "
-    "timerxl.data.audit timerxl.data.forecast_file timerxl.forecaster timerxl.hub.background "
-    "timerxl.hub.package timerxl.hub.push timerxl.model.convert_openltm timerxl.planner.command "
-    "timerxl.planner.prediction timerxl.report.compare timerxl.report.page "
-    "timerxl.report.tensorboard timerxl.training.run timerxl.training.verification_report"
+    "accelerate datasets h5netcdf sklearn.ensemble tensorboard timerxl.data.era5.prepare_tables "
+    "timerxl.data.audit.auditor timerxl.data.forecast_file timerxl.forecaster "
+    "timerxl.hub.background "
+    "timerxl.hub.package timerxl.hub.push timerxl.model.convert_openltm timerxl.planner.planning "
+    "timerxl.planner.plan_check timerxl.report.compare timerxl.report.page "
+    "timerxl.report.tensorboard timerxl.training.run timerxl.training.model_evaluation_report"
 ).split()
 
 

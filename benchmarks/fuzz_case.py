@@ -12,7 +12,7 @@ import yaml
 
 from benchmarks import fuzz_damage as damage
 from benchmarks import fuzz_tables as tables
-from timerxl.training.checkpoint_files import FORMAT, MANIFEST, file_record
+from timerxl.training.checkpoint.storage import FORMAT, MANIFEST, file_record
 
 MARKER = "EXECUTED"
 INPUTS, OUTPUT = "inputs", "output"

@@ -23,7 +23,7 @@ from benchmarks.fuzz_case import INPUTS, OUTPUT, Case, sign
 from benchmarks.fuzz_damage import INFINITY, NAN, _places
 from benchmarks.fuzz_runs import QUICK
 from benchmarks.fuzz_seeds import TRAIN, Seeds, train_arguments
-from timerxl.training.checkpoint_files import MANIFEST, TRAINER_STATE
+from timerxl.training.checkpoint.storage import MANIFEST, TRAINER_STATE
 
 OUTSIDE = "outside"
 HOSTILE_NAMES = (

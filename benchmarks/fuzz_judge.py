@@ -14,7 +14,7 @@ import yaml
 
 from benchmarks.attack_stage import FORGED, MOST_LINE, SECRETS, steers
 from benchmarks.fuzz_case import INPUTS, MARKER, OUTPUT, Case
-from timerxl.training.checkpoint_files import CHECKPOINTS, find_checkpoints, find_problem
+from timerxl.training.checkpoint.storage import CHECKPOINTS, find_checkpoints, find_problem
 
 CODES = (0, 1, 2, 3, 4)
 # "error: ..." as run_command says it, or argparse's "NAME.py: error: ..."

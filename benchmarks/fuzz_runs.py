@@ -9,7 +9,7 @@ from random import Random
 from benchmarks import fuzz_damage as damage
 from benchmarks.fuzz_case import INPUTS, MARKER, OUTPUT, Case, damage_file, put, sign
 from benchmarks.fuzz_seeds import Seeds, train_arguments
-from timerxl.training.checkpoint_files import MANIFEST, TRAINER_STATE
+from timerxl.training.checkpoint.storage import MANIFEST, TRAINER_STATE
 
 # So that an evaluation takes a second.
 QUICK = ["--resamples", "0", "--no-fitted-baselines", "--max-windows", "40", "--json"]

@@ -111,7 +111,7 @@ def environment(out: str) -> None:
 
 def attention(out: str, sizes: dict[str, Any]) -> None:
     """Time, kernels and errors of the product's attention for every case, most decisive first."""
-    torch.backends.cuda.enable_cudnn_sdp(False)  # as timerxl/training/launcher.py does
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as timerxl/training/distributed.py does
     rows: list[dict[str, Any]] = []
     found: dict[str, Any] = {"rows": rows, "finite": [], "left_out": 0, "complete": False}
     for dtype in sizes["dtypes"]:
@@ -378,7 +378,7 @@ class Watch:
 def facts(trainer: Any, periods_ms: list[float]) -> dict[str, Any]:
     """What the run was, and what it took."""
     from timerxl.model.flops_timerxl import flops_per_sample
-    from timerxl.planner.calibration import device_at_hand
+    from timerxl.planner.throughput import device_at_hand
     from timerxl.planner.workload import HEAD
     from timerxl.training.compilation import bare_model, compile_seconds
     from timerxl.training.prediction import RunFacts
@@ -411,7 +411,7 @@ def train(out: str, action: str, until: float) -> int:
 
     quiet_libraries()
     import launch.train
-    from timerxl.training import launcher
+    from timerxl.training import distributed as launcher
     from timerxl.training.loop import Trainer
     from timerxl.training.precision import Decision
 

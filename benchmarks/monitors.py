@@ -31,7 +31,7 @@ sys.path.insert(0, str(REPO))
 from benchmarks.bad_run import KINDS
 from benchmarks.machine import machine_line
 from timerxl.config_checks import MONITOR_NAMES
-from timerxl.training.watcher import scores_of
+from timerxl.training.monitors.history import scores_of
 
 QUICK = ["eval.fitted_baselines=false", "eval.num_resamples=0"]
 

@@ -33,7 +33,7 @@ from timerxl.planner.memory import (
 )
 from timerxl.planner.trace import StepSettings, trace_step
 from timerxl.training.assembly import model_config
-from timerxl.training.launcher import deepspeed_config_path
+from timerxl.training.distributed import deepspeed_config_path
 
 NUM_VARIABLES = 27
 MODELS = {"2 x 64": (2, 64, 128), "3 x 128": (3, 128, 256), "4 x 256": (4, 256, 512)}

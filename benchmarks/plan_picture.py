@@ -14,7 +14,7 @@ sys.path.insert(0, str(REPO))
 from timerxl.config import load_recipe
 from timerxl.planner.devices import GIB
 from timerxl.planner.ladder import memory_ladder
-from timerxl.planner.text import CATEGORIES
+from timerxl.planner.plan_text import CATEGORIES
 from timerxl.planner.workload import read_workload
 from timerxl.report.memory_bars import draw_memory_bars
 

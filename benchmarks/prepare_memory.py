@@ -4,8 +4,9 @@
 
 Writes SYNTHETIC files in the layout of the Climate Data Store over Peru, one of instantaneous and
 one of accumulated variables a year, each a single compressed chunk as delivered. The values are
-those of timerxl/data/synthetic.py: every cell has its nearest region's, with an offset of its own.
-Each stage runs in a fresh process; its peak resident memory is counted from the end of its imports.
+those of timerxl/data/synthetic/generator.py: every cell has its nearest region's, with an offset
+of its own. Each stage runs in a fresh process; its peak resident memory is counted from the end of
+its imports.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def write_files(folder: Path, years: int, grid_step: float) -> None:
     import xarray as xr
 
     from timerxl.config import SyntheticConfig
-    from timerxl.data.regions import load_regions
-    from timerxl.data.synthetic import synthetic_table
+    from timerxl.data.era5.regions import load_regions
+    from timerxl.data.synthetic.generator import synthetic_table
 
     boxes = load_regions(ROOT / "launch" / "regions" / "peru.yaml")
     latitude = np.arange(0.0, -18.01, -grid_step)
@@ -81,12 +82,12 @@ def run_stage(stage: str, folder: Path) -> None:
     import h5netcdf  # noqa: F401  (what xarray would import while it opens the first file)
 
     from timerxl.config import DataConfig
-    from timerxl.data.prepare import PrepareOptions, prepare_era5
+    from timerxl.data.era5.prepare import PrepareOptions, prepare_era5
     from timerxl.data.readers import read_table
 
     series = folder / "out" / "series.parquet"
     if stage == "audit":
-        from timerxl.data.audit import audit_command
+        from timerxl.data.audit.auditor import audit_command
     if stage == "read":
         from timerxl.data.windows import build_windows
     before = _status("VmRSS")

@@ -30,7 +30,7 @@ sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != H
 from benchmarks.chaos_judge import BATCH, REPO, SMALL, ZERO, Run, compare
 from benchmarks.machine import machine_line
 from timerxl.command_line import leave, quiet_libraries
-from timerxl.training.checkpoint_files import find_checkpoints, find_problem
+from timerxl.training.checkpoint.storage import find_checkpoints, find_problem
 
 SETTINGS = ["train.max_steps=40", "eval.max_windows=100"]  # over those of chaos_judge
 PLACES = {"step": 24, "backward": 24, "save": 21}  # where a run is cut, and at which step
@@ -290,7 +290,7 @@ def worker() -> int:
     from accelerate import Accelerator
 
     from benchmarks import chaos_run
-    from timerxl.training import checkpoint
+    from timerxl.training.checkpoint.manager import manager as checkpoint
     from timerxl.training.loop import Trainer
 
     where, _, path = os.environ["HOLD"].rpartition(" ")

@@ -23,7 +23,7 @@ from timerxl.config import load_recipe
 from timerxl.planner.solo_rank import run_step
 from timerxl.planner.trace import StepSettings
 from timerxl.training.assembly import model_config
-from timerxl.training.launcher import build_accelerator, fill_deepspeed, plan_launch
+from timerxl.training.distributed import build_accelerator, fill_deepspeed, plan_launch
 
 NUM_VARIABLES = 27
 

@@ -68,9 +68,9 @@ def run(given: argparse.Namespace) -> int:
         raise InputError(f"--max-windows is {given.max_windows}; expected 1 or more.")
     thresholds = numbers(given.thresholds)
     from timerxl.files import json_ready
-    from timerxl.training.launcher import evaluation_accelerator
-    from timerxl.training.verification import Request, verify
-    from timerxl.training.verification_report import print_report
+    from timerxl.training.distributed import evaluation_accelerator
+    from timerxl.training.model_evaluation import Request, verify
+    from timerxl.training.model_evaluation_report import print_report
 
     config = EvalConfig(
         fitted_baselines=not given.no_fitted_baselines,

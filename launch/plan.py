@@ -48,7 +48,7 @@ def run(given: argparse.Namespace) -> int:
     if not recipes or (given.compare and given.config):
         raise InputError("give --config NAME or --compare NAME,NAME (one of the two).")
     configs = [load_recipe(name, given.overrides) for name in recipes]  # before the slow imports
-    from timerxl.planner.command import Request, answer
+    from timerxl.planner.planning import Request, answer
 
     request = Request(
         configs=configs,

@@ -101,7 +101,7 @@ def audit(arguments: argparse.Namespace) -> int:
     """Check a prepared series."""
     if wrong := [word for word in arguments.inputs if "=" not in word]:
         raise InputError(f"{wrong[0]!r} is not of the form key=value; --audit takes one series.")
-    from timerxl.data.audit import audit_command
+    from timerxl.data.audit.auditor import audit_command
 
     told = arguments
     return audit_command(told.audit, told.config, told.inputs, told.json, told.output)
@@ -131,8 +131,8 @@ def prepare(arguments: argparse.Namespace) -> int:
     # Imported late: a wrong argument is refused before the slow imports begin.
     from tqdm import tqdm
 
-    from timerxl.data.prepare import PrepareOptions, prepare_era5
-    from timerxl.data.prepare_tables import prepare_tables
+    from timerxl.data.era5.prepare import PrepareOptions, prepare_era5
+    from timerxl.data.era5.prepare_tables import prepare_tables
     from timerxl.data.readers import is_table
 
     inputs = [Path(name) for name in arguments.inputs]
@@ -164,8 +164,8 @@ def prepare(arguments: argparse.Namespace) -> int:
 
 def _said_of_tables(arguments: argparse.Namespace) -> TableOptions:
     from timerxl.data.readers import TableOptions
-    from timerxl.data.table_text import TextOptions
-    from timerxl.data.table_times import TimeOptions
+    from timerxl.data.tables.delimited_text import TextOptions
+    from timerxl.data.tables.times import TimeOptions
 
     of_text = {f.name: getattr(arguments, f.name) for f in fields(TextOptions)}
     return TableOptions(

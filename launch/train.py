@@ -59,13 +59,13 @@ def run(config: RunConfig) -> int:
 
 def train_run(config: RunConfig, hub: BackgroundPush | None = None) -> int:
     """Train, and see that the outcome is in status.json, on stderr and in the exit code."""
-    from timerxl.planner.prediction import predict_run
+    from timerxl.planner.plan_check import predict_run
     from timerxl.report.page import write_report
     from timerxl.report.tensorboard import figures
+    from timerxl.training.checkpoint.model_folder import note_bad_input, note_end
     from timerxl.training.outcome import outcome_of
     from timerxl.training.resume import RunEnded, read_status
     from timerxl.training.run import Extras, train
-    from timerxl.training.saving import note_bad_input, note_end
     from timerxl.training.tracking import Log
 
     output_dir = Path(config.output_dir)

@@ -209,7 +209,7 @@ class EvalConfig:
 
 @dataclass
 class MonitorsConfig:
-    """off, warn or stop for each monitor of ``timerxl/training/monitors.py``, and their limits.
+    """off, warn or stop for each monitor of ``timerxl/training/monitors``, and their limits.
 
     ``num_evaluations`` in a row make a stagnation or an overfitting; ``points`` of accuracy (0 to
     100) an oscillation or a divergence; ``slow_factor`` times the planned epoch is slow. A stop

@@ -23,7 +23,7 @@ from timerxl.data.forecast_input import ForecastInput, read_forecast_input
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.data.training_ranges import step_offsets
 from timerxl.device import device_facts, refuse_unusable_gpu
-from timerxl.metrics.calibration import Calibration
+from timerxl.evaluation.calibration import Calibration
 from timerxl.model import TimerXLForClassification
 from timerxl.model.convert_openltm import WEIGHTS, load_saved
 from timerxl.untrusted import check_memory, check_model_files, reason

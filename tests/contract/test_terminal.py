@@ -12,7 +12,7 @@ WRITERS = ("stdout.write", "stderr.write", "console.print", "tqdm.write", "bar.w
 # (file, function) that may print; everything else calls one of these.
 ALLOWED = {
     ("timerxl/command_line.py", "say_json"),
-    ("timerxl/training/tables.py", "print_table"),
+    ("timerxl/evaluation/tables.py", "print_table"),
     ("timerxl/training/tracking.py", "__call__"),  # Log: above a running bar
     ("timerxl/hub/upload.py", "answer_with"),  # one line of JSON for the process that started it
 }

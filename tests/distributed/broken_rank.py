@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import launch.train
 from timerxl.command_line import leave
-from timerxl.training import ending, launcher, run
+from timerxl.training import distributed as launcher
+from timerxl.training import ending, run
 from timerxl.training.loop import Trainer
 from timerxl.training.precision import Decision
 

@@ -17,7 +17,7 @@ from timerxl.config import (
     load_recipe,
     to_yaml,
 )
-from timerxl.metrics.scores import NOT_FOR_SELECTION, forecast_scores
+from timerxl.evaluation.scores import NOT_FOR_SELECTION, forecast_scores
 
 
 def value(config: RunConfig, key: str) -> Any:

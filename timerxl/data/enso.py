@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from timerxl.config import InputError
-from timerxl.data.schema import WeatherSeries
+from timerxl.data.series import WeatherSeries
 from timerxl.untrusted import read_text, reason
 
 SEASONS = "DJF JFM FMA MAM AMJ MJJ JJA JAS ASO SON OND NDJ".split()

@@ -18,11 +18,11 @@ from timerxl.data.enso import with_oni
 from timerxl.data.forecast_table import read_forecast_table
 from timerxl.data.preprocessing import Preprocessing
 from timerxl.data.scaling import scale, static_features
-from timerxl.data.schema import WeatherSeries
+from timerxl.data.series import WeatherSeries
 from timerxl.data.splits import steps_behind
-from timerxl.data.synthetic_event import load_synthetic
+from timerxl.data.synthetic.event import load_synthetic
+from timerxl.data.tables.unit_checks import check_units
 from timerxl.data.training_ranges import step_offsets
-from timerxl.data.unit_checks import check_units
 from timerxl.data.windows import WindowTransform
 
 # A feature whose mean lies this many training deviations off is in another unit.

@@ -12,8 +12,8 @@ import pandas as pd
 
 from timerxl.config import DataConfig, InputError
 from timerxl.data.readers import open_table, read_table
-from timerxl.data.schema import WeatherSeries
-from timerxl.data.table_times import time_columns
+from timerxl.data.series import WeatherSeries
+from timerxl.data.tables.times import time_columns
 
 _SHOWN = 30
 

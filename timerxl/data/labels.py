@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from timerxl.config import DataConfig, InputError
-from timerxl.data.schema import WeatherSeries
+from timerxl.data.series import WeatherSeries
 
 # Sums of floats miss a threshold that a gauge can report (0.1 mm); sums of integers can't.
 UNITS_PER_MM = 1_000_000

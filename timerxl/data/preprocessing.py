@@ -17,7 +17,7 @@ from timerxl.config import DataConfig, InputError, RunConfig, SyntheticConfig, v
 from timerxl.data.enso import ONI_FEATURE
 from timerxl.data.labels import whole_steps
 from timerxl.data.scaling import NUM_CYCLES
-from timerxl.data.schema import WeatherSeries
+from timerxl.data.series import WeatherSeries
 from timerxl.data.training_ranges import ranges_problem
 from timerxl.untrusted import Between, Text, misfit, read_json, shape_of
 

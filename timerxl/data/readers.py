@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from timerxl.config import DataConfig, InputError
-from timerxl.data.accumulation import (
+from timerxl.data.audit.findings import listed
+from timerxl.data.enso import with_oni
+from timerxl.data.era5.accumulation import (
     COUNTER,
     HOURLY,
     RUNNING,
@@ -23,20 +25,12 @@ from timerxl.data.accumulation import (
     Verdict,
     only_rises,
 )
-from timerxl.data.audit_findings import listed
-from timerxl.data.column_records import ColumnRecord, Fact, KnownBy, time_meaning
-from timerxl.data.enso import with_oni
+from timerxl.data.era5.series_file import read_prepared, sha256_of
 from timerxl.data.features import choose_features, label_like
 from timerxl.data.fill import fill_forward
-from timerxl.data.missing_codes import mask
-from timerxl.data.parquet_file import read_parquet
-from timerxl.data.quantities import RAIN, quantity_of, unit_in_name
-from timerxl.data.rain_units import ERA5_NAMES, rain_unit, to_mm
-from timerxl.data.schema import WeatherSeries
-from timerxl.data.series_file import read_prepared, sha256_of
-from timerxl.data.synthetic_event import load_synthetic
-from timerxl.data.table_accumulation import problem, rain_verdict, shares
-from timerxl.data.table_columns import (
+from timerxl.data.series import WeatherSeries
+from timerxl.data.synthetic.event import load_synthetic
+from timerxl.data.tables.column_choice import (
     SIN_COS,
     check_codes,
     encode_directions,
@@ -45,16 +39,22 @@ from timerxl.data.table_columns import (
     limits_of,
     zero_one,
 )
-from timerxl.data.table_layouts import Layout, read_known_table
-from timerxl.data.table_text import (
+from timerxl.data.tables.column_records import ColumnRecord, Fact, KnownBy, time_meaning
+from timerxl.data.tables.delimited_text import (
     MOST_COLUMNS,
     TEXT_SUFFIXES,
     TextOptions,
     is_text_table,
     read_traces,
 )
-from timerxl.data.table_times import TimeOptions, Times, find_regions, find_times, time_columns
-from timerxl.data.time_meaning import parse_meaning
+from timerxl.data.tables.layouts import Layout, read_known_table
+from timerxl.data.tables.missing_codes import mask
+from timerxl.data.tables.parquet_file import read_parquet
+from timerxl.data.tables.quantities import RAIN, quantity_of, unit_in_name
+from timerxl.data.tables.rain_units import ERA5_NAMES, rain_unit, to_mm
+from timerxl.data.tables.running_totals import problem, rain_verdict, shares
+from timerxl.data.tables.time_meaning import parse_meaning
+from timerxl.data.tables.times import TimeOptions, Times, find_regions, find_times, time_columns
 from timerxl.untrusted import is_file, plain, reason
 
 # Pyarrow's, pandas' and the codecs' own; what Parquet says of pandas' index is taken unchecked.

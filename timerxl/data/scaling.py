@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from timerxl.config import InputError
-from timerxl.data.schema import WeatherSeries
+from timerxl.data.series import WeatherSeries
 from timerxl.untrusted import check_memory
 
 _DAY = np.timedelta64(1, "D")

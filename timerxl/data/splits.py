@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from timerxl.config import DataConfig, InputError
-from timerxl.data.audit_findings import listed
-from timerxl.data.schema import WeatherSeries
+from timerxl.data.audit.findings import listed
+from timerxl.data.series import WeatherSeries
 from timerxl.untrusted import plain
 
 SPLITS = ("train", "validation", "test")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from timerxl.data.schema import WeatherSeries
+from timerxl.data.series import WeatherSeries
 from timerxl.untrusted import Between, misfit
 
 # Fewer values that are not 0 have no typical size: for training any three widen what is known, a

@@ -17,9 +17,9 @@ from timerxl.config import DataConfig, InputError
 from timerxl.data.labels import check_leaks, horizon_steps, label_and_persistence
 from timerxl.data.preprocessing import Preprocessing, content_problem
 from timerxl.data.scaling import fit_scaling, scale, static_features
-from timerxl.data.schema import WeatherSeries
+from timerxl.data.series import WeatherSeries
 from timerxl.data.splits import SPLITS, Split, make_split
-from timerxl.data.synthetic import PRECIPITATION
+from timerxl.data.synthetic.generator import PRECIPITATION
 from timerxl.data.training_ranges import training_ranges
 
 _DAY = np.timedelta64(1, "D")

@@ -16,11 +16,11 @@ from typing import Any
 
 from timerxl.config import available_recipes
 from timerxl.config_checks import MONITOR_NAMES, THRESHOLD_SCORES, VALIDATION_METRICS
-from timerxl.data.column_records import KINDS
-from timerxl.data.quantities import QUANTITIES
+from timerxl.data.tables.column_records import KINDS
+from timerxl.data.tables.quantities import QUANTITIES
+from timerxl.evaluation.references import TITLES
 from timerxl.hub.known_words import is_known_sentence
-from timerxl.training.references import TITLES
-from timerxl.training.verdicts import SEVERITIES
+from timerxl.training.monitors.verdicts import SEVERITIES
 
 LEFT = object()  # in the place of a value that may not be published
 MOST_NAME, MOST_TEXT = 200, 500  # characters

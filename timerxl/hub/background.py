@@ -14,7 +14,7 @@ from pathlib import Path
 from huggingface_hub import get_token
 
 from timerxl.command_line import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
-from timerxl.hub.card import STILL_TRAINING
+from timerxl.hub.card.model_card import STILL_TRAINING
 from timerxl.hub.child import Child, PushFailed, seconds_for
 from timerxl.hub.places import Place, sweep
 from timerxl.hub.push import PERMANENT, Target

@@ -17,15 +17,14 @@ from timerxl.untrusted import plain
 
 MOST_CHARACTERS = 1_500
 _MODULES = (
-    *("data/audit*.py", "data/windows.py", "data/splits.py", "data/unit_checks.py"),
-    *("data/rain_units.py", "data/missing_codes.py", "data/columns_known.py"),
-    *("training/monitors.py", "training/health_monitors.py", "training/loop.py"),
-    *("training/verdicts.py", "training/run.py", "config_checks.py"),
-    *("training/assessment.py", "training/interruption.py", "training/strata.py"),
-    *("training/precision.py", "training/guard.py", "training/feed.py", "training/batches.py"),
-    *("metrics/time_blocks.py", "metrics/scores.py"),
-    *("planner/prediction.py", "planner/timing.py", "planner/memory.py", "config.py"),
-)
+    "data/audit/*.py data/windows.py data/splits.py data/tables/unit_checks.py "
+    "data/tables/rain_units.py data/tables/missing_codes.py data/tables/columns_known.py "
+    "training/monitors/rules.py training/monitors/health_rules.py training/monitors/verdicts.py "
+    "training/monitors/runner.py training/run.py training/loop.py training/signals.py "
+    "training/precision.py training/feed.py training/batches.py "
+    "evaluation/assess.py evaluation/strata.py evaluation/time_blocks.py evaluation/scores.py "
+    "planner/plan_check.py planner/timing.py planner/memory.py config.py config_checks.py"
+).split()
 _MORE = (
     "the loss is nan inf run finished running full disk fp32 fp16 bf16 rain is said for every "
     "window cpu host device days day hours minutes seconds h"

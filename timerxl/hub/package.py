@@ -16,7 +16,7 @@ from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.files import json_ready, write_json, write_text
 from timerxl.forecaster import load_classifier
 from timerxl.hub.allowed import Listing
-from timerxl.hub.card import model_card
+from timerxl.hub.card.model_card import model_card
 from timerxl.hub.privacy import as_yaml
 from timerxl.hub.record import (
     CONFIG,
@@ -28,8 +28,8 @@ from timerxl.hub.record import (
 )
 from timerxl.model.convert_openltm import load_saved
 from timerxl.report.page import report_page
-from timerxl.report.run_folder import read_run
-from timerxl.training.checkpoint_files import file_record
+from timerxl.report.run_record import read_run
+from timerxl.training.checkpoint.storage import file_record
 from timerxl.training.run_lock import FORECASTS, METRICS
 
 CARD = "README.md"

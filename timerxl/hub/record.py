@@ -13,8 +13,8 @@ import pandas as pd
 
 from timerxl.command_line import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError
-from timerxl.data.columns_known import records_problem
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
+from timerxl.data.tables.columns_known import records_problem
 from timerxl.hub import shapes
 from timerxl.hub.allowed import (
     FILES,
@@ -33,8 +33,8 @@ from timerxl.hub.allowed import (
 from timerxl.hub.patterns import REMOVED, without_keys
 from timerxl.hub.privacy import Scrubber, secrets_here, strings_in
 from timerxl.model.convert_openltm import load_saved
-from timerxl.report.run_folder import UNREADABLE, get, read_forecasts
-from timerxl.training.monitors import MONITORS
+from timerxl.report.run_record import UNREADABLE, get, read_forecasts
+from timerxl.training.monitors.rules import MONITORS
 from timerxl.training.run_lock import FORECASTS, METRICS
 from timerxl.untrusted import (
     check_own_files,

@@ -19,7 +19,7 @@ from timerxl.planner.devices import GIB, Device
 from timerxl.planner.memory import RankMemory, ZeroSettings, rank_memory
 from timerxl.planner.trace import StepSettings, trace_step
 from timerxl.training.assembly import model_config
-from timerxl.training.launcher import LauncherChoice, decide, deepspeed_config_path
+from timerxl.training.distributed import LauncherChoice, decide, deepspeed_config_path
 from timerxl.training.precision import Decision, choose_data_place
 
 HEAD = "TimerXLForClassification"

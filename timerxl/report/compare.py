@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from timerxl.config import InputError
-from timerxl.metrics.bootstrap import Difference, paired_differences, why_no_interval
+from timerxl.evaluation.bootstrap import Difference, paired_differences, why_no_interval
+from timerxl.evaluation.tables import COLUMNS, ROWS
 from timerxl.report.curves import SCORES, in_words, whole_ticks, widen
 from timerxl.report.drawing import (
     BLUE,
@@ -44,13 +45,12 @@ from timerxl.report.markup import (
     table,
     text,
 )
-from timerxl.report.opening import CONTAMINATED, SYNTHETIC, ends_of, judged
-from timerxl.report.outcome import outcome_of
+from timerxl.report.outcome_sections import outcome_of
 from timerxl.report.page import write_page
 from timerxl.report.record_sections import flat, shown
-from timerxl.report.run_folder import Run, get, read_run
-from timerxl.report.strata import NUM_RESAMPLES, resampling
-from timerxl.training.tables import COLUMNS, ROWS
+from timerxl.report.run_record import Run, get, read_run
+from timerxl.report.strata_sections import NUM_RESAMPLES, resampling
+from timerxl.report.summary_section import CONTAMINATED, SYNTHETIC, ends_of, judged
 
 _COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, DIM)
 _STYLES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))

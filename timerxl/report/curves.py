@@ -26,8 +26,8 @@ from timerxl.report.drawing import (
     styled,
     thin,
 )
-from timerxl.report.outcome import Said
-from timerxl.report.run_folder import Points, Run, get, number
+from timerxl.report.outcome_sections import Said
+from timerxl.report.run_record import Points, Run, get, number
 
 # Key of an evaluation -> heading of its curve.
 SCORES = {

@@ -19,8 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from timerxl.report.outcome import MARKERS, Said
-from timerxl.training.verdicts import CERTAIN, INFO, SEVERITIES, SUSPECTED
+from timerxl.report.outcome_sections import MARKERS, Said
+from timerxl.training.monitors.verdicts import CERTAIN, INFO, SEVERITIES, SUSPECTED
 
 # Okabe and Ito's colours by day; the page has lighter ones of the same hues for the night.
 COLOURS = {

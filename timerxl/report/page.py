@@ -8,24 +8,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from timerxl.config import InputError
+from timerxl.evaluation.probability_scores import roc_auc
 from timerxl.files import write_text
-from timerxl.metrics.probability_scores import roc_auc
 from timerxl.report.markup import page
-from timerxl.report.opening import document_title, opening, verdict_section
-from timerxl.report.outcome import verdicts_of
+from timerxl.report.outcome_sections import verdicts_of
 from timerxl.report.record_sections import (
     audit_section,
     configuration_section,
     cost_section,
     environment_section,
 )
-from timerxl.report.run_folder import Run, read_run
+from timerxl.report.run_record import Run, read_run
 from timerxl.report.score_sections import (
     curve_section,
     final_section,
     forecast_section,
     strata_section,
 )
+from timerxl.report.summary_section import document_title, opening, verdict_section
 from timerxl.untrusted import check_own_files
 
 PAGE = Path("report") / "index.html"

@@ -18,7 +18,7 @@ from timerxl.report.markup import (
     table,
     text,
 )
-from timerxl.report.run_folder import Content, Run, get, number
+from timerxl.report.run_record import Content, Run, get, number
 
 GIB_PER_GB = 1e9 / 2**30
 

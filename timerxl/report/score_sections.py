@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import chain
 
+from timerxl.evaluation.references import SHORT, TITLES
+from timerxl.evaluation.tables import COLUMNS, ROWS
 from timerxl.report.curves import curves, expectations_of
 from timerxl.report.markup import (
     Cell,
@@ -18,13 +20,11 @@ from timerxl.report.markup import (
     score,
     table,
 )
-from timerxl.report.opening import ends_of
-from timerxl.report.outcome import Said, outcome_of
-from timerxl.report.run_folder import Run, get, number
+from timerxl.report.outcome_sections import Said, outcome_of
+from timerxl.report.run_record import Run, get, number
 from timerxl.report.skill_pictures import skill_pictures
-from timerxl.report.strata import SHOWN, Stratum, reference_of, strata_of, strata_pictures
-from timerxl.training.references import SHORT, TITLES
-from timerxl.training.tables import COLUMNS, ROWS
+from timerxl.report.strata_sections import SHOWN, Stratum, reference_of, strata_of, strata_pictures
+from timerxl.report.summary_section import ends_of
 
 _WHY = {
     "running": "the run is under way: the test split is scored once, at its end",

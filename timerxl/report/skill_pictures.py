@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from timerxl.metrics.probability_scores import reliability
-from timerxl.metrics.scores import rain_table
+from timerxl.evaluation.probability_scores import reliability
+from timerxl.evaluation.references import SHORT
+from timerxl.evaluation.scores import rain_table
 from timerxl.report.drawing import (
     BLUE,
     DIM,
@@ -30,8 +31,7 @@ from timerxl.report.drawing import (
     rows_for,
     styled,
 )
-from timerxl.report.run_folder import Points, Run, Sample, get, number
-from timerxl.training.references import SHORT
+from timerxl.report.run_record import Points, Run, Sample, get, number
 
 # The model's ranking is that of its calibrated forecast: one line for both.
 _RANKED: dict[str, dict[str, Any]] = {

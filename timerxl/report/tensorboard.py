@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 
 from timerxl.report.curves import curves
 from timerxl.report.drawing import Picture
-from timerxl.report.outcome import verdicts_of
-from timerxl.report.run_folder import read_run
+from timerxl.report.outcome_sections import verdicts_of
+from timerxl.report.run_record import read_run
 from timerxl.report.skill_pictures import skill_pictures
-from timerxl.report.strata import strata_of, strata_pictures
+from timerxl.report.strata_sections import strata_of, strata_pictures
 
 
 def figures(run_folder: Path) -> dict[str, Figure]:

@@ -12,16 +12,16 @@ from timerxl.command_line import say
 from timerxl.config import RunConfig
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.data.windows import WeatherWindows
+from timerxl.evaluation.assess import Decision, decide
+from timerxl.evaluation.tables import comparison_table, print_table, recovered_words, score_table
 from timerxl.files import whole_file, write_json
 from timerxl.model.convert_openltm import load_saved
-from timerxl.training.assessment import Decision, decide
-from timerxl.training.checkpoint_files import StorageFailed
-from timerxl.training.evaluation import Forecasts, agree, forecast
-from timerxl.training.final import assess_windows, forecast_table, gap_recovered, results
+from timerxl.training.checkpoint.model_folder import model_problem
+from timerxl.training.checkpoint.storage import StorageFailed
+from timerxl.training.evaluator import Forecasts, agree, forecast
+from timerxl.training.final_evaluation import assess_windows, forecast_table, gap_recovered, results
 from timerxl.training.prediction import Check, check_table, peak_memory_gib
 from timerxl.training.run_lock import FORECASTS
-from timerxl.training.saving import model_problem
-from timerxl.training.tables import comparison_table, print_table, recovered_words, score_table
 from timerxl.training.tracking import Log
 from timerxl.untrusted import read_json
 

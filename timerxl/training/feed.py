@@ -16,8 +16,8 @@ from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.model.losses_timerxl import sample_weights
 from timerxl.training.batches import BatchPlan
-from timerxl.training.interruption import HANDLED
 from timerxl.training.precision import Decision, choose_data_place
+from timerxl.training.signals import HANDLED
 
 BATCH_KEYS = ("past_values", "labels", "static_real_features")
 

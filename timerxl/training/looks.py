@@ -13,9 +13,10 @@ from accelerate import Accelerator
 
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
-from timerxl.metrics.bootstrap import resample_scores
-from timerxl.metrics.scores import best_threshold
-from timerxl.training.evaluation import Forecasts, agree, forecast, mean_loss, skill
+from timerxl.evaluation.bootstrap import resample_scores
+from timerxl.evaluation.forecast_skill import skill
+from timerxl.evaluation.scores import best_threshold
+from timerxl.training.evaluator import Forecasts, agree, forecast, mean_loss
 
 CHECK_SHARE = 0.015  # of training time that checks between evaluations may cost
 STD_ERROR_RESAMPLES = 100

@@ -16,20 +16,20 @@ from tqdm import tqdm
 
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
-from timerxl.metrics.scores import LOWER_IS_BETTER
+from timerxl.evaluation.scores import LOWER_IS_BETTER
 from timerxl.training.batches import BatchPlan
-from timerxl.training.checkpoint import Checkpoints
-from timerxl.training.checkpoint_files import CHECKPOINTS, checkpoint_name
+from timerxl.training.checkpoint.manager import Checkpoints
+from timerxl.training.checkpoint.model_folder import save_model
+from timerxl.training.checkpoint.progress import Progress
+from timerxl.training.checkpoint.storage import CHECKPOINTS, checkpoint_name
 from timerxl.training.compilation import compile_seconds
-from timerxl.training.evaluation import agree_on_any
+from timerxl.training.evaluator import agree_on_any
 from timerxl.training.feed import training_steps
-from timerxl.training.guard import Guard, RunStopped, describe_batch
-from timerxl.training.health_monitors import MOST_SKIPPED
-from timerxl.training.interruption import Interrupted, Interruption, way_on
 from timerxl.training.looks import Looks, NotFinite
+from timerxl.training.monitors.health_rules import MOST_SKIPPED
+from timerxl.training.monitors.runner import Guard, RunStopped, describe_batch
 from timerxl.training.prediction import peak_memory_gib
-from timerxl.training.progress import Progress
-from timerxl.training.saving import save_model
+from timerxl.training.signals import Interrupted, Interruption, way_on
 from timerxl.training.step import NumberNotFinite, TrainingFailed, TrainingStep
 
 

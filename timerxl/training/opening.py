@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from timerxl.config import RunConfig
-from timerxl.data.audit import audit_windows
+from timerxl.data.audit.auditor import audit_windows
 from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.training.assembly import class_share_lines
 from timerxl.training.batches import BatchPlan
-from timerxl.training.guard import dead_features
+from timerxl.training.monitors.runner import dead_features
 from timerxl.training.tracking import Log
 
 GRACE_STEPS = 200  # of warm-up, or an epoch of it, in which nothing is certain yet

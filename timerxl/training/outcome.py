@@ -11,10 +11,10 @@ from timerxl.command_line import (
     EXIT_STORAGE,
 )
 from timerxl.config import InputError
-from timerxl.training.checkpoint_files import StorageFailed
-from timerxl.training.guard import RunStopped
-from timerxl.training.interruption import Interrupted
+from timerxl.training.checkpoint.storage import StorageFailed
+from timerxl.training.monitors.runner import RunStopped
 from timerxl.training.peers import PeerLost
+from timerxl.training.signals import Interrupted
 from timerxl.training.step import TrainingFailed
 
 

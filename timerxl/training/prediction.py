@@ -18,8 +18,8 @@ from accelerate.utils import DistributedType
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.device import uses_gpu
+from timerxl.evaluation.tables import Table
 from timerxl.training.precision import Decision
-from timerxl.training.tables import Table
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 from timerxl.command_line import EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError, RunConfig
 from timerxl.data.preprocessing import PREPROCESSING
-from timerxl.training.checkpoint_files import (
+from timerxl.training.checkpoint.storage import (
     CHECKPOINTS,
     TRAINER_STATE,
     StorageFailed,

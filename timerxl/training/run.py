@@ -24,37 +24,37 @@ from timerxl.training.assembly import (
     use_seed,
 )
 from timerxl.training.batches import BatchPlan
-from timerxl.training.checkpoint import Checkpoints
-from timerxl.training.checkpoint_files import short_of_room
+from timerxl.training.checkpoint.fingerprints import code_fingerprint, data_fingerprint
+from timerxl.training.checkpoint.manager import Checkpoints
+from timerxl.training.checkpoint.mirror import Mirror, open_mirror
+from timerxl.training.checkpoint.model_folder import check_room
+from timerxl.training.checkpoint.progress import Progress
+from timerxl.training.checkpoint.storage import short_of_room
 from timerxl.training.compilation import (
     check_compiler,
     compile_layers,
     compile_seconds,
     compiler_facts,
 )
-from timerxl.training.ending import score_best
-from timerxl.training.feed import place_data
-from timerxl.training.fingerprints import code_fingerprint, data_fingerprint
-from timerxl.training.guard import Guard, RunStopped
-from timerxl.training.interruption import Interruption, way_on
-from timerxl.training.launcher import (
+from timerxl.training.distributed import (
     build_accelerator,
     fill_deepspeed,
     limit_waiting,
     plan_launch,
 )
+from timerxl.training.ending import score_best
+from timerxl.training.feed import place_data
 from timerxl.training.looks import Looks, check_interval
 from timerxl.training.loop import Trainer, train_curves
-from timerxl.training.mirror import Mirror, open_mirror
+from timerxl.training.monitors.runner import Guard, RunStopped
 from timerxl.training.opening import load_windows, start_event, work_line
 from timerxl.training.optim import build_optimizer, build_schedule
 from timerxl.training.peers import naming_lost_peers
 from timerxl.training.prediction import Predictor, RunFacts, check
-from timerxl.training.progress import Progress
 from timerxl.training.resume import RunEnded, plan_resume
-from timerxl.training.run_folder import RunFolder
+from timerxl.training.run_dir import RunFolder
 from timerxl.training.run_lock import METRICS
-from timerxl.training.saving import check_room
+from timerxl.training.signals import Interruption, way_on
 from timerxl.training.step import TrainingFailed, TrainingStep
 from timerxl.training.tracking import (
     Log,

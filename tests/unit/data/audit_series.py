@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from timerxl.config import DataConfig
-from timerxl.data.audit import cut_windows
-from timerxl.data.audit_findings import Audit, Subject
-from timerxl.data.schema import WeatherSeries
+from timerxl.data.audit.auditor import cut_windows
+from timerxl.data.audit.findings import Audit, Subject
+from timerxl.data.series import WeatherSeries
 
 
 def series_of(

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from timerxl.data.table_layouts import Layout, read_known_table
-from timerxl.data.table_text import TextOptions, read_traces
-from timerxl.data.table_times import TimeOptions, find_regions, find_times, time_columns
+from timerxl.data.tables.delimited_text import TextOptions, read_traces
+from timerxl.data.tables.layouts import Layout, read_known_table
+from timerxl.data.tables.times import TimeOptions, find_regions, find_times, time_columns
 
 
 @dataclass(frozen=True)

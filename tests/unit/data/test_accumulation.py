@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timerxl.config import InputError
-from timerxl.data.accumulation import (
+from timerxl.data.era5.accumulation import (
     COUNTER,
     HOURLY,
     RUNNING,

@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 from audit_series import NOISE, RAIN, names_of, run, series_of
 
-from timerxl.data.audit_columns import check_columns, check_missing, check_series
-from timerxl.data.audit_findings import Audit
-from timerxl.data.audit_labels import check_thresholds, season_index
-from timerxl.data.audit_rain import check_accumulation, check_ready_labels, looks_like_era5
-from timerxl.data.audit_sample_size import check_sample_size
-from timerxl.data.audit_splits import check_context, check_split_by_rows
-from timerxl.data.column_records import ColumnRecord, Fact, time_meaning
-from timerxl.data.quantities import RAIN as RAIN_KEY
+from timerxl.data.audit.column_checks import check_columns, check_missing, check_series
+from timerxl.data.audit.findings import Audit
+from timerxl.data.audit.label_checks import check_thresholds, season_index
+from timerxl.data.audit.rain_checks import check_accumulation, check_ready_labels, looks_like_era5
+from timerxl.data.audit.sample_size import check_sample_size
+from timerxl.data.audit.split_checks import check_context, check_split_by_rows
+from timerxl.data.tables.column_records import ColumnRecord, Fact, time_meaning
+from timerxl.data.tables.quantities import RAIN as RAIN_KEY
 
 # Rows and columns
 

@@ -11,14 +11,14 @@ import pytest
 from audit_series import NOISE, RAIN, names_of, run, series_of
 
 from timerxl.config import SyntheticConfig
-from timerxl.data.audit import audit_subject, read_subject
-from timerxl.data.audit_codes import check_codes
-from timerxl.data.audit_columns import check_columns
-from timerxl.data.audit_findings import Audit, Subject
-from timerxl.data.audit_text import audit_text
-from timerxl.data.column_records import ColumnRecord, Fact
-from timerxl.data.prepare import PrepareOptions, prepare_era5
-from timerxl.data.synthetic import synthetic_table
+from timerxl.data.audit.auditor import audit_subject, read_subject
+from timerxl.data.audit.code_checks import check_codes
+from timerxl.data.audit.column_checks import check_columns
+from timerxl.data.audit.findings import Audit, Subject
+from timerxl.data.audit.text_report import audit_text
+from timerxl.data.era5.prepare import PrepareOptions, prepare_era5
+from timerxl.data.synthetic.generator import synthetic_table
+from timerxl.data.tables.column_records import ColumnRecord, Fact
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 NOT_WEATHER = {"looks_like_missing_code", "impossible_values"}

@@ -12,15 +12,15 @@ import pytest
 from audit_series import NOISE, RAIN, names_of, run, series_of
 
 from timerxl.config import DataConfig
-from timerxl.data.audit import audit_command, audit_subject, cut_windows, read_subject
-from timerxl.data.audit_findings import Audit, Subject
-from timerxl.data.audit_known import check_known, check_left_out
-from timerxl.data.audit_page import audit_page
-from timerxl.data.audit_text import audit_text, tables
-from timerxl.data.column_records import ColumnRecord, Fact, time_meaning
-from timerxl.data.columns_known import known_rows
-from timerxl.data.prepare import PrepareOptions
-from timerxl.data.prepare_tables import TableOptions, prepare_tables
+from timerxl.data.audit.auditor import audit_command, audit_subject, cut_windows, read_subject
+from timerxl.data.audit.findings import Audit, Subject
+from timerxl.data.audit.known_columns import check_known, check_left_out
+from timerxl.data.audit.page_report import audit_page
+from timerxl.data.audit.text_report import audit_text, tables
+from timerxl.data.era5.prepare import PrepareOptions
+from timerxl.data.era5.prepare_tables import TableOptions, prepare_tables
+from timerxl.data.tables.column_records import ColumnRecord, Fact, time_meaning
+from timerxl.data.tables.columns_known import known_rows
 
 INSTANT = Fact(time_meaning("instant", None), "file")
 

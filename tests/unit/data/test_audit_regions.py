@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from timerxl.config import DataConfig
-from timerxl.data.audit_findings import Audit, Subject
-from timerxl.data.audit_regions import check_regions
-from timerxl.data.schema import WeatherSeries
+from timerxl.data.audit.findings import Audit, Subject
+from timerxl.data.audit.region_checks import check_regions
+from timerxl.data.series import WeatherSeries
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 BEIJING = SHARED / "data" / "beijing_hourly_2013_2017.parquet"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from timerxl.config import InputError
-from timerxl.data.derived import (
+from timerxl.data.era5.derived import (
     choose_derived,
     make_column,
     relative_humidity_percent,

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from timerxl.config import InputError
-from timerxl.data import grid_files
-from timerxl.data.grid_files import FINAL, PRELIMINARY, GridFile, open_grid_files
-from timerxl.data.streams import grid_members
+from timerxl.data.era5 import grid_files
+from timerxl.data.era5.grid_files import FINAL, PRELIMINARY, GridFile, open_grid_files
+from timerxl.data.era5.streams import grid_members
 
 HOURS = np.arange(48) + 24 * 18_000
 RNG = np.random.default_rng(0)

@@ -13,8 +13,8 @@ import pytest
 import xarray as xr
 
 from timerxl.config import InputError
-from timerxl.data.columns_known import records_problem
-from timerxl.data.prepare import PrepareOptions, prepare_era5
+from timerxl.data.era5.prepare import PrepareOptions, prepare_era5
+from timerxl.data.tables.columns_known import records_problem
 
 DAYS = 8
 FIRST = np.datetime64("2021-03-01T00")
@@ -800,7 +800,7 @@ def test_a_zip_of_grib(tmp_path: Path) -> None:
 
 
 def test_stores_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from timerxl.data import grid_files
+    from timerxl.data.era5 import grid_files
 
     data = arco(total_precipitation=(RAIN_MM / 1000, {"units": "m"}))
     encoding = {name: {"chunks": (5, 3, 2)} for name in data.data_vars}

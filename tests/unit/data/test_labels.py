@@ -21,7 +21,7 @@ from timerxl.data.labels import (
     stacked_labels,
 )
 from timerxl.data.readers import load_series
-from timerxl.data.schema import WeatherSeries
+from timerxl.data.series import WeatherSeries
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 BEIJING = SHARED / "data" / "beijing_hourly_2013_2017.parquet"

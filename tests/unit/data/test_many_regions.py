@@ -11,24 +11,24 @@ import pandas as pd
 import pytest
 
 from timerxl.config import DataConfig, InputError, RunConfig
-from timerxl.data.accumulation import (
+from timerxl.data.audit.auditor import audit_subject
+from timerxl.data.audit.findings import MOST_REGIONS, Subject
+from timerxl.data.era5.accumulation import (
     AccumulationEvidence,
     Totals,
     covered_hours,
     deaccumulate,
 )
-from timerxl.data.audit import audit_subject
-from timerxl.data.audit_findings import MOST_REGIONS, Subject
-from timerxl.data.gaps import MOST_ENTRIES, Gaps
+from timerxl.data.era5.gaps import MOST_ENTRIES, Gaps
+from timerxl.data.era5.prepare import PrepareOptions
+from timerxl.data.era5.prepare_tables import prepare_tables
 from timerxl.data.labels import labels
-from timerxl.data.prepare import PrepareOptions
-from timerxl.data.prepare_tables import prepare_tables
 from timerxl.data.readers import TableOptions, open_table, read_table
 from timerxl.data.scaling import static_features
-from timerxl.data.schema import WeatherSeries
+from timerxl.data.series import WeatherSeries
 from timerxl.data.splits import complete_rows, make_split
-from timerxl.data.table_accumulation import shares
-from timerxl.data.table_times import TimeOptions, find_times
+from timerxl.data.tables.running_totals import shares
+from timerxl.data.tables.times import TimeOptions, find_times
 from timerxl.data.windows import build_windows
 
 

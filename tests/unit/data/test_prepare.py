@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from timerxl.config import DataConfig, InputError
-from timerxl.data.prepare import PrepareOptions, prepare_era5
+from timerxl.data.era5.prepare import PrepareOptions, prepare_era5
 from timerxl.data.readers import read_table
 
 DAY0 = 24 * 19_700  # 2023-12-09 00 UTC: ten days reach no other year, thirty do

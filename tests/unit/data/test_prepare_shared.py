@@ -11,8 +11,8 @@ import pytest
 import xarray as xr
 
 from timerxl.config import DataConfig, InputError, load_recipe
-from timerxl.data.accumulation import HOURLY, RUNNING, AccumulationEvidence, Totals
-from timerxl.data.prepare import PrepareOptions, prepare_era5
+from timerxl.data.era5.accumulation import HOURLY, RUNNING, AccumulationEvidence, Totals
+from timerxl.data.era5.prepare import PrepareOptions, prepare_era5
 from timerxl.data.readers import read_table
 
 LAYOUT = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "era5_cds_layout"

@@ -9,7 +9,7 @@ import pytest
 
 from timerxl.config import InputError
 from timerxl.data.scaling import fit_scaling, scale, static_features
-from timerxl.data.schema import WeatherSeries
+from timerxl.data.series import WeatherSeries
 
 
 def make_series() -> WeatherSeries:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from timerxl.config import InputError
-from timerxl.data.schema import WeatherSeries
+from timerxl.data.series import WeatherSeries
 
 HOURS = np.datetime64("2020-01-01T00", "s") + np.arange(4) * np.timedelta64(3600, "s")
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from timerxl.config import DataConfig
-from timerxl.data.audit import audit_subject, read_subject
+from timerxl.data.audit.auditor import audit_subject, read_subject
 from timerxl.data.labels import labels
 from timerxl.data.readers import read_table
 

@@ -11,13 +11,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from timerxl.config import InputError, SyntheticConfig
-from timerxl.data.synthetic import FEATURE_NAMES, synthetic_series, synthetic_table
-from timerxl.data.synthetic_climate import (
+from timerxl.data.synthetic.climate import (
     REGIONS,
     SENSITIVITY,
     dry_probability,
     simulate_hidden,
 )
+from timerxl.data.synthetic.generator import FEATURE_NAMES, synthetic_series, synthetic_table
 
 CONFIGS = {
     "twelve_hourly": SyntheticConfig(),

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from timerxl.config import DataConfig, InputError
-from timerxl.data.accumulation import Totals
+from timerxl.data.era5.accumulation import Totals
 from timerxl.data.readers import read_table
-from timerxl.data.table_accumulation import rain_verdict, shares
-from timerxl.data.table_columns import encode_direction, is_direction, zero_one
+from timerxl.data.tables.column_choice import encode_direction, is_direction, zero_one
+from timerxl.data.tables.running_totals import rain_verdict, shares
 
 
 def test_compass_points_and_degrees_are_the_same_direction() -> None:

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from timerxl.config import InputError
-from timerxl.data.table_layouts import Layout
-from timerxl.data.table_text import read_text_table
-from timerxl.data.table_times import (
+from timerxl.data.tables.delimited_text import read_text_table
+from timerxl.data.tables.layouts import Layout
+from timerxl.data.tables.times import (
     TimeOptions,
     Times,
     find_regions,

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from timerxl.config import DataConfig, InputError
 from timerxl.data.readers import load_series
 from timerxl.data.scaling import scale
-from timerxl.data.schema import WeatherSeries
+from timerxl.data.series import WeatherSeries
 from timerxl.data.windows import WeatherWindows, build_windows
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from spoiled_runs import as_stopped, card, edit, edit_all, section
 
-from timerxl.hub.card_limits import JUDGING
+from timerxl.hub.card.limits_section import JUDGING
 
 GOOD = {key: 0.6 for key in JUDGING} | {"brier": 0.1, "ece": 0.02, "predicted_rain_share": 0.5}
 POOR = {key: 0.1 for key in JUDGING} | {"brier": 0.3, "ece": 0.3}

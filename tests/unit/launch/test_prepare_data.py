@@ -124,7 +124,7 @@ def test_a_run_that_is_stopped_leaves_nothing(
 
 
 def test_the_audit_takes_a_prepared_series(tmp_path: Path) -> None:
-    pytest.importorskip("timerxl.data.audit")
+    pytest.importorskip("timerxl.data.audit.auditor")
     peru_file(tmp_path / "peru.nc", 24 * 20)
     words = ("peru.nc", "--derived", "none", "--output", "out")
     assert run(*words, cwd=tmp_path).returncode == 0

@@ -27,7 +27,7 @@ from whole_runs import (
 )
 
 from timerxl.training import run as run_module
-from timerxl.training.checkpoint_files import file_record
+from timerxl.training.checkpoint.storage import file_record
 from timerxl.training.run_lock import RunLock
 from timerxl.training.step import NumberNotFinite, TrainingStep
 

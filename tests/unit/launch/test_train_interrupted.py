@@ -17,7 +17,7 @@ import pytest
 from whole_runs import assert_same_end, before_step, command, curves, events, read
 
 from timerxl.model import TimerXLForClassification
-from timerxl.training.checkpoint_files import find_checkpoints, find_problem
+from timerxl.training.checkpoint.storage import find_checkpoints, find_problem
 
 # Imports once what a run needs, which takes longer than the run; then every run is a process of
 # its own, to which signals come from the system as they always do.

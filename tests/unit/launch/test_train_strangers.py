@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from whole_runs import command, read
 
-from timerxl.training.checkpoint_files import file_record
+from timerxl.training.checkpoint.storage import file_record
 
 
 @pytest.fixture

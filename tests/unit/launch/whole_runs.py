@@ -16,11 +16,11 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import timerxl.planner.prediction
+import timerxl.planner.plan_check
 import timerxl.report.page
 import timerxl.report.tensorboard
 from timerxl.training.loop import Trainer
-from timerxl.training.run_folder import RunFolder
+from timerxl.training.run_dir import RunFolder
 
 SCRIPT = Path(__file__).resolve().parents[3] / "launch" / "train.py"
 # 710 training windows of the synthetic series, 6 steps an epoch; checkpoints at 5, 6, 10 and 12.
@@ -46,7 +46,7 @@ def quick(patch: pytest.MonkeyPatch) -> None:
     """Without pictures and without the measured prediction: seconds, and not the subject here."""
     patch.setattr(timerxl.report.page, "write_report", lambda folder: None)
     patch.setattr(timerxl.report.tensorboard, "figures", lambda folder: {})
-    patch.setattr(timerxl.planner.prediction, "predict_run", None)
+    patch.setattr(timerxl.planner.plan_check, "predict_run", None)
 
 
 def command(*overrides: str) -> int:

@@ -8,7 +8,7 @@ import pytest
 from sklearn.exceptions import NotFittedError
 
 from timerxl.config import InputError
-from timerxl.metrics.baselines import (
+from timerxl.evaluation.baselines import (
     Climatology,
     DayOfYearClimatology,
     always_rain,

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from timerxl.config import InputError
-from timerxl.metrics.bootstrap import (
+from timerxl.evaluation.bootstrap import (
     Resamples,
     block_resamples,
     bootstrap_scores,
@@ -19,8 +19,8 @@ from timerxl.metrics.bootstrap import (
     resample_scores,
     why_no_interval,
 )
-from timerxl.metrics.intervals import _student_t
-from timerxl.metrics.scores import forecast_scores
+from timerxl.evaluation.intervals import _student_t
+from timerxl.evaluation.scores import forecast_scores
 
 DAY = np.timedelta64(1, "D")
 SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "bootstrap_coverage.py"

@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss as reference_log_loss
 from sklearn.metrics import roc_auc_score
 
 from timerxl.config import InputError
-from timerxl.metrics.calibration import Calibration, fit_calibration, log_loss
+from timerxl.evaluation.calibration import Calibration, fit_calibration, log_loss
 
 
 def sigmoid(logit: np.ndarray) -> np.ndarray:

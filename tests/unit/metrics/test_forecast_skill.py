@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from timerxl.config import InputError
-from timerxl.metrics.forecast_skill import ForecastSkill
-from timerxl.metrics.scores import forecast_scores
+from timerxl.evaluation.forecast_skill import ForecastSkill
+from timerxl.evaluation.scores import forecast_scores
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -93,7 +93,7 @@ def test_a_bad_batch_is_refused_and_leaves_nothing_behind(
 def test_evaluate_loads_the_file_from_a_checkout_without_the_network(tmp_path: Path) -> None:
     code = """
 import json, evaluate
-skill = evaluate.load("timerxl/metrics/forecast_skill.py")
+skill = evaluate.load("timerxl/evaluation/forecast_skill.py")
 skill.add_batch(predictions=[0.9, 0.2], references=[1, 0])
 skill.add_batch(predictions=[0.6], references=[0])
 try:

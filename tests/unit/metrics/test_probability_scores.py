@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from timerxl.config import InputError
-from timerxl.metrics.probability_scores import brier_skill_score, ece, reliability
-from timerxl.metrics.scores import forecast_scores
+from timerxl.evaluation.probability_scores import brier_skill_score, ece, reliability
+from timerxl.evaluation.scores import forecast_scores
 
 
 def a_forecast(seed: int, n: int, base_rate: float) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from scipy.stats.contingency import association
 from sklearn import metrics as reference
 
 from timerxl.config import InputError
-from timerxl.metrics.scores import (
+from timerxl.evaluation.scores import (
     LOWER_IS_BETTER,
     NOT_FOR_SELECTION,
     PERFECT,

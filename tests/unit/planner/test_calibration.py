@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from timerxl.planner import calibration
-from timerxl.planner.calibration import calibrate, device_at_hand
+from timerxl.planner import throughput as calibration
 from timerxl.planner.devices import DEVICES, GIB, Device
+from timerxl.planner.throughput import calibrate, device_at_hand
 from timerxl.planner.workload import Workload
 
 MakeWorkload = Callable[..., Workload]

@@ -11,10 +11,11 @@ import torch
 from timerxl.config import load_recipe
 from timerxl.data.readers import load_series
 from timerxl.data.windows import build_windows
-from timerxl.planner import calibration, prediction
+from timerxl.planner import plan_check as prediction
+from timerxl.planner import throughput as calibration
 from timerxl.planner.devices import CONTEXT_GIB, DEVICES, GIB
 from timerxl.planner.one_gpu import one_gpu
-from timerxl.planner.prediction import predict_run
+from timerxl.planner.plan_check import predict_run
 from timerxl.planner.timing import Rate
 from timerxl.planner.workload import Choice, Workload, memory_of
 from timerxl.training.prediction import RunFacts

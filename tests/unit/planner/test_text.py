@@ -10,14 +10,14 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from timerxl.planner import text
-from timerxl.planner.command import Answer, differing_settings
+from timerxl.planner import plan_text as text
 from timerxl.planner.communication import Scaling
 from timerxl.planner.devices import DEVICES, GIB, Device
 from timerxl.planner.fit import Fit
 from timerxl.planner.ladder import memory_ladder
 from timerxl.planner.memory import RankMemory
 from timerxl.planner.plan import Plan
+from timerxl.planner.planning import Answer, differing_settings
 from timerxl.planner.timing import Rate, RunTime
 from timerxl.planner.workload import Choice, Workload
 

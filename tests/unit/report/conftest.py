@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 
 from timerxl.config import EvalConfig, load_recipe, to_yaml
+from timerxl.evaluation.assess import Decision, Sample, assess, thresholds_of, with_calibrated
+from timerxl.evaluation.calibration import fit_calibration
+from timerxl.evaluation.forecast_skill import skill
 from timerxl.files import write_json
-from timerxl.metrics.calibration import fit_calibration
-from timerxl.training.assessment import Decision, Sample, assess, thresholds_of, with_calibrated
-from timerxl.training.evaluation import Forecasts, skill
-from timerxl.training.final import results
+from timerxl.training.evaluator import Forecasts
+from timerxl.training.final_evaluation import results
 
 Event = dict[str, Any]
 PER_EPOCH = 120

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from timerxl.config import InputError
-from timerxl.metrics.bootstrap import paired_differences
+from timerxl.evaluation.bootstrap import paired_differences
 from timerxl.report.compare import Named, common_forecasts, paired, write_comparison
-from timerxl.report.run_folder import read_run
+from timerxl.report.run_record import read_run
 
 WriteRun = Callable[..., Path]
 

@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 
 from timerxl.config import InputError, load_recipe, to_yaml
-from timerxl.report.opening import CONTAMINATED, SYNTHETIC, judged
 from timerxl.report.page import write_report
 from timerxl.report.record_sections import configuration_section
-from timerxl.report.run_folder import FILES, read_run
+from timerxl.report.run_record import FILES, read_run
+from timerxl.report.summary_section import CONTAMINATED, SYNTHETIC, judged
 
 WriteRun = Callable[..., Path]
 SECTIONS = "verdicts scores curves forecasts strata cost configuration audit environment".split()

@@ -15,10 +15,10 @@ from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_s
 
 from timerxl.report.curves import SCORES, SPANS, curves
 from timerxl.report.drawing import Picture, canvas, svg_of, thin
-from timerxl.report.outcome import verdicts_of
-from timerxl.report.run_folder import Run, read_run
+from timerxl.report.outcome_sections import verdicts_of
+from timerxl.report.run_record import Run, read_run
 from timerxl.report.skill_pictures import skill_pictures
-from timerxl.report.strata import strata_of, strata_pictures
+from timerxl.report.strata_sections import strata_of, strata_pictures
 from timerxl.report.tensorboard import figures
 
 

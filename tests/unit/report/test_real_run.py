@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from timerxl.evaluation.references import TITLES
 from timerxl.report.page import write_report
-from timerxl.report.run_folder import read_run
-from timerxl.training.references import TITLES
+from timerxl.report.run_record import read_run
 
 TINY_RUN = Path(__file__).parents[1] / "training" / "conftest.py"
 

@@ -14,11 +14,11 @@ import pytest
 
 from timerxl import untrusted
 from timerxl.config import InputError
-from timerxl.report import run_folder
-from timerxl.report.opening import _facts
-from timerxl.report.outcome import outcome_of, verdicts_of
+from timerxl.report import run_record as run_folder
+from timerxl.report.outcome_sections import outcome_of, verdicts_of
 from timerxl.report.page import write_report
-from timerxl.report.run_folder import FILES, Run, number, read_run
+from timerxl.report.run_record import FILES, Run, number, read_run
+from timerxl.report.summary_section import _facts
 
 WriteRun = Callable[..., Path]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from timerxl.metrics.bootstrap import bootstrap_scores
-from timerxl.metrics.scores import forecast_scores
-from timerxl.report.run_folder import read_run
+from timerxl.evaluation.bootstrap import bootstrap_scores
+from timerxl.evaluation.scores import forecast_scores
+from timerxl.report.run_record import read_run
 from timerxl.report.score_sections import strata_section
-from timerxl.report.strata import reference_of, strata_of
+from timerxl.report.strata_sections import reference_of, strata_of
 
 
 def test_regions(healthy: Path) -> None:

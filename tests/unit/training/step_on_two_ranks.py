@@ -21,7 +21,7 @@ from timerxl.model import TimerXLForClassification
 from timerxl.planner.solo_rank import zero_windows
 from timerxl.training.assembly import model_config
 from timerxl.training.batches import MicroBatch
-from timerxl.training.launcher import build_accelerator, fill_deepspeed, plan_launch
+from timerxl.training.distributed import build_accelerator, fill_deepspeed, plan_launch
 from timerxl.training.optim import build_optimizer
 from timerxl.training.step import NumberNotFinite, TrainingStep
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from timerxl.config import EvalConfig
-from timerxl.training.assessment import (
+from timerxl.evaluation.assess import (
     Decision,
     Sample,
     assess,

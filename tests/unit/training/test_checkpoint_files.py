@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timerxl.training import checkpoint_files
-from timerxl.training.checkpoint_files import (
+from timerxl.training.checkpoint.manager import storage as checkpoint_files
+from timerxl.training.checkpoint.storage import (
     StorageFailed,
     checkpoint_name,
     find_checkpoints,

@@ -19,9 +19,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from timerxl.config import load_recipe
-from timerxl.training import checkpoint, saving
-from timerxl.training.checkpoint import Checkpoints
-from timerxl.training.checkpoint_files import (
+from timerxl.training.checkpoint.manager import Checkpoints
+from timerxl.training.checkpoint.manager import manager as checkpoint
+from timerxl.training.checkpoint.manager import model_folder as saving
+from timerxl.training.checkpoint.model_folder import model_problem, save_model
+from timerxl.training.checkpoint.storage import (
     StorageFailed,
     checkpoint_name,
     find_problem,
@@ -29,7 +31,6 @@ from timerxl.training.checkpoint_files import (
     sweep,
 )
 from timerxl.training.resume import plan_resume
-from timerxl.training.saving import model_problem, save_model
 
 
 class Killed(BaseException):

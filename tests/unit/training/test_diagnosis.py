@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from timerxl.config import InputError, load_recipe, to_yaml
-from timerxl.training.diagnosis import Diagnosis, diagnose
-from timerxl.training.openltm_log import BaseRate
+from timerxl.training.monitors.openltm_log import BaseRate
+from timerxl.training.monitors.replay import Diagnosis, diagnose
 
 ROOT = Path(__file__).resolve().parents[3]
 START = {"event": "start", "grace_steps": 5, "dead_features": []}
@@ -314,5 +314,5 @@ def test_a_large_file_is_not_read_into_memory(tmp_path: Path, kind: str) -> None
 
 
 def test_torch_stays_out() -> None:
-    code = "import sys, timerxl.training.diagnosis; sys.exit('torch' in sys.modules)"
+    code = "import sys, timerxl.training.monitors.replay; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from timerxl.config import load_recipe
-from timerxl.metrics.calibration import Calibration
-from timerxl.training.assessment import Decision
+from timerxl.evaluation.assess import Decision
+from timerxl.evaluation.calibration import Calibration
 from timerxl.training.ending import _caption
 
 

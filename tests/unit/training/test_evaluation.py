@@ -19,7 +19,7 @@ from timerxl.data.readers import load_series
 from timerxl.data.windows import build_windows
 from timerxl.model import TimerXLForClassification
 from timerxl.training.batches import evaluation_share, reassemble
-from timerxl.training.evaluation import Forecasts, mean_loss
+from timerxl.training.evaluator import Forecasts, mean_loss
 
 ROOT = Path(__file__).resolve().parents[3]
 

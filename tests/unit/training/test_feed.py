@@ -18,7 +18,7 @@ from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.model import TimerXLForClassification
 from timerxl.training.assembly import model_config
 from timerxl.training.batches import BatchPlan
-from timerxl.training.evaluation import forecast
+from timerxl.training.evaluator import forecast
 from timerxl.training.feed import loader, place_data, training_steps
 from timerxl.training.precision import Decision
 

@@ -16,8 +16,8 @@ from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.model import TimerXLConfig, TimerXLForClassification
 from timerxl.training.assembly import model_config
-from timerxl.training.guard import dead_features, describe_batch
 from timerxl.training.looks import CHECK_SHARE, check_interval
+from timerxl.training.monitors.runner import dead_features, describe_batch
 
 
 def windows_of(config: RunConfig) -> WeatherWindows:

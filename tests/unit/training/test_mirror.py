@@ -16,8 +16,9 @@ import fsspec
 import pytest
 
 from timerxl.config import InputError, RunConfig, load_recipe
-from timerxl.training import mirror as module
-from timerxl.training.checkpoint_files import (
+from timerxl.training.checkpoint.manager import mirror as module
+from timerxl.training.checkpoint.mirror import Copy, Mirror, Place, open_mirror
+from timerxl.training.checkpoint.storage import (
     StorageFailed,
     checkpoint_name,
     find_problem,
@@ -26,7 +27,6 @@ from timerxl.training.checkpoint_files import (
     publish,
     record_files,
 )
-from timerxl.training.mirror import Copy, Mirror, Place, open_mirror
 from timerxl.training.resume import RunEnded
 from timerxl.training.run_lock import RunLock
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from timerxl.config import MonitorsConfig
-from timerxl.training.monitors import (
+from timerxl.training.monitors.rules import (
     MONITORS,
     divergence,
     oscillation,
     overfitting,
     stagnation,
 )
-from timerxl.training.verdicts import History, Scores, Verdict
+from timerxl.training.monitors.verdicts import History, Scores, Verdict
 
 LIMITS = MonitorsConfig()  # 3 evaluations in a row, 5 points
 

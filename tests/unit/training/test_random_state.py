@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timerxl.training.random_state import read_random_state, write_random_state
+from timerxl.training.checkpoint.rng import read_random_state, write_random_state
 
 Drawn = list[float]
 

@@ -15,8 +15,7 @@ from accelerate import Accelerator
 
 from timerxl.config import InputError
 from timerxl.model import TimerXLConfig, TimerXLForClassification
-from timerxl.training.checkpoint_files import StorageFailed
-from timerxl.training.saving import (
+from timerxl.training.checkpoint.model_folder import (
     check_output_dir,
     check_room,
     model_problem,
@@ -24,6 +23,7 @@ from timerxl.training.saving import (
     prepare_output_dir,
     save_model,
 )
+from timerxl.training.checkpoint.storage import StorageFailed
 
 # Root passes checks of permissions; this file system takes no new file from anybody.
 READ_ONLY = Path("/proc")

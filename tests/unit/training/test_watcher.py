@@ -14,10 +14,10 @@ import pytest
 from timerxl.config import MonitorsConfig
 from timerxl.config_checks import MONITOR_NAMES
 from timerxl.files import json_ready
-from timerxl.training.monitors import MONITORS
+from timerxl.training.monitors.history import LOOKS_AT, Watcher, scores_of
+from timerxl.training.monitors.rules import MONITORS
+from timerxl.training.monitors.verdicts import Scores
 from timerxl.training.tracking import MetricsLog
-from timerxl.training.verdicts import Scores
-from timerxl.training.watcher import LOOKS_AT, Watcher, scores_of
 
 NAN = float("nan")
 ONE_CLASS = {"predicted_rain_share": 1.0, "rain_share": 0.69, "accuracy": 0.69, "roc_auc": 0.5}

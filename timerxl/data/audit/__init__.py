@@ -1,0 +1,1 @@
+"""What may be wrong with a series, found before it is trained on."""

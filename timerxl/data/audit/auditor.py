@@ -1,0 +1,223 @@
+"""The audit of a series: what is wrong with it, before a run spends days on it.
+
+It reads a table as training would, cuts it as the recipe says, and reports. Whatever stops the
+windows is reported as a fault, beside everything else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from timerxl.command_line import json_text, say, say_json
+from timerxl.config import DataConfig, InputError, RunConfig, load_recipe
+from timerxl.data.audit.code_checks import check_codes
+from timerxl.data.audit.column_checks import check_columns, check_missing, check_series
+from timerxl.data.audit.findings import Audit, Subject
+from timerxl.data.audit.future_checks import check_future
+from timerxl.data.audit.known_columns import check_known, check_left_out
+from timerxl.data.audit.label_checks import check_class_shares, check_thresholds
+from timerxl.data.audit.page_report import audit_page
+from timerxl.data.audit.rain_checks import check_accumulation, check_ready_labels
+from timerxl.data.audit.region_checks import check_regions
+from timerxl.data.audit.sample_size import check_sample_size
+from timerxl.data.audit.split_checks import check_context, check_split_by_rows, check_windows
+from timerxl.data.audit.text_report import audit_text
+from timerxl.data.era5.series_file import SERIES
+from timerxl.data.labels import check_leaks, label_and_persistence
+from timerxl.data.readers import read_table_and_labels, ready_label_without_rain
+from timerxl.data.series import WeatherSeries
+from timerxl.data.splits import make_split, split_by_rows, split_by_time
+from timerxl.files import write_text
+
+if TYPE_CHECKING:  # windows.py imports torch, which an audit has no use for
+    from timerxl.data.windows import WeatherWindows
+
+DEFAULT_RECIPE = "transfer"
+_GUESSES = ("(else say", "read as mm", "is recognised")  # what the reader says of its guesses
+_CHECKS = (
+    check_series,
+    check_windows,
+    check_split_by_rows,
+    check_context,
+    check_accumulation,
+    check_ready_labels,
+    check_future,
+    check_regions,
+    check_class_shares,
+    check_known,
+    check_codes,
+    check_columns,
+    check_missing,
+    check_sample_size,
+    check_thresholds,
+    check_left_out,
+)
+
+
+def audit_subject(subject: Subject) -> Audit:
+    """Make every check."""
+    audit = Audit()
+    for check in _CHECKS:
+        check(subject, audit)
+    return audit
+
+
+def audit_windows(windows: WeatherWindows, config: RunConfig) -> Audit:
+    """The audit of windows that are built already, cheap enough for the start of training.
+
+    Ready label columns that the recipe does not name are not looked at: the table is not read
+    again.
+    """
+    return audit_subject(
+        Subject(
+            series=windows.series,
+            data=config.data,
+            context_length=windows.context_length,
+            context_reason=f"recipe {config.recipe}",
+            label=windows.label,
+            rained_before=windows.rained_before,
+            rows=windows.rows,
+            split_method=windows.definition["split"],
+            description=windows.series.source.get("prepared"),
+        )
+    )
+
+
+def audit_command(
+    series: Path,
+    config_name: str | None,
+    overrides: list[str],
+    as_json: bool,
+    output: Path | None,
+) -> int:
+    """Audit the table ``series`` (or the folder of series.parquet) and print what was found.
+
+    Without ``config_name`` the context and the cut of the recipe "transfer" are used. ``as_json``
+    prints one JSON object instead of text; ``output`` is a folder for audit.json, audit.txt and
+    audit.html. Returns 0, also with findings. Raises InputError for a table, recipe or folder that
+    can't be used.
+    """
+    subject, notes = read_subject(series, config_name, overrides)
+    audit = audit_subject(subject)
+    for note in notes:
+        audit.find("note", "columns_assumed", note, "", "Override it on the command line.")
+    text = audit_text(audit)
+    content = f"{json_text(audit.to_dict())}\n"
+    if output is not None:
+        files = {"audit.json": content, "audit.txt": text, "audit.html": audit_page(audit)}
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            for name, body in files.items():
+                write_text(output / name, body)
+        except OSError as error:
+            raise InputError(f"--output {output} can't be written: {error}") from error
+    if as_json:
+        say_json(audit.to_dict())
+        return 0
+    say(*text.splitlines())
+    if output is not None:
+        say("", f"written: {', '.join(files)} in {output}")
+    return 0
+
+
+def read_subject(
+    path: Path, config_name: str | None, overrides: list[str]
+) -> tuple[Subject, list[str]]:
+    """The table as training would read it, and sentences on what had to be assumed for it."""
+    if path.is_dir():
+        path = path / SERIES
+    if any(override.startswith("data.path=") for override in overrides):
+        raise InputError("the audit's series is data.path already; leave data.path= out.")
+    config = load_recipe(config_name or DEFAULT_RECIPE, overrides)
+    config.data.path = str(path)
+    reason = f"recipe {config.recipe}"
+    if config_name is None:
+        reason += " (the default; --config names another)"
+    if any(override.startswith("model.context_length=") for override in overrides):
+        reason = "model.context_length"
+    found, labels, notes = _read(config.data, overrides)
+    notes += [note for note in found.notes if any(word in note for word in _GUESSES)]
+    resolved = found.source["resolved"]
+    data = replace(
+        config.data,
+        precipitation_column=resolved.get("precipitation_column", config.data.precipitation_column),
+    )
+    subject = Subject(
+        series=found,
+        data=data,
+        context_length=config.model.context_length,
+        context_reason=reason,
+        label_columns={name: column for name, column in labels.items() if _is_zero_one(column)},
+        description=found.source.get("prepared"),
+    )
+    cut_windows(subject)
+    return subject, notes
+
+
+def _read(
+    data: DataConfig, overrides: list[str]
+) -> tuple[WeatherSeries, dict[str, np.ndarray], list[str]]:
+    """The series, its columns that are named like labels, and what was assumed for want of rain.
+
+    Codes for "missing" that training refuses are taken as they are: a fault beside others. What
+    can't be read with them is refused as training does it.
+    """
+    attempts = (
+        [data] if data.missing_values is not None else [replace(data, missing_values=[]), data]
+    )
+    names = {override.partition("=")[0] for override in overrides}
+    notes: list[str] = []
+    said = names & {"data.precipitation_column", "data.label_column"}
+    if not said and (ready := ready_label_without_rain(data)) is not None:
+        notes.append(f"no precipitation column; {ready} is taken as data.label_column.")
+        attempts = [replace(attempt, label_column=ready) for attempt in attempts]
+        data.label_column = ready
+    for attempt in attempts[:-1]:
+        try:
+            return *read_table_and_labels(attempt), notes
+        except InputError:
+            continue
+    return *read_table_and_labels(attempts[-1]), notes
+
+
+def _is_zero_one(column: np.ndarray) -> bool:
+    return bool((np.isnan(column) | (column == 0) | (column == 1)).all())
+
+
+def cut_windows(subject: Subject) -> None:
+    """Fill in labels and issue rows; what training would refuse becomes a refusal, not an error."""
+    series, data, steps = subject.series, subject.data, subject.context_length
+    try:
+        subject.label, subject.rained_before = label_and_persistence(series, data)
+    except InputError as error:
+        subject.refusals.append(str(error))
+        return
+    try:
+        split = make_split(series, subject.label, data, steps)
+    except InputError as error:
+        subject.refusals.append(str(error))
+        cut = split_by_rows if data.split == "rows" else split_by_time
+        try:  # of one class only, the windows are there all the same
+            split = cut(series, subject.label, data, steps)
+        except InputError:
+            return
+    subject.rows, subject.split_method = split.rows, split.method
+    try:
+        check_leaks(series, split.rows["train"], subject.label)
+    except InputError as error:
+        subject.refusals.append(str(error))
+
+
+__all__ = [
+    "Audit",
+    "Subject",
+    "audit_command",
+    "audit_subject",
+    "audit_windows",
+    "cut_windows",
+    "read_subject",
+]

@@ -1,0 +1,308 @@
+"""ERA5 files to one regular series per region: steps, derived features, gaps, provenance.
+
+Rows are the steps from the first to the last stamp at which any column has a value; a step without
+any is left out. Streams that start at different hours keep their union, with missing values where
+one has not begun: nothing is shifted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from timerxl.config import InputError
+from timerxl.data.era5 import accumulation
+from timerxl.data.era5.derived import Derived, choose_derived, make_column
+from timerxl.data.era5.gaps import Gaps
+from timerxl.data.era5.grid_checks import Said
+from timerxl.data.era5.grid_columns import Column, Streams, stamp
+from timerxl.data.era5.regions import Region, load_regions
+from timerxl.data.era5.series_file import (
+    PRECIPITATION,
+    RegionParts,
+    output_folder,
+    write_description,
+)
+from timerxl.data.era5.streams import read_streams
+from timerxl.data.fill import fill_forward
+
+Tick = Callable[[str], None]
+
+
+@dataclass
+class PrepareOptions:
+    """What the command line says; hours are hours, None means chosen from the data."""
+
+    output: Path
+    regions: Path | None = None
+    step_hours: int | None = None
+    features: list[str] | None = None
+    derived: list[str] = field(default_factory=lambda: ["default"])
+    allow_sparse_accumulation: bool = False
+    max_gap_fill_hours: float = 0.0
+    overwrite: bool = False
+    # Said of columns: numbers that mean missing, units, and what a value stands for in time.
+    missing: list[str] = field(default_factory=list)
+    units: dict[str, str] = field(default_factory=dict)
+    meanings: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Plan:
+    """How the hours become steps: stamps at hours with ``hour % step == phase``."""
+
+    step: int
+    phase: int
+    first: int
+    last: int
+    hours_present: dict[str, int]
+
+    @property
+    def stamps(self) -> np.ndarray:
+        return np.arange(self.first, self.last + 1, self.step)
+
+
+def prepare_era5(
+    inputs: list[Path], options: PrepareOptions, tick: Tick = lambda label: None
+) -> tuple[dict[str, Any], list[str]]:
+    """Write series.parquet and series.json; returns the latter's content and notes to print.
+
+    Memory holds a block of one variable, then a year of one region, whatever the number of years.
+    Raises InputError on anything that can't give a right series; then nothing is left behind.
+    """
+    if options.regions is None:
+        raise InputError("gridded files need --regions FILE.yaml: boxes or points to average over.")
+    regions = load_regions(options.regions)
+    with output_folder(options.output, options.overwrite) as folder:
+        said = Said(options.missing, options.units, options.meanings)
+        streams = read_streams(inputs, regions, folder, options.features, said, tick)
+        _check_columns(streams, options)
+        plan = _plan(streams, options)
+        units = {name: column.unit for name, column in streams.columns.items()}
+        derived, notes = choose_derived(options.derived, units, plan.step)
+        notes = streams.notes + notes
+        clash = [n for n in ("timestamp", "region") if n in units]
+        if clash:
+            raise InputError(f"a variable is called {clash[0]}; leave it out with --features.")
+        names = [PRECIPITATION, *(name for name in streams.columns if name != PRECIPITATION)]
+        parts = RegionParts(folder, names + [made.name for made in derived])
+        gaps = Gaps(names, [region.name for region in regions], plan.step * 3600)
+        builder = _Builder(streams, plan, derived, names, options.max_gap_fill_hours)
+        for index, region in enumerate(regions):
+            for block in _years(plan.stamps):
+                _write_block(builder, parts, gaps, index, region, block)
+                tick(f"{region.name} {stamp(block[0])[:4]}")
+        notes += _check_written(parts, names)
+        parts.join()
+        content = _describe(streams, plan, regions, parts, derived, gaps)
+        write_description(folder, content)
+    return content, notes
+
+
+def _check_columns(streams: Streams, options: PrepareOptions) -> None:
+    for name in options.features or []:
+        if name not in streams.columns:
+            held = sorted({n for source in streams.sources for n in source["variables"]})
+            raise InputError(
+                f"--features lists {name}, which no file holds; they hold: {', '.join(held)}."
+            )
+    if PRECIPITATION not in streams.columns:
+        raise InputError(
+            f"no file holds {PRECIPITATION} (total precipitation); found: "
+            f"{', '.join(streams.columns) or 'no variable'}. Add the file of the accumulated "
+            "stream (stepType-accum): without rain there is no label."
+        )
+    for name, column in streams.columns.items():
+        if not column.known_hours().size:
+            raise InputError(f"{name} is missing in every cell of every region; leave it out.")
+
+
+def _plan(streams: Streams, options: PrepareOptions) -> _Plan:
+    hours = {name: column.known_hours() for name, column in streams.columns.items()}
+    sums = [n for n, column in streams.columns.items() if column.kind != accumulation.INSTANT]
+    present = {name: _hours_present(streams.columns[name], hours[name]) for name in sums}
+    if not options.allow_sparse_accumulation:
+        for name in sorted(present, key=lambda name: name != PRECIPITATION):
+            if present[name] < 24:
+                apart = streams.columns[name].stamps_apart()
+                word = {accumulation.SUM: "sum", accumulation.MEAN: "mean"}
+                over = f"{word.get(streams.columns[name].kind, 'max')}:{apart}h@end"
+                longer = (
+                    f", say --meaning {name}={over} (or @start) where each value is over {apart} h"
+                )
+                raise InputError(
+                    f"{accumulation.sparse_refusal(name, present[name])}. Request every hour of "
+                    f"{name} (or leave it out){longer if apart > 1 else ''}, or say "
+                    "--allow-sparse-accumulation to take it as it is."
+                )
+    spacing = {name: column.stamps_apart() for name, column in streams.columns.items()}
+    coarsest = max(spacing, key=lambda name: spacing[name])
+    step = options.step_hours or spacing[coarsest]
+    if step < 1 or 24 % step:
+        raise InputError(
+            f"the step is {step} h{'' if options.step_hours else f' (that of {coarsest})'}; "
+            "expected a divisor of 24, such as 1, 6 or 12 (--step-hours)."
+        )
+    if step < spacing[coarsest]:
+        raise InputError(
+            f"--step-hours {step} is finer than {coarsest}, which comes every "
+            f"{spacing[coarsest]} h; take {spacing[coarsest]} or leave {coarsest} out."
+        )
+    # A value over a whole step can only stand where it ends; instants may be taken anywhere.
+    whole = [name for name in sums if streams.columns[name].window == step > 1]
+    instants = [name for name in hours if name not in sums]
+    phase = _phase(hours, whole or instants or sums, step)
+    earliest = min(int(known[0]) for known in hours.values())
+    latest = max(int(known[-1]) for known in hours.values())
+    first = earliest + (phase - earliest) % step
+    last = latest - (latest - phase) % step
+    if last < first:
+        raise InputError(f"{stamp(earliest)} to {stamp(latest)} holds no full step of {step} h.")
+    return _Plan(step, phase, first, last, present)
+
+
+def _hours_present(column: Column, hours: np.ndarray) -> int:
+    return accumulation.hours_present_per_day(hours, column.totals, column.window)
+
+
+def _phase(hours: dict[str, np.ndarray], names: list[str], step: int) -> int:
+    """0 where the data hold stamps there; 06 and 18 UTC in steps of 12 h have 6."""
+    counts = sum(np.bincount(hours[name] % step, minlength=step) for name in names)
+    assert isinstance(counts, np.ndarray)
+    return 0 if counts[0] * 2 >= counts.max() else int(np.argmax(counts))
+
+
+def _years(stamps: np.ndarray) -> list[np.ndarray]:
+    years = (stamps * 3600).astype("datetime64[s]").astype("datetime64[Y]")
+    return np.split(stamps, np.flatnonzero(np.diff(years)) + 1)
+
+
+@dataclass
+class _Builder:
+    """Makes the rows of one region and one year, with the past that they need."""
+
+    streams: Streams
+    plan: _Plan
+    derived: list[Derived]
+    names: list[str]
+    fill_hours: float
+
+    def rows(self, region: int, stamps: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Columns of [R] at the ``stamps``, and [R, C] bool: values that were filled."""
+        step = self.plan.step
+        fill = int(self.fill_hours // step)
+        back = fill + max([made.hours // step for made in self.derived], default=0)
+        lead = min(back, int(stamps[0] - self.plan.first) // step)
+        tail = min(fill + 1, int(self.plan.last - stamps[-1]) // step) if fill else 0
+        first, last = int(stamps[0]) - lead * step, int(stamps[-1]) + tail * step
+        grid = np.arange(first, last + 1, step)
+        columns = {name: self._steps(name, region, first, last) for name in self.names}
+        filled = {name: np.zeros(len(grid), dtype=bool) for name in self.names}
+        for name in self.names if fill else []:
+            if self.streams.columns[name].kind == accumulation.INSTANT:
+                before = columns[name]
+                times = (grid * 3600).astype("datetime64[s]")
+                same = np.zeros(len(grid), dtype=np.int64)
+                after, _ = fill_forward(before[:, None], same, times, self.fill_hours, step)
+                columns[name] = after[:, 0]
+                filled[name] = np.isnan(before) & ~np.isnan(columns[name])
+        present = ~np.all([np.isnan(columns[name]) for name in self.names], axis=0)
+        for made in self.derived:
+            columns[made.name] = make_column(made, columns, grid * 3600, present, step)
+        own = slice(lead, lead + len(stamps))
+        marks = np.stack([filled[name][own] for name in self.names], axis=1)
+        return {name: column[own] for name, column in columns.items()}, marks
+
+    def _steps(self, name: str, region: int, first: int, last: int) -> np.ndarray:
+        column, step = self.streams.columns[name], self.plan.step
+        values, covered = column.stretch(region, first - step + 1, last + 1)
+        if name == PRECIPITATION:
+            values = accumulation.to_mm(values, column.mm_per_unit, name)
+        needed = step * self.plan.hours_present.get(name, 24) // 24
+        steps = accumulation.per_step(values, covered, step, column.kind, max(needed, 1))
+        return np.round(steps, accumulation.MM_DIGITS) if name == PRECIPITATION else steps
+
+
+def _write_block(
+    builder: _Builder,
+    parts: RegionParts,
+    gaps: Gaps,
+    index: int,
+    region: Region,
+    stamps: np.ndarray,
+) -> None:
+    columns, filled = builder.rows(index, stamps)
+    missing = np.stack([np.isnan(columns[name]) for name in builder.names], axis=1)
+    gaps.add(index, stamps * 3600, missing, filled)
+    kept = ~missing.all(axis=1)
+    if kept.any() or region.name not in parts.rows:
+        parts.write(region.name, stamps[kept] * 3600, {n: c[kept] for n, c in columns.items()})
+
+
+def _check_written(parts: RegionParts, names: list[str]) -> list[str]:
+    """Sentences on columns that are missing; InputError where a region has no rain at all."""
+    notes = []
+    for name in parts.empty_columns():
+        if name != PRECIPITATION:
+            notes.append(f"column {name} has no value at any step and is left out.")
+    for region, known in parts.known.items():
+        if not known[PRECIPITATION]:
+            raise InputError(
+                f"region {region} has no complete step of {PRECIPITATION}: its cells are missing "
+                "(sea in ERA5-Land), or no step has all its hours."
+            )
+        lost = [n for n in names if not known[n] and n not in parts.empty_columns()]
+        notes += [f"column {n} is missing in all of region {region}; no window runs there unless "
+                  "it is left out (--features)." for n in lost]  # fmt: skip
+    return notes
+
+
+def _describe(
+    streams: Streams,
+    plan: _Plan,
+    regions: list[Region],
+    parts: RegionParts,
+    derived: list[Derived],
+    gaps: Gaps,
+) -> dict[str, Any]:
+    empty = set(parts.empty_columns())
+    columns: dict[str, dict[str, Any]] = {}
+    for name in (name for name in parts.columns if name in streams.columns):
+        column = streams.columns[name]
+        instant = column.kind == accumulation.INSTANT
+        columns[name] = {
+            "unit": column.unit,
+            "kind": "instantaneous" if instant else "accumulated",
+            "description": column.variable.description
+            + ("" if instant else f" ({column.kind}, over the step that ends at the stamp)"),
+            "record": column.record.to_dict(),
+        }
+    for made in derived:
+        columns[made.name] = {
+            "unit": made.unit, "kind": "derived", "description": made.description
+        }  # fmt: skip
+    present = plan.hours_present[PRECIPITATION]
+    return {
+        "step_hours": float(plan.step),
+        "first": gaps.first,
+        "last": gaps.last,
+        "rows": sum(parts.rows.values()),
+        "regions": [
+            {"name": region.name, **region.describe(), "cells": cells}
+            for region, cells in zip(regions, streams.cells, strict=True)
+        ],
+        "columns": {name: of for name, of in columns.items() if name not in empty},
+        "precipitation": {
+            "column": PRECIPITATION,
+            "unit": "mm",
+            "hours_present_per_day": present,
+            "is_sparse": present < 24,
+        },
+        "sources": streams.sources,
+        "gaps": gaps.entries(),
+        "is_synthetic": streams.is_synthetic,
+    }

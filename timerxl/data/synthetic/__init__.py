@@ -1,0 +1,1 @@
+"""The built-in SYNTHETIC weather series, whose true chance of rain is known."""

@@ -1,0 +1,1 @@
+"""Tables of strangers (CSV, Parquet, station formats): columns, units, times, missing codes."""

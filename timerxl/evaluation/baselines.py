@@ -1,0 +1,191 @@
+"""Forecasts that need no network: what a model has to beat before it counts as skilful.
+
+Each takes plain arrays and gives P(rain), float64 from 0 to 1. Below, n windows are forecast out
+of a series of R rows and C features, sorted region after region and then by time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import NotFittedError
+
+from timerxl.config import InputError
+from timerxl.evaluation.gradient_boosting import GradientBoosting
+from timerxl.evaluation.lagged_features import zero_one_nan
+from timerxl.evaluation.logistic_baseline import LogisticBaseline
+
+__all__ = [
+    "Climatology",
+    "DayOfYearClimatology",
+    "GradientBoosting",
+    "LogisticBaseline",
+    "always_rain",
+    "day_of_year",
+    "month_of",
+    "persistence",
+]
+
+
+def always_rain(num_windows: int) -> NDArray[np.float64]:
+    """P(rain) = 1 for every window: the forecast of a collapsed model, [n]."""
+    return np.ones(num_windows)
+
+
+def persistence(rained_before: ArrayLike, base_rate: float | None = None) -> NDArray[np.float64]:
+    """It will rain if it rained: ``rained_before`` [n] of 0 and 1 as P(rain) [n].
+
+    Where it's NaN (the gauge failed) the forecast is ``base_rate``, the share of rain among the
+    training labels; raises InputError if there are such windows and no base rate is given.
+    """
+    before = zero_one_nan("rained_before", rained_before)
+    unknown = np.isnan(before)
+    if not unknown.any():
+        return before
+    if base_rate is None:
+        raise InputError(
+            f"{int(unknown.sum())} of {before.size} windows don't know whether it rained before; "
+            "pass base_rate, the share of rain in training, or leave those windows out."
+        )
+    return np.where(unknown, base_rate, before)
+
+
+def month_of(timestamps: NDArray[np.datetime64]) -> NDArray[np.int64]:
+    """Calendar month, 1 to 12, of each time stamp."""
+    return timestamps.astype("datetime64[M]").astype(np.int64) % 12 + 1
+
+
+class Climatology:
+    """P(rain | region, month, rained before) as counted in training.
+
+    Laplace's rule of succession, (rainy + 1) / (all + 2), in every cell. A cell without a training
+    window backs off to the same month and state of all regions, then to the state alone, then to
+    all training windows. Windows that don't know whether it rained before take the cell without
+    that condition. ``region`` [n] is an index, ``month`` [n] 1 to 12.
+    """
+
+    def fit(
+        self, region: ArrayLike, month: ArrayLike, rained_before: ArrayLike, label: ArrayLike
+    ) -> Climatology:
+        """Count. Raises InputError on unequal lengths, no windows, or labels besides 0 and 1."""
+        where, when, state = self._cells(region, month, rained_before)
+        rain = zero_one_nan("label", label)
+        if rain.shape != where.shape or not rain.size or np.isnan(rain).any():
+            raise InputError(
+                f"climatology got {where.size} training windows and {rain.size} labels, "
+                f"{int(np.isnan(rain).sum())} of them NaN; expected one label of 0 or 1 for each."
+            )
+        # The last entry of each axis stands for "all regions", "all months", "either state".
+        self._windows = np.zeros((int(where.max()) + 2, 13, 3))
+        self._rainy = np.zeros_like(self._windows)
+        known = state < 2
+        for r in (where, np.full_like(where, -1)):
+            for m in (when, np.full_like(when, 12)):
+                for s, use in ((state, known), (np.full_like(state, 2), np.ones_like(known))):
+                    np.add.at(self._windows, (r[use], m[use], s[use]), 1)
+                    np.add.at(self._rainy, (r[use], m[use], s[use]), rain[use])
+        return self
+
+    def predict(
+        self, region: ArrayLike, month: ArrayLike, rained_before: ArrayLike
+    ) -> NDArray[np.float64]:
+        """P(rain) [n]; an unknown region backs off. Raises NotFittedError before ``fit``."""
+        if not hasattr(self, "_windows"):
+            raise NotFittedError("call Climatology.fit before predict.")
+        where, when, state = self._cells(region, month, rained_before)
+        everywhere = len(self._windows) - 1
+        where = np.minimum(where, everywhere)
+        chances = (self._rainy + 1) / (self._windows + 2)
+        forecast = np.full(where.size, chances[-1, 12, 2])
+        for cell in ((everywhere, 12, state), (everywhere, when, state), (where, when, state)):
+            forecast = np.where(self._windows[cell] > 0, chances[cell], forecast)
+        return forecast
+
+    @staticmethod
+    def _cells(
+        region: ArrayLike, month: ArrayLike, rained_before: ArrayLike
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        where, when = np.asarray(region, np.int64), np.asarray(month, np.int64) - 1
+        before = zero_one_nan("rained_before", rained_before)
+        if not where.shape == when.shape == before.shape or where.ndim != 1:
+            raise InputError(
+                f"region, month and rained_before have shapes {where.shape}, {when.shape} and "
+                f"{before.shape}; expected one entry a window in each."
+            )
+        if where.size and (where.min() < 0 or when.min() < 0 or when.max() > 11):
+            raise InputError("expected a region index of 0 or more and a month from 1 to 12.")
+        return where, when, np.where(np.isnan(before), 2, before).astype(np.int64)
+
+
+def day_of_year(timestamps: NDArray[np.datetime64]) -> NDArray[np.int64]:
+    """Day of the year, 1 to 366, of each time stamp: the place of its date in a leap year.
+
+    So 1 March is day 61 in every year, and only 29 February is ever day 60.
+    """
+    month = timestamps.astype("datetime64[M]")
+    day = (timestamps.astype("datetime64[D]") - month).astype(np.int64)
+    leap = np.datetime64("2020-01", "M") + (month.astype(np.int64) % 12)
+    return (leap.astype("datetime64[D]") - np.datetime64("2020-01-01")).astype(np.int64) + day + 1
+
+
+class DayOfYearClimatology:
+    """P(rain | region, day of the year), smoothed over the days around it in every year.
+
+    A window ``k`` days off counts 1 - k / (half_width_days + 1) (a triangle, the circle of 366 days
+    closed); P = (weighted rainy + 1) / (weighted all + 2), Laplace's rule. The weights of a year
+    sum to ``half_width_days`` + 1 windows a day, so that the rule hardly matters after one. A
+    region without training windows within the width takes that of all regions.
+    """
+
+    def __init__(self, half_width_days: int = 15) -> None:
+        if not 0 <= half_width_days < 183:
+            raise InputError(f"half_width_days is {half_width_days}; expected 0 to 182.")
+        self.half_width_days = half_width_days
+
+    def fit(self, region: ArrayLike, day: ArrayLike, label: ArrayLike) -> DayOfYearClimatology:
+        """Count training windows [n]: region index, day of the year (1 to 366), label of 0 or 1.
+
+        Raises InputError on unequal lengths, no windows, or labels besides 0 and 1.
+        """
+        where, when = self._cells(region, day)
+        rain = zero_one_nan("label", label)
+        if rain.shape != where.shape or not rain.size or np.isnan(rain).any():
+            raise InputError(
+                f"climatology got {where.size} training windows and {rain.size} labels, "
+                f"{int(np.isnan(rain).sum())} of them NaN; expected one label of 0 or 1 for each."
+            )
+        # The last row stands for "all regions".
+        counts = np.zeros((2, int(where.max()) + 2, 366))
+        np.add.at(counts[0], (where, when), 1)
+        np.add.at(counts[1], (where, when), rain)
+        counts[:, -1] = counts.sum(axis=1)
+        width = self.half_width_days
+        smooth = np.zeros_like(counts)
+        for k in range(-width, width + 1):
+            smooth += (1 - abs(k) / (width + 1)) * np.roll(counts, k, axis=2)
+        # A day that no training window is near gets the share of the whole year.
+        year = counts[:, -1].sum(axis=1)
+        everywhere = np.full(366, (year[1] + 1) / (year[0] + 2))
+        chances = (smooth[1] + 1) / (smooth[0] + 2)
+        chances[-1] = np.where(smooth[0, -1] > 0, chances[-1], everywhere)
+        self._chances = np.where(smooth[0] > 0, chances, chances[-1])
+        return self
+
+    def predict(self, region: ArrayLike, day: ArrayLike) -> NDArray[np.float64]:
+        """P(rain) [n]; an unknown region backs off. Raises NotFittedError before ``fit``."""
+        if not hasattr(self, "_chances"):
+            raise NotFittedError("call DayOfYearClimatology.fit before predict.")
+        where, when = self._cells(region, day)
+        return np.asarray(self._chances[np.minimum(where, len(self._chances) - 1), when])
+
+    @staticmethod
+    def _cells(region: ArrayLike, day: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        where, when = np.asarray(region, np.int64), np.asarray(day, np.int64) - 1
+        if where.shape != when.shape or where.ndim != 1:
+            raise InputError(
+                f"region and day have shapes {where.shape} and {when.shape}; expected one entry a "
+                "window in each."
+            )
+        if where.size and (where.min() < 0 or when.min() < 0 or when.max() > 365):
+            raise InputError("expected a region index of 0 or more and a day from 1 to 366.")
+        return where, when

@@ -1,0 +1,1 @@
+"""All that the next step depends on, saved and loaded by all ranks."""

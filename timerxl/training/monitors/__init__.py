@@ -1,0 +1,1 @@
+"""Rules over the metrics of a run, live or replayed from its log."""

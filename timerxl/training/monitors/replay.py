@@ -1,0 +1,331 @@
+"""What went wrong in a run, from what it left: its metrics.jsonl or an OpenLTM console log.
+
+Which of the two a file is, its content says. Both go through the watcher of a live run, which then
+says every verdict every time. Files are read a line at a time. No torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from timerxl.config import InputError, MonitorsConfig, load_recipe
+from timerxl.training.monitors.history import LOOKS_AT, Watcher
+from timerxl.training.monitors.log_lines import (
+    EXPECTED,
+    MAX_NAMED,
+    event_of,
+    file_of,
+    lines_of,
+    listed,
+    missing_keys,
+    take_unfit,
+    verdict_of,
+)
+from timerxl.training.monitors.openltm_log import BaseRate, LoggedRun, LogReader, excerpt
+from timerxl.training.monitors.verdicts import Verdict
+
+_EVENTS = {*LOOKS_AT, *"plan holdout test_every_epoch verdict".split()}
+
+
+@dataclass
+class Finding:
+    """A verdict on run number ``run``; what steps or costs repeat is the first of ``times``."""
+
+    verdict: Verdict
+    run: int
+    times: int = 1
+
+
+@dataclass
+class Diagnosis:
+    """All that was found, and notes on what could not be read or had to be assumed."""
+
+    kind: str
+    num_runs: int
+    num_evaluations: int
+    findings: list[Finding]
+    notes: list[str]
+    num_checks: int = 0
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """The findings for JSON: name, epoch, severity and evidence.
+
+        The evidence says the step of a run, how many ``times`` steps said so where it was more
+        than once, and which ``run`` it was where there are several.
+        """
+        rows = []
+        for finding in self.findings:
+            verdict = finding.verdict
+            found = dict(verdict.evidence)
+            found |= {"step": verdict.step} if verdict.step is not None else {}
+            found |= {"times": finding.times} if finding.times > 1 else {}
+            found |= {"run": finding.run} if self.num_runs > 1 else {}
+            rows.append(
+                {
+                    "name": verdict.name,
+                    "epoch": verdict.epoch,
+                    "severity": verdict.severity,
+                    "evidence": found,
+                }
+            )
+        return rows
+
+
+def diagnose(path: Path, base_rate: BaseRate | None = None) -> Diagnosis:
+    """Replay the run or runs in the file, or of the run folder, ``path``.
+
+    ``base_rate`` is the share of rain on validation where the file does not hold it. Raises
+    InputError where there is nothing to replay.
+    """
+    path = file_of(path)
+    ours, log, is_log = MetricsReader(path, base_rate), LogReader(), False
+    for number, line in lines_of(path):
+        if is_log or not ours.take(line, number):
+            is_cut = not line.endswith(("\n", "\r"))
+            is_log = log.take(line, number, is_cut) or is_log
+    if ours.replay is not None:
+        return ours.finish()
+    runs = log.finish()
+    if not runs:
+        what = "scores, but no line that names an epoch" if log.notes else "no event and no epoch"
+        raise InputError(f"{path} holds {what}; {EXPECTED}.")
+    found = Replay(MonitorsConfig())
+    for logged in runs:
+        found.start()
+        for event in logged.events(base_rate):
+            found.see(event)
+        label = f"run {found.num_runs}: " if len(runs) > 1 else ""
+        found.notes += [label + remark for remark in remarks(logged, base_rate)]
+    if any("test" in epoch.accuracy for logged in runs for epoch in logged.epochs):
+        found.notes.append("test was scored along the way: who chooses by it has no test left.")
+    if any("std_error_points" in finding.verdict.evidence for finding in found.findings):
+        found.notes.append(
+            "standard errors come from counts, as if windows were independent: they are too small."
+        )
+    found.notes += log.notes
+    return found.diagnosis("OpenLTM console log")
+
+
+class Replay:
+    """Watchers over the events of one run after the other."""
+
+    def __init__(self, limits: MonitorsConfig) -> None:
+        self.limits = limits
+        self.findings: list[Finding] = []
+        self.notes: list[str] = []
+        self.num_runs = self.num_evaluations = self.num_checks = 0
+        self._said: dict[tuple[str, str], Verdict] = {}
+        self._found: dict[tuple[str, str], Finding] = {}
+
+    def start(self) -> None:
+        """Begin the next run."""
+        self._take_over()
+        self.num_runs += 1
+        self._watcher = Watcher(self.limits, repeat=True)
+        self._found, self._said, self._sources = {}, {}, dict[str, str]()
+
+    def see(self, event: dict[str, Any]) -> None:
+        """As ``Watcher.see``; what steps and costs repeat is kept once and counted."""
+        kind = str(event["event"])
+        self.num_evaluations += kind == "validation"
+        self.num_checks += kind == "check"
+        if "rain_share_source" in event:
+            self._sources[kind] = event["rain_share_source"]
+        for verdict in self._watcher.see(event):
+            key = verdict.name, verdict.severity
+            if key in self._found and kind not in ("validation", "check"):
+                self._found[key].times += 1
+                continue
+            finding = Finding(self._with_source(verdict), self.num_runs)
+            self.findings.append(finding)
+            self._found.setdefault(key, finding)
+        self._watcher.verdicts.clear()  # a file may hold millions of steps
+
+    def said(self, verdict: Verdict) -> None:
+        """What the run itself said when it ran."""
+        self._said.setdefault((verdict.name, verdict.severity), verdict)
+
+    def diagnosis(self, kind: str) -> Diagnosis:
+        self._take_over()
+        counts = self.num_runs, self.num_evaluations
+        return Diagnosis(kind, *counts, self.findings, self.notes, self.num_checks)
+
+    def _take_over(self) -> None:
+        """A gradient of NaN is null in JSON, as is one unknown: only the run's own word is left."""
+        for key, verdict in self._said.items():
+            if key not in self._found:
+                self.findings.append(Finding(verdict, self.num_runs))
+                self.notes.append(
+                    f"{verdict.name} ({verdict.severity}) is what the run itself said; its numbers "
+                    "alone do not show it."
+                )
+        self._said = {}
+
+    def _with_source(self, verdict: Verdict) -> Verdict:
+        evidence, added = verdict.evidence, dict[str, str]()
+        for key, name, event in (
+            ("rain_share", "rain_share_source", "validation"),
+            ("validation_rain_share", "rain_share_source", "validation"),
+            ("test_rain_share", "test_rain_share_source", "test_every_epoch"),
+        ):
+            if key in evidence and event in self._sources:
+                added[name] = self._sources[event]
+        return replace(verdict, evidence=evidence | added)
+
+
+class MetricsReader:
+    """Takes metrics.jsonl line by line; ``replay`` is None until a line is an event of ours."""
+
+    def __init__(self, path: Path, base_rate: BaseRate | None) -> None:
+        self.path, self.base_rate = path, base_rate
+        self.replay: Replay | None = None
+        self._damaged: list[int] = []
+        self._faults: list[str] = []
+        self._num_faults = self._num_damaged = 0
+        self._has_begun = self._is_cut = self._is_base_rate_used = False
+
+    def take(self, line: str, number: int) -> bool:
+        """True where the file is metrics.jsonl, as far as is known after ``line``."""
+        if not line.strip():
+            return self.replay is not None
+        event = event_of(line)
+        if event is None:
+            self._num_damaged += 1
+            self._damaged = [*self._damaged, number][:MAX_NAMED]
+            self._is_cut = not line.endswith(("\n", "\r"))
+        elif self.replay is None and event["event"] in _EVENTS:
+            self.replay = Replay(self._limits())
+            self.replay.start()
+        if event is None or self.replay is None:
+            return self.replay is not None
+        self._see(self.replay, event, number)
+        return True
+
+    def finish(self) -> Diagnosis:
+        """To be called once, after the last line of a file that is metrics.jsonl."""
+        assert self.replay is not None
+        notes = self.replay.notes
+        if self._num_damaged:
+            lines = listed("line", self._damaged, self._num_damaged)
+            cut = " (the last one is cut off)" if self._is_cut else ""
+            notes.append(f"{lines}: no event of ours{cut}; left out, the rest is used.")
+        notes += self._faults
+        if self._num_faults > len(self._faults):
+            notes.append(f"{self._num_faults} such values in all were left out.")
+        if self.base_rate is not None and not self._is_base_rate_used:
+            notes.append("the log holds the share of rain: --base-rate is not used.")
+        return self.replay.diagnosis("metrics.jsonl")
+
+    def _see(self, replay: Replay, event: dict[str, Any], number: int) -> None:
+        name = event["event"]
+        if name == "verdict" and (said := verdict_of(event)) is not None:
+            replay.said(said)
+        if name == "verdict" or name not in _EVENTS:
+            return
+        if name == "start" and self._has_begun:
+            replay.start()
+        self._has_begun = name != "start" and (self._has_begun or name in LOOKS_AT)
+        for key, value in take_unfit(event).items():
+            self._fault(f"line {number}: {key} is {excerpt(repr(value))}; left out.")
+        if missing := missing_keys(event):
+            self._fault(f"line {number}: {name} without its {' and '.join(missing)} is left out.")
+        else:
+            if name == "validation" and self.base_rate and event.get("rain_share") is None:
+                event |= {"rain_share": self.base_rate.share, "rain_share_source": "given"}
+                self._is_base_rate_used = True
+            replay.see(event)
+
+    def _fault(self, what: str) -> None:
+        self._num_faults += 1
+        self._faults = [*self._faults, what][:MAX_NAMED]
+
+    def _limits(self) -> MonitorsConfig:
+        """Those of the run's own config.yaml, where it lies beside the file."""
+        config = self.path.with_name("config.yaml")
+        if not config.is_file():
+            return MonitorsConfig()
+        try:
+            return load_recipe(str(config)).monitors
+        except InputError as error:
+            self._faults.append(f"default limits of the monitors, because {error}")
+            return MonitorsConfig()
+
+
+def remarks(run: LoggedRun, base_rate: BaseRate | None) -> list[str]:
+    """What is missing in a logged run, and what was assumed to judge it."""
+    notes = []
+    numbers = [epoch.number or 0 for epoch in run.epochs]
+    if numbers[0] > 1:
+        notes.append(f"the log begins with epoch {numbers[0]}.")
+    for before, after in pairwise(numbers):
+        if after > before + 1:
+            notes.append(f"no line between epochs {before} and {after} names an epoch.")
+    if run.has_only_test:
+        notes.append("the log holds no validation: the scores of test are judged in its place.")
+    if run.num_processes > 1:
+        mixed = (
+            " or of several: they differ, and no rank stands before a line" if run.is_mixed else ""
+        )
+        notes.append(f"{run.num_processes} processes printed it; the numbers are of one{mixed}.")
+    if not any(epoch.accuracy for epoch in run.epochs):
+        notes.append(
+            "the log holds no accuracy: only overfitting and losses that are NaN or infinite can "
+            "be seen."
+        )
+    for split in ("validation", "test"):
+        lost = [epoch.number or 0 for epoch in run.epochs if split not in epoch.accuracy]
+        if 0 < len(lost) < len(run.epochs):
+            notes.append(f"{listed('epoch', lost)}: no {split} accuracy; is the log cut off?")
+    counts = {epoch.counts("validation") for epoch in run.epochs} - {None}
+    windows = sorted({found[1] for found in counts if found is not None})
+    for split, dry, rain in run.classes:
+        if split == "validation" and windows and dry + rain not in windows:
+            notes.append(
+                f"the class distribution of validation, {dry} + {rain} = {dry + rain}, is "
+                f"not used: validation has {windows[0]} windows."
+            )
+    given = None if base_rate is None else run.sharpened(base_rate)
+    if base_rate is not None and given is not None and abs(given - base_rate.share) > 5e-7:
+        notes.append(
+            f"the base rate of {base_rate.share:g} is taken to be {given:.6g}, which an accuracy "
+            "of validation is exactly; counts (--base-rate 4160/6025) leave nothing to assume."
+        )
+    for accuracy, streak in run.repeated("validation").items():
+        first, last = streak[0], streak[-1]
+        right, total = accuracy.counts or (None, None)
+        what = "accuracy" if right is None else f"{right} right answers of {total}"
+        to = "and" if len(streak) == 2 else "to"
+        same = f"epochs {first.number} {to} {last.number} have the same {what} in validation"
+        same += ", and the same in test" if "test" in first.accuracy else ""
+        share = given if given is not None else run.class_share("validation", total)
+        if share is None:
+            larger = max(accuracy.share, 1 - accuracy.share)
+            notes.append(
+                f"{same}; the log does not hold the share of rain: the larger class is taken to be "
+                f"{larger:.2%} (--base-rate sets the share of rain)."
+            )
+        elif not accuracy.is_share(share):
+            notes.append(f"{same}, as if one class were forecast; but {share:.2%} is rain.")
+    if given is None and not run.repeated("validation"):
+        notes += _alike(run)
+    last = run.epochs[-1]
+    if last.stopping is not None and last.stopping[0] >= last.stopping[1]:
+        notes.append(f"early stopping ended it after epoch {last.number}.")
+    return notes
+
+
+def _alike(run: LoggedRun) -> list[str]:
+    """Accuracies of validation that come again, where test or the counts do not prove anything."""
+    found = []
+    for first, second in pairwise(run.epochs):
+        one, other = first.accuracy.get("validation"), second.accuracy.get("validation")
+        if one is None or one != other or first.accuracy.get("test") != second.accuracy.get("test"):
+            continue
+        found.append(
+            f"epochs {first.number} and {second.number} have the same validation accuracy, "
+            f"{one.share:.2%}, as if one class were forecast: --base-rate SHARE tells."
+        )
+    return found[:1]

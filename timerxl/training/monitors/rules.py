@@ -1,0 +1,310 @@
+"""Signs of a bad run: pure functions of the numbers so far, each a Verdict or nothing.
+
+They look at the latest entry of a :class:`History` and, where the rule needs them, at those before.
+The limits are the recipe's ``monitors:`` section. No torch here: the same lines watch a run and
+replay a log.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+from timerxl.config import MonitorsConfig
+from timerxl.training.monitors.health_rules import dead_input, memory, nonfinite, slow, target
+from timerxl.training.monitors.verdicts import (
+    CERTAIN,
+    SUSPECTED,
+    History,
+    Scores,
+    Verdict,
+    verdict_at,
+)
+
+Monitor = Callable[[History, MonitorsConfig], Verdict | None]
+
+SOME_RANKING = 0.6  # ROC-AUC from which moving the threshold helps
+NO_RANKING = 0.05  # distance of ROC-AUC from 0.5 that may be none,
+RANK_STD_ERRORS = 2.0  # and is none within this many of its standard errors
+RANKS_NOTHING = "the forecasts rank nothing"
+CONSECUTIVE_CHECKS = 3
+STD_ERRORS = 3.0  # many evaluations of many runs are looked at: two would be passed by chance
+
+
+def collapse(history: History, limits: MonitorsConfig) -> Verdict | None:
+    """(Nearly) one class on validation, accuracy at the base rate, or no ranking at all.
+
+    Certain at the second full evaluation in a row, or at the third look in a row (checks between
+    evaluations included), counted once the grace steps are over.
+    """
+    latest = history.latest
+    if latest is None or (reason := collapsed(latest)) is None:
+        return None
+    evidence = _known(
+        latest, "accuracy rain_share predicted_rain_share roc_auc logit_spread num_windows"
+    )
+    if (floor := latest.always_rain_f1) is not None:
+        evidence["always_rain_f1"] = floor
+    auc = latest.roc_auc
+    if auc is not None and auc > SOME_RANKING:
+        threshold = latest.best_threshold
+        where = f" A threshold of {threshold:.3f} separates best." if threshold else ""
+        return verdict_at(
+            "collapse",
+            SUSPECTED,
+            latest,
+            evidence | ({"best_threshold": threshold} if threshold else {}),
+            f"{reason}, but the ranking works (ROC-AUC {auc:.3f}): the threshold of 0.5 is "
+            f"misplaced, not the model.{where}",
+            "Move the threshold: eval.threshold=auto takes the best one on validation.",
+        )
+    grace = history.grace_steps
+    past = [one for one in history.evaluations if one.step is None or one.step >= grace]
+    looks = past[-CONSECUTIVE_CHECKS:]
+    full = [one for one in past if not one.is_sample][-2:]
+    often = len(looks) == CONSECUTIVE_CHECKS and all(map(collapsed, looks))
+    twice = not latest.is_sample and len(full) == 2 and all(map(collapsed, full))
+    ranking = "" if auc is None or "ROC-AUC" in reason else f" ROC-AUC {auc:.3f}: {_ranks(latest)}."
+    if past[-1:] != [latest]:
+        ranking += f" The first {grace} steps are a time of grace: no certainty yet."
+    return verdict_at(
+        "collapse",
+        CERTAIN if often or twice else SUSPECTED,
+        latest,
+        evidence,
+        f"{reason}.{ranking}",
+        "Lower optim.lr, use loss.alpha=auto, and check labels and features with "
+        "launch/prepare_data.py --audit.",
+    )
+
+
+def collapsed(scores: Scores) -> str | None:
+    """Why these scores are those of a collapsed model, or None."""
+    share, base, accuracy = scores.predicted_rain_share, scores.rain_share, scores.accuracy
+    if share is not None and scores.says_one_class:
+        says = "rain" if share > 0.5 else "no rain"
+        at = "" if base is None else f" while {base:.1%} of the windows have rain"
+        return f'"{says}" for {max(share, 1 - share):.1%} of the windows{at}'
+    if share is None and base is not None and accuracy is not None:
+        tolerance = scores.accuracy_tolerance
+        for which, part in (("larger", max(base, 1 - base)), ("smaller", min(base, 1 - base))):
+            if abs(accuracy - part) <= tolerance and scores.share_is_assumed:
+                if not (count := scores.num_windows):
+                    return f"accuracy {accuracy:.2%} does not change, as if one class were forecast"
+                return (
+                    f"{round(accuracy * count):,} of {count:,} windows are right ({accuracy:.2%}) "
+                    "in two epochs in a row, as if one class alone were forecast"
+                )
+            if abs(accuracy - part) <= tolerance:
+                return f"accuracy {accuracy:.2%} is exactly the share of the {which} class"
+    if _ranks(scores) == RANKS_NOTHING:
+        windows = f" on {scores.num_windows:,} windows" if scores.num_windows else ""
+        return f"no skill: ROC-AUC {scores.roc_auc:.3f}{windows}, the forecasts rank nothing"
+    return None
+
+
+def _ranks(scores: Scores) -> str | None:
+    """What a ROC-AUC of SOME_RANKING or less says, as a clause; None where it is not known."""
+    if scores.roc_auc is None:
+        return None
+    distance, error = scores.roc_auc - 0.5, scores.roc_auc_std_error
+    within = NO_RANKING if error is None else min(NO_RANKING, RANK_STD_ERRORS * error)
+    if abs(distance) < within:
+        return RANKS_NOTHING
+    if distance < 0:
+        return "the forecasts rank the wrong way, as if the labels were inverted"
+    return "the forecasts rank a little"
+
+
+def stagnation(history: History, limits: MonitorsConfig) -> Verdict | None:
+    """Accuracy and ROC-AUC the same in N full evaluations: the weights no longer matter."""
+    count = limits.num_evaluations
+    last = history.full[-count:]
+    if len(last) < count or _is_check(history):
+        return None
+    accuracies = [scores.accuracy for scores in last]
+    if None in accuracies:
+        return None
+    if _spread(accuracies) > last[-1].accuracy_tolerance:
+        return None
+    if any((s.accuracy_rounding or 0.0) > 5e-5 and not s.is_unchanged for s in last):
+        return None  # so few digits hide small changes
+    ranks = [scores.roc_auc for scores in last]
+    if None not in ranks and _spread(ranks) > 1e-5:
+        return None
+    return verdict_at(
+        "stagnation",
+        CERTAIN,
+        last[-1],
+        {"accuracy": accuracies[-1], "evaluations": count},
+        f"validation accuracy is {accuracies[-1]:.2%} in {count} evaluations in a row.",
+        "The model no longer learns: look at optim.lr, at grad_norm in metrics.jsonl, and whether "
+        "it has collapsed.",
+    )
+
+
+def oscillation(history: History, limits: MonitorsConfig) -> Verdict | None:
+    """A jump of more than ``points`` between two full evaluations; a rise to a new best is none,
+    unless it follows such a drop."""
+    full = history.full
+    if len(full) < 2 or _is_check(history):
+        return None
+    before, latest = full[-2], full[-1]
+    if before.accuracy is None or latest.accuracy is None:
+        return None
+    jump = _points_apart(latest.accuracy, before.accuracy)
+    known = [scores.accuracy for scores in full[:-1] if scores.accuracy is not None]
+    dropped = any(_points_apart(a, b) > limits.points for a, b in pairwise(known))
+    new_best = jump > 0 and latest.accuracy > max(known)
+    if abs(jump) <= limits.points or (new_best and not dropped):
+        return None
+    error = _difference_error(before, latest)
+    evidence = {"accuracy_before": before.accuracy, "accuracy": latest.accuracy, "points": jump}
+    return verdict_at(
+        "oscillation",
+        _beyond(jump, error, latest),
+        latest,
+        evidence | _points(error),
+        f"validation accuracy jumped by {jump:+.1f} points since the evaluation before "
+        f"({before.accuracy:.2%} to {latest.accuracy:.2%}{_plus_minus(error)}).",
+        "Lower optim.lr, or enlarge the batch with train.accumulation_steps.",
+    )
+
+
+def divergence(history: History, limits: MonitorsConfig) -> Verdict | None:
+    """Validation and holdout (a log: test) more than ``points`` of accuracy apart.
+
+    Only suspected where balanced accuracy agrees, or where validation shows a collapse: accuracy
+    then follows the two class shares.
+    """
+    latest = history.full[-1] if history.full else None
+    if latest is None or _is_check(history) or (other := history.elsewhere(latest)) is None:
+        return None
+    name, scores = other
+    if latest.accuracy is None or scores.accuracy is None:
+        return None
+    gap = _points_apart(latest.accuracy, scores.accuracy)
+    if abs(gap) <= limits.points:
+        return None
+    error = _difference_error(latest, scores)
+    evidence: dict[str, object] = {
+        "validation_accuracy": latest.accuracy,
+        f"{name}_accuracy": scores.accuracy,
+    }
+    evidence |= {"points": gap} | _points(error)
+    severity, balanced = _beyond(gap, error, latest), ""
+    if latest.balanced_accuracy is not None and scores.balanced_accuracy is not None:
+        fair = _points_apart(latest.balanced_accuracy, scores.balanced_accuracy)
+        evidence["balanced_points"] = fair
+        balanced = f"; balanced accuracy: {fair:+.1f} points"
+        if abs(fair) <= limits.points:
+            severity = SUSPECTED
+    for key, found in (("validation", latest), (name, scores)):
+        if found.rain_share is not None:
+            evidence[f"{key}_rain_share"] = found.rain_share
+    remedy = (
+        "The periods differ or the model learned one of them by heart: more dropout, a smaller "
+        "model, and a look at the audit."
+    )
+    if collapsed(latest) is not None:
+        severity = SUSPECTED
+        balanced += "; the model has collapsed, so both are class shares"
+        remedy = "Mend the collapse first; the gap is that of the two periods' shares of rain."
+    return verdict_at(
+        "divergence",
+        severity,
+        latest,
+        evidence,
+        f"validation accuracy is {latest.accuracy:.2%}, {name} {scores.accuracy:.2%}: {gap:+.1f} "
+        f"points apart{_plus_minus(error)}{balanced}.",
+        remedy,
+    )
+
+
+def overfitting(history: History, limits: MonitorsConfig) -> Verdict | None:
+    """Training loss falling while validation loss rises, N evaluations in a row."""
+    last = history.full[-(limits.num_evaluations + 1) :]
+    if len(last) <= limits.num_evaluations or _is_check(history):
+        return None
+    pairs = list(pairwise(last))
+    rising = all(_less(a.loss, b.loss) for a, b in pairs)
+    falling = all(_less(b.train_loss, a.train_loss) for a, b in pairs)
+    if not (rising and falling):
+        return None
+    evidence = {
+        "validation_loss": [scores.loss for scores in last],
+        "train_loss": [scores.train_loss for scores in last],
+    }
+    return verdict_at(
+        "overfitting",
+        CERTAIN,
+        last[-1],
+        evidence,
+        f"validation loss rose {limits.num_evaluations} times in a row ({last[0].loss:.4g} to "
+        f"{last[-1].loss:.4g}) while training loss fell.",
+        "The best model is kept; stop here, or train a smaller model with more dropout.",
+    )
+
+
+def _is_check(history: History) -> bool:
+    return history.latest is not None and history.latest.is_sample
+
+
+def _known(scores: Scores, names: str) -> dict[str, object]:
+    found = {name: getattr(scores, name) for name in names.split()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _spread(values: list[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return max(known) - min(known)
+
+
+def _less(a: float | None, b: float | None) -> bool:
+    return a is not None and b is not None and a < b
+
+
+def _points_apart(a: float, b: float) -> float:
+    """In points; 0.75 and 0.70 are 5 apart, not 5.000000000000004."""
+    return round(100 * (a - b), 9)
+
+
+def _difference_error(a: Scores, b: Scores) -> float | None:
+    """Standard error of the difference of two accuracies, in points."""
+    if a.std_error is None or b.std_error is None:
+        return None
+    return 100 * math.hypot(a.std_error, b.std_error)
+
+
+def _beyond(points: float, error: float | None, at: Scores) -> str:
+    """Certain where a difference is more than three standard errors.
+
+    Where none is known it is certain for a log, whose user's rule is all there is, and suspected
+    for a run, whose blocks of time were too few to tell.
+    """
+    if error is None:
+        return CERTAIN if at.step is None else SUSPECTED
+    return CERTAIN if abs(points) > STD_ERRORS * error else SUSPECTED
+
+
+def _points(error: float | None) -> dict[str, object]:
+    return {} if error is None else {"std_error_points": error}
+
+
+def _plus_minus(error: float | None) -> str:
+    return "" if error is None else f", standard error {error:.1f}"
+
+
+MONITORS: dict[str, Monitor] = {
+    "collapse": collapse,
+    "stagnation": stagnation,
+    "oscillation": oscillation,
+    "divergence": divergence,
+    "overfitting": overfitting,
+    "nonfinite": nonfinite,
+    "memory": memory,
+    "slow": slow,
+    "dead_input": dead_input,
+    "target": target,
+}

@@ -1,0 +1,308 @@
+"""The folder of a run on all processes: begun, or opened again, by one process at a time."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from timerxl.command_line import EXIT_FAILED, EXIT_SIGNAL, EXIT_STORAGE, say
+from timerxl.config import InputError, RunConfig, to_yaml
+from timerxl.data.preprocessing import PREPROCESSING
+from timerxl.files import whole_file, write_json, write_text
+from timerxl.training.checkpoint.fingerprints import check_fingerprints
+from timerxl.training.checkpoint.model_folder import (
+    check_output_dir,
+    copy_model,
+    model_problem,
+    note_end,
+    prepare_output_dir,
+)
+from timerxl.training.checkpoint.storage import (
+    CHECKPOINTS,
+    StorageFailed,
+    find_checkpoints,
+    find_problem,
+    fresh_folder,
+    is_storage_error,
+    read_trainer_state,
+    settle,
+    settled,
+    space_left,
+    sweep,
+)
+from timerxl.training.environment import environment
+from timerxl.training.evaluator import agree
+from timerxl.training.monitors.last_word import LastWord
+from timerxl.training.monitors.log_lines import is_whole
+from timerxl.training.outcome import outcome_of
+from timerxl.training.resume import AUTO, NEVER, Resumption, read_status
+from timerxl.training.run_lock import LOCK_FILE, METRICS, RUN_CONFIG, RunLock, check_run_files
+from timerxl.training.signals import way_on
+from timerxl.training.tracking import Log, draw_page, write_status
+from timerxl.untrusted import open_own, read_json, reason
+
+SHOWN_SECONDS = 30.0  # NFS remembers for so long that a file is not there
+
+
+@dataclass
+class RunFolder:
+    """``checkpoint`` and its ``state`` are what the run goes on from; None in a fresh start."""
+
+    accelerator: Accelerator
+    config: RunConfig
+    log: Log
+    audit: list[str]
+    fingerprints: dict[str, str]  # data_fingerprint and code_fingerprint, on the main process
+    draw: Callable[[Path], object] | None = None  # the page of the run
+    checkpoint: Path | None = None
+    state: dict[str, Any] = field(default_factory=dict)
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # the same after a resume
+    _lock: RunLock | None = None
+    _last_word: LastWord | None = None
+
+    @property
+    def path(self) -> Path:
+        return Path(self.config.output_dir)
+
+    def open(self, found: Resumption) -> None:
+        """Lock the folder, choose the checkpoint, write the first files; call on all ranks.
+
+        Raises InputError or StorageFailed on all of them where it can't be done: none may wait for
+        a main process that stopped.
+        """
+        self._on_main(self._take_lock)
+        self._check_shared(self._sight_of_the_lock())
+        self._check_shared("checkpoints" if found.candidates else "no checkpoint")
+        self._on_main(lambda: self._check_unchanged(found))
+        if found.candidates:
+            self._on_main(lambda: sweep(self.path / CHECKPOINTS))
+            self._choose([settled(path) for path in found.candidates])
+            self._on_main(self._reopen)
+        else:
+            self._on_main(self._begin)
+
+    def end(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Write how the run ended, in status.json and on its page; then the folder is free."""
+        found = outcome_of(error)
+        code, reason = found or (EXIT_FAILED, f"failed: {type(error).__name__}: {error}")
+        if self.accelerator.is_main_process:
+            note_end(self.path, code, reason)
+            if code < EXIT_STORAGE:  # a full disk has no room, a signal leaves no time
+                draw_page(self.draw, self.path)
+        self.close()
+
+    def note_stuck(self, number: int) -> None:
+        """status.json where a signal came and this process waits for another that is gone."""
+        several = self.accelerator.num_processes > 1
+        why = "another process of the run is lost or hangs" if several else "the step hangs"
+        reason = (
+            f"{signal.Signals(number).name} came and no step ended: {why}. "
+            f"{way_on(self.config.train.resume)}"
+        )
+        if self.accelerator.is_main_process:
+            note_end(self.path, EXIT_SIGNAL + number, reason)
+        say(f"error: {reason}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Let the next process have the folder."""
+        if self._last_word is not None:
+            self._last_word.close()
+            self._last_word = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _on_main(self, action: Any) -> None:
+        bad_input = storage = None
+        if self.accelerator.is_main_process:
+            try:
+                action()
+            except (InputError, OSError) as error:
+                if is_storage_error(error) or is_storage_error(error.__cause__):
+                    storage = f"{str(error).rstrip('.')}; {space_left(self.path)}."
+                else:
+                    bad_input = str(error)
+            except StorageFailed as error:
+                storage = str(error)
+            if bad_input or storage:
+                self.close()
+        bad_input, storage = agree(self.accelerator, (bad_input, storage))
+        if storage:
+            raise StorageFailed(storage)
+        if bad_input:
+            raise InputError(bad_input)
+
+    def _take_lock(self) -> None:
+        check_output_dir(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = RunLock(self.path, self.log)
+        lock.acquire()
+        self._lock = lock
+
+    def _check_unchanged(self, found: Resumption) -> None:
+        """Between the plan and the lock, while the data were read, another process may have begun,
+        gone on with or ended its run here."""
+        if found.choice == NEVER:
+            return
+        same = read_status(self.path) == found.status
+        if found.choice == AUTO:
+            now = find_checkpoints(self.path / CHECKPOINTS)
+            same = same and [path for _, path in now] == found.candidates
+        if not same:
+            raise InputError(
+                f"output_dir {self.path} was in use by another run until now: start again."
+            )
+
+    def _check_shared(self, seen: str) -> None:
+        """Every process must see the same folder: on several machines it is on shared storage."""
+        here = (self.accelerator.process_index, socket.gethostname(), seen)
+        first, *others = gather_object([here])
+        for rank, host, other in others:
+            if other != first[2]:
+                self.close()
+                raise InputError(
+                    f"output_dir {self.path} is not the same everywhere: rank 0 on {first[1]} sees "
+                    f"{first[2]}, rank {rank} on {host} {other}. All machines of a run must share "
+                    "the storage of output_dir (NFS, Lustre, a mounted bucket)."
+                )
+
+    def _sight_of_the_lock(self) -> str:
+        """Of the main process's lock; shared storage may take seconds to show it."""
+        path, until = self.path / LOCK_FILE, time.monotonic() + SHOWN_SECONDS
+        mine = agree(self.accelerator, path.read_bytes() if self._lock is not None else None)
+        while not path.exists() or path.read_bytes() != mine:
+            if time.monotonic() > until:
+                return f"another {LOCK_FILE}, or none"
+            time.sleep(0.2)
+        return f"its {LOCK_FILE}"
+
+    def _begin(self) -> None:
+        """An earlier run is moved aside, under its own lock; the new folder gets a new one."""
+        if moved := prepare_output_dir(self.path):
+            old = self._lock
+            self._take_lock()
+            if old is not None:
+                old.release()
+            self.log(moved)
+        write_text(self.path / RUN_CONFIG, to_yaml(self.config))
+        self._write_first_files()
+
+    def _choose(self, candidates: list[Path]) -> None:
+        """The newest checkpoint that is whole, the same for all ranks, who share the reading."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        said = []
+        for folder in agree(self.accelerator, candidates):
+            problem, state = find_problem(folder, rank, world), {}
+            if problem is None:
+                try:
+                    state = read_trainer_state(folder, complete=True)
+                except StorageFailed as error:
+                    problem = str(error).rstrip(".")
+            found = agree(self.accelerator, gather_object([problem]))
+            problem = next((one for one in found if one), None)
+            if problem is None:
+                self.checkpoint, self.state = folder, state
+                break
+            said.append(f"checkpoint {folder.name} is not used: {problem}.")
+            self.log(said[-1])
+        if self.checkpoint is None:
+            raise StorageFailed(
+                f"no whole checkpoint in {candidates[0].parent}: {' '.join(said)} "
+                "train.resume=never trains anew and moves the run aside."
+            )
+
+    def _reopen(self) -> None:
+        """Back to the moment of the checkpoint: what came after it is done again."""
+        assert self.checkpoint is not None
+        problem, notes = check_fingerprints(
+            self.state, **self.fingerprints, force=self.config.train.resume_force
+        )
+        if problem is not None:
+            raise InputError(f"checkpoint {self.checkpoint.name}: {problem}")
+        for note in notes:
+            self.log(note)
+        source = self.checkpoint.resolve().parent.parent
+        if source != self.path.resolve():
+            self._branch_off(source)
+        else:
+            self.run_id = str(self.state.get("run_id", self.run_id))
+        settle(self.path / "model")
+        metrics, length = self.path / METRICS, int(self.state["metrics_bytes"])
+        known = b""
+        if metrics.exists():
+            with metrics.open("rb") as file:
+                known = file.read(length)
+        if len(known) < length:
+            self.log(f"warning: {metrics} lost lines; curves before step {self.step} have gaps.")
+            known = known[: known.rfind(b"\n") + 1]
+        lines = known.splitlines(keepends=True)
+        whole = [line for line in lines if is_whole(line.decode("utf-8", errors="replace"))]
+        if len(whole) < len(lines):
+            count = len(lines) - len(whole)
+            self.log(f"warning: {count} damaged line(s) of {metrics} are taken out.")
+            with whole_file(metrics) as fresh:
+                fresh.write_bytes(b"".join(whole))
+        elif metrics.exists():
+            with open_own(metrics, "r+b") as file:
+                file.truncate(len(known))
+        write_text(self.path / RUN_CONFIG, to_yaml(self.config))
+        self._write_first_files()
+        self.log(f"going on after step {self.step} from {self.checkpoint}.")
+
+    def lost_best(self, best_step: int) -> str | None:
+        """Why ``model/`` is not the best model of this step, in a sentence; None where it is, or
+        where there was none. It may be of a later step, which comes again."""
+        problem, folder = None, self.path / "model"
+        if self.accelerator.is_main_process and best_step:
+            problem = model_problem(folder)
+            saved = read_json(folder / PREPROCESSING) if problem is None else {}
+            if problem is None and (step := saved.get("best_step", saved.get("step"))) != best_step:
+                problem = f"it holds that of step {step}"
+        if (problem := agree(self.accelerator, problem)) is None:
+            return None
+        return (
+            f"the best model so far, of step {best_step}, is not in {folder}: "
+            f"{problem}; the next evaluation is the best again."
+        )
+
+    @property
+    def looked(self) -> bool:
+        """Whether the evaluation or check of the checkpoint's step is behind it."""
+        return bool(self.state) and self.state["progress"]["looked_step"] == self.step
+
+    @property
+    def step(self) -> int:
+        return int(self.state.get("step", 0))
+
+    def _branch_off(self, source: Path) -> None:
+        """A checkpoint of another run folder: its curves and its best model come along."""
+        check_run_files(source)  # it may have come from anywhere: nothing beside it is copied
+        if (source / METRICS).exists():
+            with (source / METRICS).open("rb") as file, whole_file(self.path / METRICS) as fresh:
+                fresh.write_bytes(file.read(int(self.state["metrics_bytes"])))
+        if not (source / "model").is_dir():
+            return
+        best = self.path / "model"
+        try:
+            copy_model(source / "model", best)
+        except (OSError, ValueError) as error:  # the disk, or what is no model
+            shutil.rmtree(fresh_folder(best), ignore_errors=True)
+            why = reason(error).rstrip(".")
+            self.log(f"warning: the best model so far can't be copied, and is left out: {why}.")
+
+    def _write_first_files(self) -> None:
+        write_status(self.path, EXIT_FAILED, "running")
+        self._last_word = LastWord(self.path, way_on(self.config.train.resume))
+        write_json(self.path / "environment.json", environment(self.accelerator))
+        write_json(self.path / "audit.json", {"lines": self.audit})
