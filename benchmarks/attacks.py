@@ -17,6 +17,7 @@ import importlib
 import os
 import pkgutil
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -140,6 +141,7 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="every command and what it said")
     parser.add_argument("--keep", type=Path, help="copy the folders of what fell there")
     given = parser.parse_args()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup's children would never see it
     started, tree = time.monotonic(), given.tree.resolve()
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     take_tree(tree)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+MOST_CODES = 100
+
 
 class InputError(ValueError):
     """The user's input is wrong. The message says what was found, expected, and what to do."""
@@ -110,6 +112,11 @@ def validate(config: Any) -> None:
         raise InputError(
             f"data.oni_lag_months is {config.data.oni_lag_months}; expected 2 or more: a value is "
             "published two months after its centre month."
+        )
+    if (codes := len(config.data.missing_values or [])) > MOST_CODES:
+        raise InputError(
+            f"data.missing_values holds {codes:,} numbers; expected at most {MOST_CODES}: each is "
+            "a code for missing, such as -9999."
         )
     if config.data.train_fraction + config.data.validation_fraction >= 1:
         raise InputError(

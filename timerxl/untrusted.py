@@ -159,10 +159,10 @@ def check_model_files(folder: Path, names: Iterable[str]) -> None:
 
     A snapshot in the hub's cache is made of links to the blobs beside it; these are taken.
     """
-    home = folder.resolve()
+    home = Path(os.path.realpath(folder))  # of a link to itself too
     homes = {home, home.parent.parent / "blobs"} if home.parent.name == "snapshots" else {home}
     for path in (folder / name for name in names):
-        if path.exists() and path.resolve().parent not in homes:
+        if path.exists() and Path(os.path.realpath(path)).parent not in homes:
             raise InputError(
                 f"{plain(path)} is a link that leads out of its folder; expected the file itself. "
                 "Put a copy there, if it belongs to the model."

@@ -122,6 +122,13 @@ def test_a_bad_recipe_file_is_named(tmp_path: Path, text: str, message: str) -> 
         load_recipe(str(path))
 
 
+def test_codes_for_missing_are_a_handful() -> None:
+    config = load_recipe("quickstart", [f"data.missing_values={[-9.0] * 100}"])
+    assert config.data.missing_values == [-9.0] * 100
+    with pytest.raises(InputError, match="data.missing_values holds 101 numbers; expected at most"):
+        load_recipe("quickstart", [f"data.missing_values={[-9.0] * 101}"])
+
+
 def test_an_unknown_recipe_lists_those_there_are(tmp_path: Path) -> None:
     for name in ("nothing", str(tmp_path / "nothing.yaml")):
         with pytest.raises(InputError, match="unknown recipe") as caught:

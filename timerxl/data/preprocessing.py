@@ -189,7 +189,7 @@ def content_problem(content: Any) -> str | None:
     try:
         data = _saved_data(content["data"])
     except InputError as error:
-        return str(error)
+        return str(error).rstrip(".")
     if horizon != data.label_horizon_hours:
         return "label.horizon_hours is not data.label_horizon_hours"
     return None

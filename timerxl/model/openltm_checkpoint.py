@@ -7,6 +7,8 @@ safetensors read them.
 
 from __future__ import annotations
 
+import mmap
+import pickletools
 import re
 import warnings
 import zipfile
@@ -44,6 +46,7 @@ _LAYER = (
     ("norm2", "norm2", {"weight": "D", "bias": "D"}),
 )
 _LAYER_KEY = re.compile(r"blocks\.attn_layers\.(0|[1-9]\d{0,2})\.")
+_MOST_OPERATIONS = 1_000_000  # of pickles: a tensor takes 20
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -84,10 +87,38 @@ def _load(path: Path) -> Any:
                 raise ValueError(f"its members declare {declared:,} bytes, the file has {size:,}")
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"the checksum of {damaged} does not match")
+            for one in members:
+                if one.filename.endswith(".pkl"):
+                    with archive.open(one) as pickled:
+                        _count_operations(pickled, 1)
+    elif size:
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        ):
+            _count_operations(mapped, 5)  # torch's old format is a row of five pickles
     with warnings.catch_warnings():
         # A pickle that torch did not write: it is refused below, or holds tensors alone.
         warnings.filterwarnings("ignore", message="Detected pickle protocol")
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _count_operations(file: Any, pickles: int) -> None:
+    """ValueError where pickles take more steps to read than any model's; nothing is unpickled.
+
+    torch takes half a microsecond for each, and a file can hold one in every byte.
+    """
+    count = 0
+    try:
+        for _ in range(pickles):
+            for _ in pickletools.genops(file):
+                count += 1
+                if count > _MOST_OPERATIONS:
+                    break
+    except (ValueError, IndexError, OverflowError, MemoryError):
+        return  # no pickle, or a damaged one: torch.load says what it misses
+    if count > _MOST_OPERATIONS:
+        raise ValueError(f"its pickle takes more than {_MOST_OPERATIONS:,} steps")
 
 
 def _reason(error: Exception) -> str:

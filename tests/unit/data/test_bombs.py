@@ -548,6 +548,25 @@ def test_bytes_are_read_as_text_where_they_are_text(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_pickle_of_a_million_steps_is_refused_unread(tmp_path: Path, zipped: bool) -> None:
+    path, steps = tmp_path / "w.pth", b"\x80\x02" + b"X\x01\0\0\0a0" * 600_000 + b"N."
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("w/data.pkl", steps)
+            archive.writestr("w/version", "3")
+    else:
+        path.write_bytes(steps)
+    with pytest.raises(ValueError, match="its pickle takes more than 1,000,000 steps"):
+        read_tensors(path)
+
+
+def test_the_old_format_of_torch_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"a": torch.arange(5.0)}, path, _use_new_zipfile_serialization=False)
+    assert read_tensors(path)["a"].tolist() == [0, 1, 2, 3, 4]
+
+
 def test_a_checkpoint_whose_members_share_their_bytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save({"a": torch.zeros(10_000)}, path)
