@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from timerxl.config import DataConfig, InputError
-from timerxl.data.audit.findings import listed
 from timerxl.data.enso import with_oni
 from timerxl.data.era5.accumulation import (
     COUNTER,
@@ -24,38 +23,46 @@ from timerxl.data.era5.accumulation import (
     Totals,
     Verdict,
     only_rises,
+    parse_meaning,
+    problem,
+    rain_verdict,
+    shares,
 )
 from timerxl.data.era5.series_file import read_prepared, sha256_of
-from timerxl.data.features import choose_features, label_like
-from timerxl.data.fill import fill_forward
-from timerxl.data.series import WeatherSeries
-from timerxl.data.synthetic.event import load_synthetic
-from timerxl.data.tables.column_choice import (
+from timerxl.data.series import WeatherSeries, fill_forward, label_like, listed_features
+from timerxl.data.synthetic import load_synthetic
+from timerxl.data.tables.columns import (
+    ERA5_NAMES,
+    RAIN,
     SIN_COS,
+    ColumnRecord,
+    Fact,
+    KnownBy,
     check_codes,
     encode_directions,
     feature_record,
     is_direction,
     limits_of,
+    mask,
+    quantity_of,
+    rain_unit,
+    time_meaning,
+    to_mm,
+    unit_in_name,
     zero_one,
 )
-from timerxl.data.tables.column_records import ColumnRecord, Fact, KnownBy, time_meaning
-from timerxl.data.tables.delimited_text import (
+from timerxl.data.tables.table_files import (
     MOST_COLUMNS,
     TEXT_SUFFIXES,
+    Layout,
     TextOptions,
     is_text_table,
+    read_known_table,
+    read_parquet,
     read_traces,
 )
-from timerxl.data.tables.layouts import Layout, read_known_table
-from timerxl.data.tables.missing_codes import mask
-from timerxl.data.tables.parquet_file import read_parquet
-from timerxl.data.tables.quantities import RAIN, quantity_of, unit_in_name
-from timerxl.data.tables.rain_units import ERA5_NAMES, rain_unit, to_mm
-from timerxl.data.tables.running_totals import problem, rain_verdict, shares
-from timerxl.data.tables.time_meaning import parse_meaning
 from timerxl.data.tables.times import TimeOptions, Times, find_regions, find_times, time_columns
-from timerxl.untrusted import is_file, plain, reason
+from timerxl.untrusted import is_file, listed, plain, reason
 
 # Pyarrow's, pandas' and the codecs' own; what Parquet says of pandas' index is taken unchecked.
 PARSER_ERRORS = (
@@ -312,6 +319,44 @@ def _read(
         notes=notes,
     )
     return series, labels
+
+
+def choose_features(
+    table: pd.DataFrame,
+    config: DataConfig,
+    apart: set[str] | None = None,
+    reasons: Mapping[str, str] | None = None,
+) -> tuple[list[str], dict[str, str]]:
+    """Names of the features in column order (or as listed), and why other columns are skipped.
+
+    ``apart`` are the columns of time and region (None: the configuration's), ``reasons`` why a
+    column is no feature though it may be numeric.
+
+    Raises InputError where no numeric column is left or ``data.features`` lists what is none.
+    """
+    if apart is None:
+        apart = {config.timestamp_column, config.region_column}
+    known = reasons or {}
+    skipped: dict[str, str] = {}
+    numeric: list[str] = []
+    for name in map(str, table.columns):
+        if name == config.label_column:
+            skipped[name] = "it is the label"
+        elif label_like(name):
+            skipped[name] = "its name says label (data.label_column makes it one)"
+        elif name not in apart and name in known:
+            skipped[name] = known[name]
+        elif name not in apart and not pd.api.types.is_numeric_dtype(table[name]):
+            skipped[name] = f"not numeric ({table[name].dtype})"
+        elif name not in apart:
+            numeric.append(name)
+    if config.features is None:
+        if not numeric:
+            raise InputError(f"{config.path} has no numeric column to take as a feature.")
+        return numeric, skipped
+    why = skipped | dict.fromkeys(apart, "it's the time or the region")
+    unknown = f"the table {config.path or ''} has no such column".replace("  ", " ")
+    return listed_features(config.features, numeric, why, unknown, skipped)
 
 
 def _is_label(name: str, layout: Layout | None) -> bool:

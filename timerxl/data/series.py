@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -138,3 +139,73 @@ class WeatherSeries:
         labels = self.ready_label
         if labels is not None and not (np.isnan(labels) | (labels == 0) | (labels == 1)).all():
             raise InputError("ready_label holds values other than 0, 1 and missing.")
+
+
+def fill_forward(
+    values: np.ndarray,
+    region_index: np.ndarray,
+    timestamps: np.ndarray,
+    max_fill_hours: float,
+    step_hours: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Carry the last value into holes of at most ``max_fill_hours``; returns (filled, counts).
+
+    ``values`` [R, C] with rows region after region in time order; ``counts`` [C] int64 is the
+    number of values filled in each column. Never from the future, never from another region, never
+    across a gap in time. A longer hole stays missing as a whole: windows leave it out.
+    """
+    step = np.timedelta64(round(step_hours * 3600), "s")
+    rows = np.arange(len(values))
+    starts = np.ones(len(values), dtype=bool)
+    starts[1:] = (np.diff(region_index) != 0) | (np.diff(timestamps) != step)
+    first = np.maximum.accumulate(np.where(starts, rows, 0))
+    ends = np.append(starts[1:], True)
+    last = np.minimum.accumulate(np.where(ends, rows, len(values))[::-1])[::-1]
+    longest = int(max_fill_hours / step_hours + 1e-9)
+
+    filled, counts = values.copy(), np.zeros(values.shape[1], dtype=np.int64)
+    for column in range(values.shape[1]):
+        missing = np.isnan(values[:, column])
+        if not missing.any():
+            continue
+        before = np.maximum.accumulate(np.where(missing, -1, rows))
+        after = np.minimum.accumulate(np.where(missing, len(values), rows)[::-1])[::-1]
+        length = np.minimum(after, last + 1) - before - 1
+        fill = missing & (before >= first) & (length <= longest)
+        filled[fill, column] = values[before[fill], column]
+        counts[column] = fill.sum()
+    return filled, counts
+
+
+# Names under which tables carry what is to be predicted: as a feature they would give it away.
+_LABEL_LIKE = re.compile(r"(target|label)_?.*|rain_?24h|rain_?tomorrow", re.IGNORECASE)
+
+
+def label_like(name: str) -> bool:
+    """Whether a column's name says that it holds what is to be predicted."""
+    return _LABEL_LIKE.fullmatch(name) is not None
+
+
+def listed_features(
+    listed: list[str],
+    available: list[str],
+    reasons: dict[str, str],
+    unknown: str,
+    skipped: dict[str, str],
+) -> tuple[list[str], dict[str, str]]:
+    """The listed names as they stand, and ``skipped`` with the available ones that they leave out.
+
+    ``reasons`` says why a column can be no feature, ``unknown`` what to say of any other name.
+    Raises InputError for an empty list, a repeated name, or one that is not ``available``.
+    """
+    if not listed or len(set(listed)) < len(listed):
+        raise InputError(f"data.features is {listed}; expected names, each once.")
+    offered, chosen = set(available), set(listed)
+    for name in listed:
+        if name not in offered:
+            raise InputError(
+                f"data.features lists {name}, but {reasons.get(name, unknown)}; "
+                f"expected names among: {', '.join(available[:30])}."
+            )
+    left = [name for name in available if name not in chosen]
+    return list(listed), skipped | dict.fromkeys(left, "not listed in data.features")

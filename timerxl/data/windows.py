@@ -14,13 +14,22 @@ import numpy as np
 import torch
 
 from timerxl.config import DataConfig, InputError
-from timerxl.data.labels import check_leaks, horizon_steps, label_and_persistence
-from timerxl.data.preprocessing import Preprocessing, content_problem
-from timerxl.data.scaling import fit_scaling, scale, static_features
+from timerxl.data.preprocessing import (
+    SPLITS,
+    Preprocessing,
+    Split,
+    check_leaks,
+    content_problem,
+    fit_scaling,
+    horizon_steps,
+    label_and_persistence,
+    make_split,
+    scale,
+    static_features,
+    training_ranges,
+)
 from timerxl.data.series import WeatherSeries
-from timerxl.data.splits import SPLITS, Split, make_split
-from timerxl.data.synthetic.generator import PRECIPITATION
-from timerxl.data.training_ranges import training_ranges
+from timerxl.data.synthetic import PRECIPITATION
 
 _DAY = np.timedelta64(1, "D")
 

@@ -13,10 +13,10 @@ from sklearn.metrics import roc_auc_score
 from timerxl.config import DataConfig, SyntheticConfig
 from timerxl.data.audit.auditor import cut_windows
 from timerxl.data.audit.findings import Audit, Subject
-from timerxl.data.audit.future_checks import average_ranks, check_future, name_hints, rank_auc
+from timerxl.data.audit.label_checks import average_ranks, check_future, name_hints, rank_auc
 from timerxl.data.readers import read_table
 from timerxl.data.series import WeatherSeries
-from timerxl.data.synthetic.generator import FEATURE_NAMES, synthetic_series
+from timerxl.data.synthetic import FEATURE_NAMES, synthetic_series
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 BEIJING = SHARED / "data" / "beijing_hourly_2013_2017.parquet"

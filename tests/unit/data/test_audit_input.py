@@ -13,10 +13,9 @@ import pytest
 from timerxl.config import InputError, SyntheticConfig
 from timerxl.data.audit.auditor import audit_command, audit_subject, read_subject
 from timerxl.data.audit.findings import Audit
-from timerxl.data.audit.page_report import audit_page
-from timerxl.data.audit.text_report import audit_text
+from timerxl.data.audit.report import audit_page, audit_text
 from timerxl.data.era5.series_file import write_description
-from timerxl.data.synthetic.generator import synthetic_table
+from timerxl.data.synthetic import synthetic_table
 
 
 def audit_of(path: Path, *overrides: str, recipe: str | None = "hourly_cpu") -> Audit:

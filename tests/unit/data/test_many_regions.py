@@ -18,16 +18,13 @@ from timerxl.data.era5.accumulation import (
     Totals,
     covered_hours,
     deaccumulate,
+    shares,
 )
-from timerxl.data.era5.gaps import MOST_ENTRIES, Gaps
-from timerxl.data.era5.prepare import PrepareOptions
-from timerxl.data.era5.prepare_tables import prepare_tables
-from timerxl.data.labels import labels
+from timerxl.data.era5.prepare import PrepareOptions, prepare_tables
+from timerxl.data.era5.series_file import MOST_ENTRIES, Gaps
+from timerxl.data.preprocessing import complete_rows, labels, make_split, static_features
 from timerxl.data.readers import TableOptions, open_table, read_table
-from timerxl.data.scaling import static_features
 from timerxl.data.series import WeatherSeries
-from timerxl.data.splits import complete_rows, make_split
-from timerxl.data.tables.running_totals import shares
 from timerxl.data.tables.times import TimeOptions, find_times
 from timerxl.data.windows import build_windows
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from timerxl.config import InputError
-from timerxl.data.scaling import fit_scaling, scale, static_features
+from timerxl.data.preprocessing import fit_scaling, scale, static_features
 from timerxl.data.series import WeatherSeries
 
 

@@ -14,23 +14,40 @@ import numpy as np
 
 from timerxl.command_line import json_text, say, say_json
 from timerxl.config import DataConfig, InputError, RunConfig, load_recipe
-from timerxl.data.audit.code_checks import check_codes
-from timerxl.data.audit.column_checks import check_columns, check_missing, check_series
+from timerxl.data.audit.column_checks import (
+    check_codes,
+    check_columns,
+    check_known,
+    check_left_out,
+    check_missing,
+    check_series,
+)
 from timerxl.data.audit.findings import Audit, Subject
-from timerxl.data.audit.future_checks import check_future
-from timerxl.data.audit.known_columns import check_known, check_left_out
-from timerxl.data.audit.label_checks import check_class_shares, check_thresholds
-from timerxl.data.audit.page_report import audit_page
-from timerxl.data.audit.rain_checks import check_accumulation, check_ready_labels
-from timerxl.data.audit.region_checks import check_regions
-from timerxl.data.audit.sample_size import check_sample_size
-from timerxl.data.audit.split_checks import check_context, check_split_by_rows, check_windows
-from timerxl.data.audit.text_report import audit_text
+from timerxl.data.audit.label_checks import (
+    check_accumulation,
+    check_class_shares,
+    check_future,
+    check_ready_labels,
+    check_thresholds,
+)
+from timerxl.data.audit.report import audit_page, audit_text
+from timerxl.data.audit.window_checks import (
+    check_context,
+    check_regions,
+    check_sample_size,
+    check_split_by_rows,
+    check_windows,
+)
 from timerxl.data.era5.series_file import SERIES
-from timerxl.data.labels import check_leaks, label_and_persistence
+from timerxl.data.preprocessing import (
+    check_leaks,
+    label_and_persistence,
+    make_split,
+    split_by_rows,
+    split_by_time,
+)
 from timerxl.data.readers import read_table_and_labels, ready_label_without_rain
 from timerxl.data.series import WeatherSeries
-from timerxl.data.splits import make_split, split_by_rows, split_by_time
 from timerxl.files import write_text
 
 if TYPE_CHECKING:  # windows.py imports torch, which an audit has no use for

@@ -14,7 +14,6 @@ from timerxl.untrusted import plain
 
 SEVERITIES = ("fault", "warning", "note")
 _SHORT_LINES = 8
-_MOST_OF_A_NAME = 200
 # Regions that are listed one by one or compared in pairs; tables of more are described as a whole.
 MOST_REGIONS = 1_000
 
@@ -122,9 +121,3 @@ class Audit:
         )
         assert isinstance(ready, dict)
         return ready
-
-
-def listed(names: list[str], most: int = 6) -> str:
-    """``a, b and 3 more``; names of a table may be of any length, and are cut."""
-    shown = ", ".join(plain(name, _MOST_OF_A_NAME) for name in names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
