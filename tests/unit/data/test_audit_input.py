@@ -14,7 +14,7 @@ from timerxl.config import InputError, SyntheticConfig
 from timerxl.data.audit.auditor import audit_command, audit_subject, read_subject
 from timerxl.data.audit.findings import Audit
 from timerxl.data.audit.report import audit_page, audit_text
-from timerxl.data.era5.series_file import write_description
+from timerxl.data.era5.prepare import write_description
 from timerxl.data.synthetic import synthetic_table
 
 

@@ -592,7 +592,7 @@ def test_a_checkpoint_whose_members_share_their_bytes_is_refused(tmp_path: Path)
 
 
 def test_a_description_longer_than_is_read_is_not_written(tmp_path: Path) -> None:
-    from timerxl.data.era5.series_file import write_description
+    from timerxl.data.era5.prepare import write_description
 
     (tmp_path / "series.parquet").write_bytes(b"")
     regions = [{"name": "x" * 1000, "cells": None} for _ in range(20_000)]

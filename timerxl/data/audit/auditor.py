@@ -38,7 +38,6 @@ from timerxl.data.audit.window_checks import (
     check_split_by_rows,
     check_windows,
 )
-from timerxl.data.era5.series_file import SERIES
 from timerxl.data.preprocessing import (
     check_leaks,
     label_and_persistence,
@@ -46,7 +45,7 @@ from timerxl.data.preprocessing import (
     split_by_rows,
     split_by_time,
 )
-from timerxl.data.readers import read_table_and_labels, ready_label_without_rain
+from timerxl.data.readers import SERIES, read_table_and_labels, ready_label_without_rain
 from timerxl.data.series import WeatherSeries
 from timerxl.files import write_text
 

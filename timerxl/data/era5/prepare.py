@@ -8,31 +8,261 @@ one has not begun: nothing is shifted.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import json
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from timerxl.config import DataConfig, InputError
 from timerxl.data.era5 import accumulation
 from timerxl.data.era5.derived import Derived, choose_derived, make_column
 from timerxl.data.era5.regions import Region, load_regions
-from timerxl.data.era5.series_file import (
-    PRECIPITATION,
-    Gaps,
-    RegionParts,
-    output_folder,
-    sha256_of,
-    write_description,
-)
 from timerxl.data.era5.streams import Column, Said, Streams, read_streams, stamp
-from timerxl.data.readers import TableOptions, read_table_and_labels
+from timerxl.data.readers import (
+    DESCRIPTION,
+    FORMAT,
+    PRECIPITATION,
+    SERIES,
+    TableOptions,
+    read_table_and_labels,
+    sha256_of,
+)
 from timerxl.data.series import WeatherSeries, fill_forward
 from timerxl.data.synthetic import TRUTH
 from timerxl.data.tables.columns import conversion, named, parse_codes
-from timerxl.untrusted import check_memory, plain
+from timerxl.untrusted import MOST_JSON_BYTES, check_memory, plain
+
+MOST_PER_COLUMN = 100  # in one region; more are summed up in one last entry
+MOST_ENTRIES = 5_000  # of a column over all regions; more are summed up in one entry
+
+
+@dataclass
+class Gaps:
+    """Blocks of one region must come in order of time; ``step`` is in seconds."""
+
+    columns: list[str]
+    regions: list[str]
+    step: int
+    first: str = ""
+    last: str = ""
+    _runs: dict[tuple[str, str, int], list[list[int]]] = field(default_factory=dict)
+
+    def add(self, region: int, stamps: np.ndarray, missing: np.ndarray, filled: np.ndarray) -> None:
+        """``stamps`` [R] seconds since 1970; ``missing`` and ``filled`` [R, C] bool."""
+        kept = np.flatnonzero(~missing.all(axis=1))
+        if kept.size:
+            begin, end = (_iso(int(stamps[row])) for row in (kept[0], kept[-1]))
+            self.first = min(self.first or begin, begin)
+            self.last = max(self.last, end)
+        for index, column in enumerate(self.columns):
+            for action, mask in (("left", missing[:, index]), ("filled", filled[:, index])):
+                if not mask.any():
+                    continue
+                edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.view(np.int8), [0]])))
+                for start, stop in zip(edges[::2], edges[1::2], strict=True):
+                    self._extend(column, action, region, int(stamps[start]), int(stamps[stop - 1]))
+
+    def _extend(self, column: str, action: str, region: int, first: int, last: int) -> None:
+        runs = self._runs.setdefault((column, action, region), [])
+        if runs and runs[-1][1] + self.step == first:
+            runs[-1][1] = last
+        else:
+            runs.append([first, last])
+
+    def entries(self) -> list[dict[str, Any]]:
+        """One per run; region None where every region has the same runs of the column."""
+        found = []
+        for column in self.columns:
+            for action in ("left", "filled"):
+                of = [self._runs.get((column, action, i), []) for i in range(len(self.regions))]
+                if all(runs == of[0] for runs in of):
+                    found += self._listed(column, None, of[0], action)
+                    continue
+                if sum(min(len(runs), MOST_PER_COLUMN) for runs in of) > MOST_ENTRIES:
+                    found.append(self._summed(column, of, action))
+                    continue
+                for name, runs in zip(self.regions, of, strict=True):
+                    found += self._listed(column, name, runs, action)
+        return found
+
+    def _summed(self, column: str, of: list[list[list[int]]], action: str) -> dict[str, Any]:
+        """One entry for the runs of all regions; ``regions`` counts those that have some."""
+        runs = [run for runs in of for run in runs]
+        span = [min(first for first, _ in runs), max(last for _, last in runs)]
+        steps = sum((last - first) // self.step + 1 for first, last in runs)
+        entry = self._entry(column, None, span, steps, action)
+        return entry | {"runs": len(runs), "regions": sum(bool(runs) for runs in of)}
+
+    def _listed(
+        self, column: str, region: str | None, runs: list[list[int]], action: str
+    ) -> list[dict[str, Any]]:
+        cut = runs if len(runs) <= MOST_PER_COLUMN else runs[: MOST_PER_COLUMN - 1]
+        steps = [(last - first) // self.step + 1 for first, last in runs]
+        listed = [
+            self._entry(column, region, run, count, action)
+            for run, count in zip(cut, steps, strict=False)
+        ]
+        if len(cut) < len(runs):
+            span = [runs[len(cut)][0], runs[-1][1]]
+            rest = self._entry(column, region, span, sum(steps[len(cut) :]), action)
+            listed.append(rest | {"runs": len(runs) - len(cut)})
+        return listed
+
+    def _entry(
+        self, column: str, region: str | None, run: list[int], steps: int, action: str
+    ) -> dict[str, Any]:
+        return {
+            "column": column, "region": region, "first": _iso(run[0]), "last": _iso(run[1]),
+            "steps": steps, "action": action,
+        }  # fmt: skip
+
+
+def _iso(seconds: int) -> str:
+    return str(np.datetime64(seconds, "s"))
+
+
+@contextmanager
+def output_folder(output: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside ``output``; what stands in it as series.* at the end moves there.
+
+    Whatever ends the block otherwise removes the folder and leaves ``output`` as it was. Raises
+    InputError where a series stands there already, or where it can't be written.
+    """
+    output = output.absolute()
+    standing = [name for name in (SERIES, DESCRIPTION) if (output / name).exists()]
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output {output} is no folder; give a new one.")
+    if standing and not overwrite:
+        raise InputError(
+            f"--output {output} holds {' and '.join(standing)} already; give another folder, or "
+            "--overwrite to replace them."
+        )
+    near = next(folder for folder in output.parents if folder.is_dir())
+    try:
+        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=near))
+    except OSError as error:
+        raise InputError(f"--output {output} can't be written: {error}") from error
+    try:
+        yield partial
+        _move(partial, output)
+    except OSError as error:
+        raise InputError(f"--output {output} can't be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move(partial: Path, output: Path) -> None:
+    """Both files or, short of a power cut, neither: signals wait until they have moved."""
+    ending = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        # Without its description first: a reader never meets a new table under the old one.
+        (output / DESCRIPTION).unlink(missing_ok=True)
+        for name in (SERIES, DESCRIPTION):
+            os.replace(partial / name, output / name)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+_LEAST_ROWS = 8_000  # of a row group; a year of hours has more, so it is one of its own
+
+
+class RegionParts:
+    """Rows of one region after the other in a file of all columns, counted as they are written.
+
+    Two passes, because only the end tells which columns hold no value at all.
+    """
+
+    def __init__(self, folder: Path, columns: list[str]) -> None:
+        self.folder, self.columns = folder, columns
+        self.schema = pa.schema(
+            [("timestamp", pa.timestamp("ms")), ("region", pa.string())]
+            + [(n, pa.float64() if n == PRECIPITATION else pa.float32()) for n in columns]
+        )
+        self.known: dict[str, dict[str, int]] = {}
+        self.rows: dict[str, int] = {}
+        self._all = folder / "all-columns.parquet"
+        self._writer = pq.ParquetWriter(self._all, self.schema)
+        self._waiting: list[tuple[str, np.ndarray, dict[str, np.ndarray]]] = []
+        self._rows_waiting = 0
+
+    def write(self, region: str, seconds: np.ndarray, values: dict[str, np.ndarray]) -> None:
+        """Append rows of one region: ``seconds`` [R] int64 since 1970, ``values`` of [R] each.
+
+        All of a region come before the next one.
+        """
+        if region not in self.rows:
+            self.known[region], self.rows[region] = dict.fromkeys(self.columns, 0), 0
+        known = self.known[region]
+        for name in self.columns:
+            known[name] += len(seconds) - int(np.count_nonzero(np.isnan(values[name])))
+        self.rows[region] += len(seconds)
+        self._waiting.append((region, seconds, values))
+        self._rows_waiting += len(seconds)
+        if self._rows_waiting >= _LEAST_ROWS:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        """One row group of all that waits."""
+        if not self._waiting:
+            return
+        names = pa.array([region for region, _, _ in self._waiting], type=pa.string())
+        lengths = [len(seconds) for _, seconds, _ in self._waiting]
+        arrays = [
+            pa.array(
+                np.concatenate([seconds for _, seconds, _ in self._waiting]) * 1000,
+                type=pa.timestamp("ms"),
+            ),
+            names.take(pa.array(np.repeat(np.arange(len(lengths)), lengths))),
+        ]
+        for name in self.columns:
+            column = np.concatenate([values[name] for _, _, values in self._waiting])
+            kind = self.schema.field(name).type
+            arrays.append(
+                pa.array(column.astype(kind.to_pandas_dtype()), type=kind, from_pandas=True)
+            )
+        self._writer.write_table(pa.table(arrays, schema=self.schema))
+        self._waiting, self._rows_waiting = [], 0
+
+    def empty_columns(self) -> list[str]:
+        """Columns without one value in any region."""
+        return [n for n in self.columns if not any(known[n] for known in self.known.values())]
+
+    def join(self) -> Path:
+        """All regions one after the other into series.parquet, row group by row group."""
+        self._write_waiting()
+        self._writer.close()
+        empty = set(self.empty_columns())
+        schema = pa.schema([column for column in self.schema if column.name not in empty])
+        path = self.folder / SERIES
+        with pq.ParquetWriter(path, schema) as writer, pq.ParquetFile(self._all) as every:
+            for group in range(every.num_row_groups):
+                writer.write_table(every.read_row_group(group, columns=schema.names))
+        return path
+
+
+def write_description(folder: Path, description: dict[str, Any]) -> None:
+    """series.json beside series.parquet, with the format's number and the table's sha256."""
+    content = {"format": FORMAT} | description | {"sha256": sha256_of(folder / SERIES)}
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if (size := len(text.encode())) > MOST_JSON_BYTES:
+        raise InputError(
+            f"{DESCRIPTION} takes {size:,} bytes for {len(content['regions']):,} regions, more "
+            f"than the {MOST_JSON_BYTES:,} that are read; prepare parts of the regions apart."
+        )
+    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+
 
 Tick = Callable[[str], None]
 

@@ -7,6 +7,7 @@ grid_checks.py), before anything is averaged or joined.
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ from timerxl.data.era5.accumulation import (
 )
 from timerxl.data.era5.grid_files import PRELIMINARY, GridFile, Variable, open_grid_files
 from timerxl.data.era5.regions import GridMeans, Region, grid_means, point_means
-from timerxl.data.era5.series_file import PRECIPITATION, sha256_of, sha256_of_folder
+from timerxl.data.readers import PRECIPITATION, sha256_of
 from timerxl.data.tables.columns import (
     KNOWN_CODES,
     NONE,
@@ -607,6 +608,19 @@ def _totals_from_elsewhere(
 
 
 _MAX_MEMBERS = 1000
+
+
+def sha256_of_folder(path: Path) -> tuple[str, int]:
+    """(hex digest, bytes) of a Zarr store: of the names and sizes of its files, in order, and of
+    the contents of its metadata. The chunks, maybe terabytes, are not read for it."""
+    digest, size = hashlib.sha256(), 0
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        length = file.stat().st_size
+        size += length
+        digest.update(f"{file.relative_to(path).as_posix()}\0{length}\0".encode())
+        if file.name in ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"):
+            digest.update(file.read_bytes())
+    return digest.hexdigest(), size
 
 
 def grid_members(path: Path, folder: Path) -> Iterator[tuple[Path, str]]:
