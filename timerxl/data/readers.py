@@ -1508,10 +1508,7 @@ class _Door:
         return (table.assign(**masked) if masked else table), records
 
     def features(
-        self,
-        columns: dict[str, np.ndarray],
-        sources: dict[str, str],
-        rain: str | None,
+        self, columns: dict[str, np.ndarray], sources: dict[str, str], rain: str | None
     ) -> tuple[dict[str, np.ndarray], dict[str, ColumnRecord]]:
         """Features without their codes, and their records; codes that nobody named are refused."""
         records: dict[str, ColumnRecord] = {}

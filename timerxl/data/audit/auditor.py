@@ -104,11 +104,7 @@ def audit_windows(windows: WeatherWindows, config: RunConfig) -> Audit:
 
 
 def audit_command(
-    series: Path,
-    config_name: str | None,
-    overrides: list[str],
-    as_json: bool,
-    output: Path | None,
+    series: Path, config_name: str | None, overrides: list[str], as_json: bool, output: Path | None
 ) -> int:
     """Audit the table ``series`` (or the folder of series.parquet) and print what was found.
 

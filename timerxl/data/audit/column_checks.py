@@ -186,9 +186,7 @@ def check_missing(subject: Subject, audit: Audit) -> None:
     for name, column in zip(series.feature_names, series.values.T, strict=True):
         left = int(np.isnan(column).sum())
         missing = left + int(filled.get(name, 0))
-        table.append(
-            {"column": name, "missing": missing, "share": missing / total, "left": left},
-        )
+        table.append({"column": name, "missing": missing, "share": missing / total, "left": left})
     audit.facts["missing"] = table
     if series.precipitation_mm is not None:
         count = int(np.isnan(series.precipitation_mm).sum())

@@ -71,13 +71,7 @@ class Audit:
     skipped: list[dict[str, str]] = field(default_factory=list)
 
     def find(
-        self,
-        severity: str,
-        name: str,
-        summary: str,
-        explanation: str,
-        remedy: str,
-        **evidence: Any,
+        self, severity: str, name: str, summary: str, explanation: str, remedy: str, **evidence: Any
     ) -> None:
         """Add a finding; ``evidence`` is its numbers for programs."""
         assert severity in SEVERITIES, severity

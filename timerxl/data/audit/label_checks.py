@@ -32,11 +32,7 @@ def always_rain(share: float) -> dict[str, float]:
 
     Precision is p and recall 1, hence the F1; ``always_dry_accuracy`` is 1 - p.
     """
-    return {
-        "accuracy": share,
-        "always_dry_accuracy": 1 - share,
-        "f1": 2 * share / (1 + share),
-    }
+    return {"accuracy": share, "always_dry_accuracy": 1 - share, "f1": 2 * share / (1 + share)}
 
 
 def _too_many(series: WeatherSeries) -> str:

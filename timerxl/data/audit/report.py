@@ -1,10 +1,15 @@
-"""The audit as plain text, at most 100 columns wide."""
+"""The audit as plain text of at most 100 columns, and as one HTML page."""
 
 from __future__ import annotations
 
 import textwrap
-from html import escape
+from pathlib import Path
 from typing import Any
+
+import jinja2
+import rich.table
+from rich.console import Console
+from rich.text import Text
 
 from timerxl.data.audit.findings import SEVERITIES, Audit, Finding
 from timerxl.data.audit.label_checks import SEASONS
@@ -15,7 +20,6 @@ from timerxl.untrusted import plain
 WIDTH = 100
 _MOST_KNOWN = 24  # rows
 _MOST_OF_A_CELL = 200  # characters
-_NARROWEST = 12  # characters of a cell before a table may be wider than the text
 Table = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
 
@@ -246,36 +250,15 @@ def _finding(finding: Finding) -> list[str]:
     return lines
 
 
-def _wrapped(row: list[str], widths: list[int], at_end: bool = False) -> list[list[str]]:
-    """The lines of a row of cells; ``at_end`` fills short cells up from above."""
-    parts = [textwrap.wrap(cell, width) or [""] for cell, width in zip(row, widths, strict=True)]
-    depth = max(map(len, parts))
-    filled = [
-        [*[""] * (depth - len(part)), *part] if at_end else [*part, *[""] * (depth - len(part))]
-        for part in parts
-    ]
-    return [list(line) for line in zip(*filled, strict=True)]
-
-
 def _text_table(table: Table) -> list[str]:
     title, head, rows = table
-    cells = [[plain(cell, _MOST_OF_A_CELL) for cell in row] for row in [head, *rows]]
-    widths = [max(len(row[k]) for row in cells) for k in range(len(head))]
-    if sum(widths) + 2 * len(widths) > WIDTH:  # long heads give way first: they wrap
-        widths = [max(len(row[k]) for row in cells[1:]) for k in range(len(head))]
-        widths = [
-            max(width, *(len(word) for word in name.split()))
-            for width, name in zip(widths, head, strict=True)
-        ]
-    while sum(widths) + 2 * len(widths) > WIDTH and max(widths) > _NARROWEST:
-        widths[widths.index(max(widths))] -= 1
-    body = [line for row in cells[1:] for line in _wrapped(row, widths)]
-    lines = _paragraph(title, "")
-    for line in [*_wrapped(cells[0], widths, at_end=True), *body]:
-        padded = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
-        padded[0] = line[0].ljust(widths[0])
-        lines.append("  " + "  ".join(padded).rstrip())
-    return lines
+    found = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for place, name in enumerate(head):
+        found.add_column(Text(name), justify="right" if place else "left")
+    for row in rows:
+        found.add_row(*(Text(plain(cell, _MOST_OF_A_CELL)) for cell in row))
+    drawn = "".join(part.text for part in Console(width=WIDTH - 2).render(found))
+    return _paragraph(title, "") + [f"  {line}".rstrip() for line in drawn.splitlines()]
 
 
 def audit_text(audit: Audit) -> str:
@@ -293,121 +276,25 @@ def audit_text(audit: Audit) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-# Okabe and Ito's colours keep apart for every common colour vision; words say the same again.
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1b1b1b; --dim: #595959; --paper: #ffffff;
-  --card: #f4f5f6; --line: #d3d6d9; --fault: #a63c00; --warning: #7a5a00; --note: #00588f;
-  --train: #0072b2; --validation: #e69f00; --test: #009e73; }
-@media (prefers-color-scheme: dark) { :root { --ink: #ececec; --dim: #b0b4b8; --paper: #16181a;
-  --card: #212428; --line: #3b4046; --fault: #ff9a5c; --warning: #f0c345; --note: #7cc4f5;
-  --train: #56b4e9; --validation: #f0b73a; --test: #2fc79b; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 70rem; padding: 1rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
-p { margin: .3rem 0; } .dim { color: var(--dim); }
-article { background: var(--card); border-left: .4rem solid var(--line); margin: .75rem 0;
-  padding: .6rem .9rem; border-radius: .3rem; }
-article.fault { border-color: var(--fault); } article.warning { border-color: var(--warning); }
-article.note { border-color: var(--note); }
-.tag { font-weight: 700; text-transform: uppercase; font-size: .8rem; letter-spacing: .04em; }
-.fault .tag { color: var(--fault); } .warning .tag { color: var(--warning); }
-.note .tag { color: var(--note); }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right;
-  white-space: nowrap; overflow-wrap: normal; vertical-align: bottom; }
-th { white-space: normal; min-width: 4rem; }
-th:first-child, td:first-child, td.words { text-align: left; }
-svg { display: block; width: 100%; max-width: 27rem; height: auto; margin-top: .5rem; }
-svg text { fill: var(--ink); font: 13px system-ui, sans-serif; } svg .name { font-weight: 700; }
-svg line { stroke: var(--dim); }
-.train { fill: var(--train); } .validation { fill: var(--validation); } .test { fill: var(--test); }
-"""
-
-
-def _text(value: Any) -> str:
-    return escape(plain(value), quote=True)
-
-
-def _article(finding: Finding) -> str:
-    parts = [
-        f'<article class="{finding.severity}"><p><span class="tag">{finding.severity}</span> '
-        f"<b>{_text(finding.name.replace('_', ' '))}</b></p><p>{_text(finding.summary)}</p>"
-    ]
-    if finding.explanation:
-        parts.append(f'<p class="dim">{_text(finding.explanation)}</p>')
-    if finding.remedy:
-        parts.append(f"<p><b>To do:</b> {_text(finding.remedy)}</p>")
-    return "".join(parts) + "</article>"
-
-
-def _table(table: Table) -> str:
-    title, head, rows = table
-    heads = "".join(f'<th scope="col">{_text(cell)}</th>' for cell in head)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td class="words">{_text(cell)}</td>' if len(cell) > 25 else f"<td>{_text(cell)}</td>"
-            for cell in row
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return (
-        f'<h2>{_text(title)}</h2><div class="wide" tabindex="0"><table><thead><tr>{heads}</tr>'
-        f"</thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _bars(facts: dict[str, Any]) -> str:
-    """Share of rain per region and split as bars, with the overall share of each split on top."""
-    if "class_shares" not in facts:
-        return ""
-    groups: dict[str, dict[str, Any]] = {
-        "all regions": {row["split"]: row["rain_share"] for row in facts["splits"]}
-    }
-    for cell in facts["class_shares"]:
-        if cell["season"] == "all":
-            groups.setdefault(cell["region"], {})[cell["split"]] = cell["rain_share"]
-    parts, y = [], 4
-    for region, shares in groups.items():
-        parts.append(f'<text class="name" x="0" y="{y + 13}">{_text(region)}</text>')
-        y += 20
-        parts.append(f'<line x1="76" x2="76" y1="{y - 2}" y2="{y + 52}"/>')
-        for split in SPLITS:
-            share = shares.get(split)
-            width = 0.0 if share is None else 280 * share
-            words = "no window" if share is None else percent(share)
-            parts.append(
-                f'<text x="0" y="{y + 12}">{split}</text>'
-                f'<rect class="{split}" x="76" y="{y}" width="{width:.1f}" height="14"/>'
-                f'<text x="{80 + width:.1f}" y="{y + 12}">{words}</text>'
-            )
-            y += 18
-        y += 8
-    return (
-        "<h2>Share of rain by region and split</h2>"
-        f'<svg viewBox="0 0 430 {y}" role="img" aria-label="Share of rain by region and split; '
-        f'the numbers stand in the tables below">{"".join(parts)}</svg>'
-    )
-
-
 def audit_page(audit: Audit) -> str:
-    """The whole page; everything that came from the data is escaped."""
-    title, *rest = headline(audit)
-    counts = counted(audit)
-    findings = "".join(_article(f) for severity in SEVERITIES for f in audit.of(severity))
-    skipped = "".join(
-        f"<li>{_text(row['check'])}: {_text(row['reason'])}</li>" for row in audit.skipped
-    )
-    not_checked = f"<h2>Not checked</h2><ul>{skipped}</ul>" if skipped else ""
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Data audit</title><style>{_STYLE}</style></head><body>"
-        f"<h1>Data audit: {_text(title)}</h1>"
-        + "".join(f"<p>{_text(line)}</p>" for line in rest)
-        + f"<h2>Findings: {counts}</h2>{findings}{_bars(audit.facts)}"
-        + "".join(_table(table) for table in tables(audit))
-        + f"{not_checked}</body></html>\n"
+    """Make one self-contained HTML page: no script, no network; all of the data is escaped."""
+    facts = audit.facts
+    shares: dict[str, dict[str, Any]] = {}
+    if "class_shares" in facts:
+        shares["all regions"] = {row["split"]: row["rain_share"] for row in facts["splits"]}
+        for cell in facts["class_shares"]:
+            if cell["season"] == "all":
+                shares.setdefault(cell["region"], {})[cell["split"]] = cell["rain_share"]
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    pages = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    pages.filters["plain"] = plain
+    return pages.get_template("audit.html.j2").render(
+        headline=headline(audit),
+        counts=counted(audit),
+        findings=[finding for severity in SEVERITIES for finding in audit.of(severity)],
+        shares=shares,
+        splits=SPLITS,
+        percent=percent,
+        tables=tables(audit),
+        skipped=audit.skipped,
     )

@@ -558,10 +558,7 @@ class _Table:
 
 
 def prepare_tables(
-    inputs: list[Path],
-    options: PrepareOptions,
-    said: TableOptions,
-    tick: Tick,
+    inputs: list[Path], options: PrepareOptions, said: TableOptions, tick: Tick
 ) -> tuple[dict[str, Any], list[str]]:
     """Write series.parquet and series.json; returns the latter's content and notes to print.
 
@@ -576,9 +573,7 @@ def prepare_tables(
     if options.max_gap_fill_hours:
         raise InputError("--max-gap-fill is for NetCDF files; for tables set data.max_fill_hours.")
     config = DataConfig(
-        missing_values=_codes(options.missing),
-        directions=said.directions,
-        max_fill_hours=0.0,
+        missing_values=_codes(options.missing), directions=said.directions, max_fill_hours=0.0
     )
     notes: list[str] = []
     with output_folder(options.output, options.overwrite) as folder:

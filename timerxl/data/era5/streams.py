@@ -764,12 +764,7 @@ def _read_file(
 
 
 def _read_column(
-    streams: Streams,
-    file: GridFile,
-    variable: Variable,
-    grid: GridMeans,
-    folder: Path,
-    said: Said,
+    streams: Streams, file: GridFile, variable: Variable, grid: GridMeans, folder: Path, said: Said
 ) -> None:
     name = variable.column
     spoken = said.parsed.get(name)

@@ -30,14 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from timerxl.config import InputError
-from timerxl.untrusted import (
-    check_members,
-    check_memory,
-    check_packing,
-    is_file,
-    listed,
-    reason,
-)
+from timerxl.untrusted import check_members, check_memory, check_packing, is_file, listed, reason
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".dly", ".gz", ".zip")
 # Words for "missing" besides those of pandas (NA, NaN, NULL, n/a, None, ...).
