@@ -183,79 +183,48 @@ class AccumulationEvidence:
     _last: tuple[np.ndarray, np.ndarray] | None = None
 
     def add(self, values: np.ndarray, hours: np.ndarray, continues: bool = False) -> None:
-        """``values`` [S, T] of S cells at ``hours`` [T], NaN where there is none.
+        """Add ``values`` [S, T] of S cells at ``hours`` [T], NaN where there is none.
 
         ``continues``: the same cells as in the call before, at later hours. Negative values (an
         upward flux counted downwards) count by their size.
         """
         order = np.argsort(hours, kind="stable")
-        hours = hours[order].astype(np.int64)
-        size = len(values)
-        carry = self._last if continues else None
-        last_value, last_hour = carry or (np.full(size, np.nan), np.zeros(size, dtype=np.int64))
-        last_value, last_hour = last_value.copy(), last_hour.copy()
-        seen = np.zeros((3, len(hours)))
-        seen[0] = hours
+        hours, size = hours[order].astype(np.int64), len(values)
+        last = self._last if continues else None
+        value, hour = last or (np.full(size, np.nan), np.zeros(size, dtype=np.int64))
+        value, hour = value.copy(), hour.copy()
+        seen = np.stack([hours, np.zeros_like(hours), np.zeros_like(hours)]).astype(np.float64)
         cells = max(_CELLS_AT_ONCE // (len(hours) + 1), 1)
         for first in range(0, size, cells):
             rows = slice(first, first + cells)
             block = np.abs(values[rows][:, order].astype(np.float64))
-            self._add_cells(block, hours, last_value[rows], last_hour[rows], seen)
+            block = np.column_stack([value[rows], block])
+            times = np.column_stack([hour[rows], np.tile(hours, (len(block), 1))])
+            known = ~np.isnan(block)
+            later, gap, earlier = self._count(block[known], times[known], np.nonzero(known)[0])
+            at = np.searchsorted(hours, later)
+            np.maximum.at(seen[2], at, earlier)
+            largest = earlier == seen[2][at]
+            seen[1][at[largest]] = gap[largest]
+            newest = len(hours) - np.argmax(known[:, ::-1], axis=1)
+            value[rows], hour[rows] = (a[np.arange(len(a)), newest] for a in (block, times))
         self.stamps.append(seen[:, seen[2] > 0])
-        self._last = (last_value, last_hour)
-
-    def _add_cells(
-        self,
-        block: np.ndarray,
-        hours: np.ndarray,
-        last_value: np.ndarray,
-        last_hour: np.ndarray,
-        seen: np.ndarray,
-    ) -> None:
-        """Add some cells; ``last_value`` and ``last_hour`` [s] are read and set in place."""
-        values = np.concatenate([last_value[:, None], block], axis=1)
-        known = ~np.isnan(values)
-        if not known.any():
-            return
-        self.largest = max(self.largest, float(np.nanmax(values)))
-        places = np.where(known, np.arange(values.shape[1]), -1)
-        latest = np.maximum.accumulate(places, axis=1)
-        before = latest[:, :-1]
-        earlier = np.take_along_axis(values, np.maximum(before, 0), axis=1)
-        earlier_hour = np.where(before > 0, hours[np.maximum(before - 1, 0)], last_hour[:, None])
-        gap = np.minimum(hours - earlier_hour, 24)
-        pair = known[:, 1:] & (before >= 0) & (gap > 0)
-        place = np.where(pair, hours % 24 * 25 + gap, 0)
-        amount = np.where(pair, earlier, 0.0)
-        self.amount += np.bincount(place.ravel(), amount.ravel(), 600).reshape(24, 25)
-        fall = np.where(pair, earlier - values[:, 1:], 0.0)
-        clear = fall > _NOISE_SHARE * earlier
-        if clear.any():
-            exponent = np.clip(np.frexp(fall[clear])[1] + 128, 0, _EXPONENTS - 1)
-            flat = exponent * 600 + place[clear]
-            found = np.bincount(flat, fall[clear], _EXPONENTS * 600)
-            self.falls += found.reshape(self.falls.shape)
-        largest = amount.argmax(axis=0)
-        columns = np.arange(len(hours))
-        better = amount[largest, columns] > seen[2]
-        seen[1] = np.where(better, gap[largest, columns], seen[1])
-        seen[2] = np.where(better, amount[largest, columns], seen[2])
-        newest = latest[:, -1]
-        has = newest > 0
-        last_value[has] = values[has, newest[has]]
-        last_hour[has] = hours[newest[has] - 1]
+        self._last = value, hour
 
     def add_rows(self, values: np.ndarray, hours: np.ndarray, groups: np.ndarray) -> None:
-        """The same for a table: ``values`` [R] at ``hours`` [R], group after group, then by time.
+        """Add a table: ``values`` [R] at ``hours`` [R], group after group, then by time.
 
         As :meth:`add` of each group by itself, in one pass whatever their number.
         """
-        known = np.flatnonzero(~np.isnan(values))
-        if not known.size:
-            return
+        known = ~np.isnan(values)
         size = np.abs(values[known].astype(np.float64))
-        hours, groups = hours[known].astype(np.int64), groups[known]
-        self.largest = max(self.largest, float(size.max()))
+        seen = self._count(size, hours[known].astype(np.int64), groups[known])
+        self.stamps.append(seen[:, seen[2] > 0])
+        self._last = None
+
+    def _count(self, size: np.ndarray, hours: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """Weigh what falls between neighbours of a group; [3, pairs]: hour, gap, value before."""
+        self.largest = max(self.largest, float(size.max(initial=0.0)))
         gap = np.minimum(np.diff(hours), 24)
         pair = (np.diff(groups) == 0) & (gap > 0)
         gap, later, earlier = gap[pair], hours[1:][pair], size[:-1][pair]
@@ -266,9 +235,7 @@ class AccumulationEvidence:
         exponent = np.clip(np.frexp(fall[clear])[1] + 128, 0, _EXPONENTS - 1)
         found = np.bincount(exponent * 600 + place[clear], fall[clear], _EXPONENTS * 600)
         self.falls += found.reshape(self.falls.shape)
-        seen = np.stack([later, gap, earlier]).astype(np.float64)
-        self.stamps.append(seen[:, seen[2] > 0])
-        self._last = None
+        return np.stack([later, gap, earlier]).astype(np.float64)
 
     def merge(self, other: AccumulationEvidence) -> None:
         """Add what ``other`` has seen (another file of the same column, another region)."""
@@ -304,12 +271,20 @@ class AccumulationEvidence:
                     f"within a total {share:.2%} of the amount falls from stamp to stamp, where it "
                     f"starts again ({totals}) {lost:.0%}"
                 )
-                if _enough_windows(totals, wet):
+                counts = _stamps_of_totals(totals, wet)
+                pairs, threes = len(counts), int((counts >= 2).sum())
+                if totals == Totals():
+                    is_enough = pairs >= _LEAST_OF_TWO or threes >= _LEAST_WINDOWS
+                else:  # fewer stamps in each need more of them
+                    a_day = 24 // totals.period
+                    is_enough = pairs >= 2 * _LEAST_OF_TWO * a_day
+                    is_enough |= threes >= _LEAST_OF_OTHERS * a_day
+                if is_enough:
                     return Verdict(RUNNING, totals, words, self.largest)
                 words += "; too few of them have rain to be sure"
                 # ERA5-Land's restart is no chance find, though too few days show it; nor are
                 # several totals in which rain was seen three times and never fell.
-                is_likely = totals == Totals() or _windows_of_three(totals, wet) >= 3
+                is_likely = totals == Totals() or threes >= 3
                 return Verdict(UNCLEAR, None, words, self.largest, is_likely)
             if share < least_share:
                 least_share, where = share, totals
@@ -344,29 +319,11 @@ def _inside(totals: Totals) -> np.ndarray:
     return (totals.start(hour) == totals.start(hour - gap)) & (gap < 24)
 
 
-def _windows_of_three(totals: Totals, wet: np.ndarray) -> int:
+def _stamps_of_totals(totals: Totals, wet: np.ndarray) -> np.ndarray:
+    """How many later stamps with rain each total has; a pair has one stamp more."""
     hours, gap = wet[0].astype(np.int64), wet[1].astype(np.int64)
-    start = totals.start(hours)
-    inside = (start == totals.start(hours - gap)) & (gap < 24)
-    windows = totals.start(np.unique(hours[inside]))
-    return int((np.unique(windows, return_counts=True)[1] >= 2).sum())
-
-
-def _enough_windows(totals: Totals, wet: np.ndarray) -> bool:
-    """Whether rain was seen in enough totals; fewer stamps in each need more of them."""
-    hours, gap = wet[0].astype(np.int64), wet[1].astype(np.int64)
-    start = totals.start(hours)
-    inside = (start == totals.start(hours - gap)) & (gap < 24)
-    windows = totals.start(np.unique(hours[inside]))
-    if not len(windows):
-        return False
-    counts = np.unique(windows, return_counts=True)[1]
-    # A pair has one stamp more than it has later stamps.
-    of_three = int((counts >= 2).sum())
-    if totals == Totals():
-        return len(counts) >= _LEAST_OF_TWO or of_three >= _LEAST_WINDOWS
-    a_day = 24 // totals.period
-    return len(counts) >= 2 * _LEAST_OF_TWO * a_day or of_three >= _LEAST_OF_OTHERS * a_day
+    inside = (totals.start(hours) == totals.start(hours - gap)) & (gap < 24)
+    return np.unique(totals.start(np.unique(hours[inside])), return_counts=True)[1]
 
 
 def hours_present_per_day(hours: np.ndarray, totals: Totals | None, window: int = 1) -> int:
