@@ -163,7 +163,11 @@ def read_subject(
         data=data,
         context_length=config.model.context_length,
         context_reason=reason,
-        label_columns={name: column for name, column in labels.items() if _is_zero_one(column)},
+        label_columns={
+            name: column
+            for name, column in labels.items()
+            if np.isin(column[~np.isnan(column)], (0, 1)).all()
+        },
         description=found.source.get("prepared"),
     )
     cut_windows(subject)
@@ -196,10 +200,6 @@ def _read(
     return *read_table_and_labels(attempts[-1]), notes
 
 
-def _is_zero_one(column: np.ndarray) -> bool:
-    return bool((np.isnan(column) | (column == 0) | (column == 1)).all())
-
-
 def cut_windows(subject: Subject) -> None:
     """Fill in labels and issue rows; what training would refuse becomes a refusal, not an error."""
     series, data, steps = subject.series, subject.data, subject.context_length
@@ -222,14 +222,3 @@ def cut_windows(subject: Subject) -> None:
         check_leaks(series, split.rows["train"], subject.label)
     except InputError as error:
         subject.refusals.append(str(error))
-
-
-__all__ = [
-    "Audit",
-    "Subject",
-    "audit_command",
-    "audit_subject",
-    "audit_windows",
-    "cut_windows",
-    "read_subject",
-]

@@ -302,7 +302,9 @@ def check_codes(subject: Subject, audit: Audit) -> None:
         if not known.size:
             continue
         # A value that was carried on into a hole was measured once.
-        once = _without_repeats(column, follows) if filled.get(name) else known
+        once = known
+        if filled.get(name):
+            once = column[~(follows & (column == np.roll(column, 1))) & ~np.isnan(column)]
         unit = _unit_in_series(subject, records, name)
         limits = limits_of(name, unit, series.step_hours)
         outside = np.zeros(known.shape, dtype=bool)
@@ -311,11 +313,21 @@ def check_codes(subject: Subject, audit: Audit) -> None:
         is_unit = bool(outside.any()) and _is_another_unit(known, outside)
         found = find_codes(once, None if is_unit else limits)
         if found:
-            codes[name] = [_counted(code, known) for code in found]
+            codes[name] = []
+            for code in found:
+                count = int(np.isclose(known, code.value, rtol=2e-7, atol=0).sum())
+                codes[name].append(replace(code, count=count, share=count / known.size))
         if limits is not None and is_unit:
             outside &= ~np.isclose(known[:, None], [c.value for c in found], rtol=2e-7).any(axis=1)
             if outside.any():
-                impossible[name] = _range(known[outside], outside, limits, unit)
+                impossible[name] = {
+                    "min": float(known[outside].min()),
+                    "max": float(known[outside].max()),
+                    "count": int(outside.sum()),
+                    "share": float(outside.mean()),
+                    "limits": list(limits),
+                    "unit": unit,
+                }
     audit.facts["missing_codes"] = {
         name: [vars(code) for code in found] for name, found in codes.items()
     }
@@ -324,18 +336,6 @@ def check_codes(subject: Subject, audit: Audit) -> None:
         _report_codes(subject, codes, audit)
     if impossible:
         _report_impossible(impossible, audit)
-
-
-def _without_repeats(column: np.ndarray, follows: np.ndarray) -> np.ndarray:
-    """The known values that differ from the row before; ``follows`` [R]: rows that have one."""
-    repeats = np.zeros(column.shape, dtype=bool)
-    repeats[1:] = follows[1:] & (column[1:] == column[:-1])
-    return column[~repeats & ~np.isnan(column)]
-
-
-def _counted(code: Code, known: np.ndarray) -> Code:
-    count = int(np.isclose(known, code.value, rtol=2e-7, atol=0).sum())
-    return replace(code, count=count, share=count / known.size)
 
 
 def _unit_in_series(subject: Subject, records: dict[str, dict[str, Any]], name: str) -> str | None:
@@ -354,19 +354,6 @@ def _is_another_unit(known: np.ndarray, outside: np.ndarray) -> bool:
     if len(beyond) > _MOST_CODES:
         return True
     return bool(outside.all()) and not find_codes(known, None)
-
-
-def _range(
-    values: np.ndarray, outside: np.ndarray, limits: tuple[float, float], unit: str | None
-) -> dict[str, Any]:
-    return {
-        "min": float(values.min()),
-        "max": float(values.max()),
-        "count": int(outside.sum()),
-        "share": float(outside.mean()),
-        "limits": list(limits),
-        "unit": unit,
-    }
 
 
 def _report_codes(subject: Subject, codes: dict[str, list[Code]], audit: Audit) -> None:

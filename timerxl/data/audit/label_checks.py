@@ -11,7 +11,7 @@ from timerxl.config import InputError
 from timerxl.data.audit.column_checks import records_of
 from timerxl.data.audit.findings import MOST_REGIONS, Audit, Subject
 from timerxl.data.preprocessing import SPLITS, UNITS_PER_MM, labels, rain_before
-from timerxl.data.series import WeatherSeries, label_like
+from timerxl.data.series import label_like
 from timerxl.data.tables.columns import time_words
 from timerxl.untrusted import listed
 
@@ -33,10 +33,6 @@ def always_rain(share: float) -> dict[str, float]:
     Precision is p and recall 1, hence the F1; ``always_dry_accuracy`` is 1 - p.
     """
     return {"accuracy": share, "always_dry_accuracy": 1 - share, "f1": 2 * share / (1 + share)}
-
-
-def _too_many(series: WeatherSeries) -> str:
-    return f"there are {len(series.regions):,} regions; at most {MOST_REGIONS:,} are listed."
 
 
 def _share(label: np.ndarray) -> dict[str, Any]:
@@ -80,7 +76,10 @@ def check_class_shares(subject: Subject, audit: Audit) -> None:
                     | {"train_share": train["rain_share"], "differs": _differs(cell, train)}
                 )
     if len(series.regions) > MOST_REGIONS:
-        audit.skip("class shares per region", _too_many(series))
+        audit.skip(
+            "class shares per region",
+            f"there are {len(series.regions):,} regions; at most {MOST_REGIONS:,} are listed.",
+        )
     audit.facts["splits"] = splits
     audit.facts["class_shares"] = cells
     _report_splits(audit, splits)
@@ -160,7 +159,7 @@ def check_thresholds(subject: Subject, audit: Audit) -> None:
         audit.skip("threshold sensitivity", "there is no precipitation column, only a label.")
         return
     try:
-        found = [_threshold_row(series, hours, threshold) for threshold in THRESHOLDS_MM]
+        at = {threshold: labels(series, hours, threshold) for threshold in THRESHOLDS_MM}
         own = labels(series, hours, subject.data.rain_threshold_mm)
         above = labels(series, hours, subject.data.rain_threshold_mm + 1 / UNITS_PER_MM)
     except InputError as error:
@@ -171,6 +170,23 @@ def check_thresholds(subject: Subject, audit: Audit) -> None:
         audit.skip("threshold sensitivity", "no row has all steps of its horizon measured.")
         return
     edge = float((own != above)[known].mean())
+    parts = series.rows_of_regions(np.flatnonzero(known))
+    regions = {
+        name: rows
+        for name, rows in zip(series.regions, parts, strict=True)
+        if len(series.regions) <= MOST_REGIONS
+    }
+    found = [
+        {
+            "threshold_mm": threshold,
+            "rain_share": float(label[known].mean()),
+            "regions": {
+                name: float(label[rows].mean()) if rows.size else None
+                for name, rows in regions.items()
+            },
+        }
+        for threshold, label in at.items()
+    ]
     audit.facts["thresholds"] = {
         "horizon_hours": hours,
         "rows": found,
@@ -189,19 +205,6 @@ def check_thresholds(subject: Subject, audit: Audit) -> None:
         shares={row["threshold_mm"]: row["rain_share"] for row in found},
         share_exactly_at_threshold=edge,
     )
-
-
-def _threshold_row(series: WeatherSeries, hours: float, threshold: float) -> dict[str, Any]:
-    label = labels(series, hours, threshold)
-    known = ~np.isnan(label)
-    shares: dict[str, float | None] = {}
-    known_rows = np.flatnonzero(known)
-    parts = series.rows_of_regions(known_rows) if len(series.regions) <= MOST_REGIONS else []
-    for name, rows in zip(series.regions, parts, strict=False):
-        of_region = label[rows]
-        shares[name] = float(of_region.mean()) if of_region.size else None
-    whole = float(label[known].mean()) if known.any() else float("nan")
-    return {"threshold_mm": threshold, "rain_share": whole, "regions": shares}
 
 
 _ERA5_RAIN = {"tp", "total_precipitation"}

@@ -12,24 +12,19 @@ from timerxl.data.series import WeatherSeries
 from timerxl.untrusted import listed
 
 _LONG_CONTEXT_DAYS = 180.0
-
-
-def context_days(subject: Subject) -> float:
-    """Median length of the context in days, read off the time stamps inside one region."""
-    series, steps = subject.series, subject.context_length
-    rows = np.arange(steps - 1, len(series.timestamps))
-    if rows.size:
-        rows = rows[series.region_index[rows] == series.region_index[rows - steps + 1]]
-    if not rows.size:
-        return steps * series.step_hours / 24
-    spans = series.timestamps[rows] - series.timestamps[rows - steps + 1]
-    return float(np.median(spans / np.timedelta64(1, "D")) + series.step_hours / 24)
+_DAY = np.timedelta64(1, "D")
 
 
 def check_context(subject: Subject, audit: Audit) -> None:
     """Real days of the context beside what it would be if a step were an hour."""
     series, steps = subject.series, subject.context_length
-    days, believed = context_days(subject), steps / 24
+    rows = np.arange(steps - 1, len(series.timestamps))
+    rows = rows[series.region_index[rows] == series.region_index[rows - steps + 1]]
+    spans = series.timestamps[rows] - series.timestamps[rows - steps + 1]
+    days = (
+        float(np.median(spans / _DAY)) if rows.size else (steps - 1) * series.step_hours / 24
+    ) + (series.step_hours / 24)
+    believed = steps / 24
     audit.facts["context"] = {
         "steps": steps,
         "step_hours": series.step_hours,
@@ -103,6 +98,10 @@ def check_split_by_rows(subject: Subject, audit: Audit) -> None:
     unseen = [region for region in series.regions if region not in of_split["train"]]
     total, crossing = sum(map(len, issued.values())), sum(across.values())
     cut = " / ".join(f"{num_rows[name]:,}" for name in SPLITS)
+    shares = {
+        name: float(subject.label[rows].mean()) if subject.label is not None and rows.size else None
+        for name, rows in issued.items()
+    }
     facts: dict[str, Any] = {
         "rows": len(series.timestamps),
         "num_rows": num_rows,
@@ -111,7 +110,7 @@ def check_split_by_rows(subject: Subject, audit: Audit) -> None:
         "windows": {name: len(rows) for name, rows in issued.items()},
         "windows_across_regions": across,
         "windows_reaching_into_the_split_before": into,
-        "rain_share": _shares(subject),
+        "rain_share": shares,
     }
     audit.facts["split_by_rows"] = facts
     if len(series.regions) == 1:
@@ -126,6 +125,9 @@ def check_split_by_rows(subject: Subject, audit: Audit) -> None:
         )
         return
     held = "; ".join(f"{name}: {listed(list(of_split[name]))}" for name in SPLITS)
+    in_words = ", ".join(
+        f"{name} {share:.0%}" for name, share in shares.items() if share is not None
+    )
     audit.find(
         "fault",
         "split_by_rows_is_by_region",
@@ -133,24 +135,11 @@ def check_split_by_rows(subject: Subject, audit: Audit) -> None:
         f"{cut}; {held}; training never sees {listed(unseen) or 'part of the last region'}.",
         f"{crossing:,} of {total:,} windows ({crossing / total:.0%}) run across two regions, "
         f"{sum(into.values()):,} validation and test windows reach into the split before. Class "
-        f"shares ({_shares_in_words(facts['rain_share'])}) differ because the places do, which "
+        f"shares ({in_words}) differ because the places do, which "
         "reads as overfitting.",
         "data.split=time cuts all regions at the same two times and leaves an embargo between.",
         **facts,
     )
-
-
-def _shares(subject: Subject) -> dict[str, float | None]:
-    shares: dict[str, float | None] = {}
-    for name in SPLITS:
-        rows = subject.rows[name]
-        known = subject.label is not None and rows.size
-        shares[name] = float(subject.label[rows].mean()) if known else None  # type: ignore[index]
-    return shares
-
-
-def _shares_in_words(shares: dict[str, float | None]) -> str:
-    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share is not None)
 
 
 _FORMULA = (
@@ -288,6 +277,8 @@ _BLOCKS, _TIMES_PER_BLOCK = 48, 120
 _MAX_CUBE = 6_000_000  # values of the sample over all regions
 _SEVERAL = 3  # columns that change together from apart to equal
 _LABEL_RAIN = "the precipitation of the label"
+# Words of columns that are one for all places.
+_CALENDAR = frozenset("sin cos hour day month year season oni enso index".split())
 
 
 def check_regions(subject: Subject, audit: Audit) -> None:
@@ -320,7 +311,7 @@ def check_regions(subject: Subject, audit: Audit) -> None:
     # Calendar columns and indices such as ONI are one for all regions, and rightly so.
     shared = _everywhere_equal(cube)
     if shared.all() or len(series.regions) == 2:
-        shared &= _of_the_calendar(names)
+        shared &= [not _CALENDAR.isdisjoint(name.lower().split("_")) for name in names]
     pairs = []
     rows_of = series.rows_of_regions()
     for index in range(len(series.regions) - 1):
@@ -378,14 +369,7 @@ def _commonest(columns: np.ndarray) -> np.ndarray:
 def _everywhere_equal(cube: np.ndarray) -> np.ndarray:
     """[K] bool: columns that hold one value for all regions at each time."""
     known = np.where(np.isnan(cube), -np.inf, cube).max(axis=0)
-    same: np.ndarray = (np.isnan(cube) | (cube == known)).all(axis=(0, 1, 2))
-    return same
-
-
-def _of_the_calendar(names: list[str]) -> np.ndarray:
-    """[K] bool: columns whose names say that they are one for all places."""
-    words = ("sin", "cos", "hour", "day", "month", "year", "season", "oni", "enso", "index")
-    return np.array([any(word in name.lower().split("_") for word in words) for name in names])
+    return np.asarray((np.isnan(cube) | (cube == known)).all(axis=(0, 1, 2)))
 
 
 def _compare(
@@ -420,16 +404,13 @@ def _compare(
         },
         "stretches": [],
     }
-    rain = _rain_column(names, series.precipitation_feature)
+    of_rain = (series.precipitation_feature, _LABEL_RAIN)
+    rain = [k for k, name in enumerate(names) if name in of_rain]
     found["is_whole"] = bool(whole[rain].any() or whole.sum() > (~shared).sum() / 2)
     if not found["is_whole"]:
         same = (_ratio(equals, counts) > _SAME_SHARE) & ~shared & ~whole
         found["stretches"] = _stretches(same, rain, names, times, starts)
     return found if whole.any() or found["stretches"] else None
-
-
-def _rain_column(names: list[str], precipitation: str | None) -> list[int]:
-    return [k for k, name in enumerate(names) if name in (precipitation, _LABEL_RAIN)]
 
 
 def _stretches(
@@ -452,7 +433,10 @@ def _stretches(
 
 def _report(audit: Audit, pairs: list[dict[str, Any]], compared: int) -> None:
     copies = [pair for pair in pairs if pair["is_whole"]]
-    for_a_time = sorted((pair for pair in pairs if pair["stretches"]), key=_longest, reverse=True)
+    for_a_time = sorted(
+        (pair for pair in pairs if pair["stretches"]),
+        key=lambda pair: -max(stretch["share_of_span"] for stretch in pair["stretches"]),
+    )
     partly = [pair for pair in pairs if not pair["is_whole"] and not pair["stretches"]]
     if copies:
         audit.find(
@@ -494,10 +478,6 @@ def _counted(pairs: list[dict[str, Any]], compared: int) -> str:
         same = len(pair["identical_columns"]) + len(pair["nearly_identical_columns"])
         found.append(f"{' = '.join(pair['regions'])} ({same} of {compared} columns)")
     return listed(found, 4)
-
-
-def _longest(pair: dict[str, Any]) -> float:
-    return max(float(stretch["share_of_span"]) for stretch in pair["stretches"])
 
 
 def _dated(pair: dict[str, Any]) -> str:
