@@ -464,10 +464,7 @@ def read_forecast_input(
         notes += _notes_on_table(series, saved)
     static = None
     if saved.content.get("static_feature_names"):
-        place = {name: index for index, name in enumerate(saved.regions)}
-        known = np.array([place[name] for name in series.regions])
-        array, _ = static_features(series.timestamps, known[series.region_index], saved.regions)
-        static = torch.from_numpy(array)
+        static = torch.from_numpy(static_features(series, saved.regions)[0])
     unknown = torch.full((len(scaled),), -1, dtype=torch.int64)
     transform = WindowTransform(torch.from_numpy(scaled), static, unknown, saved.context_length)
     return ForecastInput(series, transform, steps_behind(series), saved.context_length, notes)

@@ -37,13 +37,8 @@ LEAK_ROWS = 20_000
 LEAK_MIN_PER_CLASS = 10
 
 
-def horizon_steps(series: WeatherSeries, horizon_hours: float) -> int:
-    """The horizon in steps; InputError where it is no positive multiple of the step."""
-    return whole_steps(horizon_hours, series.step_hours)
-
-
 def whole_steps(horizon_hours: float, step_hours: float) -> int:
-    """The same for a step of ``step_hours``."""
+    """Return a horizon in steps; raise InputError where it is no positive multiple of the step."""
     horizon, step = round(horizon_hours * 3600), round(step_hours * 3600)
     if horizon < step or horizon % step:
         raise InputError(
@@ -66,10 +61,6 @@ def _rain_sums(series: WeatherSeries) -> tuple[np.ndarray, np.ndarray]:
     return rain, np.concatenate([[0], np.cumsum(missing)])
 
 
-def _threshold_units(threshold_mm: float) -> int:
-    return round(threshold_mm * UNITS_PER_MM)
-
-
 def rain_before(series: WeatherSeries, horizon_hours: float, threshold_mm: float) -> np.ndarray:
     """[R] float64: 1 where the rain in (t - h, t] reaches ``threshold_mm``, else 0.
 
@@ -77,13 +68,13 @@ def rain_before(series: WeatherSeries, horizon_hours: float, threshold_mm: float
     Exact: precipitation is rounded to 1e-6 mm and summed as integers. Raises InputError where the
     horizon is no multiple of the step or the series holds no precipitation.
     """
-    steps = horizon_steps(series, horizon_hours)
+    steps = whole_steps(horizon_hours, series.step_hours)
     rain, missing = _rain_sums(series)
     rows = np.arange(len(series.region_index))
     complete = rows - series.segment_first_rows() >= steps - 1
     first = np.where(complete, rows - steps + 1, rows)
     measured = complete & (missing[rows + 1] == missing[first])
-    wet = rain[rows + 1] - rain[first] >= _threshold_units(threshold_mm)
+    wet = rain[rows + 1] - rain[first] >= round(threshold_mm * UNITS_PER_MM)
     return np.where(measured, wet.astype(np.float64), np.nan)
 
 
@@ -104,7 +95,7 @@ def labels(series: WeatherSeries, horizon_hours: float, threshold_mm: float) -> 
     Made from ``precipitation_mm``, as :func:`rain_before` of the row h later, with its errors.
     """
     before = rain_before(series, horizon_hours, threshold_mm)
-    return _shift(series, before, horizon_steps(series, horizon_hours))
+    return _shift(series, before, whole_steps(horizon_hours, series.step_hours))
 
 
 def stacked_labels(series: WeatherSeries, horizon_hours: float, threshold_mm: float) -> np.ndarray:
@@ -113,11 +104,11 @@ def stacked_labels(series: WeatherSeries, horizon_hours: float, threshold_mm: fl
     It runs over the borders of regions and over gaps, and sums what is left at the table's end:
     what a table without its region column gives. NaN where one of those rows is not measured.
     """
-    steps = horizon_steps(series, horizon_hours)
+    steps = whole_steps(horizon_hours, series.step_hours)
     rain, missing = _rain_sums(series)
     rows = np.arange(len(series.region_index))
     last = np.minimum(rows + steps, len(rows) - 1)
-    wet = rain[last + 1] - rain[rows + 1] >= _threshold_units(threshold_mm)
+    wet = rain[last + 1] - rain[rows + 1] >= round(threshold_mm * UNITS_PER_MM)
     return np.where(missing[last + 1] == missing[rows + 1], wet.astype(np.float64), np.nan)
 
 
@@ -131,7 +122,7 @@ def label_and_persistence(
     """
     hours, threshold = config.label_horizon_hours, config.rain_threshold_mm
     if series.ready_label is not None:
-        steps = horizon_steps(series, hours)
+        steps = whole_steps(hours, series.step_hours)
         return series.ready_label, _shift(series, series.ready_label, -steps)
     before = rain_before(series, hours, threshold)
     make = stacked_labels if config.split == "rows" else labels
@@ -280,7 +271,9 @@ def split_by_time(
     b1, b2 = distinct[cuts] if boundaries is None else boundaries
     horizon = np.timedelta64(round(config.label_horizon_hours * 3600), "s")
     training = np.flatnonzero(complete & ~np.isnan(label) & train_on_stride)
-    b0 = _holdout_from(distinct[distinct < b1], config.holdout_fraction, b1)
+    before = distinct[distinct < b1]
+    kept = len(before) - _cut(len(before), config.holdout_fraction)
+    b0 = before[kept] if kept < len(before) else b1  # first of the holdout; b1 where there is none
     chosen = {"train": training[series.timestamps[training] + horizon <= b0]}
     if b0 < b1:
         chosen[HOLDOUT] = rows[(times >= b0) & (times + horizon <= b1)]
@@ -323,12 +316,6 @@ def split_by_time(
     last_training_time = series.timestamps[chosen["train"]].max()
     scaling_rows = np.flatnonzero(series.timestamps <= last_training_time)
     return Split(chosen, scaling_rows, method, notes + _missing_regions(series, chosen))
-
-
-def _holdout_from(times: np.ndarray, fraction: float, b1: np.datetime64) -> np.datetime64:
-    """The first of the last ``fraction`` of the training times; b1 where there is no holdout."""
-    kept = len(times) - _cut(len(times), fraction)
-    return times[kept] if kept < len(times) else b1
 
 
 def split_by_rows(
@@ -485,29 +472,27 @@ def scale(
     return ((logged - scaling["mean"]) / scaling["std"]).astype(np.float32)
 
 
-def static_features(
-    timestamps: np.ndarray, region_index: np.ndarray, regions: list[str]
-) -> tuple[np.ndarray, list[str]]:
-    """[R, S] float32 known at issue time: place in the year and in the day, and the region.
+def static_features(series: WeatherSeries, regions: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Return [R, S] float32 known at issue time, and names: place in the year, the day, the region.
 
     Sine and cosine of 2 pi times the elapsed part of the year and of the day, then one column per
-    region with 1 where the row is of that region.
+    region of ``regions`` with 1 where the row is of that region.
     """
-    what = f"a column for each of {len(regions):,} regions (data.static_features)"
-    check_memory(len(timestamps) * (len(regions) + 4) * (1 + 8 + 4), what)
-    seconds = timestamps.astype("datetime64[s]")
-    year = seconds.astype("datetime64[Y]")
-    year_start, year_end = year.astype("datetime64[s]"), (year + 1).astype("datetime64[s]")
-    season = 2 * np.pi * ((seconds - year_start) / (year_end - year_start))
-    hour = 2 * np.pi * ((seconds - seconds.astype("datetime64[D]")) / _DAY)
-    cycles = np.stack([np.sin(season), np.cos(season), np.sin(hour), np.cos(hour)], axis=1)
+    seconds = series.timestamps
     check_memory(
         13 * len(seconds) * (NUM_CYCLES + len(regions)),
-        f"data.static_features of {len(regions):,} regions in {len(seconds):,} rows",
+        f"a column for each of {len(regions):,} regions (data.static_features)",
     )
-    one_hot = region_index[:, None] == np.arange(len(regions))
+    year, day = seconds.astype("datetime64[Y]"), seconds.astype("datetime64[D]")
+    year_start, year_end = year.astype("datetime64[s]"), (year + 1).astype("datetime64[s]")
+    season = 2 * np.pi * ((seconds - year_start) / (year_end - year_start))
+    hour = 2 * np.pi * ((seconds - day) / _DAY)
+    cycles = np.stack([np.sin(season), np.cos(season), np.sin(hour), np.cos(hour)], axis=1)
+    place = {name: index for index, name in enumerate(regions)}
+    own = np.array([place[name] for name in series.regions])[series.region_index]
     names = ["season_sin", "season_cos", "hour_sin", "hour_cos"]
     names += [f"region_{name}" for name in regions]
+    one_hot = own[:, None] == np.arange(len(regions))
     return np.concatenate([cycles, one_hot], axis=1).astype(np.float32), names
 
 
@@ -817,15 +802,13 @@ def _saved_data(saved: dict[str, Any]) -> DataConfig:
     for shape in (shape_of(DataConfig), _DATA_SHAPE):
         if problem := misfit(saved, shape, "data"):
             raise InputError(problem)
-    known = {key: value for key, value in saved.items() if key in _names(DataConfig)}
-    synthetic = {k: v for k, v in known.pop("synthetic").items() if k in _names(SyntheticConfig)}
-    config = DataConfig(synthetic=SyntheticConfig(**synthetic), **known)
+    known, synthetic = (
+        {item.name: content[item.name] for item in fields(cls) if item.name in content}
+        for cls, content in ((DataConfig, saved), (SyntheticConfig, saved["synthetic"]))
+    )
+    config = DataConfig(**known | {"synthetic": SyntheticConfig(**synthetic)})
     validate(RunConfig(data=config))
     return config
-
-
-def _names(cls: type) -> set[str]:
-    return {item.name for item in fields(cls)}
 
 
 def _is_time(text: Any) -> bool:

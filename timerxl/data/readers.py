@@ -195,8 +195,8 @@ def find_times(
         codes = pd.factorize(np.asarray(regions, dtype=object))[0].astype(np.int64)
     times = Times(local.naive, columns, "end", "assumed", "UTC", list(local.notes))
     if columns != ["timestamp"] and not options.timestamp_columns and layout is None:
-        listed = " ".join(_quoted(name) for name in columns)
-        times.notes.append(f"the times are in {listed} (else say --timestamp-column).")
+        quoted = " ".join(f'"{name}"' if " " in name else name for name in columns)
+        times.notes.append(f"the times are in {quoted} (else say --timestamp-column).")
     _say_stamps(times, local, layout, options, codes)
     zone, known = _zone(local, columns, layout, options)
     step = _step(local.naive, codes)
@@ -211,10 +211,10 @@ def find_times(
     is_daily = times.known_by == "dates" or (step is not None and step % _DAY == 0)
     stamps = times.timestamps if times.stamps == "end" else local.naive
     if is_daily:
-        offset = _standard_offset(zone, times.timestamps)
-        times.timestamps = times.timestamps - offset
-        if _changes(zone, times.timestamps):
-            hour = int(-offset.astype(np.int64)) // _HOUR % 24
+        offset = min(_offsets(zone, times.timestamps))  # standard time
+        times.timestamps = times.timestamps - np.timedelta64(offset, "s")
+        if len(set(_offsets(zone, times.timestamps))) > 1:
+            hour = -offset // _HOUR % 24
             times.notes.append(f"days end by standard time of {zone} all year ({hour:02} UTC).")
     else:
         utc, notes = _to_utc(stamps, zone, codes, times.timezone, line_of)
@@ -331,11 +331,10 @@ class _Reader:
         return self._text(text)
 
     def _error(self, bad: np.ndarray, values: pd.Series, expected: str) -> InputError:
-        row = int(np.flatnonzero(bad)[0])
-        line = f" (line {self.line_of(row)})" if self.line_of is not None else f" (row {row + 1})"
+        row, where = _first_row(bad, self.line_of)
         value = values.iloc[row]
         shown = "no time" if pd.isna(value) else repr(str(value)[:40])
-        return InputError(f"column {self.called} holds {shown}{line}; {expected}")
+        return InputError(f"column {self.called} holds {shown} ({where}); {expected}")
 
     def _checked(
         self, times: pd.Series, values: pd.Series, is_utc: bool, dates_only: bool
@@ -361,8 +360,7 @@ class _Reader:
         for kind, name in zip(kinds, self.columns, strict=True):
             values = pd.to_numeric(frame[name], errors="coerce")
             if (bad := (values.isna() | (values % 1 != 0)).to_numpy()).any():
-                row = int(np.flatnonzero(bad)[0])
-                where = f"line {self.line_of(row)}" if self.line_of else f"row {row + 1}"
+                row, where = _first_row(bad, self.line_of)
                 raise InputError(
                     f"column {name} holds {frame[name].iloc[row]!r} in {where}; expected a whole "
                     f"number, the {kind}."
@@ -566,8 +564,10 @@ class _Reader:
         )
 
 
-def _quoted(name: str) -> str:
-    return f'"{name}"' if " " in name else name
+def _first_row(bad: np.ndarray, line_of: Callable[[int], int] | None) -> tuple[int, str]:
+    """The first bad row, and where it stands in the file."""
+    row = int(np.flatnonzero(bad)[0])
+    return row, f"row {row + 1}" if line_of is None else f"line {line_of(row)}"
 
 
 def _plain_time(word: str) -> str:
@@ -734,23 +734,14 @@ def _fixed_seconds(zone: tzinfo) -> int | None:
     return None
 
 
-def _standard_offset(zone: tzinfo, stamps: np.ndarray) -> np.timedelta64:
-    """The zone's smaller offset over the year of the first stamp."""
+def _offsets(zone: tzinfo, stamps: np.ndarray) -> list[int]:
+    """A zone's offsets from UTC over the year of the first stamp, seconds."""
     fixed = _fixed_seconds(zone)
-    if fixed is None:
-        year = int(str(stamps.min())[:4])
-        offsets = [
-            datetime(year, month, 15, 12, tzinfo=zone).utcoffset() for month in (1, 4, 7, 10)
-        ]
-        fixed = min(int(offset.total_seconds()) for offset in offsets if offset is not None)
-    return np.timedelta64(fixed, "s")
-
-
-def _changes(zone: tzinfo, stamps: np.ndarray) -> bool:
-    if _fixed_seconds(zone) is not None:
-        return False
+    if fixed is not None:
+        return [fixed]
     year = int(str(stamps.min())[:4])
-    return len({datetime(year, m, 15, tzinfo=zone).utcoffset() for m in (1, 4, 7, 10)}) > 1
+    found = (datetime(year, month, 15, 12, tzinfo=zone).utcoffset() for month in (1, 4, 7, 10))
+    return [int(offset.total_seconds()) for offset in found if offset is not None]
 
 
 def _to_utc(
@@ -770,8 +761,7 @@ def _to_utc(
 
     summer, winter = utc(every), utc(~every)
     if (gone := np.isnat(summer)).any():
-        row = int(np.flatnonzero(gone)[0])
-        where = f"line {line_of(row)}" if line_of is not None else f"row {row + 1}"
+        row, where = _first_row(gone, line_of)
         raise InputError(
             f"{naive[row]} ({where}) does not exist in {called}: clocks were put forward then. "
             "Say --timezone with an offset, such as UTC-5, if the table's clock never changes."
@@ -960,17 +950,8 @@ def _places(frame: pd.DataFrame, plain: dict[str, str]) -> Regions | None:
 def _name_of(metadata: dict[str, str]) -> str | None:
     """The name of a station in the lines above a table."""
     plain = {plain_name(key): value for key, value in metadata.items()}
-    for key in (
-        "codigo_(wmo)",
-        "codigo_estacao",
-        "codigo",
-        "estacao",
-        "station",
-        "station_name",
-        "station_id",
-        "name",
-        "nome",
-    ):
+    keys = "codigo_(wmo) codigo_estacao codigo estacao station station_name station_id name nome"
+    for key in keys.split():
         if value := plain.get(key, "").strip():
             return value
     pair = plain.get("latitude"), plain.get("longitude")
@@ -1311,17 +1292,13 @@ def _of_recipe(config: DataConfig) -> TableOptions:
     )
 
 
-_RECIPE_WORDS = {
-    "--timestamp-column": "data.timestamp_column",
-    "--region-column": "data.region_column",
-    "--precipitation-column": "data.precipitation_column",
-    "--precipitation-unit": "data.precipitation_unit",
-    "--directions": "data.directions",
-}
-_ONLY_PREPARED = (
-    "--region --timezone --time-format --stamps --encoding --separator --decimal --header-line "
-    "--unit --meaning"
-).split()
+_RECIPE_OPTIONS = re.compile(
+    r"--(timestamp-column|region-column|precipitation-column|precipitation-unit|directions)(?![\w-])"
+)
+_ONLY_PREPARED = re.compile(
+    r"(?<!prepare_data.py )--(region|timezone|time-format|stamps|encoding|separator|decimal|"
+    r"header-line|unit|meaning)(?![\w-])"
+)
 
 
 def in_recipe_words(text: str) -> str:
@@ -1334,13 +1311,8 @@ def in_recipe_words(text: str) -> str:
         ),
         text,
     )
-    for option, key in _RECIPE_WORDS.items():
-        text = re.sub(rf"{option}(?![\w-])", key, text)
-    for option in _ONLY_PREPARED:
-        text = re.sub(
-            rf"(?<!prepare_data.py ){option}(?![\w-])", f"launch/prepare_data.py {option}", text
-        )
-    return text
+    text = _RECIPE_OPTIONS.sub(lambda said: "data." + said[1].replace("-", "_"), text)
+    return _ONLY_PREPARED.sub(r"launch/prepare_data.py --\1", text)
 
 
 def _rain_column(
@@ -1652,32 +1624,27 @@ def open_table(path: Path, options: TableOptions | None = None) -> OpenedTable:
     name = f"data.path {path}" if not options.is_command else str(path)
     if not is_file(path):
         raise InputError(f"{name} is no file; give the path of a table (Parquet, CSV).")
-    if path.suffix.lower() == ".parquet":
-        try:
-            table, notes = read_parquet(path)
-        except PARSER_ERRORS as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{name} can't be read as a table: {reason(error)}") from error
-        return OpenedTable(_checked(table, name), name, notes=notes)
-    if not is_text_table(path):
+    is_parquet = path.suffix.lower() == ".parquet"
+    if not is_parquet and not is_text_table(path):
         raise InputError(
             f"{name} ends in {path.suffix!r}; expected .parquet, .csv or another text table "
             f"({', '.join(TEXT_SUFFIXES)})."
         )
     region = [options.region_column] if options.region_column else None
     try:
+        if is_parquet:
+            table, notes = read_parquet(path)
+            return OpenedTable(_checked(table, name), name, notes=notes)
         text, layout = read_known_table(path, options.text, region)
+    except InputError:
+        raise
     except PARSER_ERRORS as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{name} can't be read as a table: {reason(error)}") from error
     frame = text.frame
-    of_rain = [name for name in map(str, frame.columns) if _is_rain(name)]
-    if layout is not None and (rain := layout.rain_column(list(map(str, frame.columns)))):
-        of_rain = list(dict.fromkeys([*of_rain, rain]))
-    if (said := options.precipitation_column) is not None and said in frame:
-        of_rain = list(dict.fromkeys([*of_rain, said]))
+    names = list(map(str, frame.columns))
+    like_rain = {*filter(_is_rain, names), options.precipitation_column}
+    like_rain.add(layout.rain_column(names) if layout else None)
+    of_rain = [name for name in names if name in like_rain]
     traces = read_traces(text, of_rain, layout.suffixes if layout else "")
     return OpenedTable(
         _checked(text.frame, name),
@@ -1742,7 +1709,11 @@ def _step_hours(timestamps: np.ndarray, region_index: np.ndarray, regions: list[
     wrong = np.flatnonzero(differences <= 0)
     # What is wrong with the first region is said, so those behind a wrong one don't matter.
     judged = slice(0, np.searchsorted(of, of[wrong[0]]) if wrong.size else len(of))
-    found, steps = _commonest(of[judged], differences[judged])
+    counts = pd.DataFrame({"region": of[judged], "step": differences[judged]})
+    counts = counts.value_counts(sort=False).reset_index(name="count")
+    counts = counts.sort_values(["region", "count", "step"], ascending=[True, False, True])
+    commonest = counts.drop_duplicates("region")  # of equally many the least
+    found, steps = commonest["region"].to_numpy(), commonest["step"].to_numpy()
     step_of = np.repeat(steps, np.diff(np.append(np.searchsorted(of, found), judged.stop)))
     odd = np.flatnonzero(differences[judged] % step_of != 0)
     if odd.size:
@@ -1767,19 +1738,6 @@ def _step_hours(timestamps: np.ndarray, region_index: np.ndarray, regions: list[
         )
         raise InputError(f"regions differ in their step ({shown}); resample them to one step.")
     return int(steps[0]) / 3600
-
-
-def _commonest(groups: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct ``groups`` (ascending) and of each the commonest number, the least of such."""
-    order = np.lexsort((numbers, groups))
-    groups, numbers = groups[order], numbers[order]
-    new = np.ones(len(groups), dtype=bool)
-    new[1:] = (np.diff(groups) != 0) | (np.diff(numbers) != 0)
-    first = np.flatnonzero(new)
-    counts = np.diff(np.append(first, len(groups)))
-    best = np.lexsort((numbers[first], -counts, groups[first]))
-    found, place = np.unique(groups[first][best], return_index=True)
-    return found, numbers[first][best][place]
 
 
 def _meaningful(

@@ -21,12 +21,12 @@ from timerxl.data.preprocessing import (
     check_leaks,
     content_problem,
     fit_scaling,
-    horizon_steps,
     label_and_persistence,
     make_split,
     scale,
     static_features,
     training_ranges,
+    whole_steps,
 )
 from timerxl.data.series import WeatherSeries
 from timerxl.data.synthetic import PRECIPITATION
@@ -197,11 +197,7 @@ def build_windows(
     static_names: list[str] = []
     if config.static_features:
         regions = series.regions if saved is None else saved.regions
-        place = {name: index for index, name in enumerate(regions)}
-        known = np.array([place[name] for name in series.regions])
-        array, static_names = static_features(
-            series.timestamps, known[series.region_index], regions
-        )
+        array, static_names = static_features(series, regions)
         static = torch.from_numpy(array).share_memory_()
     seen: dict[str, Any] = {}
     if saved is None:
@@ -258,8 +254,8 @@ def _label_definition(series: WeatherSeries, config: DataConfig) -> dict[str, An
     when = f"in the {hours:g} hours after the time of issue t, that is in (t, t + {hours:g} h]"
     if config.split == "rows" and not ready:
         when = (
-            f"over the next {horizon_steps(series, hours)} rows of the stacked table, whatever "
-            "their region and time"
+            f"over the next {whole_steps(hours, series.step_hours)} rows of the stacked table, "
+            "whatever their region and time"
         )
     return {
         "horizon_hours": hours,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -212,7 +213,14 @@ def test_a_column_for_each_of_too_many_regions_is_refused_before_it_is_made() ->
     names = [f"r{i}" for i in range(100_000)]
     index = np.repeat(np.arange(100_000), 20)
     with pytest.raises(InputError, match="100,000 regions"):
-        static_features(np.zeros(len(index), dtype="datetime64[s]"), index, names)
+        static_features(
+            SimpleNamespace(
+                timestamps=np.zeros(len(index), dtype="datetime64[s]"),
+                region_index=index,
+                regions=names,
+            ),
+            names,
+        )
 
 
 def test_an_audit_of_many_regions_says_what_it_leaves_out() -> None:

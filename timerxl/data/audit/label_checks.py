@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 from timerxl.config import InputError
 from timerxl.data.audit.column_checks import records_of
@@ -428,20 +429,6 @@ def name_hints(name: str) -> bool:
     return bool(words & _WORDS) or label_like(name)
 
 
-def average_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, ties share their mean."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    ranks: np.ndarray = (last - (counts - 1) / 2)[inverse]
-    return ranks
-
-
-def rank_auc(ranks: np.ndarray, positive: np.ndarray) -> float:
-    """ROC-AUC out of the ranks of all values (Mann-Whitney U over the number of pairs)."""
-    wins, losses = int(positive.sum()), int((~positive).sum())
-    return float((ranks[positive].sum() - wins * (wins + 1) / 2) / (wins * losses))
-
-
 def check_future(subject: Subject, audit: Audit) -> None:
     """Compare each feature's link with the rain ahead and with the rain behind.
 
@@ -522,8 +509,9 @@ def _links(subject: Subject, audit: Audit) -> list[dict[str, Any]]:
         groups = [event & known for event in (wet, ~wet, was_wet, ~was_wet)]
         if min(group.sum() for group in groups) < _MIN_PER_CLASS:
             continue
-        ranks = average_ranks(column[known])
-        ahead, behind = rank_auc(ranks, wet[known]), rank_auc(ranks, was_wet[known])
+        ahead, behind = (
+            float(roc_auc_score(event[known], column[known])) for event in (wet, was_wet)
+        )
         table.append(
             {"feature": name, "auc_ahead": ahead, "auc_behind": behind}
             | {"link_ahead": 2 * abs(ahead - 0.5), "link_behind": 2 * abs(behind - 0.5)}
