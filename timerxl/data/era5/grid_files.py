@@ -250,10 +250,14 @@ class GridFile:
         first_dim = self._time_dims[0]
         count = self.dataset.sizes[first_dim]
         steps = len(self.seconds) // count
-        chunk = self._chunk(variable, first_dim)
+        found = self.dataset[variable.original]
+        chunks = found.encoding.get("chunksizes") or found.encoding.get("chunks") or ()
+        chunk = int(chunks[found.dims.index(first_dim)]) if chunks else 1
+        # A chunk is never unpacked in parts.
+        chunk_bytes = math.prod(map(int, chunks)) * found.dtype.itemsize
         per_time = max(data.size // max(count, 1), 1) * 8
         length = max(_BLOCK_BYTES // per_time // chunk, 1) * chunk
-        size = 3 * min(length, count) * per_time + self._chunk_bytes(variable)
+        size = 3 * min(length, count) * per_time + chunk_bytes
         check_memory(size, f"{self.label}: a block of {variable.original}")
         for first in range(0, count, length):
             last = min(first + length, count)
@@ -271,17 +275,6 @@ class GridFile:
             else:
                 block, version = block[..., 0], self.version[times]
             yield times, block, version
-
-    def _chunk(self, variable: Variable, dimension: str) -> int:
-        found = self.dataset[variable.original]
-        sizes = found.encoding.get("chunksizes") or found.encoding.get("chunks")
-        return int(sizes[found.dims.index(dimension)]) if sizes else 1
-
-    def _chunk_bytes(self, variable: Variable) -> int:
-        """Of a chunk as unpacked, which is never unpacked in parts."""
-        found = self.dataset[variable.original]
-        sizes = found.encoding.get("chunksizes") or found.encoding.get("chunks") or ()
-        return math.prod(int(size) for size in sizes) * found.dtype.itemsize
 
     def _join_versions(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """[t, y, x, v] to [t, y, x]: final data where there are any, else preliminary."""
@@ -617,19 +610,28 @@ def open_grid_files(path: Path, label: str) -> Iterator[list[GridFile]]:
 _OPENING_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
 
 
-def _open_netcdf(path: Path, label: str, engine: str) -> xr.Dataset:
+@contextmanager
+def _opening(label: str, what: str, advice: str = "") -> Iterator[None]:
+    """Turn what the libraries raise at a damaged file into an InputError."""
     try:
-        if engine == "h5netcdf":
-            check_hdf5(path, label)
-        return xr.open_dataset(path, engine=engine, cache=False, decode_timedelta=False)
+        yield
     except InputError:
         raise
-    except _OPENING_ERRORS as error:
-        _refuse_calendar(path, label, engine)
-        raise InputError(
-            f"{label} can't be opened as NetCDF: {_first_line(error)}. Download it again if it "
-            "was cut short."
-        ) from error
+    except (*_OPENING_ERRORS, EOFError) as error:
+        raise InputError(f"{label} {what}: {_first_line(error)}.{advice}") from error
+
+
+def _open_netcdf(path: Path, label: str, engine: str) -> xr.Dataset:
+    advice = " Download it again if it was cut short."
+    with _opening(label, "can't be opened as NetCDF", advice):
+        try:
+            if engine == "h5netcdf":
+                check_hdf5(path, label)
+            return xr.open_dataset(path, engine=engine, cache=False, decode_timedelta=False)
+        except _OPENING_ERRORS as error:
+            if not isinstance(error, InputError):
+                _refuse_calendar(path, label, engine)
+            raise
 
 
 def _refuse_calendar(path: Path, label: str, engine: str) -> None:
@@ -647,22 +649,16 @@ def _refuse_calendar(path: Path, label: str, engine: str) -> None:
 
 
 def _open_zarr(path: Path, label: str) -> xr.Dataset:
-    try:
-        with warnings.catch_warnings():
-            check_zarr(path, label)
-            # A store without consolidated metadata is read all the same.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            dataset = xr.open_dataset(
-                path, engine="zarr", chunks=None, cache=False, decode_timedelta=False
-            )
-            # Without consolidated metadata their order is that of the folder's listing.
-            return dataset[sorted(map(str, dataset.data_vars))]
-    except InputError:
-        raise
-    except _OPENING_ERRORS as error:
-        raise InputError(
-            f"{label} is a folder, and no Zarr store can be opened in it: {_first_line(error)}."
-        ) from error
+    what = "is a folder, and no Zarr store can be opened in it"
+    with _opening(label, what), warnings.catch_warnings():
+        check_zarr(path, label)
+        # A store without consolidated metadata is read all the same.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        dataset = xr.open_dataset(
+            path, engine="zarr", chunks=None, cache=False, decode_timedelta=False
+        )
+        # Without consolidated metadata their order is that of the folder's listing.
+        return dataset[sorted(map(str, dataset.data_vars))]
 
 
 def _open_grib(path: Path, label: str) -> list[xr.Dataset]:
@@ -674,12 +670,8 @@ def _open_grib(path: Path, label: str) -> list[xr.Dataset]:
             "NetCDF)."
         ) from error
     logging.getLogger("cfgrib").setLevel(logging.CRITICAL)
-    try:
+    with _opening(label, "can't be opened as GRIB"):
         check_grib(path, label)
         # Without an index file: nothing is left beside the input.
         found = cfgrib.open_datasets(str(path), backend_kwargs={"indexpath": ""}, cache=False)
-    except InputError:
-        raise
-    except (*_OPENING_ERRORS, EOFError) as error:
-        raise InputError(f"{label} can't be opened as GRIB: {_first_line(error)}.") from error
     return [dataset for dataset in found if dataset.data_vars]

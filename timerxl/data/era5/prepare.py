@@ -27,7 +27,7 @@ from timerxl.config import DataConfig, InputError
 from timerxl.data.era5 import accumulation
 from timerxl.data.era5.derived import Derived, choose_derived, make_column
 from timerxl.data.era5.regions import Region, load_regions
-from timerxl.data.era5.streams import Column, Said, Streams, read_streams, stamp
+from timerxl.data.era5.streams import Said, Streams, read_streams, stamp
 from timerxl.data.readers import (
     DESCRIPTION,
     FORMAT,
@@ -61,23 +61,21 @@ class Gaps:
         """``stamps`` [R] seconds since 1970; ``missing`` and ``filled`` [R, C] bool."""
         kept = np.flatnonzero(~missing.all(axis=1))
         if kept.size:
-            begin, end = (_iso(int(stamps[row])) for row in (kept[0], kept[-1]))
-            self.first = min(self.first or begin, begin)
-            self.last = max(self.last, end)
+            first, last = (_iso(int(stamps[row])) for row in (kept[0], kept[-1]))
+            self.first = min(self.first or first, first)
+            self.last = max(self.last, last)
         for index, column in enumerate(self.columns):
             for action, mask in (("left", missing[:, index]), ("filled", filled[:, index])):
                 if not mask.any():
                     continue
                 edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.view(np.int8), [0]])))
+                runs = self._runs.setdefault((column, action, region), [])
                 for start, stop in zip(edges[::2], edges[1::2], strict=True):
-                    self._extend(column, action, region, int(stamps[start]), int(stamps[stop - 1]))
-
-    def _extend(self, column: str, action: str, region: int, first: int, last: int) -> None:
-        runs = self._runs.setdefault((column, action, region), [])
-        if runs and runs[-1][1] + self.step == first:
-            runs[-1][1] = last
-        else:
-            runs.append([first, last])
+                    begin, end = int(stamps[start]), int(stamps[stop - 1])
+                    if runs and runs[-1][1] + self.step == begin:
+                        runs[-1][1] = end
+                    else:
+                        runs.append([begin, end])
 
     def entries(self) -> list[dict[str, Any]]:
         """One per run; region None where every region has the same runs of the column."""
@@ -326,8 +324,10 @@ def prepare_era5(
         parts = RegionParts(folder, names + [made.name for made in derived])
         gaps = Gaps(names, [region.name for region in regions], plan.step * 3600)
         builder = _Builder(streams, plan, derived, names, options.max_gap_fill_hours)
+        years = (plan.stamps * 3600).astype("datetime64[s]").astype("datetime64[Y]")
+        blocks = np.split(plan.stamps, np.flatnonzero(np.diff(years)) + 1)
         for index, region in enumerate(regions):
-            for block in _years(plan.stamps):
+            for block in blocks:
                 _write_block(builder, parts, gaps, index, region, block)
                 tick(f"{region.name} {stamp(block[0])[:4]}")
         notes += _check_written(parts, names)
@@ -358,7 +358,12 @@ def _check_columns(streams: Streams, options: PrepareOptions) -> None:
 def _plan(streams: Streams, options: PrepareOptions) -> _Plan:
     hours = {name: column.known_hours() for name, column in streams.columns.items()}
     sums = [n for n, column in streams.columns.items() if column.kind != accumulation.INSTANT]
-    present = {name: _hours_present(streams.columns[name], hours[name]) for name in sums}
+    present = {}
+    for name in sums:
+        column = streams.columns[name]
+        present[name] = accumulation.hours_present_per_day(
+            hours[name], column.totals, column.window
+        )
     if not options.allow_sparse_accumulation:
         for name in sorted(present, key=lambda name: name != PRECIPITATION):
             if present[name] < 24:
@@ -399,20 +404,11 @@ def _plan(streams: Streams, options: PrepareOptions) -> _Plan:
     return _Plan(step, phase, first, last, present)
 
 
-def _hours_present(column: Column, hours: np.ndarray) -> int:
-    return accumulation.hours_present_per_day(hours, column.totals, column.window)
-
-
 def _phase(hours: dict[str, np.ndarray], names: list[str], step: int) -> int:
     """0 where the data hold stamps there; 06 and 18 UTC in steps of 12 h have 6."""
     counts = sum(np.bincount(hours[name] % step, minlength=step) for name in names)
     assert isinstance(counts, np.ndarray)
     return 0 if counts[0] * 2 >= counts.max() else int(np.argmax(counts))
-
-
-def _years(stamps: np.ndarray) -> list[np.ndarray]:
-    years = (stamps * 3600).astype("datetime64[s]").astype("datetime64[Y]")
-    return np.split(stamps, np.flatnonzero(np.diff(years)) + 1)
 
 
 @dataclass
@@ -453,7 +449,7 @@ class _Builder:
 
     def _steps(self, name: str, region: int, first: int, last: int) -> np.ndarray:
         column, step = self.streams.columns[name], self.plan.step
-        values, covered = column.stretch(region, first - step + 1, last + 1)
+        values, covered = column.hourly_values(region, first - step + 1, last + 1)
         if name == PRECIPITATION:
             values = accumulation.to_mm(values, column.mm_per_unit, name)
         needed = step * self.plan.hours_present.get(name, 24) // 24
@@ -573,7 +569,10 @@ def prepare_tables(
     if options.max_gap_fill_hours:
         raise InputError("--max-gap-fill is for NetCDF files; for tables set data.max_fill_hours.")
     config = DataConfig(
-        missing_values=_codes(options.missing), directions=said.directions, max_fill_hours=0.0
+        # [] where ``none`` was said, None where nothing was.
+        missing_values=parse_codes(options.missing, "--missing") if options.missing else None,
+        directions=said.directions,
+        max_fill_hours=0.0,
     )
     notes: list[str] = []
     with output_folder(options.output, options.overwrite) as folder:
@@ -644,11 +643,6 @@ def prepare_tables(
             "over; where it is ERA5's tp of one hour, labels from it are wrong."
         )
     return description, notes
-
-
-def _codes(words: list[str]) -> list[float] | None:
-    """Numbers that mean missing; [] where ``none`` was said, None where nothing was."""
-    return parse_codes(words, "--missing") if words else None
 
 
 def _read(

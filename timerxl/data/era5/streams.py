@@ -129,7 +129,7 @@ class Column:
         quantity = self.record.quantity
         return quantity is not None and quantity.value == "radiation sum"
 
-    def stretch(self, region: int, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    def hourly_values(self, region: int, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Hours ``first`` to ``stop - 1`` of a region: values [N] and the hours each covers [N].
 
         Where files hold the same hour, equal values are one, final data win over preliminary, and
@@ -141,13 +141,14 @@ class Column:
         version = np.full(stop - begin, np.iinfo(np.int8).max, dtype=np.int8)
         owner = np.full(stop - begin, -1, dtype=np.int64)
         weight = np.ones(stop - begin)
+        tolerance = _PACKING * max(part.value_range for part in self.parts)
         for index, part in enumerate(self.parts):
             low, high = np.searchsorted(part.hours, (begin, stop))
             own = np.array(part.values()[region, low:high])
             known = ~np.isnan(own)
             at = part.hours[low:high][known] - begin
             own, rank = own[known], part.version[low:high][known]
-            clash = (version[at] == rank) & (np.abs(values[at] - own) > self._tolerance(part))
+            clash = (version[at] == rank) & (np.abs(values[at] - own) > tolerance)
             if clash.any():
                 place = int(at[clash][0])
                 raise InputError(
@@ -168,9 +169,6 @@ class Column:
             values = accumulation.deaccumulate(values, begin, self.totals)
             values[other_cells], covered[other_cells] = np.nan, 0
         return values[first - begin :], covered[first - begin :]
-
-    def _tolerance(self, part: Part) -> float:
-        return _PACKING * max(part.value_range, max(other.value_range for other in self.parts))
 
 
 def stamp(hour: int) -> str:
@@ -516,7 +514,7 @@ def decide_totals(streams: Streams, column: Column, said: SaidMeaning | None) ->
     clear = {(v.kind, v.totals) for v in verdicts if v.kind in (HOURLY, RUNNING)}
     if len(clear) > 1:
         told = [
-            f"{part.label} {_in_words(v)}"
+            f"{part.label} " + (f"adds up {v.totals}" if v.kind == RUNNING else "holds hourly sums")
             for part, v in zip(column.parts, verdicts, strict=True)
             if v.kind in (HOURLY, RUNNING)
         ]
@@ -570,23 +568,14 @@ def _settle(
     column.record.time = Fact(value, known, why)
 
 
-def _is_beside(rain: Column, column: Column) -> bool:
-    """Whether another sum comes from a file that holds the rain, too."""
-    labels = {part.label for part in rain.parts}
-    return column is not rain and any(part.label in labels for part in column.parts)
-
-
-def _in_words(verdict: Verdict) -> str:
-    return f"adds up {verdict.totals}" if verdict.kind == RUNNING else "holds hourly sums"
-
-
 def _totals_from_elsewhere(
     streams: Streams, column: Column, verdict: Verdict
 ) -> tuple[Totals | None, str]:
     """What sums are whose own behaviour tells nothing, and why."""
     name = column.name
     rain = streams.columns.get(PRECIPITATION, column)
-    if _is_beside(rain, column):
+    labels = {part.label for part in rain.parts}
+    if column is not rain and any(part.label in labels for part in column.parts):
         return rain.totals, "as tp of the same file"
     if all(part.is_named_land for part in column.parts):
         return Totals(), "the file calls itself ERA5-Land"

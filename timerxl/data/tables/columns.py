@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from timerxl.config import InputError
-from timerxl.data.tables.table_files import MISSING_WORDS
+from timerxl.data.tables.table_files import MISSING_WORDS, without_accents
 from timerxl.untrusted import misfit, plain
 
 
@@ -148,8 +147,7 @@ def named(key: str) -> Quantity:
 
 def words_of(name: str) -> str:
     """A column's name as plain words: ``PRECIPITAÇÃO (mm)`` -> ``precipitacao``, brackets away."""
-    text = unicodedata.normalize("NFKD", re.sub(r"\(.*?\)|\[.*?\]", " ", name))
-    text = "".join(sign for sign in text if not unicodedata.combining(sign))
+    text = without_accents(re.sub(r"\(.*?\)|\[.*?\]", " ", name))
     text = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", text)
     return " ".join(re.sub(r"[^A-Za-z0-9.]+", " ", text).lower().split())
 
@@ -187,9 +185,10 @@ def unit_in_name(name: str) -> str | None:
     quantity = quantity_of(name)
     in_brackets = bracketed_unit(name)
     if in_brackets is not None:
-        if quantity is not None:
-            return in_brackets if fits(in_brackets, quantity) else None
-        return in_brackets if _parsed(in_brackets) is not None else None
+        known = (
+            _parsed(in_brackets) is not None if quantity is None else fits(in_brackets, quantity)
+        )
+        return in_brackets if known else None
     if quantity is None:
         return None
     last = words_of(name).split()[-1] if words_of(name) else ""
@@ -224,25 +223,29 @@ class Conversion:
 
 @cache
 def conversion(unit: str, quantity: Quantity) -> Conversion:
-    """How a unit becomes the quantity's own; raises InputError where it can't.
+    """Tell how a unit becomes the quantity's own; raise InputError where it can't.
 
     Rain as a mass per area (kg m-2) is a depth of as many mm (water of 1000 kg m-3). A rate
     (mm/h, kg m-2 s-1) has ``is_rate`` and becomes mm per hour.
     """
     if unit == quantity.unit:
         return Conversion(1.0, 0.0)  # without pint, whose import takes a second
-    parsed = _parsed(unit, quantity)
-    if parsed is None:
+    if (parsed := _parsed(unit, quantity)) is None:
         raise InputError(
             f"the unit {unit!r} is unknown; expected one such as {_examples(quantity)}."
         )
-    registry = parsed._REGISTRY
+    make = parsed._REGISTRY.Quantity
     try:
         if quantity.key == RAIN:
-            depth, is_rate = _depth(parsed, registry)
-            return Conversion(_short(depth), 0.0, is_rate)
-        zero = _offset_of(parsed, registry, quantity.unit, 0.0)
-        one = _offset_of(parsed, registry, quantity.unit, 1.0)
+            for amount in (make(parsed.magnitude, parsed.units), parsed / make(1000.0, "kg/m**3")):
+                for target, is_rate in (("mm", False), ("mm/hour", True)):
+                    if amount.is_compatible_with(target):
+                        return Conversion(_short(amount.to(target).magnitude), 0.0, is_rate)
+            raise ValueError("no depth")
+        zero, one = (
+            float(make(value * parsed.magnitude, parsed.units).to(quantity.unit).magnitude)
+            for value in (0.0, 1.0)
+        )
     except Exception as error:  # pint's own classes: of dimensions, and of offset units
         raise InputError(
             f"{unit!r} is no unit of {quantity.key}; expected one such as {_examples(quantity)}."
@@ -253,22 +256,6 @@ def conversion(unit: str, quantity: Quantity) -> Conversion:
 def _short(number: float) -> float:
     """Without the last bits of a quotient: 999.9999999999999 is 1000."""
     return float(f"{number:.14g}")
-
-
-def _offset_of(parsed: Any, registry: Any, unit: str, value: float) -> float:
-    factor, bare = parsed.magnitude, parsed.units
-    return float(registry.Quantity(value * factor, bare).to(unit).magnitude)
-
-
-def _depth(parsed: Any, registry: Any) -> tuple[float, bool]:
-    """(mm or mm per hour in one of the unit, whether it is a rate)."""
-    water = registry.Quantity(1000.0, "kg/m**3")
-    one = registry.Quantity(parsed.magnitude, parsed.units)
-    for amount in (one, one / water):
-        for target, is_rate in (("mm", False), ("mm/hour", True)):
-            if amount.is_compatible_with(target):
-                return float(amount.to(target).magnitude), is_rate
-    raise ValueError("no depth")
 
 
 @cache
@@ -731,16 +718,20 @@ _WET_YEAR_WHOLE_MM = 1_500.0  # whole numbers that add up to more: tenths of mm 
 _JUDGED_DAYS, _YEAR_DAYS, _YEAR = 90.0, 300.0, 365.25
 
 
-@dataclass(frozen=True)
 class _Amounts:
-    """What a column holds in its own unit: steps known, days, the largest step, the year's sum."""
+    """What a column holds in its own unit: steps known, the largest step, the year's sum."""
 
-    rows: int
-    hours: float
-    largest: float
-    year: float
-    whole_hundredths: bool
-    whole: bool
+    def __init__(self, values: np.ndarray, hours: float) -> None:
+        known = values[~np.isnan(values)]
+        wet = known[known > 0]
+        self.rows, self.hours = known.size, hours
+        self.largest = float(wet.max(initial=0.0))
+        self.year = float(wet.sum()) / max(self.days, 1e-9) * _YEAR
+        many = wet.size >= 20
+        hundredths = many and bool((np.abs(wet * 100 - np.rint(wet * 100)) < 1e-3).all())
+        tenths = many and bool((np.abs(wet * 10 - np.rint(wet * 10)) < 1e-4).all())
+        self.whole_hundredths = hundredths and not tenths
+        self.whole = many and bool((wet == np.rint(wet)).all())
 
     @property
     def days(self) -> float:
@@ -748,8 +739,7 @@ class _Amounts:
 
     def in_unit(self, unit: str) -> tuple[float, float]:
         """(mm in the largest step, mm a year) if the numbers are in ``unit``."""
-        made = conversion(unit, named(RAIN))
-        factor = made.scale * (self.hours if made.is_rate else 1.0)
+        factor = _mm_in(unit, self.hours)
         return self.largest * factor, self.year * factor
 
     def is_possible(self, unit: str) -> bool:
@@ -793,15 +783,14 @@ def rain_unit(
     more than one unit; it names ``option`` and what each unit would give.
     """
     quantity = named(RAIN)
-    for unit in (said, told[0] if told else None):
-        if unit is not None:
-            conversion(unit, quantity)  # an unknown unit is refused before anything is judged
-    amounts = _amounts(values, hours)
-    if said is not None and told is not None and not _same(said, told[0], hours):
-        raise InputError(
-            f"{name} is in {told[0]} by {told[1]}, {option} says {said}; leave the option out, or "
-            "correct the file."
-        )
+    amounts = _Amounts(values, hours)
+    if said is not None and told is not None:
+        ours, theirs = (_mm_in(unit, hours) for unit in (said, told[0]))
+        if not np.isclose(ours, theirs, rtol=1e-9):  # in and inches are one unit
+            raise InputError(
+                f"{name} is in {told[0]} by {told[1]}, {option} says {said}; leave the option out, "
+                "or correct the file."
+            )
     unit = said or (told[0] if told else None)
     if unit is None:
         if reason := _doubt(amounts):
@@ -826,7 +815,7 @@ def rain_unit(
             f"{year:,.0f} mm a year, more than ever fell: the unit is another, or the numbers are "
             f"no rain. {amounts.choices()}."
         )
-    if said is None and amounts.rows >= _MANY_ROWS and 0 < step < _NO_SHOWER_MM and step != 0:
+    if said is None and amounts.rows >= _MANY_ROWS and 0 < step < _NO_SHOWER_MM:
         other = [one for one in CANDIDATES if amounts.is_likely(one)]
         if other:
             assert told is not None
@@ -838,29 +827,16 @@ def rain_unit(
     return Fact(unit, "said" if said else "file", option if said else told[1] if told else "")
 
 
+def _mm_in(unit: str, hours: float) -> float:
+    """mm of rain in one of a unit; a rate falls for ``hours``."""
+    made = conversion(unit, named(RAIN))
+    return made.scale * (hours if made.is_rate else 1.0)
+
+
 def to_mm(values: np.ndarray, unit: str, hours: float) -> np.ndarray:
     """Rain of a step in mm; a rate (mm/h) falls for ``hours``. Unrounded."""
-    made = conversion(unit, named(RAIN))
-    factor = made.scale * (hours if made.is_rate else 1.0)
+    factor = _mm_in(unit, hours)
     return values if factor == 1.0 else values * factor
-
-
-def _same(one: str, other: str, hours: float) -> bool:
-    """Whether two spellings mean one unit: in and inches, kg m-2 and mm."""
-    made = [conversion(unit, named(RAIN)) for unit in (one, other)]
-    factors = [made_of.scale * (hours if made_of.is_rate else 1.0) for made_of in made]
-    return bool(np.isclose(factors[0], factors[1], rtol=1e-9))
-
-
-def _amounts(values: np.ndarray, hours: float) -> _Amounts:
-    known = values[~np.isnan(values)]
-    wet = known[known > 0]
-    largest = float(wet.max()) if wet.size else 0.0
-    year = float(wet.sum()) / max(known.size * hours / 24, 1e-9) * _YEAR
-    hundredths = wet.size >= 20 and bool((np.abs(wet * 100 - np.rint(wet * 100)) < 1e-3).all())
-    tenths = wet.size > 0 and bool((np.abs(wet * 10 - np.rint(wet * 10)) < 1e-4).all())
-    whole = wet.size >= 20 and bool((wet == np.rint(wet)).all())
-    return _Amounts(known.size, hours, largest, year, hundredths and not tenths, whole)
 
 
 def _doubt(amounts: _Amounts) -> str | None:
@@ -911,21 +887,18 @@ def is_direction(table: pd.DataFrame, name: str) -> bool:
     return bool(words & _DEGREES.keys()) and words <= _DEGREES.keys() | _NO_DIRECTION
 
 
-def degrees(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """([R] degrees clockwise from north, NaN where missing or none; [R] bool: calm or variable)."""
+def encode_direction(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Return sine and cosine of a direction, both 0 where there is none (calm), NaN where missing.
+
+    Degrees count clockwise from north; compass points are read as such.
+    """
     if pd.api.types.is_numeric_dtype(column):
-        return column.to_numpy(dtype=np.float64, na_value=np.nan), np.zeros(len(column), dtype=bool)
+        turn = np.deg2rad(column.to_numpy(dtype=np.float64, na_value=np.nan))
+        return np.sin(turn), np.cos(turn)
     codes, words = pd.factorize(column)
     known = [str(word).strip().upper() for word in words]
-    table = np.array([_DEGREES.get(word, np.nan) for word in known] + [np.nan])
-    calm = np.array([word in _NO_DIRECTION - {"", "-"} for word in known] + [False])
-    return table[codes], calm[codes]
-
-
-def encode_direction(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Sine and cosine of a direction, both 0 where there is none (calm), NaN where missing."""
-    angle, calm = degrees(column)
-    turn = np.deg2rad(angle)
+    turn = np.deg2rad(np.array([_DEGREES.get(word, np.nan) for word in known] + [np.nan])[codes])
+    calm = np.array([word in _NO_DIRECTION - {"", "-"} for word in known] + [False])[codes]
     return np.where(calm, 0.0, np.sin(turn)), np.where(calm, 0.0, np.cos(turn))
 
 
@@ -1031,7 +1004,16 @@ def feature_record(
     quantity = quantity_of(source) if said is None else quantity_of(source, said)
     if said is not None and quantity is None and (named_so := quantity_of(source)) is not None:
         limits_in(named_so, said)  # raises, naming units that would do
-    if said and told and quantity and not _alike(said, told[0], quantity):
+    if (
+        said
+        and told
+        and quantity
+        and not (
+            fits(said, quantity)
+            and fits(told[0], quantity)
+            and np.allclose(limits_in(quantity, said), limits_in(quantity, told[0]), rtol=1e-6)
+        )
+    ):
         raise InputError(
             f"{source} is in {told[0]} by {told[1]}, --unit says {said}; leave the option out, or "
             "correct the file."
@@ -1047,10 +1029,3 @@ def feature_record(
         unit=unit,
         time=time,
     )
-
-
-def _alike(one: str, other: str, quantity: Quantity) -> bool:
-    """Whether two units are the same one of a quantity."""
-    if not (fits(one, quantity) and fits(other, quantity)):
-        return False
-    return bool(np.allclose(limits_in(quantity, one), limits_in(quantity, other), rtol=1e-6))

@@ -174,7 +174,9 @@ def read_text_table(
     body = _without_tail(text[layout.offset :], layout, table.notes)
     if not body.strip():
         raise InputError(f"{path} holds no rows below its column names.")
-    table.blank_lines = _blank_lines(body, layout.first_line)
+    if re.search(r"\n[ \t]*\r?\n|\r[ \t]*\r", body):
+        lines = enumerate(io.StringIO(body, newline=None), layout.first_line)
+        table.blank_lines = [number for number, line in lines if not line.strip()]
     asked = _text_columns(layout.names, text_columns)
     table.frame = _parse(path, body, layout, asked, options.decimal)
     _drop_empty_ends(table, layout.names)
@@ -232,11 +234,14 @@ def decode_text(path: Path, encoding: str | None = None) -> tuple[str, str, list
 
 def _content(path: Path) -> bytes:
     """The bytes of a file, unpacked; no more of them than there is memory to read them with."""
+    head = b""
     try:
         with path.open("rb") as file:
             head = file.read(4096)
-        if head.startswith((b"\x1f\x8b", b"PK\x03\x04")):
-            return _unpacked(path, head)
+        if head.startswith(b"PK\x03\x04"):
+            return _unzipped(path)
+        if head.startswith(b"\x1f\x8b"):
+            return _gunzipped(path)
         if head.startswith(_OTHER_PACKINGS):
             raise InputError(
                 f"{path} is packed in a way that is not read; unpack it (or use gzip)."
@@ -245,15 +250,9 @@ def _content(path: Path) -> bytes:
             raise InputError(f"{path} begins with NUL bytes alone: that is no text table.")
         check_memory(path.stat().st_size * _MEMORY_OF_TEXT, f"reading {path}")
         return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {reason(error)}") from error
-
-
-def _unpacked(path: Path, head: bytes) -> bytes:
-    try:
-        return _unzipped(path) if head.startswith(b"PK") else _gunzipped(path)
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
-        raise InputError(f"{path} can't be unpacked: {reason(error)}") from error
+        done = "unpacked" if head.startswith((b"\x1f\x8b", b"PK")) else "read"
+        raise InputError(f"{path} can't be {done}: {reason(error)}") from error
 
 
 def _gunzipped(path: Path) -> bytes:
@@ -600,10 +599,11 @@ def _text_columns(names: list[str], asked: Sequence[str] | None) -> list[str]:
 
 def plain_name(name: str) -> str:
     """A column's name in lower case, without accents, spaces as underscores."""
-    return re.sub(r"[\s\-]+", "_", _without_accents(name).strip().lower())
+    return re.sub(r"[\s\-]+", "_", without_accents(name).strip().lower())
 
 
-def _without_accents(text: str) -> str:
+def without_accents(text: str) -> str:
+    """Take accents off the letters of a text."""
     text = unicodedata.normalize("NFKD", text)
     return "".join(sign for sign in text if not unicodedata.combining(sign))
 
@@ -653,13 +653,6 @@ def _without_footer(body: str, layout: _Layout, notes: list[str]) -> str:
         return body
     notes.append(f"{cut} lines at the end are no rows ({first.strip()[:60]!r}); left out.")
     return body[:end] + "\n"
-
-
-def _blank_lines(body: str, first_line: int) -> list[int]:
-    if not re.search(r"\n[ \t]*\r?\n|\r[ \t]*\r", body):
-        return []
-    lines = io.StringIO(body, newline=None)
-    return [first_line + i for i, line in enumerate(lines) if not line.strip()]
 
 
 def _parse(
@@ -774,7 +767,9 @@ def _read_words(
     missing = np.array([not w or w in MISSING_WORDS for w in lower], dtype=bool)
     plain = words
     if decimal == ",":
-        plain = [w.replace(",", ".") if _fits(_COMMA_NUMBER, w) else _no_dot(w) for w in words]
+        # A number with a point is none where the comma is the decimal sign.
+        plain = [f"{w}!" if "." in w and _fits(_NUMBER, w) else w for w in words]
+        plain = [w.replace(",", ".") if _fits(_COMMA_NUMBER, w) else w for w in plain]
     if suffixes:
         plain = [re.sub(rf"(?<=[\d.])\s*[{re.escape(suffixes)}]+$", "", w) for w in plain]
     found = pd.to_numeric(pd.Series(plain, dtype=object), errors="coerce")
@@ -783,11 +778,6 @@ def _read_words(
     if traces:
         numbers[np.array([w in TRACE_WORDS for w in lower], dtype=bool)] = 0.0
     return _Words(codes, words, numbers, np.isnan(numbers) & ~missing)
-
-
-def _no_dot(word: str) -> str:
-    """A number with a point is none where the comma is the decimal sign."""
-    return f"{word}!" if "." in word and _fits(_NUMBER, word) else word
 
 
 def _convert_text(table: TextTable, names: list[str]) -> None:
@@ -1158,10 +1148,10 @@ def _lcd(table: TextTable) -> TextTable:
     if table.frame.empty:
         raise InputError(f"{table.path} holds no hourly reports (REPORT_TYPE FM-15 or FM-12).")
     numbers = [n for n in names if not re.search(r"WeatherType|SkyConditions|Remarks", n)]
-    for name in ("HourlyWindDirection",):
-        if name in table.frame and not pd.api.types.is_numeric_dtype(table.frame[name]):
-            words = table.frame[name].astype("string").str.strip()
-            table.frame[name] = words.where(~words.isin(["VRB", "000V"]))
+    name = "HourlyWindDirection"
+    if name in table.frame and not pd.api.types.is_numeric_dtype(table.frame[name]):
+        words = table.frame[name].astype("string").str.strip()
+        table.frame[name] = words.where(~words.isin(["VRB", "000V"]))
     table.notes += read_traces(table, numbers, suffixes="sV")
     table.frame, left = _hourly(table.frame, "STATION", "DATE")
     left += int((~hourly).sum())
@@ -1666,14 +1656,14 @@ def read_parquet(path: Path) -> tuple[pd.DataFrame, list[str]]:
         for one in schema
         if pa.types.is_nested(one.type) or pa.types.is_fixed_size_binary(one.type)
     ]
-    text = [one.name for one in schema if _is_text(one.type)]
+    text = [one.name for one in schema if _is_any(one.type, *_TEXT)]
     _check_text(path, text)
     notes = []
     if nested:
         notes.append(f"columns of lists, records or raw bytes are left out: {listed(nested)}.")
     columns = [name for name in schema.names if name not in set(nested)] if nested else None
     frame, raw = pd.read_parquet(path, columns=columns), []
-    for name in [one.name for one in schema if _is_bytes(one.type)]:
+    for name in [one.name for one in schema if _is_any(one.type, *_BYTES)]:
         if name not in frame.columns:
             continue
         try:  # some writers don't say that their text is text
@@ -1749,21 +1739,14 @@ def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
     raise ValueError("the header of a page is cut short")
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
+def _is_any(kind: pa.DataType, *kinds: str) -> bool:
+    """Whether a type, or that of a dictionary's values, is one of pyarrow's ``kinds``."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
-    )
+    return any(getattr(pa.types, f"is_{name}")(kind) for name in kinds)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_string_view(kind)
-        or _is_bytes(kind)
-    )
+_BYTES = ("binary", "large_binary", "binary_view")
+_TEXT = ("string", "large_string", "string_view", *_BYTES)
 
 
 def _check_text(path: Path, names: list[str]) -> None:
