@@ -323,7 +323,14 @@ def _problem(config: DataConfig, table: pd.DataFrame | None, context_length: int
     present = list(map(str, frame.columns))
     turned = {f"{column}_{part}" for column in present for part in ("sin", "cos")}
     missing = [column for column in wanted if column not in present and column not in turned]
-    if missing := [column for column in missing if not (column in named and _told(frame, config))]:
+    if set(missing) & set(named):
+        try:  # times and regions may be told by other columns, as the reader finds them
+            times = time_columns(frame)
+            is_told = config.region_column in frame or not frame.duplicated(times).any()
+        except InputError:
+            is_told = False
+        missing = [column for column in missing if not (column in named and is_told)]
+    if missing:
         listed = ", ".join(f"{one} ({named[one]})" if one in named else one for one in missing)
         more = " ..." if len(present) > _SHOWN else ""
         return (
@@ -346,15 +353,6 @@ def _problem(config: DataConfig, table: pd.DataFrame | None, context_length: int
             f"{name} has a single row of each region. Bring a longer series."
         )
     return None
-
-
-def _told(frame: pd.DataFrame, config: DataConfig) -> bool:
-    """Whether times and regions are told by other columns, as the reader finds them."""
-    try:
-        times = time_columns(frame)
-    except InputError:
-        return False
-    return config.region_column in frame or not frame.duplicated(times).any()
 
 
 # A feature whose mean lies this many training deviations off is in another unit.
@@ -459,7 +457,17 @@ def read_forecast_input(
         series = with_oni(series, Path(config.oni_path), config.oni_lag_months)
     saved.check(series)
     scaled = scale(series.values, series.feature_names, saved.content["scaling"])
-    notes = list(series.notes) + _check_against_training(series, scaled, saved)
+    notes = list(series.notes)
+    ranges = saved.content.get("training_ranges")
+    if ranges is None:
+        _check_deviations(series, scaled, saved)
+        notes.append(
+            "this model's folder is of an older version and holds no training ranges: units were "
+            "checked roughly, hours of the day not at all."
+        )
+    else:
+        notes += _check_hours(series, ranges["step_offsets_hours"])
+        notes += check_units(series, ranges, saved.context_length)
     if source is not None:
         notes += _notes_on_table(series, saved)
     static = None
@@ -468,21 +476,6 @@ def read_forecast_input(
     unknown = torch.full((len(scaled),), -1, dtype=torch.int64)
     transform = WindowTransform(torch.from_numpy(scaled), static, unknown, saved.context_length)
     return ForecastInput(series, transform, steps_behind(series), saved.context_length, notes)
-
-
-def _check_against_training(
-    series: WeatherSeries, scaled: np.ndarray, saved: Preprocessing
-) -> list[str]:
-    """Hours of the day and units, held against what training saw; returns notes."""
-    ranges = saved.content.get("training_ranges")
-    if ranges is None:
-        _check_deviations(series, scaled, saved)
-        return [
-            "this model's folder is of an older version and holds no training ranges: units were "
-            "checked roughly, hours of the day not at all."
-        ]
-    notes = _check_hours(series, ranges["step_offsets_hours"])
-    return notes + check_units(series, ranges, saved.context_length)
 
 
 def _check_hours(series: WeatherSeries, trained: list[float]) -> list[str]:
@@ -496,7 +489,9 @@ def _check_hours(series: WeatherSeries, trained: list[float]) -> list[str]:
         return []
     # A step that doesn't divide a day comes by at other hours each day.
     step = math.gcd(round(series.step_hours * 3600), 86_400) / 3600
-    off = _largest_distance(np.array(new), np.array(trained), step)
+    around = np.sort(np.concatenate([np.array(trained) + turn for turn in (-step, 0.0, step)]))
+    place = np.searchsorted(around, new)  # between two: there are some on both sides
+    off = float(np.minimum(new - around[place - 1], around[place] - new).max())
     text = (
         f"the steps end at {_clock(new, step)} UTC; the model was trained on steps that end at "
         f"{_clock(trained, step)} UTC"
@@ -504,13 +499,6 @@ def _check_hours(series: WeatherSeries, trained: list[float]) -> list[str]:
     if off > MOST_OFFSET_HOURS:
         raise InputError(f"{text}. Resample the table to these hours, or check its time zone.")
     return [f"{text}: {off * 60:.0f} minutes apart."]
-
-
-def _largest_distance(new: np.ndarray, trained: np.ndarray, step: float) -> float:
-    """How far the remotest of ``new`` lies from the nearest of ``trained``, modulo ``step``."""
-    round_ = np.sort(np.concatenate([trained - step, trained, trained + step]))
-    place = np.searchsorted(round_, new)  # between two: there are some on both sides
-    return float(np.minimum(new - round_[place - 1], round_[place] - new).max())
 
 
 def _clock(offsets: list[float], step_hours: float) -> str:

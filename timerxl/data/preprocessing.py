@@ -315,7 +315,13 @@ def split_by_time(
         )
     last_training_time = series.timestamps[chosen["train"]].max()
     scaling_rows = np.flatnonzero(series.timestamps <= last_training_time)
-    return Split(chosen, scaling_rows, method, notes + _missing_regions(series, chosen))
+    for name in SPLITS:
+        present = set(np.unique(series.region_index[chosen[name]]).tolist())
+        if absent := [region for i, region in enumerate(series.regions) if i not in present]:
+            notes.append(
+                f"no {name} window in: {listed(absent, 30)} (too short, gaps or no label)."
+            )
+    return Split(chosen, scaling_rows, method, notes)
 
 
 def split_by_rows(
@@ -411,18 +417,6 @@ def make_split(
         if len(set(label[split.rows[name]])) == 1:
             split.notes.append(f"all {name} labels are equal: its ROC-AUC and MCC say nothing.")
     return split
-
-
-def _missing_regions(series: WeatherSeries, rows: dict[str, np.ndarray]) -> list[str]:
-    notes = []
-    for name in SPLITS:
-        present = set(np.unique(series.region_index[rows[name]]).tolist())
-        absent = [region for i, region in enumerate(series.regions) if i not in present]
-        if absent:
-            notes.append(
-                f"no {name} window in: {listed(absent, 30)} (too short, gaps or no label)."
-            )
-    return notes
 
 
 _DAY = np.timedelta64(1, "D")
@@ -562,7 +556,9 @@ def describe(
         numbers: list[float | None] = [None] * len(STATISTICS)
         if present.size:
             low, high = np.quantile(present, [0.01, 0.99])
-            sizes = _block_sizes(column, block_steps, least_nonzero)
+            blocks = np.split(np.abs(column), range(block_steps, len(column), block_steps))
+            blocks = [block[block > 0] for block in blocks]  # leaves out NaN too
+            sizes = np.array([np.median(one) for one in blocks if one.size >= least_nonzero])
             numbers = [present.min(), present.max(), present.mean(), present.std(), low, high]
             typical = [sizes.min(), np.median(sizes), sizes.max()] if sizes.size else [None] * 3
             numbers += typical
@@ -570,17 +566,6 @@ def describe(
             # Six digits tell a unit, and the file is read by people too.
             found[name].append(None if number is None else float(f"{number:.6g}"))
     return found
-
-
-def _block_sizes(column: np.ndarray, block_steps: int, least_nonzero: int) -> np.ndarray:
-    """The sizes of the blocks of a column [n] that have one (see :func:`describe`)."""
-    sizes = []
-    for start in range(0, len(column), block_steps):
-        block = np.abs(column[start : start + block_steps])
-        block = block[block > 0]  # leaves out NaN too
-        if block.size >= least_nonzero:
-            sizes.append(np.median(block))
-    return np.array(sizes)
 
 
 def step_offsets(timestamps: np.ndarray, step_hours: float) -> list[float]:

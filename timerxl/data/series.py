@@ -48,35 +48,6 @@ class WeatherSeries:
     notes: list[str]
 
     def __post_init__(self) -> None:
-        self._check_shapes()
-        self._check_rows()
-
-    @property
-    def step(self) -> np.timedelta64:
-        """The step as a whole number of seconds."""
-        return np.timedelta64(round(self.step_hours * 3600), "s")
-
-    def segment_starts(self) -> np.ndarray:
-        """[R] bool: True where a row does not follow the row above by one step in its region."""
-        starts = np.ones(len(self.region_index), dtype=bool)
-        starts[1:] = (np.diff(self.region_index) != 0) | (np.diff(self.timestamps) != self.step)
-        return starts
-
-    def rows_of_regions(self, rows: np.ndarray | None = None) -> list[np.ndarray]:
-        """For each region those of the ascending ``rows`` (default: all) that are of it.
-
-        One pass whatever the number of regions, where a mask for each would read all rows G times.
-        """
-        rows = np.arange(len(self.region_index)) if rows is None else rows
-        edges = np.searchsorted(self.region_index[rows], np.arange(1, len(self.regions)))
-        return np.split(rows, edges)
-
-    def segment_first_rows(self) -> np.ndarray:
-        """[R] int64: first row of the unbroken stretch (one region, no gap) each row is in."""
-        rows = np.arange(len(self.region_index))
-        return np.maximum.accumulate(np.where(self.segment_starts(), rows, 0))
-
-    def _check_shapes(self) -> None:
         rows = len(self.region_index)
         if rows == 0 or not self.feature_names or not self.regions:
             raise InputError(
@@ -104,8 +75,6 @@ class WeatherSeries:
                     f"{name} has shape {array.shape} and type {array.dtype}; "
                     f"expected {shape} and {dtype}."
                 )
-
-    def _check_rows(self) -> None:
         if not 0 < self.step_hours < float("inf"):
             raise InputError(f"step_hours is {self.step_hours}; expected a number above 0.")
         if self.precipitation_mm is None and self.ready_label is None:
@@ -139,6 +108,31 @@ class WeatherSeries:
         labels = self.ready_label
         if labels is not None and not (np.isnan(labels) | (labels == 0) | (labels == 1)).all():
             raise InputError("ready_label holds values other than 0, 1 and missing.")
+
+    @property
+    def step(self) -> np.timedelta64:
+        """The step as a whole number of seconds."""
+        return np.timedelta64(round(self.step_hours * 3600), "s")
+
+    def segment_starts(self) -> np.ndarray:
+        """[R] bool: True where a row does not follow the row above by one step in its region."""
+        starts = np.ones(len(self.region_index), dtype=bool)
+        starts[1:] = (np.diff(self.region_index) != 0) | (np.diff(self.timestamps) != self.step)
+        return starts
+
+    def rows_of_regions(self, rows: np.ndarray | None = None) -> list[np.ndarray]:
+        """For each region those of the ascending ``rows`` (default: all) that are of it.
+
+        One pass whatever the number of regions, where a mask for each would read all rows G times.
+        """
+        rows = np.arange(len(self.region_index)) if rows is None else rows
+        edges = np.searchsorted(self.region_index[rows], np.arange(1, len(self.regions)))
+        return np.split(rows, edges)
+
+    def segment_first_rows(self) -> np.ndarray:
+        """[R] int64: first row of the unbroken stretch (one region, no gap) each row is in."""
+        rows = np.arange(len(self.region_index))
+        return np.maximum.accumulate(np.where(self.segment_starts(), rows, 0))
 
 
 def fill_forward(

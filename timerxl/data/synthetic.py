@@ -5,7 +5,7 @@ probability of rain that follows from them.
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -117,16 +117,6 @@ def cycle(position: Floats, peak: float | Floats, period: float) -> Floats:
     return np.cos(2 * np.pi * (position - peak) / period)
 
 
-def _enso(timestamps: NDArray[np.datetime64], rng: np.random.Generator) -> Floats:
-    """Slow waves with seeded phases: known for all times, smooth, standard deviation near 0.8."""
-    years = (timestamps - np.datetime64("2014-01-01", "s")) / np.timedelta64(31557600, "s")
-    oni = np.zeros(len(years))
-    for amplitude, period_years in ((0.70, 5.3), (0.65, 3.6), (0.45, 2.4)):
-        phase = rng.uniform(0, 2 * np.pi)
-        oni += amplitude * np.sin(2 * np.pi * years / period_years + phase)
-    return oni
-
-
 def accumulate(values: Floats, decay: float) -> Floats:
     """y_t = decay * y_{t-1} + values_t down the columns [T, K]."""
     result = values.copy()
@@ -155,7 +145,12 @@ def simulate_hidden(config: SyntheticConfig, horizon_hours: float = HORIZON_HOUR
     end = last + np.timedelta64(beyond * step, "h")
     timestamps = np.arange(start, end + np.timedelta64(1, "s"), np.timedelta64(step, "h"))
     streams = [np.random.default_rng([config.seed, purpose]) for purpose in range(4)]
-    oni = _enso(timestamps, streams[0])
+    # ENSO: slow waves with seeded phases, known for all times; standard deviation near 0.8.
+    years = (timestamps - np.datetime64("2014-01-01", "s")) / np.timedelta64(31557600, "s")
+    oni = np.zeros(len(years))
+    for amplitude, period_years in ((0.70, 5.3), (0.65, 3.6), (0.45, 2.4)):
+        phase = streams[0].uniform(0, 2 * np.pi)
+        oni += amplitude * np.sin(2 * np.pi * years / period_years + phase)
 
     middle = timestamps - np.timedelta64(step * 1800, "s")
     day, hour = season_of(middle)[:, None], local_hour(middle)[:, None]
@@ -429,7 +424,9 @@ def load_synthetic(config: DataConfig) -> WeatherSeries:
     if reason:
         series = replace(series, true_probability=None)
         notes.append(f"the best possible score is not given for this label: {reason}.")
-    if unused := _unused_keys(config):
+    default = DataConfig()
+    unused = [f"data.{k}" for k in _OF_TABLES if getattr(config, k) != getattr(default, k)]
+    if unused:
         notes.append(f"{', '.join(unused)} describe a table: the synthetic series ignores them.")
     series = replace(series, notes=notes)
     return series if config.features is None else _select(series, config.features)
@@ -457,11 +454,6 @@ def _why_unknown(config: DataConfig) -> str | None:
             "the true probability is not about"
         )
     return None
-
-
-def _unused_keys(config: DataConfig) -> list[str]:
-    defaults = {field.name: field.default for field in fields(DataConfig)}
-    return [f"data.{key}" for key in _OF_TABLES if getattr(config, key) != defaults[key]]
 
 
 def _select(series: WeatherSeries, listed: list[str]) -> WeatherSeries:

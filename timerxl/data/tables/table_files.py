@@ -1247,14 +1247,29 @@ _GHCN_UNITS = (
     | dict.fromkeys(("ASLP", "ASTP"), "0.1 hPa")
 )
 _GHCN_FLAGS = rf".*_attributes|{_PLACE}|pgtm|fmtm|wt\d\d|wv\d\d|.*tm|mdpr|da..|md.."
-_METEOSTAT_UNITS = {
-    "temp": "degC", "tavg": "degC", "tmin": "degC", "tmax": "degC", "dwpt": "degC",
-    "rhum": "percent", "prcp": "mm", "snow": "mm", "wdir": "degree", "wspd": "km/h",
-    "wpgt": "km/h", "pres": "hPa", "tsun": "min",
-}  # fmt: skip
-_METEOSTAT_HOURS = "temp dwpt rhum prcp snow wdir wspd wpgt pres tsun coco".split()
-_METEOSTAT_DAYS = "tavg tmin tmax prcp snow wdir wspd wpgt pres tsun".split()
-_METEOSTAT_FLAGS = r"coco|.*_source|.*_flag"
+_POWER = Layout(
+    "NASA POWER",
+    "power.larc.nasa.gov/docs: hourly and daily API, CSV; hours begin at their stamp",
+    columns=("YEAR", "MO", "DY"),
+    above="NASA/POWER",
+    rain=("PRECTOTCORR", "PRECTOT", "IMERG_PRECTOT"),
+    missing={"*": (-999.0,)},
+    asks=("--timezone",),
+    resolve=_power,
+)
+_METEOSTAT = Layout(
+    "Meteostat hourly",
+    "dev.meteostat.net/formats.html, /python/hourly.html and /bulk/hourly.html",
+    timezone="UTC",
+    stamps="end",
+    regions=("station",),
+    rain=("prcp",),
+    units={"rhum": "percent", "prcp": "mm", "snow": "mm", "wdir": "degree", "wspd": "km/h"}
+    | dict.fromkeys(("temp", "tavg", "tmin", "tmax", "dwpt"), "degC")
+    | {"wpgt": "km/h", "pres": "hPa", "tsun": "min"},
+    not_weather=r"coco|.*_source|.*_flag",
+)
+_METEOSTAT_DAILY = replace(_METEOSTAT, name="Meteostat daily", timezone=None, stamps=None)
 _DWD_FLAGS = r"qn.*|eor|rs_ind|wrtr|rskf|rsf|rws_ind_10|rws_dau_10|rr_.*ind.*|struktur_version|.*_i"
 _DWD_UNITS = (
     dict.fromkeys("r1 rs rsk rws_10".split(), "mm")
@@ -1315,35 +1330,9 @@ LAYOUTS = (
         not_weather=r"(weather_?code|is_day|sunrise|sunset).*",
         resolve=_open_meteo,
     ),
-    Layout(
-        "NASA POWER",
-        "power.larc.nasa.gov/docs: hourly and daily API, CSV; hours begin at their stamp",
-        columns=("YEAR", "MO", "DY"),
-        above="NASA/POWER",
-        rain=("PRECTOTCORR", "PRECTOT", "IMERG_PRECTOT"),
-        missing={"*": (-999.0,)},
-        asks=("--timezone",),
-        resolve=_power,
-    ),
-    Layout(
-        "NASA POWER",
-        "power.larc.nasa.gov/docs: daily API, CSV with days of the year",
-        columns=("YEAR", "DOY"),
-        above="NASA/POWER",
-        rain=("PRECTOTCORR", "PRECTOT", "IMERG_PRECTOT"),
-        missing={"*": (-999.0,)},
-        asks=("--timezone",),
-        resolve=_power,
-    ),
-    Layout(
-        "NASA POWER",
-        "power.larc.nasa.gov/docs: a table whose block above was cut off",
-        columns=("YEAR", "PRECTOTCORR"),
-        rain=("PRECTOTCORR",),
-        missing={"*": (-999.0,)},
-        asks=("--timezone",),
-        resolve=_power,
-    ),
+    _POWER,
+    replace(_POWER, columns=("YEAR", "DOY")),
+    replace(_POWER, columns=("YEAR", "PRECTOTCORR"), above=""),  # the block above was cut off
     Layout(
         "ISD",
         "NOAA NCEI, isd-format-document.pdf and csv-format-document.pdf (global-hourly)",
@@ -1455,59 +1444,25 @@ LAYOUTS = (
         notes=("DWD CDC daily: rain is of 06 UTC to 06 UTC of the next day, the row's stamp.",),
     ),
     _DWD,
-    Layout(
-        "Meteostat hourly",
-        "dev.meteostat.net/formats.html and /python/hourly.html",
-        columns=("time", "temp", "dwpt", "rhum", "prcp"),
-        times=("time",),
-        timezone="UTC",
-        stamps="end",
-        regions=("station",),
-        rain=("prcp",),
-        units=_METEOSTAT_UNITS,
-        not_weather=_METEOSTAT_FLAGS,
-    ),
-    Layout(
-        "Meteostat hourly",
-        "dev.meteostat.net/bulk/hourly.html: files with names",
+    replace(_METEOSTAT, columns=("time", "temp", "dwpt", "rhum", "prcp"), times=("time",)),
+    replace(  # bulk files with names
+        _METEOSTAT,
         columns=("year", "month", "day", "hour", "temp", "prcp", "wspd"),
         times=("year", "month", "day", "hour"),
-        timezone="UTC",
-        stamps="end",
-        rain=("prcp",),
-        units=_METEOSTAT_UNITS | {"snwd": "cm"},
-        not_weather=_METEOSTAT_FLAGS,
+        units={**_METEOSTAT.units, "snwd": "cm"},
     ),
-    Layout(
-        "Meteostat hourly",
-        "dev.meteostat.net/bulk/hourly.html: files without names",
+    replace(  # bulk files without names
+        _METEOSTAT,
         row=r"\d{4}-\d\d-\d\d,\d{1,2}(,[^,]*){11}",
-        names=("date", "hour", *_METEOSTAT_HOURS),
+        names=("date", "hour", *"temp dwpt rhum prcp snow wdir wspd wpgt pres tsun coco".split()),
         times=("date", "hour"),
-        timezone="UTC",
-        stamps="end",
-        rain=("prcp",),
-        units=_METEOSTAT_UNITS,
-        not_weather=_METEOSTAT_FLAGS,
     ),
-    Layout(
-        "Meteostat daily",
-        "dev.meteostat.net/formats.html and /python/daily.html",
-        columns=("tavg", "tmin", "tmax", "prcp"),
-        regions=("station",),
-        rain=("prcp",),
-        units=_METEOSTAT_UNITS,
-        not_weather=_METEOSTAT_FLAGS,
-    ),
-    Layout(
-        "Meteostat daily",
-        "dev.meteostat.net/bulk/daily.html: files without names",
+    replace(_METEOSTAT_DAILY, columns=("tavg", "tmin", "tmax", "prcp")),
+    replace(  # bulk files without names
+        _METEOSTAT_DAILY,
         row=r"\d{4}-\d\d-\d\d(,[^,]*){10}",
-        names=("date", *_METEOSTAT_DAYS),
+        names=("date", *"tavg tmin tmax prcp snow wdir wspd wpgt pres tsun".split()),
         times=("date",),
-        rain=("prcp",),
-        units=_METEOSTAT_UNITS,
-        not_weather=_METEOSTAT_FLAGS,
     ),
     Layout(
         "weatherAUS",
