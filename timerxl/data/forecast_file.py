@@ -52,7 +52,7 @@ def _check_text(path: Path, names: Iterable[str], what: str) -> None:
 
 
 def netcdf_names(columns: Iterable[str]) -> dict[str, str]:
-    """A name for each column that NetCDF and CF 1.11 (section 2.3) take, each another.
+    """Return a name for each column that NetCDF and CF 1.11 (section 2.3) take, each another.
 
     A letter first, then letters, digits and underscores of ASCII. A name that is one already is
     kept; ``by_wv (m/s)`` becomes ``by_wv_m_s``, or ``by_wv_m_s_2`` where that is taken.

@@ -83,7 +83,7 @@ _Pair = tuple[_Seen, _Seen]  # of the table, of training
 
 
 def check_units(series: WeatherSeries, saved: dict[str, Any], block_steps: int) -> list[str]:
-    """Notes on what is odd about a table; ``saved`` is the model's ``training_ranges``.
+    """Return notes on what is odd about a table; ``saved`` is the model's ``training_ranges``.
 
     A region that training didn't have is held against all of training's. Raises InputError that
     names the feature, its range in the table and in training, and the likely unit.
@@ -284,7 +284,7 @@ _SHOWN = 30
 def read_forecast_table(
     config: DataConfig, table: pd.DataFrame | None, context_length: int, regions: list[str]
 ) -> WeatherSeries:
-    """The series of ``config.path``, or of the ``table`` given, without need of a label.
+    """Read the series of ``config.path``, or of the ``table`` given, without need of a label.
 
     Where the model knows one of ``regions`` only, a table that names none is of that one.
     Raises InputError that names all columns that are missing or no numbers, or the region that has
@@ -374,7 +374,7 @@ class ForecastInput:
     notes: list[str]
 
     def all_rows(self) -> np.ndarray:
-        """Rows with a full context, region after region; raises InputError where there is none."""
+        """Return rows with a full context, region after region; raise InputError for none."""
         rows = np.flatnonzero(self.steps >= self.context_length)
         if not rows.size:
             best = int(np.argmax(self.steps))
@@ -384,7 +384,7 @@ class ForecastInput:
         return rows
 
     def rows_at(self, times: list[np.datetime64]) -> np.ndarray:
-        """Rows at each of ``times`` in every region; raises InputError naming the first without."""
+        """Return rows at ``times`` in every region; raise InputError naming the first without."""
         wanted, found = np.array(times, dtype="datetime64[s]"), []
         for index, of_region in enumerate(self.series.rows_of_regions()):
             stamps = self.series.timestamps[of_region]  # ascending, as every series has them
@@ -396,7 +396,7 @@ class ForecastInput:
         return np.concatenate(found)
 
     def latest_rows(self) -> np.ndarray:
-        """The last row of every region; raises InputError naming the first that is too short."""
+        """Return the last row of every region; raise InputError naming the first too short."""
         rows = np.append(np.flatnonzero(np.diff(self.series.region_index)), len(self.steps) - 1)
         for row in rows[self.steps[rows] < self.context_length]:
             index = int(self.series.region_index[row])
@@ -429,7 +429,7 @@ class ForecastInput:
 
 
 def moment(time: np.datetime64) -> str:
-    """A time in ISO, as short as it can be said: 2024-06-01T06, or with minutes and seconds."""
+    """Write a time in ISO, as short as can be: 2024-06-01T06, or with minutes and seconds."""
     for unit in ("h", "m"):
         if time.astype(f"datetime64[{unit}]") == time:
             return str(time.astype(f"datetime64[{unit}]"))

@@ -62,7 +62,7 @@ def _rain_sums(series: WeatherSeries) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rain_before(series: WeatherSeries, horizon_hours: float, threshold_mm: float) -> np.ndarray:
-    """[R] float64: 1 where the rain in (t - h, t] reaches ``threshold_mm``, else 0.
+    """Return [R] float64: 1 where the rain in (t - h, t] reaches ``threshold_mm``, else 0.
 
     NaN unless all steps of (t - h, t] are rows of the same region without a gap, each measured.
     Exact: precipitation is rounded to 1e-6 mm and summed as integers. Raises InputError where the
@@ -90,7 +90,8 @@ def _shift(series: WeatherSeries, values: np.ndarray, steps: int) -> np.ndarray:
 
 
 def labels(series: WeatherSeries, horizon_hours: float, threshold_mm: float) -> np.ndarray:
-    """[R] float64: 1 where the rain in (t, t + h] reaches ``threshold_mm``, else 0; NaN if unknown.
+    """Return [R] float64: 1 where the rain in (t, t + h] reaches ``threshold_mm``, else 0; NaN if
+    unknown.
 
     Made from ``precipitation_mm``, as :func:`rain_before` of the row h later, with its errors.
     """
@@ -99,7 +100,8 @@ def labels(series: WeatherSeries, horizon_hours: float, threshold_mm: float) -> 
 
 
 def stacked_labels(series: WeatherSeries, horizon_hours: float, threshold_mm: float) -> np.ndarray:
-    """[R] float64: the naive label of ``data.split=rows``, over the next rows of the stacked table.
+    """Return [R] float64: the naive label of ``data.split=rows``, over the next rows of the stacked
+    table.
 
     It runs over the borders of regions and over gaps, and sums what is left at the table's end:
     what a table without its region column gives. NaN where one of those rows is not measured.
@@ -115,7 +117,7 @@ def stacked_labels(series: WeatherSeries, horizon_hours: float, threshold_mm: fl
 def label_and_persistence(
     series: WeatherSeries, config: DataConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The label of (t, t + h] and the same event of (t - h, t], both [R] float64 0/1/NaN.
+    """Return the label of (t, t + h] and the same event of (t - h, t], both [R] float64 0/1/NaN.
 
     A ready label is taken as it is, and its persistence is the label of the row h earlier: what
     it calls rain need not be what the precipitation column adds up to.
@@ -205,7 +207,7 @@ def _strides(series: WeatherSeries, config: DataConfig) -> tuple[np.ndarray, np.
 
 
 def complete_rows(series: WeatherSeries, context_length: int) -> np.ndarray:
-    """[R] bool: rows that end a full context, in one region, without gap or missing value.
+    """Return [R] bool: rows that end a full context, in one region, without gap or missing value.
 
     Raises InputError where no region has ``context_length`` rows in a row.
     """
@@ -228,7 +230,7 @@ def complete_rows(series: WeatherSeries, context_length: int) -> np.ndarray:
 
 
 def steps_behind(series: WeatherSeries) -> np.ndarray:
-    """[R] int64: steps that end with each row, in one region, without gap or missing value."""
+    """Count [R] steps that end with each row, in one region, without gap or missing value."""
     rows = np.arange(len(series.region_index))
     missing = np.isnan(series.values).any(axis=1)
     last_missing = np.maximum.accumulate(np.where(missing, rows, -1))
@@ -327,7 +329,7 @@ def split_by_time(
 def split_by_rows(
     series: WeatherSeries, label: np.ndarray, config: DataConfig, context_length: int
 ) -> Split:
-    """The naive cut of the stacked table, region after region, to compare with published numbers.
+    """Cut the stacked table naively, region after region, to compare with published numbers.
 
     Of R rows the first int(train_fraction R) train, the next int(validation_fraction R) validate,
     the rest test; training issues from row ``context_length`` on, the others from each of their
@@ -398,7 +400,7 @@ def make_split(
     context_length: int,
     boundaries: tuple[np.datetime64, np.datetime64] | None = None,
 ) -> Split:
-    """The split that ``data.split`` asks for; one class only among training labels is refused.
+    """Make the split that ``data.split`` asks for; one class only among training labels is refused.
 
     ``boundaries``: see :func:`split_by_time`; a cut by rows has none.
     """
@@ -426,7 +428,7 @@ NUM_CYCLES = 4  # sine and cosine of the year and of the day, before the regions
 def fit_scaling(
     series: WeatherSeries, rows: np.ndarray, log1p_precipitation: bool
 ) -> tuple[dict[str, list[Any]], list[str]]:
-    """Mean and standard deviation of each feature over ``rows``, missing values left out.
+    """Fit mean and standard deviation of each feature over ``rows``, missing values left out.
 
     Returns ({"mean": [C], "std": [C], "log1p": names}, notes). Precipitation goes through
     log(1 + mm) first if asked for; a feature that never changes is divided by 1 and named.
@@ -509,7 +511,8 @@ _NUMBER = Between(-1e38, 1e38)  # what float32 holds
 def training_ranges(
     series: WeatherSeries, rows: np.ndarray, issue_rows: np.ndarray, block_steps: int
 ) -> dict[str, Any]:
-    """Ranges over the training ``rows``, and the hours (UTC) at which its steps and windows stand.
+    """Return ranges over the training ``rows``, and the hours (UTC) at which its steps and windows
+    stand.
 
     ``by_region`` holds :func:`describe` of each region that has rows (of very many an even sample:
     the others of a later table are held against all of these), ``days`` the time they cover,
@@ -536,14 +539,15 @@ def training_ranges(
 
 
 def even_sample(count: int, most: int) -> list[int]:
-    """Ascending places among ``count``: all of them, or ``most`` spread evenly."""
+    """Return ascending places among ``count``: all of them, or ``most`` spread evenly."""
     return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
 
 
 def describe(
     values: np.ndarray, block_steps: int, least_nonzero: int
 ) -> dict[str, list[float | None]]:
-    """``STATISTICS`` of values [n, C], a list of C numbers each; None where there is no value.
+    """Return ``STATISTICS`` of values [n, C], a list of C numbers each; None where there is no
+    value.
 
     q01 and q99 are the 1 % and 99 % quantiles. A block of ``block_steps`` rows has as its size the
     median of |value| over its values that are not 0, if these are ``least_nonzero`` or more;
@@ -569,7 +573,7 @@ def describe(
 
 
 def step_offsets(timestamps: np.ndarray, step_hours: float) -> list[float]:
-    """Distinct hours after midnight (UTC), modulo the step, ascending.
+    """Return distinct hours after midnight (UTC), modulo the step, ascending.
 
     Steps that don't divide a day come by at other hours each day: modulo what both have in common.
     """
@@ -578,7 +582,7 @@ def step_offsets(timestamps: np.ndarray, step_hours: float) -> list[float]:
 
 
 def ranges_problem(content: Any, num_features: int, step_hours: float) -> str | None:
-    """What is wrong with ``training_ranges`` as a file has them, as a clause; None if nothing."""
+    """Tell what is wrong with a file's ``training_ranges``, as a clause; None if nothing."""
     if (found := misfit(content, _RANGES_SHAPE, "training_ranges")) is not None:
         return found
     for key in ("step_offsets_hours", "issue_hours", "by_region"):
@@ -685,7 +689,7 @@ class Preprocessing:
         return np.datetime64(first, "s"), np.datetime64(second, "s")
 
     def data_config(self, path: str | None, oni: Path | None = None) -> DataConfig:
-        """How the training series was read, for the one at ``path`` (null: the synthetic one).
+        """Tell how the training series was read, for the one at ``path`` (null: the synthetic one).
 
         ``oni`` is NOAA's file, for a model with that feature: paths in preprocessing.json, which
         anybody may have written, are never read. Raises InputError where it is needed and None.
@@ -730,7 +734,7 @@ class Preprocessing:
 
 
 def content_problem(content: Any) -> str | None:
-    """What is wrong with the content of preprocessing.json, as a clause; None if nothing."""
+    """Tell what is wrong with the content of preprocessing.json, as a clause; None if nothing."""
     if (found := misfit(content, _SHAPE)) is not None:
         return found
     names, scaling, regions = content["feature_names"], content["scaling"], content["regions"]

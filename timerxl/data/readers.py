@@ -177,7 +177,7 @@ def find_times(
     regions: np.ndarray | pd.Series | None = None,
     line_of: Callable[[int], int] | None = None,
 ) -> Times:
-    """The end of each row's period in UTC.
+    """Find the end of each row's period in UTC.
 
     ``regions`` [R] tell rows of different series apart, ``line_of`` gives the line of a row for
     errors. A ``timestamp`` column of ISO times is taken as it is: UTC, the end of the step.
@@ -226,7 +226,7 @@ def find_times(
 def time_columns(
     frame: pd.DataFrame, layout: Layout | None = None, options: TimeOptions | None = None
 ) -> list[str]:
-    """Names of the columns that make the time: told, of the layout, or by their names."""
+    """Return names of the columns that make the time: told, of the layout, or by their names."""
     asked = options.timestamp_columns if options else ()
     present = [str(name) for name in frame.columns]
     if missing := [name for name in asked if name not in present]:
@@ -313,7 +313,7 @@ class _Reader:
         self.called = " + ".join(columns)
 
     def read(self, frame: pd.DataFrame) -> _Local:
-        """By what the columns hold: datetimes, numbers, parts of a date, or text."""
+        """Read times by what the columns hold: datetimes, numbers, parts of a date, or text."""
         first = frame[self.columns[0]]
         if len(self.columns) == 1 and pd.api.types.is_datetime64_any_dtype(first):
             utc = pd.to_datetime(first, utc=True).dt.tz_localize(None)
@@ -681,7 +681,7 @@ def _period(times: Times, layout: Layout | None, step: int | None) -> int:
 
 
 def zone_of(text: str) -> tzinfo:
-    """The zone of an IANA name or an offset such as UTC-5, -05:00, +0530; InputError for others."""
+    """Parse an IANA name or an offset such as UTC-5, -05:00, +0530; InputError for others."""
     match = re.fullmatch(
         r"(?:UTC|GMT|Z)?\s*(?:([+-−])\s*(\d{1,2})(?::?(\d{2}))?)?", text.strip(), re.I
     )
@@ -841,7 +841,7 @@ def find_regions(
     stem: str = "",
     metadata: dict[str, str] | None = None,
 ) -> Regions:
-    """The region of every row.
+    """Find the region of every row.
 
     In this order: ``region_column``; ``region``, one name for all; the column ``region``; the
     layout's; a column named like a station that tells apart rows of one time; latitude and
@@ -996,7 +996,7 @@ _COLUMN = {"unit?": (str, None), "record?": (dict, None)}
 
 
 def load_series(config: DataConfig) -> WeatherSeries:
-    """The series of ``data.path``, or the synthetic one where the path is null."""
+    """Load the series of ``data.path``, or the synthetic one where the path is null."""
     series = load_synthetic(config) if config.path is None else read_table(config)
     if config.oni_path is None:
         return series
@@ -1038,7 +1038,7 @@ class OpenedTable:
     notes: list[str] = field(default_factory=list)
 
     def told_unit(self, column: str) -> tuple[str, str] | None:
-        """(unit, by what) as the layout, a line of units or the column's name tell it."""
+        """Return (unit, by what) as the layout, a line of units or the column's name tell it."""
         if self.layout is not None and (unit := self.layout.unit_of(column)):
             return unit, f"the layout of {self.layout.name}"
         if unit := self.units.get(column):
@@ -1073,7 +1073,7 @@ def read_table_and_labels(
     needs_label: bool = True,
     options: TableOptions | None = None,
 ) -> tuple[WeatherSeries, dict[str, np.ndarray]]:
-    """The same, and the columns that are named like a label: [R] float64 each, no features."""
+    """Read the same, and the columns that are named like a label: [R] float64 each, no features."""
     if config.path is None and given is None:
         raise InputError("data.path is null; expected the path of a table (Parquet, CSV).")
     options = options or _of_recipe(config)
@@ -1244,7 +1244,7 @@ def choose_features(
     apart: set[str] | None = None,
     reasons: Mapping[str, str] | None = None,
 ) -> tuple[list[str], dict[str, str]]:
-    """Names of the features in column order (or as listed), and why other columns are skipped.
+    """Choose the features in column order (or as listed), and say why other columns are skipped.
 
     ``apart`` are the columns of time and region (None: the configuration's), ``reasons`` why a
     column is no feature though it may be numeric.
@@ -1302,7 +1302,7 @@ _ONLY_PREPARED = re.compile(
 
 
 def in_recipe_words(text: str) -> str:
-    """A sentence with the options of launch/prepare_data.py, for who trains on a table directly."""
+    """Put a sentence with options of launch/prepare_data.py in the words of a recipe."""
     text = re.sub(
         r"Say --missing ([^;]*?) to mask (it|them); --missing none takes every number as it is\.",
         lambda said: (
@@ -1340,7 +1340,7 @@ def _rain_column(
 
 
 def ready_label_without_rain(config: DataConfig) -> str | None:
-    """The first ready label (0, 1, yes, no) of a table that has no rain; None where it has some."""
+    """Find the first ready label (0, 1, yes, no) of a table without rain; None if it has some."""
     if config.label_column is not None:
         return None
     opened = open_table(Path(str(config.path)), _of_recipe(config))
@@ -1412,13 +1412,13 @@ class _Where:
         self.not_numbers = not_numbers
 
     def row(self, bad: np.ndarray) -> str:
-        """The first bad row in words."""
+        """Return the first bad row in words."""
         row = int(np.flatnonzero(bad)[0])
         name = plain(self.regions[self.region_index[row]], 80)
         return f"region {name}, {self.timestamps[row]}"
 
     def numbers(self, table: pd.DataFrame, name: str) -> np.ndarray:
-        """[R] float64, NaN where missing; refuses text, infinite numbers and empty columns."""
+        """Return [R] float64, NaN where missing; refuse text, infinite numbers, empty columns."""
         if not pd.api.types.is_numeric_dtype(table[name]):
             words = self.not_numbers.get(name)
             raise InputError(
@@ -1463,7 +1463,7 @@ class _Door:
     def directions(
         self, table: pd.DataFrame, apart: set[str]
     ) -> tuple[pd.DataFrame, dict[str, ColumnRecord]]:
-        """The table without the codes in its directions, before these become sine and cosine."""
+        """Take the codes out of directions, before these become sine and cosine."""
         masked: dict[str, np.ndarray] = {}
         records: dict[str, ColumnRecord] = {}
         for name in map(str, table.columns):
@@ -1482,7 +1482,7 @@ class _Door:
     def features(
         self, columns: dict[str, np.ndarray], sources: dict[str, str], rain: str | None
     ) -> tuple[dict[str, np.ndarray], dict[str, ColumnRecord]]:
-        """Features without their codes, and their records; codes that nobody named are refused."""
+        """Take codes out of features, and make records; codes that nobody named are refused."""
         records: dict[str, ColumnRecord] = {}
         judged: dict[str, tuple[np.ndarray, tuple[float, float] | None]] = {}
         if unknown := [n for n in self.options.units if n not in self.opened.frame.columns]:
@@ -1525,7 +1525,7 @@ class _Door:
         records: dict[str, ColumnRecord],
         notes: list[str],
     ) -> tuple[np.ndarray, str]:
-        """[R] rain of each step in the file's unit, and that unit; its record among ``records``."""
+        """Return [R] rain of each step in the file's unit, and the unit; add to ``records``."""
         time = self.time
         if name in ERA5_NAMES and time.known_by == "inferred":
             # A date tells of a day, ERA5's name of one hour.
@@ -1607,7 +1607,7 @@ class _Door:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file is a table by its name; a ZIP is one unless it holds grids (.nc, .grib)."""
+    """Tell by its name whether a file is a table; a ZIP is one unless it holds grids."""
     if path.is_dir() or path.suffix.lower() != ".zip":
         return path.suffix.lower() == ".parquet" or (not path.is_dir() and is_text_table(path))
     try:
@@ -1619,7 +1619,7 @@ def is_table(path: Path) -> bool:
 
 
 def open_table(path: Path, options: TableOptions | None = None) -> OpenedTable:
-    """A Parquet or text file as a frame; InputError where it's neither, empty or ambiguous."""
+    """Open a Parquet or text file as a frame; InputError where it's neither, empty or ambiguous."""
     options = options or TableOptions()
     name = f"data.path {path}" if not options.is_command else str(path)
     if not is_file(path):
@@ -1802,7 +1802,7 @@ def _ready_label(table: pd.DataFrame, config: DataConfig, where: _Where) -> np.n
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
+    """Return hex digest of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -1817,7 +1817,7 @@ def _columns_problem(columns: dict[str, Any]) -> str | None:
 def read_prepared(
     path: Path, sha256: str, config: DataConfig
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """The series.json beside a table that it describes, and sentences to log; None without one.
+    """Read the series.json beside a table that it describes; sentences to log; None without one.
 
     A series.json describes series.parquet; beside it, a table of another name is its own. Raises
     InputError where series.parquet has changed since, or where the unit of its rain is not

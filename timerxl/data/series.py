@@ -115,13 +115,13 @@ class WeatherSeries:
         return np.timedelta64(round(self.step_hours * 3600), "s")
 
     def segment_starts(self) -> np.ndarray:
-        """[R] bool: True where a row does not follow the row above by one step in its region."""
+        """Find [R] rows that don't follow the row above by one step in its region."""
         starts = np.ones(len(self.region_index), dtype=bool)
         starts[1:] = (np.diff(self.region_index) != 0) | (np.diff(self.timestamps) != self.step)
         return starts
 
     def rows_of_regions(self, rows: np.ndarray | None = None) -> list[np.ndarray]:
-        """For each region those of the ascending ``rows`` (default: all) that are of it.
+        """Return for each region those of the ascending ``rows`` (default: all) that are of it.
 
         One pass whatever the number of regions, where a mask for each would read all rows G times.
         """
@@ -130,7 +130,7 @@ class WeatherSeries:
         return np.split(rows, edges)
 
     def segment_first_rows(self) -> np.ndarray:
-        """[R] int64: first row of the unbroken stretch (one region, no gap) each row is in."""
+        """Return [R] int64: first row of each row's unbroken stretch (one region, no gap)."""
         rows = np.arange(len(self.region_index))
         return np.maximum.accumulate(np.where(self.segment_starts(), rows, 0))
 
@@ -176,7 +176,7 @@ _LABEL_LIKE = re.compile(r"(target|label)_?.*|rain_?24h|rain_?tomorrow", re.IGNO
 
 
 def label_like(name: str) -> bool:
-    """Whether a column's name says that it holds what is to be predicted."""
+    """Tell whether a column's name says that it holds what is to be predicted."""
     return _LABEL_LIKE.fullmatch(name) is not None
 
 
@@ -187,7 +187,8 @@ def listed_features(
     unknown: str,
     skipped: dict[str, str],
 ) -> tuple[list[str], dict[str, str]]:
-    """The listed names as they stand, and ``skipped`` with the available ones that they leave out.
+    """Return the listed names as they stand, and ``skipped`` with the available ones that they
+    leave out.
 
     ``reasons`` says why a column can be no feature, ``unknown`` what to say of any other name.
     Raises InputError for an empty list, a repeated name, or one that is not ``available``.

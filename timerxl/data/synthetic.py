@@ -104,7 +104,7 @@ def _span(config: SyntheticConfig) -> tuple[np.datetime64, np.datetime64]:
 
 
 def season_of(timestamps: NDArray[np.datetime64]) -> Floats:
-    """Day of the year with its fraction, 0 at the New Year."""
+    """Return day of the year with its fraction, 0 at the New Year."""
     return (timestamps - timestamps.astype("datetime64[Y]")) / np.timedelta64(86400, "s")
 
 
@@ -118,7 +118,7 @@ def cycle(position: Floats, peak: float | Floats, period: float) -> Floats:
 
 
 def accumulate(values: Floats, decay: float) -> Floats:
-    """y_t = decay * y_{t-1} + values_t down the columns [T, K]."""
+    """Return y_t = decay * y_{t-1} + values_t down the columns [T, K]."""
     result = values.copy()
     for t in range(1, len(result)):
         result[t] += decay * result[t - 1]
@@ -126,7 +126,7 @@ def accumulate(values: Floats, decay: float) -> Floats:
 
 
 def autoregress(noise: Floats, decay: float) -> Floats:
-    """Stationary AR(1) columns of unit variance out of unit white noise [T, K]."""
+    """Return stationary AR(1) columns of unit variance out of unit white noise [T, K]."""
     scale = np.full((len(noise), 1), np.sqrt(1 - decay**2))
     scale[0] = 1
     return accumulate(noise * scale, decay)
@@ -182,7 +182,7 @@ def simulate_hidden(config: SyntheticConfig, horizon_hours: float = HORIZON_HOUR
 
 
 def dry_probability(drive: Floats, state: Floats, decay: float, num_steps: int) -> Floats:
-    """P(no wet step among t+1 .. t+num_steps | z_t) for every t of ``state``.
+    """Return p(no wet step among t+1 .. t+num_steps | z_t) for every t of ``state``.
 
     drive: [T + num_steps], state: [T]; returns [T]. Backward recursion over the steps,
     S_k(t, z) = (1 - q(drive_{t+1}, z)) E[S_{k-1}(t+1, z') | z] and S_0 = 1, with the trapezoidal
@@ -315,7 +315,8 @@ def _observe(hidden: HiddenWeather, config: SyntheticConfig) -> dict[str, Floats
 
 
 def synthetic_table(config: SyntheticConfig, horizon_hours: float = HORIZON_HOURS) -> pd.DataFrame:
-    """Columns timestamp (UTC), region, 27 features, rain_24h, true_probability; region by region.
+    """Make columns timestamp (UTC), region, 27 features, rain_24h, true_probability; region by
+    region.
 
     ERA5 names and units: tp [m] over the step that ends at the stamp, t2m and d2m [K], sp and msl
     [Pa], u10, v10 and wind_speed [m/s], tcwv [kg/m2], cape [J/kg], relative_humidity [%]. The rows
@@ -353,7 +354,7 @@ def synthetic_table(config: SyntheticConfig, horizon_hours: float = HORIZON_HOUR
 def synthetic_series(
     config: SyntheticConfig, horizon_hours: float = HORIZON_HOURS
 ) -> WeatherSeries:
-    """The table as a :class:`WeatherSeries`; tp in mm, as the reader makes it from metres.
+    """Return the table as a :class:`WeatherSeries`; tp in mm, as the reader makes it from metres.
 
     ``true_probability`` is of ``horizon_hours``; there is a ready label for 24 hours alone.
     """
@@ -399,7 +400,7 @@ _OF_TABLES = ("timestamp_column", "region_column", "precipitation_column", "prec
 
 
 def load_synthetic(config: DataConfig) -> WeatherSeries:
-    """The synthetic series for the event of ``data``, with the features it lists.
+    """Make the synthetic series for the event of ``data``, with the features it lists.
 
     Its ready label is of 0.1 mm in 24 h; for any other event it's None, and labels are made from
     the rain. ``true_probability`` is that of the event, or None, with a note that says why. Raises

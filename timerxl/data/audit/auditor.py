@@ -83,7 +83,7 @@ def audit_subject(subject: Subject) -> Audit:
 
 
 def audit_windows(windows: WeatherWindows, config: RunConfig) -> Audit:
-    """The audit of windows that are built already, cheap enough for the start of training.
+    """Audit windows that are built already, cheap enough for the start of training.
 
     Ready label columns that the recipe does not name are not looked at: the table is not read
     again.
@@ -139,7 +139,7 @@ def audit_command(
 def read_subject(
     path: Path, config_name: str | None, overrides: list[str]
 ) -> tuple[Subject, list[str]]:
-    """The table as training would read it, and sentences on what had to be assumed for it."""
+    """Read the table as training would, and say what had to be assumed for it."""
     if path.is_dir():
         path = path / SERIES
     if any(override.startswith("data.path=") for override in overrides):

@@ -25,7 +25,7 @@ _SHOWN = 12
 
 
 def records_of(subject: Subject) -> dict[str, dict[str, Any]]:
-    """Column -> record, of the features and of the precipitation; {} for an older series."""
+    """Return column -> record, of the features and of the precipitation; {} for an older series."""
     described = (subject.description or {}).get("columns", {})
     rain = subject.data.precipitation_column
     of_rain = described.get(rain, {}).get("record")
@@ -34,7 +34,7 @@ def records_of(subject: Subject) -> dict[str, dict[str, Any]]:
 
 
 def check_known(subject: Subject, audit: Audit) -> None:
-    """The table of what is known, and a warning for what was assumed and matters."""
+    """Report the table of what is known, and a warning for what was assumed and matters."""
     records = records_of(subject)
     audit.facts["columns_known"] = [
         {"column": column, **record} for column, record in records.items()
@@ -90,7 +90,7 @@ def _stamp_assumed(records: dict[str, dict[str, Any]], step_hours: float, audit:
 
 
 def check_left_out(subject: Subject, audit: Audit) -> None:
-    """Columns of the table that are no features, with the reasons."""
+    """Report columns of the table that are no features, with the reasons."""
     skipped: dict[str, str] = subject.series.source.get("skipped_columns", {})
     audit.facts["left_out"] = skipped
     if not skipped:
@@ -115,7 +115,7 @@ _MANY_WINDOWS_LOST = 0.20
 
 
 def check_series(subject: Subject, audit: Audit) -> None:
-    """Rows, span, step, hours of the day, and gaps in time per region."""
+    """Report rows, span, step, hours of the day, and gaps in time per region."""
     series = subject.series
     seconds = np.unique(series.timestamps.astype(np.int64) % 86400)
     audit.facts["series"] = {
@@ -178,7 +178,7 @@ def check_series(subject: Subject, audit: Audit) -> None:
 
 
 def check_missing(subject: Subject, audit: Audit) -> None:
-    """Missing values per column, as they were and after filling, and the windows they cost."""
+    """Report missing values per column, before and after filling, and the windows they cost."""
     series = subject.series
     total = len(series.timestamps)
     filled = series.source.get("filled_values", {})
@@ -233,7 +233,7 @@ def _windows_lost(subject: Subject, audit: Audit) -> None:
 
 
 def check_columns(subject: Subject, audit: Audit) -> None:
-    """Columns of one value, and columns that repeat another one exactly.
+    """Report columns of one value, and columns that repeat another one exactly.
 
     What ``check_codes`` took for a code for "missing" is no constant.
     """
@@ -285,7 +285,7 @@ _PLACE = re.compile(
 
 
 def check_codes(subject: Subject, audit: Audit) -> None:
-    """A fault for what looks like a code for "missing", and for values that are impossible.
+    """Report a fault for what looks like a code for "missing", and for values that are impossible.
 
     With ``data.missing_values=[]``, which takes every number as measured, the first is a warning.
     """

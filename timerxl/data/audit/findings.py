@@ -56,7 +56,7 @@ class Subject:
     description: dict[str, Any] | None = None
 
     def issue_rows(self) -> np.ndarray:
-        """Rows with a window, in row order; every labelled row where there are no windows."""
+        """Return rows with a window, ascending; every labelled row where there are no windows."""
         if self.rows:
             return np.sort(np.concatenate(list(self.rows.values())))
         return np.flatnonzero(~np.isnan(self.label)) if self.label is not None else np.arange(0)
@@ -82,11 +82,11 @@ class Audit:
         self.skipped.append({"check": check, "reason": reason})
 
     def of(self, severity: str) -> list[Finding]:
-        """Findings of one severity in the order they were made."""
+        """Return findings of one severity in the order they were made."""
         return [finding for finding in self.findings if finding.severity == severity]
 
     def short_lines(self) -> list[str]:
-        """Faults, then warnings, one line each; at most eight lines, the last counts the rest."""
+        """Return faults, then warnings, a line each; at most eight, the last counts the rest."""
         lines = [
             f"{finding.severity}: {finding.summary}"
             for severity in SEVERITIES[:2]
@@ -101,7 +101,7 @@ class Audit:
         return [plain(line) for line in lines]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; NaN becomes null."""
+        """Return plain JSON types; NaN becomes null."""
         ready = json_ready(
             {
                 "format": 1,

@@ -23,13 +23,13 @@ _FEW = 30  # windows below which a share is not compared
 
 
 def season_index(timestamps: np.ndarray) -> np.ndarray:
-    """[R] 0 to 3 for December to February and so on, by the month of the stamp."""
+    """Return [R] 0 to 3 for December to February and so on, by the month of the stamp."""
     months = timestamps.astype("datetime64[M]").astype(np.int64) % 12 + 1
     return months % 12 // 3
 
 
 def always_rain(share: float) -> dict[str, float]:
-    """Scores of "rain, always" where rain has this share p: accuracy p and F1 2p / (1 + p).
+    """Return scores of "rain, always" where rain has this share p: accuracy p and F1 2p / (1 + p).
 
     Precision is p and recall 1, hence the F1; ``always_dry_accuracy`` is 1 - p.
     """
@@ -47,7 +47,7 @@ def _differs(one: dict[str, Any], train: dict[str, Any] | None) -> bool:
 
 
 def check_class_shares(subject: Subject, audit: Audit) -> None:
-    """Share of rain per split, region and season, against the same region in training."""
+    """Report share of rain per split, region and season, against the same region in training."""
     series, label = subject.series, subject.label
     if label is None or not subject.rows:
         audit.skip("class shares per split", "there are no windows.")
@@ -154,7 +154,7 @@ def _report_cells(audit: Audit, cells: list[dict[str, Any]]) -> None:
 
 
 def check_thresholds(subject: Subject, audit: Audit) -> None:
-    """Share of rain over the horizon at 0.1, 1 and 10 mm, overall and per region."""
+    """Report share of rain over the horizon at 0.1, 1 and 10 mm, overall and per region."""
     series, hours = subject.series, subject.data.label_horizon_hours
     if series.precipitation_mm is None:
         audit.skip("threshold sensitivity", "there is no precipitation column, only a label.")
@@ -219,7 +219,8 @@ _ERA5_HOUR = (
 
 
 def looks_like_era5(precipitation: str, features: list[str]) -> list[str]:
-    """The names that say ERA5: its own for rain, or "precipitation" beside at least two others.
+    """Return the names that say ERA5: its own for rain, or "precipitation" beside at least two
+    others.
 
     ``precipitation`` is the name in the file that the series came from (:func:`name_in_file`).
     """
@@ -230,7 +231,8 @@ def looks_like_era5(precipitation: str, features: list[str]) -> list[str]:
 
 
 def name_in_file(subject: Subject) -> str:
-    """What the file called the precipitation; launch/prepare_data.py calls every table's rain tp.
+    """Tell what the file called the precipitation; launch/prepare_data.py calls every table's rain
+    tp.
 
     A series.json without records names a table's columns among its sources.
     """
@@ -244,7 +246,7 @@ def name_in_file(subject: Subject) -> str:
 
 
 def check_accumulation(subject: Subject, audit: Audit) -> None:
-    """Whether the precipitation holds all hours of a day, by series.json or by its looks.
+    """Tell whether the precipitation holds all hours of a day, by series.json or by its looks.
 
     A series.json whose hours_present_per_day is null came from a table. What is said or told of
     the table's period decides then; what was assumed does not.
@@ -331,7 +333,7 @@ def _report_sparse(
 
 
 def check_ready_labels(subject: Subject, audit: Audit) -> None:
-    """Agreement of every ready label column with the sum of the steps ahead, and behind."""
+    """Report agreement of every ready label column with the sum of the steps ahead, and behind."""
     series = subject.series
     columns = dict(subject.label_columns)
     if series.ready_label is not None and subject.data.path is not None:
@@ -424,7 +426,7 @@ _MAX_LEADS = 72
 
 
 def name_hints(name: str) -> bool:
-    """Whether a word of the name says that the column is about the future."""
+    """Tell whether a word of the name says that the column is about the future."""
     words = set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower()))
     return bool(words & _WORDS) or label_like(name)
 

@@ -24,12 +24,12 @@ Table = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """``66.2%``, or a dash where the share is not known."""
+    """Return ``66.2%``, or a dash where the share is not known."""
     return "-" if share is None else f"{share:.{digits}%}"
 
 
 def headline(audit: Audit) -> list[str]:
-    """What was audited, in sentences."""
+    """Tell what was audited, in sentences."""
     facts, context = audit.facts["series"], audit.facts["context"]
     kind = "SYNTHETIC series" if facts["is_synthetic"] else "series"
     hours = facts["hours_of_day"]
@@ -61,13 +61,13 @@ def headline(audit: Audit) -> list[str]:
 
 
 def counted(audit: Audit) -> str:
-    """``1 fault, 0 warnings, 2 notes``."""
+    """Return ``1 fault, 0 warnings, 2 notes``."""
     numbers = {name: len(audit.of(name)) for name in SEVERITIES}
     return ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in numbers.items())
 
 
 def tables(audit: Audit) -> list[Table]:
-    """Every section as a table of words, for text and page alike."""
+    """Return every section as a table of words, for text and page alike."""
     makers = (
         _class_shares,
         _always_rain,
@@ -262,7 +262,7 @@ def _text_table(table: Table) -> list[str]:
 
 
 def audit_text(audit: Audit) -> str:
-    """Headline, findings by severity, then the tables."""
+    """Write headline, findings by severity, then the tables."""
     counts = counted(audit)
     lines = [line for sentence in headline(audit) for line in _paragraph(sentence, "")]
     lines += ["", f"FINDINGS: {counts}", ""]

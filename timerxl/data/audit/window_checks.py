@@ -16,7 +16,7 @@ _DAY = np.timedelta64(1, "D")
 
 
 def check_context(subject: Subject, audit: Audit) -> None:
-    """Real days of the context beside what it would be if a step were an hour."""
+    """Report real days of the context beside what it would be if a step were an hour."""
     series, steps = subject.series, subject.context_length
     rows = np.arange(steps - 1, len(series.timestamps))
     rows = rows[series.region_index[rows] == series.region_index[rows - steps + 1]]
@@ -51,7 +51,7 @@ def check_context(subject: Subject, audit: Audit) -> None:
 
 
 def check_windows(subject: Subject, audit: Audit) -> None:
-    """Windows per split, and the reason as a fault where they can't be built."""
+    """Report windows per split, and the reason as a fault where they can't be built."""
     for reason in subject.refusals:
         audit.find(
             "fault",
@@ -67,7 +67,7 @@ def check_windows(subject: Subject, audit: Audit) -> None:
 
 
 def check_split_by_rows(subject: Subject, audit: Audit) -> None:
-    """All that ``data.split=rows`` does wrong with a table stacked region after region."""
+    """Report all that ``data.split=rows`` does wrong with a table stacked region after region."""
     if subject.data.split != "rows":
         return
     if not subject.rows:
@@ -150,7 +150,8 @@ _FORMULA = (
 
 
 def lag_one_correlation(label: np.ndarray, follows: np.ndarray) -> float:
-    """r1 of a 0/1 sequence [N]; ``follows`` [N] bool: the entry comes next after the one before.
+    """Return r1 of a 0/1 sequence [N]; ``follows`` [N] bool: the entry comes next after the one
+    before.
 
     Pairs across a gap are left out. 0 for a constant sequence or without pairs.
     """
@@ -163,14 +164,15 @@ def lag_one_correlation(label: np.ndarray, follows: np.ndarray) -> float:
 
 
 def effective_size(count: int, r1: float) -> float:
-    """n (1 - r1) / (1 + r1), at least 1 and at most n (Wilks 2011, section 5.2.4)."""
+    """Return n (1 - r1) / (1 + r1), at least 1 and at most n (Wilks 2011, section 5.2.4)."""
     if count == 0:
         return 0.0
     return float(np.clip(count * (1 - r1) / max(1 + r1, 1e-9), 1.0, count))
 
 
 def effective_regions(correlation: np.ndarray) -> float:
-    """Participation ratio of a correlation matrix [G, G]: (sum of eigenvalues)^2 / sum of squares.
+    """Return participation ratio of a correlation matrix [G, G]: (sum of eigenvalues)^2 / sum of
+    squares.
 
     G^2 / sum(r_ij^2): G for regions without correlation, 1 for copies (Bretherton et al. 1999).
     """
@@ -178,7 +180,7 @@ def effective_regions(correlation: np.ndarray) -> float:
 
 
 def label_correlation(subject: Subject) -> np.ndarray:
-    """[G, G] correlation of the regions' labels at their common times; 0 where there are few."""
+    """Correlate the regions' labels at common times: [G, G]; 0 where there are few."""
     series, label = subject.series, subject.label
     assert label is not None
     times, position = np.unique(series.timestamps, return_inverse=True)
@@ -236,7 +238,7 @@ def _spacing(subject: Subject, rows: np.ndarray) -> int:
 
 
 def check_sample_size(subject: Subject, audit: Audit) -> None:
-    """Effective number of independent samples of each split, or of all labelled rows."""
+    """Report effective number of independent samples of each split, or of all labelled rows."""
     label = subject.label
     if label is None or not np.isfinite(label).any():
         audit.skip("effective number of samples", "there is no label.")
@@ -282,7 +284,7 @@ _CALENDAR = frozenset("sin cos hour day month year season oni enso index".split(
 
 
 def check_regions(subject: Subject, audit: Audit) -> None:
-    """Pairs of regions whose columns are the same series, or nearly (more than 99 % equal).
+    """Report pairs of regions whose columns are the same series, or nearly (more than 99 % equal).
 
     Equal is exact. Values that are missing or the commonest of their column in both regions are
     not counted: two dry places agree on most zeros of rain, which says nothing. The span is

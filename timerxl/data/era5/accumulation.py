@@ -54,7 +54,7 @@ _CELLS_AT_ONCE = 2**18  # values
 
 
 def step_type(name: str, told: str) -> str:
-    """How values extend in time: as the file tells it, else by ERA5's own names."""
+    """Tell how values extend in time: as the file tells it, else by ERA5's own names."""
     if told in (SUM, MEAN, MAX, MIN, INSTANT):
         return told
     known = {SUM: _SUMS, MAX: _LARGEST, MIN: _SMALLEST, MEAN: _MEANS}
@@ -63,12 +63,12 @@ def step_type(name: str, told: str) -> str:
 
 
 def only_rises(name: str) -> bool:
-    """Whether a running total of this variable can't fall: rain, snow, downward radiation."""
+    """Tell whether a running total of this variable can't fall: rain, snow, downward radiation."""
     return name in _NEVER_NEGATIVE
 
 
 def to_mm(values: np.ndarray, mm_per_unit: float, what: str) -> np.ndarray:
-    """Depth of water to mm, rounded to 1e-6; packing noise below zero becomes 0.
+    """Return depth of water to mm, rounded to 1e-6; packing noise below zero becomes 0.
 
     The rounding undoes the four bytes of the file: 0.0001 m, stored as 0.0000999999975, is 0.1 mm.
     Raises InputError for a value clearly below zero.
@@ -95,7 +95,7 @@ class Totals:
     reset: int = 0
 
     def start(self, hours: np.ndarray) -> np.ndarray:
-        """The hour at which the total that ends at each of ``hours`` began."""
+        """Return the hour at which the total that ends at each of ``hours`` began."""
         return (hours - 1 - self.reset) // self.period * self.period + self.reset
 
     def __str__(self) -> str:
@@ -106,7 +106,7 @@ class Totals:
 def covered_hours(
     known: np.ndarray, first_hour: int, totals: Totals | None, window: int = 1
 ) -> np.ndarray:
-    """[N] int64: the hours that each known value's own share covers, 0 where there is none.
+    """Return [N] int64: the hours that each known value's own share covers, 0 where there is none.
 
     Without ``totals`` the ``window`` of each value: one hour, 24 of a daily statistic. Running
     totals: since the known value before it in the same total, or since that began. ``known`` [N]
@@ -122,7 +122,7 @@ def covered_hours(
 
 
 def deaccumulate(values: np.ndarray, first_hour: int, totals: Totals) -> np.ndarray:
-    """[N] running totals to the share of each value; see :func:`covered_hours`.
+    """Return [N] running totals to the share of each value; see :func:`covered_hours`.
 
     The first value of a total is its own share; every later one, the last hour included (00 UTC
     of the next day in ERA5-Land), minus the known value before it in the same total.
@@ -136,7 +136,7 @@ def deaccumulate(values: np.ndarray, first_hour: int, totals: Totals) -> np.ndar
 def changes_within(
     weight: np.ndarray, known: np.ndarray, first_hour: int, totals: Totals
 ) -> np.ndarray:
-    """[N] bool: known values whose ``weight`` [N] is not that of the one before in their total."""
+    """Find [N] known values whose ``weight`` [N] is not that of the one before in their total."""
     hours = first_hour + np.arange(len(known))
     before = _known_before(known)
     same = known & (before >= 0) & (first_hour + before > totals.start(hours))
@@ -246,7 +246,7 @@ class AccumulationEvidence:
         self._last = None
 
     def decide(self, least: float = 0.0) -> Verdict:
-        """Running totals (with period and restart), hourly sums, a counter, or unclear.
+        """Return running totals (with period and restart), hourly sums, a counter, or unclear.
 
         Values of which none exceeds ``least`` (in their unit) tell nothing.
         """
@@ -327,7 +327,7 @@ def _stamps_of_totals(totals: Totals, wet: np.ndarray) -> np.ndarray:
 
 
 def hours_present_per_day(hours: np.ndarray, totals: Totals | None, window: int = 1) -> int:
-    """How many of a day's 24 hours the known sums at ``hours`` (ascending) cover, as a rule.
+    """Tell how many of a day's 24 hours the known sums at ``hours`` (ascending) cover, as a rule.
 
     The median over the days without the first and the last; of one or two days the larger.
     """
@@ -343,7 +343,7 @@ def hours_present_per_day(hours: np.ndarray, totals: Totals | None, window: int 
 
 
 def sparse_refusal(name: str, present: int) -> str:
-    """What to say of a file that holds ``present`` of 24 hours of a sum."""
+    """Tell what to say of a file that holds ``present`` of 24 hours of a sum."""
     wrong = "a 24-h rain label" if name == "tp" else f"a 24-h sum of {name}"
     return f"{present} of 24 hours of {name} are present; {wrong} from this file would be wrong"
 
@@ -351,7 +351,8 @@ def sparse_refusal(name: str, present: int) -> str:
 def per_step(
     values: np.ndarray, covered: np.ndarray, step: int, kind: str, hours_needed: int
 ) -> np.ndarray:
-    """[N] hours to [N / step] steps that END at their stamp: the last hour of each is the stamp.
+    """Return [N] hours to [N / step] steps that END at their stamp: the last hour of each is the
+    stamp.
 
     Instantaneous values are those at the stamp; sums, means and extremes are over the step, NaN
     unless ``hours_needed`` hours of it are covered (all of them, fewer only for sparse files) and
@@ -380,7 +381,7 @@ _SURE_HOURS, _JUDGED_HOURS = 72, 240
 
 
 def rain_verdict(values: np.ndarray, timestamps: np.ndarray, region_index: np.ndarray) -> Verdict:
-    """How the rows of a column of sums add up; ``values`` [R] in any unit, NaN where missing.
+    """Tell how the rows of a column of sums add up; ``values`` [R] in any unit, NaN where missing.
 
     Rows at whole hours are looked at: a total that starts again at some hour shows there, too.
     Of a short table nothing is said.
@@ -409,7 +410,7 @@ def shares(
     totals: Totals,
     step_hours: float,
 ) -> np.ndarray:
-    """[R] the share of each row in running ``totals``.
+    """Return [R] the share of each row in running ``totals``.
 
     NaN where the row before is missing: the share would be that of more than one step.
     """
@@ -432,7 +433,7 @@ def shares(
 
 
 def problem(verdict: Verdict, name: str, step_hours: float, needs_label: bool) -> str | None:
-    """Why a column can't be taken as sums of its rows, as a clause; None where it can.
+    """Tell why a column can't be taken as sums of its rows, as a clause; None where it can.
 
     What is only odd is no reason for who has no label to make (``needs_label``).
     """
@@ -468,7 +469,7 @@ class SaidMeaning:
 
 
 def parse_meaning(column: str, text: str) -> SaidMeaning:
-    """``mean:24h@start`` and its like; raises InputError that lists the words."""
+    """Parse ``mean:24h@start`` and its like; raises InputError that lists the words."""
     match = _WORDS.fullmatch(text.strip())
     hours = int(match["hours"]) if match and match["hours"] else None
     needs = match is not None and match["word"] in ("sum", "mean", "max", "min")
@@ -532,7 +533,7 @@ def meaning_of(
     times: FileTimes,
     said: SaidMeaning | None,
 ) -> Meaning:
-    """What the values of a variable stand for; ``told`` is GRIB's step type, "" for none.
+    """Tell what the values of a variable stand for; ``told`` is GRIB's step type, "" for none.
 
     ``window`` are the hours that the variable's name tells. In order: the user's word, the history
     of a daily statistic, CF's bounds and cell methods, GRIB's step type, ERA5's names. Raises
@@ -560,7 +561,7 @@ def meaning_of(
 
 
 def ask(times: FileTimes, column: str, what: str, words: str) -> InputError:
-    """The error for what can't be told, with the option that says it."""
+    """Make the error for what can't be told, with the option that says it."""
     return InputError(f"{times.label}: {what}. Say {OPTION} {words.replace('COLUMN', column)}.")
 
 

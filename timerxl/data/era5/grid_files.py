@@ -71,7 +71,8 @@ _WINDOW = re.compile(r"(?P<name>\w+?)_(?P<hours>\d{1,2})hr?")
 
 
 def short_name(name: str) -> tuple[str, int | None]:
-    """(ERA5's short name, hours of the sum that the name tells); the name itself where unknown.
+    """Return (ERA5's short name, hours of the sum that the name tells); the name itself where
+    unknown.
 
     ``total_precipitation_6hr`` of WeatherBench 2 is ``tp``, the sum over the past 6 hours.
     """
@@ -86,7 +87,7 @@ def short_name(name: str) -> tuple[str, int | None]:
 
 
 def is_rain(standard_name: str, grib_name: str) -> bool:
-    """Whether attributes say total precipitation, whatever the variable is called."""
+    """Tell whether attributes say total precipitation, whatever the variable is called."""
     return standard_name in _RAIN_STANDARD or grib_name == "tp"
 
 
@@ -229,7 +230,7 @@ class GridFile:
     def blocks(
         self, variable: Variable, rows: slice, columns: slice
     ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """(times, values [t, y, x] float, version [t] int8) over all times, a few at once.
+        """Yield (times, values [t, y, x] float, version [t] int8) over all times, a few at once.
 
         ``rows`` and ``columns`` cut latitude and longitude. A block is whole chunks of the file of
         64 MiB, or one chunk where that's larger: a chunk is only ever unpacked as a whole.

@@ -58,7 +58,7 @@ class Gaps:
     _runs: dict[tuple[str, str, int], list[list[int]]] = field(default_factory=dict)
 
     def add(self, region: int, stamps: np.ndarray, missing: np.ndarray, filled: np.ndarray) -> None:
-        """``stamps`` [R] seconds since 1970; ``missing`` and ``filled`` [R, C] bool."""
+        """Add ``stamps`` [R], seconds since 1970, with ``missing`` and ``filled`` [R, C] bool."""
         kept = np.flatnonzero(~missing.all(axis=1))
         if kept.size:
             first, last = (_iso(int(stamps[row])) for row in (kept[0], kept[-1]))
@@ -78,7 +78,7 @@ class Gaps:
                         runs.append([begin, end])
 
     def entries(self) -> list[dict[str, Any]]:
-        """One per run; region None where every region has the same runs of the column."""
+        """Return one per run; region None where every region has the same runs of the column."""
         found = []
         for column in self.columns:
             for action in ("left", "filled"):
@@ -131,7 +131,8 @@ def _iso(seconds: int) -> str:
 
 @contextmanager
 def output_folder(output: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder beside ``output``; what stands in it as series.* at the end moves there.
+    """Make a temporary folder beside ``output``; what stands in it as series.* at the end moves
+    there.
 
     Whatever ends the block otherwise removes the folder and leaves ``output`` as it was. Raises
     InputError where a series stands there already, or where it can't be written.
@@ -234,11 +235,11 @@ class RegionParts:
         self._waiting, self._rows_waiting = [], 0
 
     def empty_columns(self) -> list[str]:
-        """Columns without one value in any region."""
+        """Return columns without one value in any region."""
         return [n for n in self.columns if not any(known[n] for known in self.known.values())]
 
     def join(self) -> Path:
-        """All regions one after the other into series.parquet, row group by row group."""
+        """Join all regions one after the other into series.parquet, row group by row group."""
         self._write_waiting()
         self._writer.close()
         empty = set(self.empty_columns())
@@ -251,7 +252,7 @@ class RegionParts:
 
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
-    """series.json beside series.parquet, with the format's number and the table's sha256."""
+    """Write series.json beside series.parquet, with the format's number and the table's sha256."""
     content = {"format": FORMAT} | description | {"sha256": sha256_of(folder / SERIES)}
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if (size := len(text.encode())) > MOST_JSON_BYTES:
@@ -422,7 +423,7 @@ class _Builder:
     fill_hours: float
 
     def rows(self, region: int, stamps: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Columns of [R] at the ``stamps``, and [R, C] bool: values that were filled."""
+        """Return columns of [R] at the ``stamps``, and [R, C] bool: values that were filled."""
         step = self.plan.step
         fill = int(self.fill_hours // step)
         back = fill + max([made.hours // step for made in self.derived], default=0)

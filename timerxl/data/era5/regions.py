@@ -31,7 +31,7 @@ class Region:
     is_point: bool = False
 
     def describe(self) -> dict[str, Any]:
-        """As it stands in series.json."""
+        """Return as it stands in series.json."""
         if self.is_point:
             return {"point": {"latitude": self.north, "longitude": self.west}}
         return {"box": {key: getattr(self, key) for key in _BOX}}
@@ -94,7 +94,7 @@ class GridMeans:
     cells: list[int]
 
     def means(self, field: np.ndarray) -> np.ndarray:
-        """[t, y, x] (already cut) to area means [G, t] float64; NaN cells leave the weights.
+        """Return [t, y, x] (already cut) to area means [G, t] float64; NaN cells leave the weights.
 
         mean = sum(w x) / sum(w) over the cells with a value, w = cos(latitude): on a regular grid
         the area of a cell is proportional to it. NaN where no cell has a value.
@@ -116,7 +116,7 @@ class GridMeans:
         return total
 
     def known_weights(self, field: np.ndarray) -> np.ndarray:
-        """[t, y, x] to [G, t]: the share of a region's weight in the cells with a value."""
+        """Return [t, y, x] to [G, t]: the share of a region's weight in the cells with a value."""
         known = ~np.isnan(field.reshape(len(field), -1))
         weights = self.weights.reshape(len(self.weights), -1)
         return (known @ weights.T / weights.sum(axis=1)).T

@@ -111,13 +111,13 @@ class Column:
         return self.variable.column
 
     def known_hours(self) -> np.ndarray:
-        """Ascending hours at which any region has a value."""
+        """Return ascending hours at which any region has a value."""
         known = [part.hours[~np.isnan(part.values()).all(axis=0)] for part in self.parts]
         hours = np.unique(np.concatenate(known))
         return hours[hours % self.takes_every == 0]
 
     def stamps_apart(self) -> int:
-        """The most common hours between neighbouring stamps; 1 of a single one."""
+        """Return the most common hours between neighbouring stamps; 1 of a single one."""
         hours = self.known_hours()
         if len(hours) < 2:
             return 1
@@ -125,12 +125,13 @@ class Column:
         return int(lengths[np.argmax(counts)])
 
     def follows_the_sun(self) -> bool:
-        """Whether it is a sum of radiation."""
+        """Tell whether it is a sum of radiation."""
         quantity = self.record.quantity
         return quantity is not None and quantity.value == "radiation sum"
 
     def hourly_values(self, region: int, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Hours ``first`` to ``stop - 1`` of a region: values [N] and the hours each covers [N].
+        """Return hours ``first`` to ``stop - 1`` of a region: values [N] and the hours each covers
+        [N].
 
         Where files hold the same hour, equal values are one, final data win over preliminary, and
         anything else is an InputError. Running totals come back as the share of each value.
@@ -172,7 +173,7 @@ class Column:
 
 
 def stamp(hour: int) -> str:
-    """An hour since 1970 as ISO time."""
+    """Return an hour since 1970 as ISO time."""
     return str(np.datetime64(int(hour) * 3600, "s"))
 
 
@@ -231,7 +232,7 @@ class Said:
 
 
 def unit_of(file: GridFile, variable: Variable, said: Said) -> tuple[Quantity | None, Fact]:
-    """(the quantity, where it's known; the unit): the user's word, else the attribute's."""
+    """Return (the quantity, where it's known; the unit): the user's word, else the attribute's."""
     name = variable.column
     is_rain = name == PRECIPITATION
     spoken, told = said.units.get(name), variable.unit
@@ -261,7 +262,8 @@ def unit_of(file: GridFile, variable: Variable, said: Said) -> tuple[Quantity | 
 def kind_of(
     file: GridFile, variable: Variable, meaning: Meaning, unit: str, was_said: bool
 ) -> tuple[str, int, float, bool]:
-    """(kind, hours of a value, mm per unit, whether the values must tell about running totals).
+    """Return (kind, hours of a value, mm per unit, whether the values must tell about running
+    totals).
 
     Rain becomes a sum: a rate, or a mean that the user says, times its hours. Raises InputError
     for rain that is an instant or an extreme, or a mean depth that nobody explains.
@@ -300,12 +302,12 @@ def kind_of(
 
 
 def kind_in_words(kind: str, window: int) -> str:
-    """``avg over 24 h``; without hours where a value is over one."""
+    """Return ``avg over 24 h``; without hours where a value is over one."""
     return kind if window == 1 else f"{kind} over {window} h"
 
 
 def time_fact(meaning: Meaning, kind: str, window: int, is_open: bool) -> Fact:
-    """The record of a column's meaning in time; an open sum's is completed when it's decided."""
+    """Record a column's meaning in time; an open sum's is completed when it's decided."""
     hours = None if kind == INSTANT or is_open else float(window)
     word = {SUM: "sum", MEAN: "mean"}.get(kind, kind)
     value = time_meaning(word, hours, meaning.file_stamp)
@@ -401,7 +403,7 @@ def refuse_overlap(file: GridFile, name: str, hours: np.ndarray, means: np.ndarr
 
 
 def check_windows(streams: Streams, column: Column) -> None:
-    """Where sums or means over some hours come more often than that, take those side by side."""
+    """Take values side by side where sums or means over some hours come more often than that."""
     if column.window == 1 or column.kind not in (SUM, MEAN):
         return
     hours = column.known_hours()
@@ -474,7 +476,7 @@ def check_told_sums(column: Column) -> None:
 
 
 def rain_first(streams: Streams) -> list[Column]:
-    """Rain tells best how sums add up; sums of the same files that can't tell follow it."""
+    """Sort columns, rain first: it tells best how sums add up, and the others follow it."""
     return sorted(
         streams.columns.values(),
         key=lambda c: (c.name != PRECIPITATION, not only_rises(c.variable.name)),
@@ -600,8 +602,9 @@ _MAX_MEMBERS = 1000
 
 
 def sha256_of_folder(path: Path) -> tuple[str, int]:
-    """(hex digest, bytes) of a Zarr store: of the names and sizes of its files, in order, and of
-    the contents of its metadata. The chunks, maybe terabytes, are not read for it."""
+    """Return (hex digest, bytes) of a Zarr store: of the names and sizes of its files, in order,
+    and of the contents of its metadata. The chunks, maybe terabytes, are not read for it.
+    """
     digest, size = hashlib.sha256(), 0
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         length = file.stat().st_size
@@ -613,7 +616,7 @@ def sha256_of_folder(path: Path) -> tuple[str, int]:
 
 
 def grid_members(path: Path, folder: Path) -> Iterator[tuple[Path, str]]:
-    """(file, label) of a file or Zarr store itself, or of each NetCDF or GRIB inside a ZIP.
+    """Yield (file, label) of a file or Zarr store itself, or of each NetCDF or GRIB inside a ZIP.
 
     A ZIP is known by its first bytes, whatever its suffix.
 
@@ -667,7 +670,8 @@ def read_streams(
     said: Said,
     tick: Callable[[str], None],
 ) -> Streams:
-    """Area means of the ``wanted`` columns (None: all) of all files, kept below ``folder``.
+    """Average the ``wanted`` columns (None: all) of all files over the regions, kept below
+    ``folder``.
 
     ``tick`` is called with a label after every column of every file. Raises InputError for files
     that can't be read, that don't cover a region, whose grids differ for one column, and for

@@ -141,19 +141,19 @@ _LAST_WORDS = {
 
 
 def named(key: str) -> Quantity:
-    """The quantity called ``key``."""
+    """Return the quantity called ``key``."""
     return _BY_KEY[key]
 
 
 def words_of(name: str) -> str:
-    """A column's name as plain words: ``PRECIPITAÇÃO (mm)`` -> ``precipitacao``, brackets away."""
+    """Put a column's name in plain words: ``PRECIPITAÇÃO (mm)`` -> ``precipitacao``."""
     text = without_accents(re.sub(r"\(.*?\)|\[.*?\]", " ", name))
     text = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", text)
     return " ".join(re.sub(r"[^A-Za-z0-9.]+", " ", text).lower().split())
 
 
 def quantity_of(name: str, unit: str | None = None) -> Quantity | None:
-    """What a column measures by its name; None where the name says nothing that is known.
+    """Tell what a column measures by its name; None where the name says nothing that is known.
 
     With a ``unit`` (of the file, or else the one in the name) a quantity that can't have it is not
     taken: ``raining (s)`` is no rain.
@@ -175,13 +175,13 @@ def quantity_of(name: str, unit: str | None = None) -> Quantity | None:
 
 
 def bracketed_unit(name: str) -> str | None:
-    """The text in the last brackets of a name: ``wv (m/s)`` -> ``m/s``."""
+    """Return the text in the last brackets of a name: ``wv (m/s)`` -> ``m/s``."""
     found = re.findall(r"[(\[]([^()\[\]]*)[)\]]", name)
     return found[-1].strip() or None if found else None
 
 
 def unit_in_name(name: str) -> str | None:
-    """The unit that a column's name tells, in brackets or as its last word; None for none."""
+    """Return the unit that a column's name tells, in brackets or as last word; or None."""
     quantity = quantity_of(name)
     in_brackets = bracketed_unit(name)
     if in_brackets is not None:
@@ -198,7 +198,7 @@ def unit_in_name(name: str) -> str | None:
 
 
 def fits(unit: str, quantity: Quantity) -> bool:
-    """Whether ``unit`` is one of this quantity: the same dimension (for rain also a rate)."""
+    """Tell whether ``unit`` is one of this quantity: the same dimension (for rain also a rate)."""
     try:
         conversion(unit, quantity)
     except InputError:
@@ -287,13 +287,13 @@ def _examples(quantity: Quantity) -> str:
 
 
 def limits_in(quantity: Quantity, unit: str) -> tuple[float, float]:
-    """The quantity's limits in ``unit``; raises InputError for a unit that it can't have."""
+    """Return the quantity's limits in ``unit``; raises InputError for a unit that it can't have."""
     made = conversion(unit, quantity)
     return (quantity.low - made.offset) / made.scale, (quantity.high - made.offset) / made.scale
 
 
 def most_rain_mm(hours: float) -> float:
-    """More than any rain measured over so many hours, mm.
+    """Return more than any rain measured over so many hours, mm.
 
     600 sqrt(hours) lies above all records of the WMO extremes archive: 305 mm in 42 min, 1,144 mm
     in 12 h, 1,825 mm in 24 h, 6,083 mm in 15 days.
@@ -315,12 +315,13 @@ class Fact:
     evidence: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in series.json."""
+        """Return as it stands in series.json."""
         return {"value": self.value, "known_by": self.known_by, "evidence": self.evidence}
 
 
 def time_meaning(kind: str, hours: float | None, stamp: str = "end") -> dict[str, Any]:
-    """What a stamp means: ``instant``, or a sum, mean, max or min over ``hours`` that end there.
+    """Tell what a stamp means: ``instant``, or a sum, mean, max or min over ``hours`` that end
+    there.
 
     ``step``: some value of the ``hours`` that end there; a table seldom tells which.
 
@@ -356,7 +357,7 @@ class ColumnRecord:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in series.json under the column's ``record``."""
+        """Return as it stands in series.json under the column's ``record``."""
         facts = {"quantity": self.quantity, "unit": self.unit, "time": self.time}
         return {
             "name": self.name,
@@ -387,7 +388,7 @@ _RECORD = {
 
 
 def records_problem(records: Any) -> str | None:
-    """What is wrong with ``records`` (column -> record), as a clause; None where nothing is."""
+    """Tell what is wrong with ``records`` (column -> record), as a clause; None if nothing."""
     if problem := misfit(records, dict, "records"):
         return problem
     found = (
@@ -398,7 +399,7 @@ def records_problem(records: Any) -> str | None:
 
 
 def unit_words(record: dict[str, Any]) -> str:
-    """The unit in the series, and that in the file where it differs: ``mm (in the file: inch)``."""
+    """Write the unit in the series, and the file's where it differs: ``mm (in the file: inch)``."""
     unit, written = (record.get("unit") or {}).get("value"), record.get("written_as")
     if written and unit and written != unit:
         return f"{written} (in the file: {unit})"
@@ -406,7 +407,7 @@ def unit_words(record: dict[str, Any]) -> str:
 
 
 def time_words(record: dict[str, Any]) -> str:
-    """What a stamp of the FILE means: ``instant``, ``sum over 24 h``, ``... from it on``.
+    """Tell what a stamp of the FILE means: ``instant``, ``sum over 24 h``, ``... from it on``.
 
     A series' own stamps are always the ends of what its values are over.
     """
@@ -424,7 +425,7 @@ def time_words(record: dict[str, Any]) -> str:
 
 
 def known_by_words(record: dict[str, Any]) -> str:
-    """``file`` where all is known in one way, else ``unit: assumed; stamp: said``."""
+    """Return ``file`` where all is known in one way, else ``unit: assumed; stamp: said``."""
     of: dict[str, list[str]] = {}
     for key, called in (("quantity", "quantity"), ("unit", "unit"), ("time", "stamp")):
         if fact := record.get(key):
@@ -435,7 +436,7 @@ def known_by_words(record: dict[str, Any]) -> str:
 
 
 def shortened(name: str) -> str:
-    """A name of any length in 40 characters."""
+    """Return a name of any length in 40 characters."""
     return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
@@ -465,7 +466,7 @@ class KnownRow:
 
 
 def known_rows(known: Iterable[dict[str, Any]], most: int) -> tuple[list[KnownRow], int]:
-    """(At most ``most`` rows, how many columns are in none of them).
+    """Return (At most ``most`` rows, how many columns are in none of them).
 
     ``known`` are records with their ``column``. Up to ``most`` columns have a row each; of more,
     those of which the same is known share one, and the rows with most columns are shown.
@@ -533,7 +534,7 @@ class Code:
 
 
 def share_text(share: float) -> str:
-    """``12.3%``, and never a 0 for what is there."""
+    """Return ``12.3%``, and never a 0 for what is there."""
     return f"{share:.2%}" if share >= 0.0001 else f"{share:.1e}"
 
 
@@ -578,7 +579,7 @@ class Extremes:
             self._counts[value] = self._counts.get(value, 0) + int(counts[place])
 
     def codes(self, limits: tuple[float, float] | None) -> list[Code]:
-        """What is taken for "missing", outermost first; ``limits`` are those of the quantity."""
+        """Tell what stands for "missing", outermost first; ``limits`` are the quantity's."""
         found: list[Code] = []
         left = sorted(self._counts)
         while left and len(found) < _MOST_CODES:
@@ -648,14 +649,14 @@ class Extremes:
 
 
 def find_codes(values: np.ndarray, limits: tuple[float, float] | None) -> list[Code]:
-    """The codes for "missing" in one column: ``values`` of any shape, NaN where missing."""
+    """Find the codes for "missing" in one column: ``values`` of any shape, NaN where missing."""
     extremes = Extremes()
     extremes.add(np.asarray(values, dtype=np.float64))
     return extremes.codes(limits)
 
 
 def mask(values: np.ndarray, codes: Iterable[float]) -> tuple[np.ndarray, dict[float, int]]:
-    """(values with NaN for each of ``codes``, how often each stood there).
+    """Return (values with NaN for each of ``codes``, how often each stood there).
 
     Four bytes hold -9999.9 as -9999.900390625: equal means to 2e-7.
     """
@@ -672,7 +673,7 @@ NONE = "none"  # said instead of codes: every number is a measurement
 
 
 def parse_codes(said: Iterable[str | float], option: str) -> list[float]:
-    """Numbers said to mean "missing", none for ``none``; InputError for a word (``option``)."""
+    """Parse numbers that mean "missing", none for ``none``; InputError for a word."""
     found = []
     for word in said:
         if word == NONE:
@@ -689,7 +690,7 @@ def parse_codes(said: Iterable[str | float], option: str) -> list[float]:
 def refusal(
     found: dict[str, list[Code]], advice: str, places: dict[str, str] | None = None
 ) -> InputError:
-    """The error for columns that hold codes: names, values, counts, shares, and what to do.
+    """Make the error for columns that hold codes: names, values, counts, shares, and what to do.
 
     ``advice`` says the option, with ``{values}`` or ``{list}`` for the codes; ``places`` where the
     first stands.
@@ -738,7 +739,7 @@ class _Amounts:
         return self.rows * self.hours / 24
 
     def in_unit(self, unit: str) -> tuple[float, float]:
-        """(mm in the largest step, mm a year) if the numbers are in ``unit``."""
+        """Return (mm in the largest step, mm a year) if the numbers are in ``unit``."""
         factor = _mm_in(unit, self.hours)
         return self.largest * factor, self.year * factor
 
@@ -748,7 +749,7 @@ class _Amounts:
         return step <= most_rain_mm(self.hours) and not too_wet
 
     def is_likely(self, unit: str) -> bool:
-        """Possible, neither a desert nor beyond the wettest place."""
+        """Return possible, neither a desert nor beyond the wettest place."""
         step, year = self.in_unit(unit)
         return (
             self.is_possible(unit)
@@ -757,7 +758,7 @@ class _Amounts:
         )
 
     def choices(self) -> str:
-        """What each unit would make of the numbers, for those that could be."""
+        """Tell what each unit would make of the numbers, for those that could be."""
         found = []
         for unit in CANDIDATES:
             step, year = self.in_unit(unit)
@@ -774,7 +775,7 @@ def rain_unit(
     told: tuple[str, str] | None,
     option: str,
 ) -> Fact:
-    """The unit of a rain column: ``values`` [R] (NaN where missing), each over ``hours``.
+    """Return the unit of a rain column: ``values`` [R] (NaN where missing), each over ``hours``.
 
     ``said`` is the user's word, ``told`` (unit, by what) the file's: brackets of the name, an
     attribute, a layout. Without either mm is assumed where the amounts are those of rain in mm, and
@@ -834,7 +835,7 @@ def _mm_in(unit: str, hours: float) -> float:
 
 
 def to_mm(values: np.ndarray, unit: str, hours: float) -> np.ndarray:
-    """Rain of a step in mm; a rate (mm/h) falls for ``hours``. Unrounded."""
+    """Return rain of a step in mm; a rate (mm/h) falls for ``hours``. Unrounded."""
     factor = _mm_in(unit, hours)
     return values if factor == 1.0 else values * factor
 
@@ -873,7 +874,7 @@ _MOST_OUTSIDE = 0.5  # a column of which more lies beyond its limits is in anoth
 
 
 def is_direction(table: pd.DataFrame, name: str) -> bool:
-    """Whether a column is a direction: by its name, and by values of 0 to 360 or compass points."""
+    """Tell whether a column is a direction: by name, and by degrees or compass points."""
     quantity = quantity_of(name)
     if quantity is None or quantity.key != "direction":
         return False
@@ -905,7 +906,7 @@ def encode_direction(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
 def encode_directions(
     table: pd.DataFrame, features: list[str] | None, how: str, apart: set[str]
 ) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The table with ``NAME_sin`` and ``NAME_cos`` for its directions; {new column: its source}.
+    """Put ``NAME_sin`` and ``NAME_cos`` for directions; the table, and {new column: its source}.
 
     ``features`` None encodes every direction unless ``how`` is "as_is"; a list decides by itself:
     who lists ``wd_sin`` gets it, who lists ``wd`` gets the degrees. ``apart`` are no features.
@@ -929,7 +930,7 @@ def encode_directions(
 
 
 def zero_one(column: pd.Series) -> np.ndarray | None:
-    """[R] 1 for yes or true, 0 for no or false, NaN where missing; None where words differ."""
+    """Return [R] 1 for yes or true, 0 for no or false, NaN if missing; None if words differ."""
     if pd.api.types.is_bool_dtype(column):
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
     if pd.api.types.is_numeric_dtype(column):
@@ -946,7 +947,8 @@ def zero_one(column: pd.Series) -> np.ndarray | None:
 
 
 def limits_of(name: str, unit: str | None, step_hours: float) -> tuple[float, float] | None:
-    """What weather keeps to in this column, in its own unit; None where name or unit tell nothing.
+    """Tell what weather keeps to in this column, in its own unit; None where name or unit tell
+    nothing.
 
     Without a unit only what hardly has another is limited: directions and percentages.
     """
@@ -996,7 +998,7 @@ def check_codes(
 def feature_record(
     name: str, source: str, said: str | None, told: tuple[str, str] | None, time: Fact | None
 ) -> ColumnRecord:
-    """The record of a feature: unit as ``said`` by the user or ``told`` (unit, by what).
+    """Return the record of a feature: unit as ``said`` by the user or ``told`` (unit, by what).
 
     No value is converted. Raises InputError where the two contradict each other, or the unit that
     was said is none of the quantity that the name tells.

@@ -133,7 +133,7 @@ class TextTable:
     blank_lines: list[int] = field(default_factory=list)
 
     def line_of(self, row: int) -> int:
-        """The line of the file, from 1, in which a row of the frame stands."""
+        """Return the line of the file, from 1, in which a row of the frame stands."""
         line = self.first_line + row
         for blank in self.blank_lines:
             if blank > line:
@@ -143,7 +143,7 @@ class TextTable:
 
 
 def is_text_table(path: Path) -> bool:
-    """Whether a file's name ends like that of a text table."""
+    """Tell whether a file's name ends like that of a text table."""
     return path.suffix.lower() in TEXT_SUFFIXES
 
 
@@ -187,7 +187,7 @@ def read_text_table(
 
 
 def decode_text(path: Path, encoding: str | None = None) -> tuple[str, str, list[str]]:
-    """The text of a file, its encoding, and notes; InputError for what is no text table.
+    """Decode a file: its text, encoding, and notes; InputError for what is no text table.
 
     Without ``encoding``: by its first bytes, else UTF-8, else by the words and bytes in it.
     """
@@ -598,7 +598,7 @@ def _text_columns(names: list[str], asked: Sequence[str] | None) -> list[str]:
 
 
 def plain_name(name: str) -> str:
-    """A column's name in lower case, without accents, spaces as underscores."""
+    """Return a column's name in lower case, without accents, spaces as underscores."""
     return re.sub(r"[\s\-]+", "_", without_accents(name).strip().lower())
 
 
@@ -750,11 +750,11 @@ class _Words:
     is_bad: np.ndarray
 
     def column(self) -> np.ndarray:
-        """[R] float64."""
+        """Return [R] float64."""
         return np.append(self.numbers, np.nan)[self.codes]
 
     def counts(self) -> np.ndarray:
-        """[U] rows of each word."""
+        """Return [U] rows of each word."""
         return np.bincount(self.codes[self.codes >= 0], minlength=len(self.words))
 
 
@@ -950,28 +950,28 @@ class Layout:
     decode: Callable[[TextTable], TextTable] | None = None
 
     def unit_of(self, column: str) -> str | None:
-        """The unit that the source gives a column."""
+        """Return the unit that the source gives a column."""
         plain = plain_name(column)
         return next((u for name, u in self.units.items() if plain_name(name) == plain), None)
 
     def missing_of(self, column: str) -> tuple[float, ...]:
-        """The numbers that stand for missing in a column."""
+        """Return the numbers that stand for missing in a column."""
         plain = plain_name(column)
         own = next((c for name, c in self.missing.items() if plain_name(name) == plain), None)
         return own if own is not None else self.missing.get("*", ())
 
     def is_weather(self, column: str) -> bool:
-        """Whether a column is weather: no flag, place, name or label."""
+        """Tell whether a column is weather: no flag, place, name or label."""
         return not (
             self.not_weather and re.fullmatch(self.not_weather, column.strip(), re.IGNORECASE)
         )
 
     def is_label(self, column: str) -> bool:
-        """Whether a column tells the future."""
+        """Tell whether a column tells the future."""
         return bool(self.labels and re.fullmatch(self.labels, column.strip(), re.IGNORECASE))
 
     def rain_column(self, columns: Sequence[str]) -> str | None:
-        """The column of rain among ``columns``, with or without a unit in brackets."""
+        """Return the column of rain among ``columns``, with or without a unit in brackets."""
         bare = {re.sub(r"_*\(.*$", "", plain_name(name)): name for name in reversed(columns)}
         full = {plain_name(name): name for name in columns}
         for name in map(plain_name, self.rain):
@@ -1525,7 +1525,7 @@ LAYOUTS = (
 
 
 def find_layout(table: TextTable) -> Layout | None:
-    """The known layout of a table, with what its lines above say; None for any other."""
+    """Find the known layout of a table, with what its lines above say; None for any other."""
     present = {plain_name(str(name)) for name in table.frame.columns}
     above = "\n".join(table.header_text)
     row = ",".join("" if pd.isna(v) else str(v) for v in table.frame.iloc[0])
@@ -1588,7 +1588,7 @@ _TIMES_AS_TEXT = 3  # text as Arrow, in the frame and as names
 
 
 def read_parquet(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """A Parquet file as pandas reads it, and sentences on columns that are left out.
+    """Read a Parquet file as pandas does, with sentences on columns that are left out.
 
     Raises InputError where there is no memory for it: by the counts in its footer (pyarrow reads
     no more values than these), by what its pages unpack to, and by the length of its text as it
