@@ -6,6 +6,7 @@ windows is reported as a fault, beside everything else.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -182,22 +183,16 @@ def _read(
     Codes for "missing" that training refuses are taken as they are: a fault beside others. What
     can't be read with them is refused as training does it.
     """
-    attempts = (
-        [data] if data.missing_values is not None else [replace(data, missing_values=[]), data]
-    )
     names = {override.partition("=")[0] for override in overrides}
     notes: list[str] = []
     said = names & {"data.precipitation_column", "data.label_column"}
     if not said and (ready := ready_label_without_rain(data)) is not None:
         notes.append(f"no precipitation column; {ready} is taken as data.label_column.")
-        attempts = [replace(attempt, label_column=ready) for attempt in attempts]
         data.label_column = ready
-    for attempt in attempts[:-1]:
-        try:
-            return *read_table_and_labels(attempt), notes
-        except InputError:
-            continue
-    return *read_table_and_labels(attempts[-1]), notes
+    if data.missing_values is None:
+        with contextlib.suppress(InputError):
+            return *read_table_and_labels(replace(data, missing_values=[])), notes
+    return *read_table_and_labels(data), notes
 
 
 def cut_windows(subject: Subject) -> None:

@@ -47,6 +47,10 @@ class Derived:
     unit: str
     description: str
 
+    def describe(self) -> dict[str, str]:
+        """Describe the column for series.json."""
+        return {"unit": self.unit, "kind": "derived", "description": self.description}
+
 
 def choose_derived(
     asked: list[str], units: dict[str, str], step_hours: int

@@ -513,9 +513,7 @@ def _describe(
             "record": column.record.to_dict(),
         }
     for made in derived:
-        columns[made.name] = {
-            "unit": made.unit, "kind": "derived", "description": made.description
-        }  # fmt: skip
+        columns[made.name] = made.describe()
     present = plan.hours_present[PRECIPITATION]
     return {
         "step_hours": float(plan.step),
@@ -614,9 +612,7 @@ def prepare_tables(
             if record is not None:
                 described[name]["record"] = record
         for made in derived:
-            described[made.name] = {
-                "unit": made.unit, "kind": "derived", "description": made.description
-            }  # fmt: skip
+            described[made.name] = made.describe()
         description = {
             "step_hours": step,
             "first": str(min(table.series.timestamps.min() for table in tables)),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from math import isfinite
 from typing import Any, Literal
@@ -314,10 +314,6 @@ class Fact:
     known_by: KnownBy
     evidence: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return as it stands in series.json."""
-        return {"value": self.value, "known_by": self.known_by, "evidence": self.evidence}
-
 
 def time_meaning(kind: str, hours: float | None, stamp: str = "end") -> dict[str, Any]:
     """Tell what a stamp means: ``instant``, or a sum, mean, max or min over ``hours`` that end
@@ -357,14 +353,8 @@ class ColumnRecord:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return as it stands in series.json under the column's ``record``."""
-        facts = {"quantity": self.quantity, "unit": self.unit, "time": self.time}
-        return {
-            "name": self.name,
-            **{key: None if fact is None else fact.to_dict() for key, fact in facts.items()},
-            "written_as": self.written_as,
-            "missing": self.missing,
-        }
+        """Return the record as it stands in series.json under the column's ``record``."""
+        return asdict(self)
 
 
 UNKNOWN = "-"

@@ -157,7 +157,7 @@ def read_text_table(
     """
     options = options or TextOptions()
     text, encoding, notes = decode_text(path, options.encoding)
-    layout = _find_layout(path, text, options)
+    layout = _find_parts(path, text, options)
     table = TextTable(
         path=path,
         frame=pd.DataFrame(),
@@ -327,7 +327,7 @@ def _guess_encoding(content: bytes) -> tuple[str, bool]:
 
 
 @dataclass
-class _Layout:
+class _Parts:
     """Where the parts of a text stand; lines count from 1, ``offset`` is that of the first row.
 
     ``kinds`` holds for each column n (numbers), t (times) or an empty text.
@@ -346,7 +346,7 @@ class _Layout:
     notes: list[str]
 
 
-def _find_layout(path: Path, text: str, options: TextOptions) -> _Layout:
+def _find_parts(path: Path, text: str, options: TextOptions) -> _Parts:
     """Find separator, names, units and the first row by what the lines look like."""
     notes: list[str] = []
     given = _given_separator(options.separator)
@@ -390,7 +390,7 @@ def _find_layout(path: Path, text: str, options: TextOptions) -> _Layout:
     if separator != "," and given is None:
         notes.append(f"columns are separated by {_CALLED[separator]} (else say --separator).")
     top = names_at if names_at is not None else data
-    return _Layout(
+    return _Parts(
         separator=separator,
         header_line=0 if names_at is None else names_at + 1,
         first_line=len(lines) + 1 if data is None else data + 1,
@@ -608,7 +608,7 @@ def without_accents(text: str) -> str:
     return "".join(sign for sign in text if not unicodedata.combining(sign))
 
 
-def _without_tail(body: str, layout: _Layout, notes: list[str]) -> str:
+def _without_tail(body: str, layout: _Parts, notes: list[str]) -> str:
     """The rows alone: repeated lines of names blanked, a second table or a footer cut off."""
     raw = layout.header_raw
     if raw and f"\n{raw}" in body:
@@ -637,7 +637,7 @@ def _without_tail(body: str, layout: _Layout, notes: list[str]) -> str:
     return _without_footer(body, layout, notes)
 
 
-def _without_footer(body: str, layout: _Layout, notes: list[str]) -> str:
+def _without_footer(body: str, layout: _Parts, notes: list[str]) -> str:
     end, cut, first = len(body.rstrip()), 0, ""
     while cut < _FOOTER_LINES:
         start = max(body.rfind("\n", 0, end), body.rfind("\r", 0, end)) + 1
@@ -656,7 +656,7 @@ def _without_footer(body: str, layout: _Layout, notes: list[str]) -> str:
 
 
 def _parse(
-    path: Path, body: str, layout: _Layout, asked: list[str], decimal: str | None
+    path: Path, body: str, layout: _Parts, asked: list[str], decimal: str | None
 ) -> pd.DataFrame:
     """The rows by pandas' C parser; columns ``asked`` for as the text that stands there."""
     names = _fitting_names(path, body, layout)
@@ -688,7 +688,7 @@ def _parse(
     return frame
 
 
-def _fitting_names(path: Path, body: str, layout: _Layout) -> list[str]:
+def _fitting_names(path: Path, body: str, layout: _Parts) -> list[str]:
     """The names, one more for a separator at the end of the rows; InputError where rows differ."""
     line = re.match(r"[^\r\n]*", body.lstrip("\r\n"))
     row = _fields(line[0] if line else "", layout.separator)
@@ -706,7 +706,7 @@ def _fitting_names(path: Path, body: str, layout: _Layout) -> list[str]:
     )
 
 
-def _parser_error(path: Path, text: str, layout: _Layout) -> InputError:
+def _parser_error(path: Path, text: str, layout: _Parts) -> InputError:
     if match := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", text):
         line = layout.first_line + int(match[2]) - 1
         return InputError(
