@@ -1,7 +1,8 @@
-"""What a saved model says of its inputs, and what that asks of another series.
+"""From a series to what a model reads: labels, splits, scaling, and preprocessing.json.
 
-``preprocessing.json`` lies beside the weights. A series that is scored or forecast by that model is
-read, scaled and cut by it, never by statistics of its own.
+``preprocessing.json`` lies beside the weights and says all of it. A series that is scored or
+forecast by that model is read, scaled and cut by it, never by statistics of its own. Shapes: R rows
+of the series, C features, S static features.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one shape in which every series of weather reaches windows, splits and labels."""
+"""The one shape in which every series of weather reaches labels, splits and windows."""
 
 from __future__ import annotations
 

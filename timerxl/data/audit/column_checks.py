@@ -1,4 +1,4 @@
-"""Checks of the rows and columns: gaps, missing values, constants, copies."""
+"""Checks of rows and columns: gaps, missing values and codes, constants, copies, what is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of the label: class shares per split, region and season, and what a threshold changes."""
+"""Checks of label, precipitation and features: class shares, missing hours, leaks of the future."""
 
 from __future__ import annotations
 

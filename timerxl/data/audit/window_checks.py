@@ -1,4 +1,4 @@
-"""Checks of the windows: what the context spans in time, and what a cut by rows does wrong."""
+"""Checks of windows: context, cut by rows, independent samples, regions that are one place."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""What a sum stands for in time, and how hours become steps.
+"""What a value stands for in time: instants, sums and means over hours, running totals.
 
 ERA5 accumulates over the one hour that ends at the stamp, ERA5-Land from 00 UTC over the day (its
-value at 00 UTC is the total of the day before), a forecast from its base time. Hours are int64
-since 1970-01-01 00 UTC. A stretch of N hours is an array with NaN where there is no value.
+value at 00 UTC is the total of the day before), a forecast from its base time; tables carry either.
+What the user says or the file tells of it is read here, and before anything is joined every stamp
+becomes an end. Hours are int64 since 1970-01-01 00 UTC. Arrays of N hours hold NaN where there is
+no value; R are rows of a table, region after region.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""ERA5 files to one regular series per region: steps, derived features, gaps, provenance.
+"""Grids or tables to series.parquet and series.json, written whole or not at all.
 
-Rows are the steps from the first to the last stamp at which any column has a value; a step without
-any is left out. Streams that start at different hours keep their union, with missing values where
-one has not begun: nothing is shifted.
+Of grids rows are the steps from the first to the last stamp at which any column has a value; a step
+without any is left out. Streams that start at different hours keep their union, with missing values
+where one has not begun: nothing is shifted. Tables pass every check of the reader first; a table
+does not tell over how many hours its rain was summed, so it's taken as the sum over the step, or as
+running totals where it behaves like them.
 """
 
 from __future__ import annotations

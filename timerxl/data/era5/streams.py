@@ -1,8 +1,10 @@
-"""Area means of every gridded file, kept on disk.
+"""Columns of gridded files: what each is (unit, time, codes, running totals), and its area means.
 
 Reading goes file by file and block by block; what stays are region means in a temporary folder, so
-memory does not grow with the number of years. What a column is gets settled here (see
-grid_checks.py), before anything is averaged or joined.
+memory does not grow with the number of years. Each fact is said by the user, told by the file, or
+inferred from the values, and noted in the column's record; what contradicts itself is refused, what
+can't be decided is asked for, before anything is averaged or joined. Shapes: T times of a part, G
+regions, N hours.
 """
 
 from __future__ import annotations
