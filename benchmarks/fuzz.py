@@ -41,7 +41,7 @@ MEMORY_BYTES = 10 * 2**30  # of addresses: an input must not take the machine's 
 FILE_BYTES = 2 * 2**30  # nor its disk
 COMMANDS = "convert diagnose evaluate plan predict prepare_data publish report train".split()
 _SLOW = (
-    "accelerate datasets h5netcdf sklearn.ensemble tensorboard timerxl.data.era5.prepare_tables "
+    "accelerate datasets h5netcdf sklearn.ensemble tensorboard timerxl.data.era5.prepare "
     "timerxl.data.audit.auditor timerxl.data.forecast_file timerxl.forecaster "
     "timerxl.hub.background "
     "timerxl.hub.package timerxl.hub.push timerxl.model.convert_openltm timerxl.planner.planning "

@@ -37,7 +37,7 @@ def make_tables(folder: Path) -> None:
     import pandas as pd
 
     from timerxl.config import DataConfig, SyntheticConfig
-    from timerxl.data.synthetic.event import load_synthetic
+    from timerxl.data.synthetic import load_synthetic
 
     series = load_synthetic(
         DataConfig(synthetic=SyntheticConfig(start="2023-01-01", end="2023-07-19"))

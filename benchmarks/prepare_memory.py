@@ -4,7 +4,7 @@
 
 Writes SYNTHETIC files in the layout of the Climate Data Store over Peru, one of instantaneous and
 one of accumulated variables a year, each a single compressed chunk as delivered. The values are
-those of timerxl/data/synthetic/generator.py: every cell has its nearest region's, with an offset
+those of timerxl/data/synthetic.py: every cell has its nearest region's, with an offset
 of its own. Each stage runs in a fresh process; its peak resident memory is counted from the end of
 its imports.
 """
@@ -38,7 +38,7 @@ def write_files(folder: Path, years: int, grid_step: float) -> None:
 
     from timerxl.config import SyntheticConfig
     from timerxl.data.era5.regions import load_regions
-    from timerxl.data.synthetic.generator import synthetic_table
+    from timerxl.data.synthetic import synthetic_table
 
     boxes = load_regions(ROOT / "launch" / "regions" / "peru.yaml")
     latitude = np.arange(0.0, -18.01, -grid_step)

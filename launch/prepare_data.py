@@ -131,8 +131,7 @@ def prepare(arguments: argparse.Namespace) -> int:
     # Imported late: a wrong argument is refused before the slow imports begin.
     from tqdm import tqdm
 
-    from timerxl.data.era5.prepare import PrepareOptions, prepare_era5
-    from timerxl.data.era5.prepare_tables import prepare_tables
+    from timerxl.data.era5.prepare import PrepareOptions, prepare_era5, prepare_tables
     from timerxl.data.readers import is_table
 
     inputs = [Path(name) for name in arguments.inputs]
@@ -163,9 +162,8 @@ def prepare(arguments: argparse.Namespace) -> int:
 
 
 def _said_of_tables(arguments: argparse.Namespace) -> TableOptions:
-    from timerxl.data.readers import TableOptions
-    from timerxl.data.tables.delimited_text import TextOptions
-    from timerxl.data.tables.times import TimeOptions
+    from timerxl.data.readers import TableOptions, TimeOptions
+    from timerxl.data.tables.table_files import TextOptions
 
     of_text = {f.name: getattr(arguments, f.name) for f in fields(TextOptions)}
     return TableOptions(

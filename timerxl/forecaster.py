@@ -20,8 +20,7 @@ from transformers.utils import logging as transformers_logging
 from timerxl.config import InputError
 from timerxl.data.forecast_file import BY_VARIABLE
 from timerxl.data.forecast_input import ForecastInput, read_forecast_input
-from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
-from timerxl.data.training_ranges import step_offsets
+from timerxl.data.preprocessing import PREPROCESSING, Preprocessing, step_offsets
 from timerxl.device import device_facts, refuse_unusable_gpu
 from timerxl.evaluation.calibration import Calibration
 from timerxl.model import TimerXLForClassification

@@ -86,6 +86,12 @@ def plain(text: object, most: int = MOST_SHOWN) -> str:
     return "".join(_plain_sign(sign) for sign in shown)
 
 
+def listed(names: list[str], most: int = 6) -> str:
+    """``a, b and 3 more``; names of a table may be of any length, and are cut."""
+    shown = ", ".join(plain(name, 200) for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
 def _plain_sign(sign: str) -> str:
     if sign.isprintable():
         return sign

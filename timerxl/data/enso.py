@@ -33,7 +33,7 @@ class OceanicNinoIndex:
     anomaly: np.ndarray
 
     def phases(self) -> tuple[np.ndarray, np.ndarray]:
-        """([n] index into ``PHASES``, [n] number of the episode, -1 in neutral months).
+        """Return ([n] index into ``PHASES``, [n] number of the episode, -1 in neutral months).
 
         NOAA's rule: five or more overlapping seasons in a row at or beyond +-0.5 K, anomalies
         rounded to one decimal as in NOAA's table. It looks ahead and is for looking back only.
@@ -55,7 +55,8 @@ class OceanicNinoIndex:
         return phase, episode
 
     def phase_at(self, timestamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Phase and episode of the month each time stamp lies in, unlagged, -1 where unknown.
+        """Return phase and episode of the month each time stamp lies in, unlagged, -1 where
+        unknown.
 
         Raises InputError where the index covers none of the times.
         """
@@ -69,7 +70,8 @@ class OceanicNinoIndex:
         return np.where(known, phase[position], -1), np.where(known, episode[position], -1)
 
     def lagged(self, timestamps: np.ndarray, lag_months: int = MIN_LAG_MONTHS) -> np.ndarray:
-        """[n] float32, the anomaly in kelvin of the month ``lag_months`` before; NaN outside.
+        """Return [n] float32, the anomaly in kelvin of the month ``lag_months`` before; NaN
+        outside.
 
         Raises InputError for a lag below two months: that value isn't out yet at issue time.
         """
@@ -125,7 +127,7 @@ def read_oni(path: Path) -> OceanicNinoIndex:
 
 
 def with_oni(series: WeatherSeries, path: Path, lag_months: int) -> WeatherSeries:
-    """The series with the lagged index as its last feature, ``oni_lagged`` in kelvin.
+    """Return the series with the lagged index as its last feature, ``oni_lagged`` in kelvin.
 
     Rows that the file doesn't cover have it missing, and no window runs over them. Raises
     InputError as ``read_oni`` and ``lagged`` do, and where the series has a feature of that name.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import os
 import re
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from timerxl.config import InputError
+from timerxl.data.tables.table_files import without_accents
 from timerxl.files import whole_file
 
 SUFFIXES = (".parquet", ".csv", ".nc")
@@ -52,7 +52,7 @@ def _check_text(path: Path, names: Iterable[str], what: str) -> None:
 
 
 def netcdf_names(columns: Iterable[str]) -> dict[str, str]:
-    """A name for each column that NetCDF and CF 1.11 (section 2.3) take, each another.
+    """Return a name for each column that NetCDF and CF 1.11 (section 2.3) take, each another.
 
     A letter first, then letters, digits and underscores of ASCII. A name that is one already is
     kept; ``by_wv (m/s)`` becomes ``by_wv_m_s``, or ``by_wv_m_s_2`` where that is taken.
@@ -78,9 +78,7 @@ def _is_netcdf_name(name: str) -> bool:
 
 
 def _as_netcdf_name(name: str) -> str:
-    letters = unicodedata.normalize("NFKD", name)
-    letters = "".join(sign for sign in letters if not unicodedata.combining(sign))
-    base = re.sub(r"[^A-Za-z0-9]+", "_", letters)[:_LONGEST_NAME].strip("_")
+    base = re.sub(r"[^A-Za-z0-9]+", "_", without_accents(name))[:_LONGEST_NAME].strip("_")
     if base == BY_VARIABLE.strip("_") or not base:
         return f"{base}_column".lstrip("_")
     return base if base[0].isalpha() else f"column_{base}"

@@ -6,24 +6,354 @@ Nothing is fitted to the series and no label is needed. R rows, C features, S st
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from timerxl.config import InputError
+from timerxl.config import DataConfig, InputError
 from timerxl.data.enso import with_oni
-from timerxl.data.forecast_table import read_forecast_table
-from timerxl.data.preprocessing import Preprocessing
-from timerxl.data.scaling import scale, static_features
+from timerxl.data.preprocessing import (
+    LEAST_NONZERO_JUDGED,
+    Preprocessing,
+    describe,
+    even_sample,
+    scale,
+    static_features,
+    step_offsets,
+    steps_behind,
+)
+from timerxl.data.readers import open_table, read_table, time_columns
 from timerxl.data.series import WeatherSeries
-from timerxl.data.splits import steps_behind
-from timerxl.data.synthetic.event import load_synthetic
-from timerxl.data.tables.unit_checks import check_units
-from timerxl.data.training_ranges import step_offsets
+from timerxl.data.synthetic import load_synthetic
 from timerxl.data.windows import WindowTransform
+from timerxl.untrusted import listed
+
+# Ranges (1 % to 99 %) in which nothing but a temperature lies, below -90 degrees nothing at all.
+_KELVIN, _CELSIUS, _ZERO_CELSIUS = (180.0, 340.0), (-95.0, 65.0), 273.15
+# Sines, shares and indices have no unit to mistake, and can stay at one value for years.
+_SMALL = 5.0
+_FAR_DEVIATIONS = 10.0
+# From here on training saw all seasons: what lies far from all of it can't be the weather.
+_YEAR_DAYS = 300.0
+# How many times smaller or larger than in any block of training a size must be: drizzle of a dry
+# season is ten times smaller than rain, and a short training may not have seen that season.
+_SIZE_MARGIN, _SIZE_MARGIN_SHORT = 10.0, 30.0
+# Values this far beyond a region's range, in shares of its width, and so many of them, are noted.
+_MARGIN, _ODD_SHARE = 0.1, 0.05
+_MOST_REGIONS = 1_000
+_MOST_NOTED = 5
+# What the factor that brings a feature back to training tells of its unit.
+_FACTORS = {
+    1000.0: "a unit 1000 times as large as the model's (m for mm)",
+    100.0: "a unit 100 times as large as the model's (hPa for Pa, a share for percent)",
+    0.01: "a unit 100 times as small as the model's (Pa for hPa, percent for a share)",
+    0.001: "a unit 1000 times as small as the model's (mm for m)",
+}
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The numbers of one feature in one region: of the table, or of training."""
+
+    min: float
+    max: float
+    mean: float
+    std: float
+    q01: float
+    q99: float
+    size_low: float | None
+    size: float | None
+    size_high: float | None
+
+    @property
+    def width(self) -> float:
+        return self.q99 - self.q01
+
+    @property
+    def text(self) -> str:
+        return f"{self.min:.5g} to {self.max:.5g} (mean {self.mean:.5g})"
+
+
+_Pair = tuple[_Seen, _Seen]  # of the table, of training
+
+
+def check_units(series: WeatherSeries, saved: dict[str, Any], block_steps: int) -> list[str]:
+    """Return notes on what is odd about a table; ``saved`` is the model's ``training_ranges``.
+
+    A region that training didn't have is held against all of training's. Raises InputError that
+    names the feature, its range in the table and in training, and the likely unit.
+    """
+    pairs: dict[str, dict[str, _Pair]] = {name: {} for name in series.feature_names}
+    outside: dict[str, dict[str, float]] = {name: {} for name in series.feature_names}
+    by_region = saved["by_region"]
+    anywhere = [_seen(list(by_region.values()), k) for k in range(len(series.feature_names))]
+    starts = np.searchsorted(series.region_index, np.arange(1, len(series.regions)))
+    parts = np.split(series.values, starts)
+    sample = even_sample(len(parts), _MOST_REGIONS)
+    for place in sample:
+        region, values = series.regions[place], parts[place]
+        found = describe(values, block_steps, LEAST_NONZERO_JUDGED)
+        trained = by_region.get(region)
+        for column, name in enumerate(series.feature_names):
+            one = _seen([found], column)
+            other = anywhere[column] if trained is None else _seen([trained], column)
+            if one is not None and other is not None:
+                pairs[name][region] = one, other
+                outside[name][region] = _share_outside(values[:, column], other)
+    refused = {name: _refusal(of_name, saved["days"]) for name, of_name in pairs.items()}
+    if wrong := {name: why for name, why in refused.items() if why}:
+        first, *others = wrong
+        also = f" The same goes for {', '.join(others)}." if others else ""
+        if first == series.precipitation_feature:
+            also += " Its numbers here are mm, as the model reads the column."
+        raise InputError(f"column {first} {wrong[first]}{also}")
+    notes = _scale_notes(pairs, saved["days"]) + _odd_notes(pairs, outside)
+    if len(sample) < len(parts):
+        notes.append(f"units were checked in {len(sample):,} of {len(parts):,} regions.")
+    return notes
+
+
+def _seen(parts: list[dict[str, Any]], column: int) -> _Seen | None:
+    """One feature over one region, or over several at once (means and deviations roughly)."""
+    parts = [
+        {key: numbers[column] for key, numbers in part.items()}
+        for part in parts
+        if part["mean"][column] is not None
+    ]
+    if not parts:
+        return None
+    sizes = [part for part in parts if part["size_low"] is not None]
+    return _Seen(
+        min=min(part["min"] for part in parts),
+        max=max(part["max"] for part in parts),
+        mean=float(np.mean([part["mean"] for part in parts])),
+        std=max(part["std"] for part in parts),
+        q01=min(part["q01"] for part in parts),
+        q99=max(part["q99"] for part in parts),
+        size_low=min((part["size_low"] for part in sizes), default=None),
+        size=float(np.median([part["size"] for part in sizes])) if sizes else None,
+        size_high=max((part["size_high"] for part in sizes), default=None),
+    )
+
+
+def _refusal(regions: dict[str, _Pair], days: float) -> str | None:
+    """Why the unit of a feature can't be that of training, as a clause; None where it can."""
+    for region, (found, trained) in regions.items():
+        if unit := _other_temperature(found, trained) or _other_level(found, trained):
+            return _clause(region, found, trained, f"that looks like {unit}. Convert it.")
+    factors = _size_factors(regions, days)
+    judged = sum(found.size is not None for found, _ in regions.values())
+    if len(set(factors.values())) == 1 and 2 * len(factors) >= judged:
+        region, factor = next(iter(factors.items()))
+        return _clause(region, *regions[region], f"that looks like {_FACTORS[factor]}. Convert it.")
+    if days >= _YEAR_DAYS and regions and all(_is_far(*pair) for pair in regions.values()):
+        region, pair = next(iter(regions.items()))
+        why = f"more than {_FAR_DEVIATIONS:g} deviations off. Check its unit, or whether"
+        return _clause(region, *pair, f"{why} it is another column.")
+    return None
+
+
+def _clause(region: str, found: _Seen, trained: _Seen, rest: str) -> str:
+    return f"in region {region} has {found.text}, the model was trained on {trained.text}: {rest}"
+
+
+def _other_temperature(found: _Seen, trained: _Seen) -> str | None:
+    """Kelvin for degrees Celsius, or the other way round: no weather does that."""
+
+    def within(seen: _Seen, bounds: tuple[float, float]) -> bool:
+        return bounds[0] < seen.q01 and seen.q99 < bounds[1]
+
+    def near(mean: float) -> bool:
+        reach = trained.width + 10.0
+        return trained.q01 - reach < mean < trained.q99 + reach
+
+    if within(found, _CELSIUS) and within(trained, _KELVIN) and near(found.mean + _ZERO_CELSIUS):
+        return "degrees Celsius where the model reads kelvin"
+    if within(found, _KELVIN) and within(trained, _CELSIUS) and near(found.mean - _ZERO_CELSIUS):
+        return "kelvin where the model reads degrees Celsius"
+    return None
+
+
+def _other_level(found: _Seen, trained: _Seen) -> str | None:
+    """Hectopascal for pascal and the like: a factor of what stays well away from zero."""
+    if not all(0 < seen.q01 <= seen.q99 < 10 * seen.q01 for seen in (found, trained)):
+        return None
+    if max(found.max, trained.max) <= _SMALL:
+        return None
+    low, high = trained.q01 / 1.5, trained.q99 * 1.5
+    for factor, text in _FACTORS.items():
+        if low < found.mean * factor < high:
+            return text
+    return None
+
+
+def _size_factors(regions: dict[str, _Pair], days: float) -> dict[str, float]:
+    """By what a feature would have to be multiplied, in the regions where it is of another size."""
+    margin = _SIZE_MARGIN if days >= _YEAR_DAYS else _SIZE_MARGIN_SHORT
+    factors = {region: _size_factor(*pair, margin) for region, pair in regions.items()}
+    return {region: factor for region, factor in factors.items() if factor is not None}
+
+
+def _size_factor(found: _Seen, trained: _Seen, margin: float) -> float | None:
+    """The factor that brings the typical size of values that are not 0 to training's.
+
+    None where the size as found is less than ``margin`` times off all that training had in a block.
+    """
+    low, high = trained.size_low, trained.size_high
+    if found.size is None or trained.size is None or low is None or high is None:
+        return None
+    fits = []
+    for factor in _FACTORS:
+        if factor in (100.0, 0.01) and not _is_percent(found, trained, factor):
+            continue
+        size = found.size * factor
+        off = low / found.size if factor > 1 else found.size / high
+        if off > margin and low / 3 <= size <= high * 3:
+            fits.append((abs(math.log(size / trained.size)), factor))
+    return min(fits)[1] if fits else None
+
+
+def _is_percent(found: _Seen, trained: _Seen, factor: float) -> bool:
+    """One of the two a share (0 to 1), the other percents."""
+    share, percents = (found, trained) if factor > 1 else (trained, found)
+    return min(share.min, percents.min) >= 0 and share.max <= 1.05 < percents.max <= 105
+
+
+def _is_far(found: _Seen, trained: _Seen) -> bool:
+    if max(abs(found.min), abs(found.max), abs(trained.min), abs(trained.max)) <= _SMALL:
+        return False
+    outside = max(trained.min - found.mean, found.mean - trained.max)
+    far = abs(found.mean - trained.mean) > _FAR_DEVIATIONS * trained.std
+    return far and outside > max(trained.max - trained.min, 0.1 * abs(trained.mean))
+
+
+def _share_outside(values: np.ndarray, trained: _Seen) -> float:
+    """Share of the values (missing ones left out) that training's range doesn't hold."""
+    margin = _MARGIN * (trained.max - trained.min) + 1e-5 * abs(trained.mean)
+    present = values[~np.isnan(values)]
+    outside = (present < trained.min - margin) | (present > trained.max + margin)
+    return float(outside.mean())
+
+
+def _scale_notes(pairs: dict[str, dict[str, _Pair]], days: float) -> list[str]:
+    """Where a part of the regions alone looks like another unit."""
+    notes = []
+    for name, regions in pairs.items():
+        if factors := _size_factors(regions, days):
+            region, factor = next(iter(factors.items()))
+            found, trained = regions[region]
+            notes.append(
+                f"{name} in {listed(list(factors), 30)} may be in {_FACTORS[factor]}: "
+                f"{found.text} in {region}, training had {trained.text}."
+            )
+    return notes
+
+
+def _odd_notes(
+    pairs: dict[str, dict[str, _Pair]], outside: dict[str, dict[str, float]]
+) -> list[str]:
+    """Features that lie beyond training in good part (``outside``: shares), the worst first."""
+    found = []
+    for name, shares in outside.items():
+        odd = {region: share for region, share in shares.items() if share > _ODD_SHARE}
+        if odd:
+            found.append((max(odd.values()), name, odd))
+    found.sort(key=lambda item: -item[0])
+    notes = []
+    for share, name, odd in found[:_MOST_NOTED]:
+        region = max(odd, key=lambda one: odd[one])
+        here, trained = pairs[name][region]
+        more = f" (and {len(odd) - 1} more regions)" if len(odd) > 1 else ""
+        notes.append(
+            f"{share:.0%} of {name} in {region}{more} lie beyond training: {here.text}, training "
+            f"had {trained.text}."
+        )
+    if rest := [name for _, name, _ in found[_MOST_NOTED:]]:
+        notes.append(f"partly beyond training are also: {', '.join(rest)}.")
+    return notes
+
+
+_SHOWN = 30
+
+
+def read_forecast_table(
+    config: DataConfig, table: pd.DataFrame | None, context_length: int, regions: list[str]
+) -> WeatherSeries:
+    """Read the series of ``config.path``, or of the ``table`` given, without need of a label.
+
+    Where the model knows one of ``regions`` only, a table that names none is of that one.
+    Raises InputError that names all columns that are missing or no numbers, or the region that has
+    one row only, in the words of the table.
+    """
+    try:
+        only = regions[0] if len(regions) == 1 else None
+        return read_table(config, table, needs_label=False, only_region=only)
+    except InputError as error:
+        if problem := _problem(config, table, context_length):
+            raise InputError(problem) from error
+        raise InputError(_in_the_words_of_a_table(str(error), config)) from error
+
+
+def _in_the_words_of_a_table(text: str, config: DataConfig) -> str:
+    """The reader's error without keys of a recipe: nothing can be set or left out any more."""
+    unit = config.precipitation_unit
+    text = text.removeprefix("data.path ").replace("leave it out or fix it", "the model needs it")
+    text = re.sub(r"data.precipitation_unit says \w+; set \S+=\w+", f"the model reads {unit}", text)
+    text = re.sub(r"the unit is another, or .*", f"the model reads it in {unit}, correct it.", text)
+    return re.sub(r"Say data.missing_values=.*", "Leave missing values empty.", text)
+
+
+def _problem(config: DataConfig, table: pd.DataFrame | None, context_length: int) -> str | None:
+    """What the table lacks, as a sentence; None where its columns and rows are there."""
+    name = "the table" if table is not None else str(config.path)
+    try:
+        frame = table if table is not None else open_table(Path(name)).frame
+    except InputError:
+        return None
+    if any(level is not None for level in frame.index.names):
+        frame = frame.reset_index()
+    features = list(config.features or [])
+    named = {config.timestamp_column: "times", config.region_column: "names of regions"}
+    wanted = [*named, *features]
+    present = list(map(str, frame.columns))
+    turned = {f"{column}_{part}" for column in present for part in ("sin", "cos")}
+    missing = [column for column in wanted if column not in present and column not in turned]
+    if set(missing) & set(named):
+        try:  # times and regions may be told by other columns, as the reader finds them
+            times = time_columns(frame)
+            is_told = config.region_column in frame or not frame.duplicated(times).any()
+        except InputError:
+            is_told = False
+        missing = [column for column in missing if not (column in named and is_told)]
+    if missing:
+        listed = ", ".join(f"{one} ({named[one]})" if one in named else one for one in missing)
+        more = " ..." if len(present) > _SHOWN else ""
+        return (
+            f"{name} lacks {len(missing)} of the {len(wanted)} columns that the model reads: "
+            f"{listed}. It has: {', '.join(present[:_SHOWN])}{more}. Add or rename columns."
+        )
+    if not frame.columns.is_unique or frame.empty:
+        return None
+    own = [one for one in features if one in present]
+    text = [one for one in own if not pd.api.types.is_numeric_dtype(frame[one])]
+    if text:
+        listed = ", ".join(f"{one} ({frame[one].dtype})" for one in text)
+        return f"{name} has columns that are not numeric: {listed}. The model reads numbers there."
+    if not {config.region_column, config.timestamp_column} <= set(present):
+        return None
+    region, time = frame[config.region_column], frame[config.timestamp_column]
+    if len(frame) == region.nunique() and context_length > 1:
+        return (
+            f"region {region.iloc[0]} needs {context_length} steps before {time.iloc[0]}, has 1: "
+            f"{name} has a single row of each region. Bring a longer series."
+        )
+    return None
+
 
 # A feature whose mean lies this many training deviations off is in another unit.
 UNIT_DEVIATIONS = 10.0
@@ -44,7 +374,7 @@ class ForecastInput:
     notes: list[str]
 
     def all_rows(self) -> np.ndarray:
-        """Rows with a full context, region after region; raises InputError where there is none."""
+        """Return rows with a full context, region after region; raise InputError for none."""
         rows = np.flatnonzero(self.steps >= self.context_length)
         if not rows.size:
             best = int(np.argmax(self.steps))
@@ -54,7 +384,7 @@ class ForecastInput:
         return rows
 
     def rows_at(self, times: list[np.datetime64]) -> np.ndarray:
-        """Rows at each of ``times`` in every region; raises InputError naming the first without."""
+        """Return rows at ``times`` in every region; raise InputError naming the first without."""
         wanted, found = np.array(times, dtype="datetime64[s]"), []
         for index, of_region in enumerate(self.series.rows_of_regions()):
             stamps = self.series.timestamps[of_region]  # ascending, as every series has them
@@ -66,7 +396,7 @@ class ForecastInput:
         return np.concatenate(found)
 
     def latest_rows(self) -> np.ndarray:
-        """The last row of every region; raises InputError naming the first that is too short."""
+        """Return the last row of every region; raise InputError naming the first too short."""
         rows = np.append(np.flatnonzero(np.diff(self.series.region_index)), len(self.steps) - 1)
         for row in rows[self.steps[rows] < self.context_length]:
             index = int(self.series.region_index[row])
@@ -99,7 +429,7 @@ class ForecastInput:
 
 
 def moment(time: np.datetime64) -> str:
-    """A time in ISO, as short as it can be said: 2024-06-01T06, or with minutes and seconds."""
+    """Write a time in ISO, as short as can be: 2024-06-01T06, or with minutes and seconds."""
     for unit in ("h", "m"):
         if time.astype(f"datetime64[{unit}]") == time:
             return str(time.astype(f"datetime64[{unit}]"))
@@ -127,33 +457,25 @@ def read_forecast_input(
         series = with_oni(series, Path(config.oni_path), config.oni_lag_months)
     saved.check(series)
     scaled = scale(series.values, series.feature_names, saved.content["scaling"])
-    notes = list(series.notes) + _check_against_training(series, scaled, saved)
+    notes = list(series.notes)
+    ranges = saved.content.get("training_ranges")
+    if ranges is None:
+        _check_deviations(series, scaled, saved)
+        notes.append(
+            "this model's folder is of an older version and holds no training ranges: units were "
+            "checked roughly, hours of the day not at all."
+        )
+    else:
+        notes += _check_hours(series, ranges["step_offsets_hours"])
+        notes += check_units(series, ranges, saved.context_length)
     if source is not None:
         notes += _notes_on_table(series, saved)
     static = None
     if saved.content.get("static_feature_names"):
-        place = {name: index for index, name in enumerate(saved.regions)}
-        known = np.array([place[name] for name in series.regions])
-        array, _ = static_features(series.timestamps, known[series.region_index], saved.regions)
-        static = torch.from_numpy(array)
+        static = torch.from_numpy(static_features(series, saved.regions)[0])
     unknown = torch.full((len(scaled),), -1, dtype=torch.int64)
     transform = WindowTransform(torch.from_numpy(scaled), static, unknown, saved.context_length)
     return ForecastInput(series, transform, steps_behind(series), saved.context_length, notes)
-
-
-def _check_against_training(
-    series: WeatherSeries, scaled: np.ndarray, saved: Preprocessing
-) -> list[str]:
-    """Hours of the day and units, held against what training saw; returns notes."""
-    ranges = saved.content.get("training_ranges")
-    if ranges is None:
-        _check_deviations(series, scaled, saved)
-        return [
-            "this model's folder is of an older version and holds no training ranges: units were "
-            "checked roughly, hours of the day not at all."
-        ]
-    notes = _check_hours(series, ranges["step_offsets_hours"])
-    return notes + check_units(series, ranges, saved.context_length)
 
 
 def _check_hours(series: WeatherSeries, trained: list[float]) -> list[str]:
@@ -167,7 +489,9 @@ def _check_hours(series: WeatherSeries, trained: list[float]) -> list[str]:
         return []
     # A step that doesn't divide a day comes by at other hours each day.
     step = math.gcd(round(series.step_hours * 3600), 86_400) / 3600
-    off = _largest_distance(np.array(new), np.array(trained), step)
+    around = np.sort(np.concatenate([np.array(trained) + turn for turn in (-step, 0.0, step)]))
+    place = np.searchsorted(around, new)  # between two: there are some on both sides
+    off = float(np.minimum(new - around[place - 1], around[place] - new).max())
     text = (
         f"the steps end at {_clock(new, step)} UTC; the model was trained on steps that end at "
         f"{_clock(trained, step)} UTC"
@@ -175,13 +499,6 @@ def _check_hours(series: WeatherSeries, trained: list[float]) -> list[str]:
     if off > MOST_OFFSET_HOURS:
         raise InputError(f"{text}. Resample the table to these hours, or check its time zone.")
     return [f"{text}: {off * 60:.0f} minutes apart."]
-
-
-def _largest_distance(new: np.ndarray, trained: np.ndarray, step: float) -> float:
-    """How far the remotest of ``new`` lies from the nearest of ``trained``, modulo ``step``."""
-    round_ = np.sort(np.concatenate([trained - step, trained, trained + step]))
-    place = np.searchsorted(round_, new)  # between two: there are some on both sides
-    return float(np.minimum(new - round_[place - 1], round_[place] - new).max())
 
 
 def _clock(offsets: list[float], step_hours: float) -> str:

@@ -1,25 +1,614 @@
-"""What a saved model says of its inputs, and what that asks of another series.
+"""From a series to what a model reads: labels, splits, scaling, and preprocessing.json.
 
-``preprocessing.json`` lies beside the weights. A series that is scored or forecast by that model is
-read, scaled and cut by it, never by statistics of its own.
+``preprocessing.json`` lies beside the weights and says all of it. A series that is scored or
+forecast by that model is read, scaled and cut by it, never by statistics of its own. Shapes: R rows
+of the series, C features, S static features.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 from timerxl.config import DataConfig, InputError, RunConfig, SyntheticConfig, validate
 from timerxl.data.enso import ONI_FEATURE
-from timerxl.data.labels import whole_steps
-from timerxl.data.scaling import NUM_CYCLES
 from timerxl.data.series import WeatherSeries
-from timerxl.data.training_ranges import ranges_problem
-from timerxl.untrusted import Between, Text, misfit, read_json, shape_of
+from timerxl.untrusted import (
+    Between,
+    Text,
+    check_memory,
+    listed,
+    misfit,
+    plain,
+    read_json,
+    shape_of,
+)
+
+# Sums of floats miss a threshold that a gauge can report (0.1 mm); sums of integers can't.
+UNITS_PER_MM = 1_000_000
+LEAK_AUC = 0.99
+LEAK_ROWS = 20_000
+LEAK_MIN_PER_CLASS = 10
+
+
+def whole_steps(horizon_hours: float, step_hours: float) -> int:
+    """Return a horizon in steps; raise InputError where it is no positive multiple of the step."""
+    horizon, step = round(horizon_hours * 3600), round(step_hours * 3600)
+    if horizon < step or horizon % step:
+        raise InputError(
+            f"data.label_horizon_hours is {horizon_hours:g}; expected a multiple of the series' "
+            f"step of {step_hours:g} hours."
+        )
+    return horizon // step
+
+
+def _rain_sums(series: WeatherSeries) -> tuple[np.ndarray, np.ndarray]:
+    """Cumulative rain (integer units) and count of missing values before each row, [R + 1]."""
+    if series.precipitation_mm is None:
+        raise InputError(
+            "the series holds no precipitation to make labels from; give "
+            "data.precipitation_column, or data.label_column for a ready label."
+        )
+    missing = np.isnan(series.precipitation_mm)
+    units = np.rint(np.where(missing, 0.0, series.precipitation_mm) * UNITS_PER_MM)
+    rain = np.concatenate([[0], np.cumsum(units.astype(np.int64))])
+    return rain, np.concatenate([[0], np.cumsum(missing)])
+
+
+def rain_before(series: WeatherSeries, horizon_hours: float, threshold_mm: float) -> np.ndarray:
+    """Return [R] float64: 1 where the rain in (t - h, t] reaches ``threshold_mm``, else 0.
+
+    NaN unless all steps of (t - h, t] are rows of the same region without a gap, each measured.
+    Exact: precipitation is rounded to 1e-6 mm and summed as integers. Raises InputError where the
+    horizon is no multiple of the step or the series holds no precipitation.
+    """
+    steps = whole_steps(horizon_hours, series.step_hours)
+    rain, missing = _rain_sums(series)
+    rows = np.arange(len(series.region_index))
+    complete = rows - series.segment_first_rows() >= steps - 1
+    first = np.where(complete, rows - steps + 1, rows)
+    measured = complete & (missing[rows + 1] == missing[first])
+    wet = rain[rows + 1] - rain[first] >= round(threshold_mm * UNITS_PER_MM)
+    return np.where(measured, wet.astype(np.float64), np.nan)
+
+
+def _shift(series: WeatherSeries, values: np.ndarray, steps: int) -> np.ndarray:
+    """[R]: the value ``steps`` rows later (earlier if negative) in the same unbroken stretch."""
+    first = series.segment_first_rows()
+    shifted = np.full(len(values), np.nan)
+    size = max(len(values) - abs(steps), 0)
+    here, there = (0, steps) if steps >= 0 else (-steps, 0)
+    same = first[here : here + size] == first[there : there + size]
+    shifted[here : here + size] = np.where(same, values[there : there + size], np.nan)
+    return shifted
+
+
+def labels(series: WeatherSeries, horizon_hours: float, threshold_mm: float) -> np.ndarray:
+    """Return [R] float64: 1 where the rain in (t, t + h] reaches ``threshold_mm``, else 0; NaN if
+    unknown.
+
+    Made from ``precipitation_mm``, as :func:`rain_before` of the row h later, with its errors.
+    """
+    before = rain_before(series, horizon_hours, threshold_mm)
+    return _shift(series, before, whole_steps(horizon_hours, series.step_hours))
+
+
+def stacked_labels(series: WeatherSeries, horizon_hours: float, threshold_mm: float) -> np.ndarray:
+    """Return [R] float64: the naive label of ``data.split=rows``, over the next rows of the stacked
+    table.
+
+    It runs over the borders of regions and over gaps, and sums what is left at the table's end:
+    what a table without its region column gives. NaN where one of those rows is not measured.
+    """
+    steps = whole_steps(horizon_hours, series.step_hours)
+    rain, missing = _rain_sums(series)
+    rows = np.arange(len(series.region_index))
+    last = np.minimum(rows + steps, len(rows) - 1)
+    wet = rain[last + 1] - rain[rows + 1] >= round(threshold_mm * UNITS_PER_MM)
+    return np.where(missing[last + 1] == missing[rows + 1], wet.astype(np.float64), np.nan)
+
+
+def label_and_persistence(
+    series: WeatherSeries, config: DataConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the label of (t, t + h] and the same event of (t - h, t], both [R] float64 0/1/NaN.
+
+    A ready label is taken as it is, and its persistence is the label of the row h earlier: what
+    it calls rain need not be what the precipitation column adds up to.
+    """
+    hours, threshold = config.label_horizon_hours, config.rain_threshold_mm
+    if series.ready_label is not None:
+        steps = whole_steps(hours, series.step_hours)
+        return series.ready_label, _shift(series, series.ready_label, -steps)
+    before = rain_before(series, hours, threshold)
+    make = stacked_labels if config.split == "rows" else labels
+    return make(series, hours, threshold), before
+
+
+def check_leaks(
+    series: WeatherSeries, rows: np.ndarray, label: np.ndarray, seed: int = 0
+) -> list[str]:
+    """Refuse a feature that alone tells the label: AUC above 0.99 or below 0.01 at issue time.
+
+    ``rows`` are the training issue rows and ``label`` [R] their labels; at most 20,000 seeded rows
+    are ranked. Returns notes: a sentence if there are too few labels of a class to judge. Raises
+    InputError naming the feature.
+    """
+    if len(rows) > LEAK_ROWS:
+        rows = np.random.default_rng(seed).choice(rows, LEAK_ROWS, replace=False)
+    wet = label[rows] == 1
+    if min(wet.sum(), (~wet).sum()) < LEAK_MIN_PER_CLASS:
+        return [
+            f"fewer than {LEAK_MIN_PER_CLASS} training labels of one class: features were not "
+            "checked for leaks of the label."
+        ]
+    for name, column in zip(series.feature_names, series.values[rows].T, strict=True):
+        known = ~np.isnan(column)
+        if min((wet & known).sum(), (~wet & known).sum()) < LEAK_MIN_PER_CLASS:
+            continue
+        auc = float(roc_auc_score(wet[known], column[known]))
+        if auc > LEAK_AUC or auc < 1 - LEAK_AUC:
+            raise InputError(
+                f"feature {name} alone tells the label (ROC-AUC {auc:.4f} at issue time): it "
+                "looks like the label itself; leave it out of data.features."
+            )
+    return []
+
+
+SPLITS = ("train", "validation", "test")
+HOLDOUT = "holdout"  # beside them where data.holdout_fraction asks for it
+
+
+@dataclass(frozen=True)
+class Split:
+    """Issue rows per split, the rows that may set the scaling, and how the cut was made."""
+
+    rows: dict[str, np.ndarray]
+    scaling_rows: np.ndarray
+    method: dict[str, Any]
+    notes: list[str]
+
+
+def _cut(count: int, fraction: float) -> int:
+    # 0.29 * 100 is 28.999999999999996 in binary; the cut means 29.
+    return int(count * fraction + 1e-6)
+
+
+def _on_stride(series: WeatherSeries, config: DataConfig, key: str) -> np.ndarray:
+    """[R] bool: times that are multiples of the stride, counted from 1970 for every region."""
+    hours = getattr(config, key)
+    if hours is None:
+        return np.ones(len(series.timestamps), dtype=bool)
+    stride = round(hours * 3600)
+    if stride < 1:
+        raise InputError(f"data.{key} is {hours:g}; take one second or more.")
+    chosen = series.timestamps.astype(np.int64) % stride == 0
+    if not chosen.any():
+        raise InputError(
+            f"no row falls on data.{key} {hours:g} (times that "
+            f"are multiples of it since 1970, UTC); the first row is at {series.timestamps[0]}, "
+            f"the step {series.step_hours:g} h. Take a shorter stride or null."
+        )
+    return chosen
+
+
+def _strides(series: WeatherSeries, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """[R] bool each: rows on the stride of validation and test, and on that of training."""
+    on_stride = _on_stride(series, config, "window_stride_hours")
+    if config.train_stride_hours is None:
+        return on_stride, on_stride
+    return on_stride, _on_stride(series, config, "train_stride_hours")
+
+
+def complete_rows(series: WeatherSeries, context_length: int) -> np.ndarray:
+    """Return [R] bool: rows that end a full context, in one region, without gap or missing value.
+
+    Raises InputError where no region has ``context_length`` rows in a row.
+    """
+    rows, first = np.arange(len(series.region_index)), series.segment_first_rows()
+    longest = np.zeros(len(series.regions), dtype=np.int64)
+    np.maximum.at(longest, series.region_index, rows - first + 1)
+    if longest.max() < context_length:
+        others = len(series.regions) - 8
+        more = f" (the first 8 of {len(series.regions):,} regions)" if others > 0 else ""
+        found = ", ".join(
+            f"{plain(name, 80)} {count}"
+            for name, count in itertools.islice(zip(series.regions, longest, strict=True), 8)
+        )
+        raise InputError(
+            f"model.context_length {context_length} needs {context_length} rows in a row in one "
+            f"region; the longest unbroken stretches are: {found}{more}. Shorten the context or "
+            "bring more data."
+        )
+    return steps_behind(series) >= context_length
+
+
+def steps_behind(series: WeatherSeries) -> np.ndarray:
+    """Count [R] steps that end with each row, in one region, without gap or missing value."""
+    rows = np.arange(len(series.region_index))
+    missing = np.isnan(series.values).any(axis=1)
+    last_missing = np.maximum.accumulate(np.where(missing, rows, -1))
+    return rows - np.maximum(series.segment_first_rows(), last_missing + 1) + 1
+
+
+def split_by_time(
+    series: WeatherSeries,
+    label: np.ndarray,
+    config: DataConfig,
+    context_length: int,
+    boundaries: tuple[np.datetime64, np.datetime64] | None = None,
+) -> Split:
+    """Cut at two times common to all regions, with an embargo of one horizon before each.
+
+    With the boundaries b1, b2 taken from the sorted distinct issue times t of all regions and the
+    horizon h: train t + h <= b1, validation b1 <= t and t + h <= b2, test b2 <= t. So no label of a
+    split reaches into the times of the next one. ``boundaries`` gives (b1, b2) instead. Scaling may
+    use the rows up to the last training issue time. With ``holdout_fraction`` the last of the times
+    before b1 are not trained on but kept as "holdout", cut and embargoed in the same way. Raises
+    InputError where a split would hold no window.
+    """
+    complete = complete_rows(series, context_length)
+    on_stride, train_on_stride = _strides(series, config)
+    labelled = ~np.isnan(label) & on_stride
+    rows = np.flatnonzero(complete & labelled)
+    if not rows.size:
+        raise InputError(
+            f"no window: of {int(on_stride.sum())} rows (on the stride) "
+            f"{int((complete & on_stride).sum())} end a full context without missing values, "
+            f"{int(labelled.sum())} have a label, none both. Shorten the context, raise "
+            "data.max_fill_hours or list fewer data.features."
+        )
+    times = series.timestamps[rows]
+    distinct = np.unique(times)
+    cuts = [
+        min(_cut(len(distinct), fraction), len(distinct) - 1)
+        for fraction in (config.train_fraction, config.train_fraction + config.validation_fraction)
+    ]
+    b1, b2 = distinct[cuts] if boundaries is None else boundaries
+    horizon = np.timedelta64(round(config.label_horizon_hours * 3600), "s")
+    training = np.flatnonzero(complete & ~np.isnan(label) & train_on_stride)
+    before = distinct[distinct < b1]
+    kept = len(before) - _cut(len(before), config.holdout_fraction)
+    b0 = before[kept] if kept < len(before) else b1  # first of the holdout; b1 where there is none
+    chosen = {"train": training[series.timestamps[training] + horizon <= b0]}
+    if b0 < b1:
+        chosen[HOLDOUT] = rows[(times >= b0) & (times + horizon <= b1)]
+    chosen["validation"] = rows[(times >= b1) & (times + horizon <= b2)]
+    chosen["test"] = rows[times >= b2]
+    for name in chosen:
+        if not chosen[name].size:
+            raise InputError(
+                f"the {name} split holds no window: {len(rows)} windows at {len(distinct)} times "
+                f"{distinct[0]} to {distinct[-1]}, cut at {b1} and {b2} with an embargo of "
+                f"{config.label_horizon_hours:g} h. Bring more data, shorten the context or change "
+                "data.train_fraction / data.validation_fraction."
+            )
+    method = {
+        "method": "time",
+        **({"holdout_from": str(b0)} if b0 < b1 else {}),
+        "validation_from": str(b1),
+        "test_from": str(b2),
+        "embargo_hours": config.label_horizon_hours,
+        "window_stride_hours": config.window_stride_hours,
+        "train_stride_hours": config.train_stride_hours or config.window_stride_hours,
+    }
+    used = int((times + horizon <= b0).sum())
+    used += sum(len(chosen[name]) for name in chosen if name != "train")
+    notes = [
+        f"{used} windows of {int(labelled.sum())} labelled rows: {int(labelled.sum()) - len(rows)} "
+        f"have no full context (start of a region, gap, missing value), {len(rows) - used} stand "
+        "in the embargo between two splits."
+    ]
+    if b0 < b1:
+        notes.append(
+            f"holdout: {len(chosen[HOLDOUT])} windows from {b0} on, the last of the training "
+            "period, are not trained on but watched."
+        )
+    if config.train_stride_hours is not None:
+        notes.append(
+            f"training takes a window every {config.train_stride_hours:g} h: "
+            f"{len(chosen['train'])}; they overlap, and hold less than as many independent ones."
+        )
+    last_training_time = series.timestamps[chosen["train"]].max()
+    scaling_rows = np.flatnonzero(series.timestamps <= last_training_time)
+    for name in SPLITS:
+        present = set(np.unique(series.region_index[chosen[name]]).tolist())
+        if absent := [region for i, region in enumerate(series.regions) if i not in present]:
+            notes.append(
+                f"no {name} window in: {listed(absent, 30)} (too short, gaps or no label)."
+            )
+    return Split(chosen, scaling_rows, method, notes)
+
+
+def split_by_rows(
+    series: WeatherSeries, label: np.ndarray, config: DataConfig, context_length: int
+) -> Split:
+    """Cut the stacked table naively, region after region, to compare with published numbers.
+
+    Of R rows the first int(train_fraction R) train, the next int(validation_fraction R) validate,
+    the rest test; training issues from row ``context_length`` on, the others from each of their
+    rows. Contexts run over borders of regions, gaps and splits. Notes say what is wrong with it.
+    """
+    total = len(series.region_index)
+    train_end = _cut(total, config.train_fraction)
+    validation_end = train_end + _cut(total, config.validation_fraction)
+    if train_end <= context_length:
+        raise InputError(
+            f"data.split=rows cuts {train_end} of {total} rows for training; model.context_length "
+            f"{context_length} needs more. Shorten the context or bring more data."
+        )
+    rows = np.arange(total)
+    missing = np.concatenate([[0], np.cumsum(np.isnan(series.values).any(axis=1))])
+    start = np.maximum(rows - context_length + 1, 0)
+    usable = (missing[rows + 1] == missing[start]) & ~np.isnan(label)
+    on_stride, train_on_stride = _strides(series, config)
+    bounds = {
+        "train": (context_length, train_end),
+        "validation": (train_end, validation_end),
+        "test": (validation_end, total),
+    }
+    chosen, dropped = {}, 0
+    for name, (low, high) in bounds.items():
+        stride = train_on_stride if name == "train" else on_stride
+        window_rows = rows[low:high][stride[low:high]]
+        chosen[name] = window_rows[usable[window_rows]]
+        dropped += len(window_rows) - len(chosen[name])
+        if not chosen[name].size:
+            raise InputError(
+                f"the {name} split holds no window: rows {low} to {high} of {total}, "
+                f"{len(window_rows)} on the stride, none complete with a label."
+            )
+    method = {
+        "method": "rows",
+        "num_rows": {"train": train_end, "validation": validation_end - train_end}
+        | {"test": total - validation_end},
+        "validation_from": str(series.timestamps[train_end]),
+        "validation_from_region": series.regions[series.region_index[train_end]],
+        "test_from": str(series.timestamps[validation_end]),
+        "test_from_region": series.regions[series.region_index[validation_end]],
+        "window_stride_hours": config.window_stride_hours,
+        "train_stride_hours": config.train_stride_hours or config.window_stride_hours,
+    }
+    issued = np.concatenate([chosen[name] for name in SPLITS])
+    across = series.region_index[issued] != series.region_index[issued - context_length + 1]
+    trained = {series.regions[i] for i in np.unique(series.region_index[:train_end])}
+    unseen = [name for name in series.regions if name not in trained]
+    warning = (
+        f"data.split=rows cuts a table stacked region after region, so the splits are regions, not "
+        f"times: {int(across.sum())} of {len(issued)} windows run across two regions, and training "
+        f"never sees {listed(unseen, 30) or 'only part of the last region'}; its test score says "
+        "little about the future. Use data.split=time."
+    )
+    notes = [warning]
+    if config.holdout_fraction:
+        notes.append("data.holdout_fraction is not followed: a cut by rows has no holdout.")
+    if dropped:
+        notes.append(f"{dropped} windows of data.split=rows left out: a value or label is missing.")
+    return Split(chosen, np.arange(train_end), method, notes)
+
+
+def make_split(
+    series: WeatherSeries,
+    label: np.ndarray,
+    config: DataConfig,
+    context_length: int,
+    boundaries: tuple[np.datetime64, np.datetime64] | None = None,
+) -> Split:
+    """Make the split that ``data.split`` asks for; one class only among training labels is refused.
+
+    ``boundaries``: see :func:`split_by_time`; a cut by rows has none.
+    """
+    if config.split == "rows":
+        split = split_by_rows(series, label, config, context_length)
+    else:
+        split = split_by_time(series, label, config, context_length, boundaries)
+    training = label[split.rows["train"]]
+    if training.min() == training.max():
+        raise InputError(
+            f"all {len(training)} training labels are {int(training[0])}: nothing to learn. Check "
+            f"data.rain_threshold_mm ({config.rain_threshold_mm:g}), data.precipitation_unit "
+            f"({config.precipitation_unit}) or data.label_column."
+        )
+    for name in SPLITS[1:]:
+        if len(set(label[split.rows[name]])) == 1:
+            split.notes.append(f"all {name} labels are equal: its ROC-AUC and MCC say nothing.")
+    return split
+
+
+_DAY = np.timedelta64(1, "D")
+NUM_CYCLES = 4  # sine and cosine of the year and of the day, before the regions
+
+
+def fit_scaling(
+    series: WeatherSeries, rows: np.ndarray, log1p_precipitation: bool
+) -> tuple[dict[str, list[Any]], list[str]]:
+    """Fit mean and standard deviation of each feature over ``rows``, missing values left out.
+
+    Returns ({"mean": [C], "std": [C], "log1p": names}, notes). Precipitation goes through
+    log(1 + mm) first if asked for; a feature that never changes is divided by 1 and named.
+    """
+    log1p = [series.precipitation_feature] if log1p_precipitation else []
+    scaling: dict[str, list[Any]] = {"log1p": [name for name in log1p if name is not None]}
+    values = _logged(series.values[rows], series.feature_names, scaling["log1p"])
+    missing = np.isnan(values).all(axis=0)
+    if missing.any():
+        empty = [series.feature_names[i] for i in np.flatnonzero(missing)]
+        raise InputError(
+            f"{', '.join(empty)}: missing in every training row, so there is nothing to scale by; "
+            "leave it out of data.features."
+        )
+    mean, std = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
+    # The mean of equal numbers is off by a rounding, which would make noise look like a signal.
+    constant = std <= 1e-9 * np.maximum(np.abs(mean), 1e-9)
+    std[constant] = 1.0
+    names = [series.feature_names[i] for i in np.flatnonzero(constant)]
+    notes = [f"constant over the training rows, not scaled: {', '.join(names)}."] if names else []
+    return scaling | {"mean": mean.tolist(), "std": std.tolist()}, notes
+
+
+def _logged(values: np.ndarray, feature_names: list[str], log1p: list[str]) -> np.ndarray:
+    values = values.astype(np.float64)
+    for name in log1p:
+        column = feature_names.index(name)
+        values[:, column] = np.log1p(values[:, column])
+    return values
+
+
+def scale(
+    values: np.ndarray, feature_names: list[str], scaling: dict[str, list[Any]]
+) -> np.ndarray:
+    """Scale values [R, C] in physical units to [R, C] float32; missing values stay missing."""
+    logged = _logged(values, feature_names, scaling["log1p"])
+    return ((logged - scaling["mean"]) / scaling["std"]).astype(np.float32)
+
+
+def static_features(series: WeatherSeries, regions: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Return [R, S] float32 known at issue time, and names: place in the year, the day, the region.
+
+    Sine and cosine of 2 pi times the elapsed part of the year and of the day, then one column per
+    region of ``regions`` with 1 where the row is of that region.
+    """
+    seconds = series.timestamps
+    check_memory(
+        13 * len(seconds) * (NUM_CYCLES + len(regions)),
+        f"a column for each of {len(regions):,} regions (data.static_features)",
+    )
+    year, day = seconds.astype("datetime64[Y]"), seconds.astype("datetime64[D]")
+    year_start, year_end = year.astype("datetime64[s]"), (year + 1).astype("datetime64[s]")
+    season = 2 * np.pi * ((seconds - year_start) / (year_end - year_start))
+    hour = 2 * np.pi * ((seconds - day) / _DAY)
+    cycles = np.stack([np.sin(season), np.cos(season), np.sin(hour), np.cos(hour)], axis=1)
+    place = {name: index for index, name in enumerate(regions)}
+    own = np.array([place[name] for name in series.regions])[series.region_index]
+    names = ["season_sin", "season_cos", "hour_sin", "hour_cos"]
+    names += [f"region_{name}" for name in regions]
+    one_hot = own[:, None] == np.arange(len(regions))
+    return np.concatenate([cycles, one_hot], axis=1).astype(np.float32), names
+
+
+# Fewer values that are not 0 have no typical size: for training any three widen what is known, a
+# table must bring ten to be judged by it.
+LEAST_NONZERO_TRAINED, LEAST_NONZERO_JUDGED = 3, 10
+STATISTICS = ("min", "max", "mean", "std", "q01", "q99", "size_low", "size", "size_high")
+MOST_NUMBERS = 250_000  # of all regions together: some 2 MB of JSON
+_SECONDS_A_DAY = 86_400
+_HOUR = Between(0.0, 24.0)
+_RANGES_SHAPE = {
+    "days": Between(0.0, 4e6),
+    "step_offsets_hours": [_HOUR],
+    "issue_hours": [_HOUR],
+    "by_region": dict,
+}
+_NUMBER = Between(-1e38, 1e38)  # what float32 holds
+
+
+def training_ranges(
+    series: WeatherSeries, rows: np.ndarray, issue_rows: np.ndarray, block_steps: int
+) -> dict[str, Any]:
+    """Return ranges over the training ``rows``, and the hours (UTC) at which its steps and windows
+    stand.
+
+    ``by_region`` holds :func:`describe` of each region that has rows (of very many an even sample:
+    the others of a later table are held against all of these), ``days`` the time they cover,
+    ``step_offsets_hours`` the ends of steps after midnight, modulo the step, and ``issue_hours``
+    the hours of the day at which the windows of ``issue_rows`` are issued.
+    """
+    by_region = {}
+    rows = rows[np.argsort(series.region_index[rows], kind="stable")]
+    present, starts = np.unique(series.region_index[rows], return_index=True)
+    parts = np.split(rows, starts[1:])
+    most = max(1, MOST_NUMBERS // (len(STATISTICS) * len(series.feature_names)))
+    for place in even_sample(len(present), most):
+        values = series.values[parts[place]]
+        by_region[series.regions[present[place]]] = describe(
+            values, block_steps, LEAST_NONZERO_TRAINED
+        )
+    times = series.timestamps[rows]
+    return {
+        "days": float((times.max() - times.min()) / np.timedelta64(1, "D")),
+        "step_offsets_hours": step_offsets(series.timestamps[rows], series.step_hours),
+        "issue_hours": step_offsets(series.timestamps[issue_rows], 24.0),
+        "by_region": by_region,
+    }
+
+
+def even_sample(count: int, most: int) -> list[int]:
+    """Return ascending places among ``count``: all of them, or ``most`` spread evenly."""
+    return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
+
+
+def describe(
+    values: np.ndarray, block_steps: int, least_nonzero: int
+) -> dict[str, list[float | None]]:
+    """Return ``STATISTICS`` of values [n, C], a list of C numbers each; None where there is no
+    value.
+
+    q01 and q99 are the 1 % and 99 % quantiles. A block of ``block_steps`` rows has as its size the
+    median of |value| over its values that are not 0, if these are ``least_nonzero`` or more;
+    size_low, size and size_high are the least, the median and the largest of these sizes. Zero says
+    nothing of a unit, and a dry block has no size.
+    """
+    found: dict[str, list[float | None]] = {name: [] for name in STATISTICS}
+    for column in values.T.astype(np.float64):
+        present = column[~np.isnan(column)]
+        numbers: list[float | None] = [None] * len(STATISTICS)
+        if present.size:
+            low, high = np.quantile(present, [0.01, 0.99])
+            blocks = np.split(np.abs(column), range(block_steps, len(column), block_steps))
+            blocks = [block[block > 0] for block in blocks]  # leaves out NaN too
+            sizes = np.array([np.median(one) for one in blocks if one.size >= least_nonzero])
+            numbers = [present.min(), present.max(), present.mean(), present.std(), low, high]
+            typical = [sizes.min(), np.median(sizes), sizes.max()] if sizes.size else [None] * 3
+            numbers += typical
+        for name, number in zip(STATISTICS, numbers, strict=True):
+            # Six digits tell a unit, and the file is read by people too.
+            found[name].append(None if number is None else float(f"{number:.6g}"))
+    return found
+
+
+def step_offsets(timestamps: np.ndarray, step_hours: float) -> list[float]:
+    """Return distinct hours after midnight (UTC), modulo the step, ascending.
+
+    Steps that don't divide a day come by at other hours each day: modulo what both have in common.
+    """
+    seconds = math.gcd(round(step_hours * 3600), _SECONDS_A_DAY)
+    return [float(one) / 3600 for one in np.unique(timestamps.astype(np.int64) % seconds)]
+
+
+def ranges_problem(content: Any, num_features: int, step_hours: float) -> str | None:
+    """Tell what is wrong with a file's ``training_ranges``, as a clause; None if nothing."""
+    if (found := misfit(content, _RANGES_SHAPE, "training_ranges")) is not None:
+        return found
+    for key in ("step_offsets_hours", "issue_hours", "by_region"):
+        if not content[key]:
+            return f"training_ranges.{key} is empty"
+    common = math.gcd(round(step_hours * 3600), _SECONDS_A_DAY) / 3600
+    for key, end in (("step_offsets_hours", common), ("issue_hours", 24.0)):
+        if len(set(content[key])) < len(content[key]) or max(content[key]) >= end:
+            return f"training_ranges.{key} holds an hour twice, or one of {end:g} or more"
+    shape = {name: [(_NUMBER, None)] for name in STATISTICS}
+    for region, numbers in content["by_region"].items():
+        where = f"training_ranges.by_region.{region}"
+        if (found := misfit(numbers, shape, where)) is not None:
+            return found
+        columns = list(zip(*(numbers[name] for name in STATISTICS), strict=False))
+        if any(len(numbers[name]) != num_features for name in STATISTICS):
+            return f"{where} has not one number for each of {num_features} features"
+        # All or none of the first six; all or none of the sizes, which are above 0.
+        for *six, low, size, high in columns:
+            sizes = [one for one in (low, size, high) if one is not None]
+            whole = len({one is None for one in six}) == 1 and len(sizes) in (0, 3)
+            if not whole or (six[0] is None and sizes) or not all(one > 0 for one in sizes):
+                return f"{where} gives a part of a feature's numbers only"
+    return None
+
 
 PREPROCESSING = "preprocessing.json"
 MOST_NAMES = 200_000  # regions, features; a hundred thousand places are a fine grid of a country
@@ -101,7 +690,7 @@ class Preprocessing:
         return np.datetime64(first, "s"), np.datetime64(second, "s")
 
     def data_config(self, path: str | None, oni: Path | None = None) -> DataConfig:
-        """How the training series was read, for the one at ``path`` (null: the synthetic one).
+        """Tell how the training series was read, for the one at ``path`` (null: the synthetic one).
 
         ``oni`` is NOAA's file, for a model with that feature: paths in preprocessing.json, which
         anybody may have written, are never read. Raises InputError where it is needed and None.
@@ -146,7 +735,7 @@ class Preprocessing:
 
 
 def content_problem(content: Any) -> str | None:
-    """What is wrong with the content of preprocessing.json, as a clause; None if nothing."""
+    """Tell what is wrong with the content of preprocessing.json, as a clause; None if nothing."""
     if (found := misfit(content, _SHAPE)) is not None:
         return found
     names, scaling, regions = content["feature_names"], content["scaling"], content["regions"]
@@ -203,15 +792,13 @@ def _saved_data(saved: dict[str, Any]) -> DataConfig:
     for shape in (shape_of(DataConfig), _DATA_SHAPE):
         if problem := misfit(saved, shape, "data"):
             raise InputError(problem)
-    known = {key: value for key, value in saved.items() if key in _names(DataConfig)}
-    synthetic = {k: v for k, v in known.pop("synthetic").items() if k in _names(SyntheticConfig)}
-    config = DataConfig(synthetic=SyntheticConfig(**synthetic), **known)
+    known, synthetic = (
+        {item.name: content[item.name] for item in fields(cls) if item.name in content}
+        for cls, content in ((DataConfig, saved), (SyntheticConfig, saved["synthetic"]))
+    )
+    config = DataConfig(**known | {"synthetic": SyntheticConfig(**synthetic)})
     validate(RunConfig(data=config))
     return config
-
-
-def _names(cls: type) -> set[str]:
-    return {item.name for item in fields(cls)}
 
 
 def _is_time(text: Any) -> bool:

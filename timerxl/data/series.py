@@ -1,7 +1,8 @@
-"""The one shape in which every series of weather reaches windows, splits and labels."""
+"""The one shape in which every series of weather reaches labels, splits and windows."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -47,35 +48,6 @@ class WeatherSeries:
     notes: list[str]
 
     def __post_init__(self) -> None:
-        self._check_shapes()
-        self._check_rows()
-
-    @property
-    def step(self) -> np.timedelta64:
-        """The step as a whole number of seconds."""
-        return np.timedelta64(round(self.step_hours * 3600), "s")
-
-    def segment_starts(self) -> np.ndarray:
-        """[R] bool: True where a row does not follow the row above by one step in its region."""
-        starts = np.ones(len(self.region_index), dtype=bool)
-        starts[1:] = (np.diff(self.region_index) != 0) | (np.diff(self.timestamps) != self.step)
-        return starts
-
-    def rows_of_regions(self, rows: np.ndarray | None = None) -> list[np.ndarray]:
-        """For each region those of the ascending ``rows`` (default: all) that are of it.
-
-        One pass whatever the number of regions, where a mask for each would read all rows G times.
-        """
-        rows = np.arange(len(self.region_index)) if rows is None else rows
-        edges = np.searchsorted(self.region_index[rows], np.arange(1, len(self.regions)))
-        return np.split(rows, edges)
-
-    def segment_first_rows(self) -> np.ndarray:
-        """[R] int64: first row of the unbroken stretch (one region, no gap) each row is in."""
-        rows = np.arange(len(self.region_index))
-        return np.maximum.accumulate(np.where(self.segment_starts(), rows, 0))
-
-    def _check_shapes(self) -> None:
         rows = len(self.region_index)
         if rows == 0 or not self.feature_names or not self.regions:
             raise InputError(
@@ -103,8 +75,6 @@ class WeatherSeries:
                     f"{name} has shape {array.shape} and type {array.dtype}; "
                     f"expected {shape} and {dtype}."
                 )
-
-    def _check_rows(self) -> None:
         if not 0 < self.step_hours < float("inf"):
             raise InputError(f"step_hours is {self.step_hours}; expected a number above 0.")
         if self.precipitation_mm is None and self.ready_label is None:
@@ -138,3 +108,99 @@ class WeatherSeries:
         labels = self.ready_label
         if labels is not None and not (np.isnan(labels) | (labels == 0) | (labels == 1)).all():
             raise InputError("ready_label holds values other than 0, 1 and missing.")
+
+    @property
+    def step(self) -> np.timedelta64:
+        """The step as a whole number of seconds."""
+        return np.timedelta64(round(self.step_hours * 3600), "s")
+
+    def segment_starts(self) -> np.ndarray:
+        """Find [R] rows that don't follow the row above by one step in its region."""
+        starts = np.ones(len(self.region_index), dtype=bool)
+        starts[1:] = (np.diff(self.region_index) != 0) | (np.diff(self.timestamps) != self.step)
+        return starts
+
+    def rows_of_regions(self, rows: np.ndarray | None = None) -> list[np.ndarray]:
+        """Return for each region those of the ascending ``rows`` (default: all) that are of it.
+
+        One pass whatever the number of regions, where a mask for each would read all rows G times.
+        """
+        rows = np.arange(len(self.region_index)) if rows is None else rows
+        edges = np.searchsorted(self.region_index[rows], np.arange(1, len(self.regions)))
+        return np.split(rows, edges)
+
+    def segment_first_rows(self) -> np.ndarray:
+        """Return [R] int64: first row of each row's unbroken stretch (one region, no gap)."""
+        rows = np.arange(len(self.region_index))
+        return np.maximum.accumulate(np.where(self.segment_starts(), rows, 0))
+
+
+def fill_forward(
+    values: np.ndarray,
+    region_index: np.ndarray,
+    timestamps: np.ndarray,
+    max_fill_hours: float,
+    step_hours: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Carry the last value into holes of at most ``max_fill_hours``; returns (filled, counts).
+
+    ``values`` [R, C] with rows region after region in time order; ``counts`` [C] int64 is the
+    number of values filled in each column. Never from the future, never from another region, never
+    across a gap in time. A longer hole stays missing as a whole: windows leave it out.
+    """
+    step = np.timedelta64(round(step_hours * 3600), "s")
+    rows = np.arange(len(values))
+    starts = np.ones(len(values), dtype=bool)
+    starts[1:] = (np.diff(region_index) != 0) | (np.diff(timestamps) != step)
+    first = np.maximum.accumulate(np.where(starts, rows, 0))
+    ends = np.append(starts[1:], True)
+    last = np.minimum.accumulate(np.where(ends, rows, len(values))[::-1])[::-1]
+    longest = int(max_fill_hours / step_hours + 1e-9)
+
+    filled, counts = values.copy(), np.zeros(values.shape[1], dtype=np.int64)
+    for column in range(values.shape[1]):
+        missing = np.isnan(values[:, column])
+        if not missing.any():
+            continue
+        before = np.maximum.accumulate(np.where(missing, -1, rows))
+        after = np.minimum.accumulate(np.where(missing, len(values), rows)[::-1])[::-1]
+        length = np.minimum(after, last + 1) - before - 1
+        fill = missing & (before >= first) & (length <= longest)
+        filled[fill, column] = values[before[fill], column]
+        counts[column] = fill.sum()
+    return filled, counts
+
+
+# Names under which tables carry what is to be predicted: as a feature they would give it away.
+_LABEL_LIKE = re.compile(r"(target|label)_?.*|rain_?24h|rain_?tomorrow", re.IGNORECASE)
+
+
+def label_like(name: str) -> bool:
+    """Tell whether a column's name says that it holds what is to be predicted."""
+    return _LABEL_LIKE.fullmatch(name) is not None
+
+
+def listed_features(
+    listed: list[str],
+    available: list[str],
+    reasons: dict[str, str],
+    unknown: str,
+    skipped: dict[str, str],
+) -> tuple[list[str], dict[str, str]]:
+    """Return the listed names as they stand, and ``skipped`` with the available ones that they
+    leave out.
+
+    ``reasons`` says why a column can be no feature, ``unknown`` what to say of any other name.
+    Raises InputError for an empty list, a repeated name, or one that is not ``available``.
+    """
+    if not listed or len(set(listed)) < len(listed):
+        raise InputError(f"data.features is {listed}; expected names, each once.")
+    offered, chosen = set(available), set(listed)
+    for name in listed:
+        if name not in offered:
+            raise InputError(
+                f"data.features lists {name}, but {reasons.get(name, unknown)}; "
+                f"expected names among: {', '.join(available[:30])}."
+            )
+    left = [name for name in available if name not in chosen]
+    return list(listed), skipped | dict.fromkeys(left, "not listed in data.features")

@@ -14,13 +14,22 @@ import numpy as np
 import torch
 
 from timerxl.config import DataConfig, InputError
-from timerxl.data.labels import check_leaks, horizon_steps, label_and_persistence
-from timerxl.data.preprocessing import Preprocessing, content_problem
-from timerxl.data.scaling import fit_scaling, scale, static_features
+from timerxl.data.preprocessing import (
+    SPLITS,
+    Preprocessing,
+    Split,
+    check_leaks,
+    content_problem,
+    fit_scaling,
+    label_and_persistence,
+    make_split,
+    scale,
+    static_features,
+    training_ranges,
+    whole_steps,
+)
 from timerxl.data.series import WeatherSeries
-from timerxl.data.splits import SPLITS, Split, make_split
-from timerxl.data.synthetic.generator import PRECIPITATION
-from timerxl.data.training_ranges import training_ranges
+from timerxl.data.synthetic import PRECIPITATION
 
 _DAY = np.timedelta64(1, "D")
 
@@ -45,7 +54,7 @@ class WindowTransform:
         return sum(tensor.nbytes for tensor in tensors)
 
     def to(self, device: torch.device) -> WindowTransform:
-        """The same series on ``device``, where its windows are then gathered."""
+        """Copy the series to ``device``, where its windows are then gathered."""
         static = None if self.static is None else self.static.to(device)
         values, label = self.values.to(device), self.label.to(device)
         return WindowTransform(values, static, label, self.context_length)
@@ -59,7 +68,8 @@ class WindowTransform:
         return self
 
     def windows(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """``past_values`` [B, T, C], ``labels`` [B], ``row`` [B], ``static_real_features`` [B, S].
+        """Return ``past_values`` [B, T, C], ``labels`` [B], ``row`` [B], ``static_real_features``
+        [B, S].
 
         The last is absent without static features.
         """
@@ -104,22 +114,23 @@ class WeatherWindows:
     on_device: WindowTransform | None = None
 
     def issue_rows(self, split: str) -> np.ndarray:
-        """[N] int64: row of the series at which each window of the split is issued."""
+        """Return [N] int64: row of the series at which each window of the split is issued."""
         return self.rows[split]
 
     def labels_of(self, split: str) -> np.ndarray:
-        """[N] int64: 0 or 1 for each window of the split."""
+        """Return [N] int64: 0 or 1 for each window of the split."""
         return self.label[self.rows[split]].astype(np.int64)
 
     def batch(
         self, split: str, positions: Sequence[int] | np.ndarray | torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Stacked tensors of the windows at these positions of the split (see WindowTransform)."""
+        """Stack tensors of the windows at these positions of the split (see WindowTransform)."""
         chosen = self.rows[split][np.asarray(positions, dtype=np.int64)]
         return self.transform.windows(torch.from_numpy(chosen))
 
     def sample_windows(self, split: str, max_windows: int | None, seed: int) -> np.ndarray:
-        """Ascending positions into the split, at most ``max_windows``, even over regions and time.
+        """Return ascending positions into the split, at most ``max_windows``, even over regions and
+        time.
 
         Windows stand in order of (region, time); one is drawn from each of ``max_windows`` equal
         stretches. Drawn, not taken at a fixed distance, which could hit one hour of the day only.
@@ -132,7 +143,7 @@ class WeatherWindows:
         return edges[:-1] + (drawn * np.diff(edges)).astype(np.int64)
 
     def class_shares(self) -> list[dict[str, Any]]:
-        """Windows and share of rain per split and region (None where there is no window)."""
+        """Return windows and share of rain per split and region (None where there is no window)."""
         shares: list[dict[str, Any]] = []
         for split in self.rows:
             parts = self.series.rows_of_regions(self.rows[split])
@@ -145,7 +156,7 @@ class WeatherWindows:
         return shares
 
     def preprocessing(self) -> dict[str, Any]:
-        """All that turns a raw series into this model's input, ready for JSON."""
+        """Return all that turns a raw series into this model's input, ready for JSON."""
         return {
             "feature_names": list(self.series.feature_names),
             "scaling": self.scaling,
@@ -167,7 +178,7 @@ def build_windows(
     context_length: int,
     saved: Preprocessing | None = None,
 ) -> WeatherWindows:
-    """Labels, splits, scaling and windows of a series.
+    """Build labels, splits, scaling and windows of a series.
 
     With the ``saved`` preprocessing of a model its scaling, its cuts in time and its regions are
     used: nothing is fitted to this series.
@@ -188,11 +199,7 @@ def build_windows(
     static_names: list[str] = []
     if config.static_features:
         regions = series.regions if saved is None else saved.regions
-        place = {name: index for index, name in enumerate(regions)}
-        known = np.array([place[name] for name in series.regions])
-        array, static_names = static_features(
-            series.timestamps, known[series.region_index], regions
-        )
+        array, static_names = static_features(series, regions)
         static = torch.from_numpy(array).share_memory_()
     seen: dict[str, Any] = {}
     if saved is None:
@@ -249,8 +256,8 @@ def _label_definition(series: WeatherSeries, config: DataConfig) -> dict[str, An
     when = f"in the {hours:g} hours after the time of issue t, that is in (t, t + {hours:g} h]"
     if config.split == "rows" and not ready:
         when = (
-            f"over the next {horizon_steps(series, hours)} rows of the stacked table, whatever "
-            "their region and time"
+            f"over the next {whole_steps(hours, series.step_hours)} rows of the stacked table, "
+            "whatever their region and time"
         )
     return {
         "horizon_hours": hours,

@@ -16,8 +16,7 @@ from typing import Any
 
 from timerxl.config import available_recipes
 from timerxl.config_checks import MONITOR_NAMES, THRESHOLD_SCORES, VALIDATION_METRICS
-from timerxl.data.tables.column_records import KINDS
-from timerxl.data.tables.quantities import QUANTITIES
+from timerxl.data.tables.columns import KINDS, QUANTITIES
 from timerxl.evaluation.references import TITLES
 from timerxl.hub.known_words import is_known_sentence
 from timerxl.training.monitors.verdicts import SEVERITIES

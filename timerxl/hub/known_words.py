@@ -17,8 +17,8 @@ from timerxl.untrusted import plain
 
 MOST_CHARACTERS = 1_500
 _MODULES = (
-    "data/audit/*.py data/windows.py data/splits.py data/tables/unit_checks.py "
-    "data/tables/rain_units.py data/tables/missing_codes.py data/tables/columns_known.py "
+    "data/audit/*.py data/windows.py data/preprocessing.py data/forecast_input.py "
+    "data/tables/columns.py "
     "training/monitors/rules.py training/monitors/health_rules.py training/monitors/verdicts.py "
     "training/monitors/runner.py training/run.py training/loop.py training/signals.py "
     "training/precision.py training/feed.py training/batches.py "

@@ -14,7 +14,7 @@ import pandas as pd
 from timerxl.command_line import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
-from timerxl.data.tables.columns_known import records_problem
+from timerxl.data.tables.columns import records_problem
 from timerxl.hub import shapes
 from timerxl.hub.allowed import (
     FILES,

@@ -17,8 +17,7 @@ from accelerate import Accelerator
 
 from timerxl.config import DataConfig, EvalConfig, InputError
 from timerxl.data.enso import read_oni
-from timerxl.data.labels import label_and_persistence
-from timerxl.data.preprocessing import Preprocessing
+from timerxl.data.preprocessing import Preprocessing, label_and_persistence
 from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.evaluation.assess import VALIDATION, Decision, decide

@@ -12,9 +12,9 @@ import pytest
 from timerxl.config import SyntheticConfig, load_recipe
 from timerxl.data.audit.auditor import audit_command, audit_subject, audit_windows, read_subject
 from timerxl.data.audit.findings import Audit
-from timerxl.data.audit.text_report import audit_text
+from timerxl.data.audit.report import audit_text
 from timerxl.data.readers import load_series
-from timerxl.data.synthetic.generator import synthetic_table
+from timerxl.data.synthetic import synthetic_table
 from timerxl.data.windows import build_windows
 
 

@@ -11,12 +11,16 @@ from audit_series import NOISE, RAIN, names_of, run, series_of
 
 from timerxl.data.audit.column_checks import check_columns, check_missing, check_series
 from timerxl.data.audit.findings import Audit
-from timerxl.data.audit.label_checks import check_thresholds, season_index
-from timerxl.data.audit.rain_checks import check_accumulation, check_ready_labels, looks_like_era5
-from timerxl.data.audit.sample_size import check_sample_size
-from timerxl.data.audit.split_checks import check_context, check_split_by_rows
-from timerxl.data.tables.column_records import ColumnRecord, Fact, time_meaning
-from timerxl.data.tables.quantities import RAIN as RAIN_KEY
+from timerxl.data.audit.label_checks import (
+    check_accumulation,
+    check_ready_labels,
+    check_thresholds,
+    looks_like_era5,
+    season_index,
+)
+from timerxl.data.audit.window_checks import check_context, check_sample_size, check_split_by_rows
+from timerxl.data.tables.columns import RAIN as RAIN_KEY
+from timerxl.data.tables.columns import ColumnRecord, Fact, time_meaning
 
 # Rows and columns
 

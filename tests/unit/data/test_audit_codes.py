@@ -12,13 +12,12 @@ from audit_series import NOISE, RAIN, names_of, run, series_of
 
 from timerxl.config import SyntheticConfig
 from timerxl.data.audit.auditor import audit_subject, read_subject
-from timerxl.data.audit.code_checks import check_codes
-from timerxl.data.audit.column_checks import check_columns
+from timerxl.data.audit.column_checks import check_codes, check_columns
 from timerxl.data.audit.findings import Audit, Subject
-from timerxl.data.audit.text_report import audit_text
+from timerxl.data.audit.report import audit_text
 from timerxl.data.era5.prepare import PrepareOptions, prepare_era5
-from timerxl.data.synthetic.generator import synthetic_table
-from timerxl.data.tables.column_records import ColumnRecord, Fact
+from timerxl.data.synthetic import synthetic_table
+from timerxl.data.tables.columns import ColumnRecord, Fact
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 NOT_WEATHER = {"looks_like_missing_code", "impossible_values"}

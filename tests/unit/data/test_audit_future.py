@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from timerxl.config import DataConfig, SyntheticConfig
 from timerxl.data.audit.auditor import cut_windows
 from timerxl.data.audit.findings import Audit, Subject
-from timerxl.data.audit.future_checks import average_ranks, check_future, name_hints, rank_auc
+from timerxl.data.audit.label_checks import check_future, name_hints
 from timerxl.data.readers import read_table
 from timerxl.data.series import WeatherSeries
-from timerxl.data.synthetic.generator import FEATURE_NAMES, synthetic_series
+from timerxl.data.synthetic import FEATURE_NAMES, synthetic_series
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 BEIJING = SHARED / "data" / "beijing_hourly_2013_2017.parquet"
@@ -62,12 +61,6 @@ def showers(rows: int, seed: int = 0) -> np.ndarray:
 
 RAIN = showers(6000)
 NOISE = np.random.default_rng(1).normal(size=6000)
-
-
-def test_auc_is_that_of_scikit_learn() -> None:
-    rng = np.random.default_rng(0)
-    values, wet = np.round(rng.normal(size=500), 1), rng.random(500) < 0.3
-    assert rank_auc(average_ranks(values), wet) == pytest.approx(roc_auc_score(wet, values))
 
 
 def ahead_of(rain: np.ndarray, hours: int) -> np.ndarray:

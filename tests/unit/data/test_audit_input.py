@@ -13,10 +13,9 @@ import pytest
 from timerxl.config import InputError, SyntheticConfig
 from timerxl.data.audit.auditor import audit_command, audit_subject, read_subject
 from timerxl.data.audit.findings import Audit
-from timerxl.data.audit.page_report import audit_page
-from timerxl.data.audit.text_report import audit_text
-from timerxl.data.era5.series_file import write_description
-from timerxl.data.synthetic.generator import synthetic_table
+from timerxl.data.audit.report import audit_page, audit_text
+from timerxl.data.era5.prepare import write_description
+from timerxl.data.synthetic import synthetic_table
 
 
 def audit_of(path: Path, *overrides: str, recipe: str | None = "hourly_cpu") -> Audit:
@@ -96,7 +95,7 @@ def test_what_comes_from_the_data_is_escaped(tmp_path: Path) -> None:
     page = audit_page(audit_of(path, *SMALL))
     assert "<script" not in page
     assert "b<i>" not in page
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in page
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in page
     assert "b&lt;i&gt;&amp;" in page
     assert "http" not in page  # nothing is loaded from elsewhere
     assert "prefers-color-scheme: dark" in page

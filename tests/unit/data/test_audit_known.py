@@ -13,14 +13,11 @@ from audit_series import NOISE, RAIN, names_of, run, series_of
 
 from timerxl.config import DataConfig
 from timerxl.data.audit.auditor import audit_command, audit_subject, cut_windows, read_subject
+from timerxl.data.audit.column_checks import check_known, check_left_out
 from timerxl.data.audit.findings import Audit, Subject
-from timerxl.data.audit.known_columns import check_known, check_left_out
-from timerxl.data.audit.page_report import audit_page
-from timerxl.data.audit.text_report import audit_text, tables
-from timerxl.data.era5.prepare import PrepareOptions
-from timerxl.data.era5.prepare_tables import TableOptions, prepare_tables
-from timerxl.data.tables.column_records import ColumnRecord, Fact, time_meaning
-from timerxl.data.tables.columns_known import known_rows
+from timerxl.data.audit.report import audit_page, audit_text, tables
+from timerxl.data.era5.prepare import PrepareOptions, TableOptions, prepare_tables
+from timerxl.data.tables.columns import ColumnRecord, Fact, known_rows, time_meaning
 
 INSTANT = Fact(time_meaning("instant", None), "file")
 

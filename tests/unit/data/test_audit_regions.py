@@ -11,7 +11,7 @@ import pytest
 
 from timerxl.config import DataConfig
 from timerxl.data.audit.findings import Audit, Subject
-from timerxl.data.audit.region_checks import check_regions
+from timerxl.data.audit.window_checks import check_regions
 from timerxl.data.series import WeatherSeries
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"

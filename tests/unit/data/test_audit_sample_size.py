@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from timerxl.data.audit.sample_size import effective_regions, effective_size, lag_one_correlation
+from timerxl.data.audit.window_checks import effective_regions, effective_size, lag_one_correlation
 
 
 def chain(rows: int, p: float, r1: float, chains: int, seed: int = 0) -> np.ndarray:

@@ -31,8 +31,7 @@ from timerxl.data.era5.grid_files import open_grid_files
 from timerxl.data.era5.prepare import PrepareOptions, prepare_era5
 from timerxl.data.era5.streams import grid_members
 from timerxl.data.readers import TableOptions, open_table
-from timerxl.data.tables.delimited_text import MOST_COLUMNS, read_text_table
-from timerxl.data.tables.parquet_file import _page_bytes, read_parquet
+from timerxl.data.tables.table_files import MOST_COLUMNS, _page_bytes, read_parquet, read_text_table
 from timerxl.model.openltm_checkpoint import read_tensors
 
 ROOM = 100 * 2**20  # bytes that a bomb may take beyond what imports took
@@ -351,7 +350,7 @@ def test_hdf5_that_leads_to_other_files_is_refused(tmp_path: Path) -> None:
 def test_a_variable_with_very_many_attributes_and_very_many_variables_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("timerxl.data.era5.grid_limits._MOST_VARIABLES", 20)
+    monkeypatch.setattr("timerxl.data.era5.grid_files._MOST_VARIABLES", 20)
     many = hdf5(tmp_path / "a.nc")
     with h5py.File(many, "a") as file:
         for index in range(30):
@@ -593,7 +592,7 @@ def test_a_checkpoint_whose_members_share_their_bytes_is_refused(tmp_path: Path)
 
 
 def test_a_description_longer_than_is_read_is_not_written(tmp_path: Path) -> None:
-    from timerxl.data.era5.series_file import write_description
+    from timerxl.data.era5.prepare import write_description
 
     (tmp_path / "series.parquet").write_bytes(b"")
     regions = [{"name": "x" * 1000, "cells": None} for _ in range(20_000)]

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timerxl.data.fill import fill_forward
+from timerxl.data.series import fill_forward
 
 
 def naive_fill(

@@ -14,7 +14,7 @@ import xarray as xr
 
 from timerxl.config import InputError
 from timerxl.data.era5.prepare import PrepareOptions, prepare_era5
-from timerxl.data.tables.columns_known import records_problem
+from timerxl.data.tables.columns import records_problem
 
 DAYS = 8
 FIRST = np.datetime64("2021-03-01T00")

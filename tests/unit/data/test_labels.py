@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timerxl.config import DataConfig, InputError
-from timerxl.data.labels import (
+from timerxl.data.preprocessing import (
     check_leaks,
     label_and_persistence,
     labels,

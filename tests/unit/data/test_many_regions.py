@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,17 +19,12 @@ from timerxl.data.era5.accumulation import (
     Totals,
     covered_hours,
     deaccumulate,
+    shares,
 )
-from timerxl.data.era5.gaps import MOST_ENTRIES, Gaps
-from timerxl.data.era5.prepare import PrepareOptions
-from timerxl.data.era5.prepare_tables import prepare_tables
-from timerxl.data.labels import labels
-from timerxl.data.readers import TableOptions, open_table, read_table
-from timerxl.data.scaling import static_features
+from timerxl.data.era5.prepare import MOST_ENTRIES, Gaps, PrepareOptions, prepare_tables
+from timerxl.data.preprocessing import complete_rows, labels, make_split, static_features
+from timerxl.data.readers import TableOptions, TimeOptions, find_times, open_table, read_table
 from timerxl.data.series import WeatherSeries
-from timerxl.data.splits import complete_rows, make_split
-from timerxl.data.tables.running_totals import shares
-from timerxl.data.tables.times import TimeOptions, find_times
 from timerxl.data.windows import build_windows
 
 
@@ -217,7 +213,14 @@ def test_a_column_for_each_of_too_many_regions_is_refused_before_it_is_made() ->
     names = [f"r{i}" for i in range(100_000)]
     index = np.repeat(np.arange(100_000), 20)
     with pytest.raises(InputError, match="100,000 regions"):
-        static_features(np.zeros(len(index), dtype="datetime64[s]"), index, names)
+        static_features(
+            SimpleNamespace(
+                timestamps=np.zeros(len(index), dtype="datetime64[s]"),
+                region_index=index,
+                regions=names,
+            ),
+            names,
+        )
 
 
 def test_an_audit_of_many_regions_says_what_it_leaves_out() -> None:

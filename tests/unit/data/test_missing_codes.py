@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from timerxl.config import InputError
-from timerxl.data.tables.missing_codes import Extremes, find_codes, mask, parse_codes, refusal
+from timerxl.data.tables.columns import Extremes, find_codes, mask, parse_codes, refusal
 
 CELSIUS = (-103.15, 76.85)
 

@@ -10,10 +10,9 @@ import pandas as pd
 import pytest
 
 from timerxl.config import DataConfig, InputError, SyntheticConfig
-from timerxl.data.era5.prepare import PrepareOptions
-from timerxl.data.era5.prepare_tables import prepare_tables
+from timerxl.data.era5.prepare import PrepareOptions, prepare_tables
 from timerxl.data.readers import TableOptions, read_table
-from timerxl.data.synthetic.generator import FEATURE_NAMES, synthetic_table
+from timerxl.data.synthetic import FEATURE_NAMES, synthetic_table
 
 
 def table(rows: int = 120, regions: tuple[str, ...] = ("z", "a")) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from timerxl.config import InputError
-from timerxl.data.tables.quantities import (
+from timerxl.data.tables.columns import (
     RAIN,
     conversion,
     limits_in,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from timerxl.config import InputError
-from timerxl.data.tables.rain_units import rain_unit, to_mm
+from timerxl.data.tables.columns import rain_unit, to_mm
 
 OPTION = "--precipitation-unit"
 

@@ -9,7 +9,7 @@ import pytest
 
 from timerxl.config import InputError
 from timerxl.data.era5.regions import Region, grid_means, load_regions
-from timerxl.data.synthetic.climate import REGIONS
+from timerxl.data.synthetic import REGIONS
 
 PERU = Path(__file__).resolve().parents[3] / "launch" / "regions" / "peru.yaml"
 LATITUDE, LONGITUDE = np.arange(20.0, 14.9, -0.25), np.arange(77.0, 82.1, 0.25)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from timerxl.config import InputError
-from timerxl.data.scaling import fit_scaling, scale, static_features
+from timerxl.data.preprocessing import fit_scaling, scale, static_features
 from timerxl.data.series import WeatherSeries
 
 
@@ -47,7 +48,9 @@ def test_precipitation_goes_through_a_logarithm_and_back() -> None:
 
 def test_static_features_by_hand() -> None:
     times = np.array(["2020-01-01T00", "2020-07-01T18", "2021-12-31T12"], dtype="datetime64[s]")
-    found, names = static_features(times, np.array([1, 0, 1]), ["north", "south"])
+    names = ["north", "south"]
+    series = SimpleNamespace(timestamps=times, region_index=np.array([1, 0, 1]), regions=names)
+    found, names = static_features(series, names)
     assert names[:4] == ["season_sin", "season_cos", "hour_sin", "hour_cos"]
     assert names[4:] == ["region_north", "region_south"]
     elapsed = [0.0, (182 + 18 / 24) / 366, (364 + 12 / 24) / 365]

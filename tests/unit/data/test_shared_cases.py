@@ -12,7 +12,7 @@ import pytest
 
 from timerxl.config import DataConfig
 from timerxl.data.audit.auditor import audit_subject, read_subject
-from timerxl.data.labels import labels
+from timerxl.data.preprocessing import labels
 from timerxl.data.readers import read_table
 
 CASES = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "cases"

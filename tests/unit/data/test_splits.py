@@ -10,9 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timerxl.config import DataConfig, InputError
-from timerxl.data.labels import labels, stacked_labels
+from timerxl.data.preprocessing import (
+    SPLITS,
+    complete_rows,
+    labels,
+    make_split,
+    split_by_rows,
+    split_by_time,
+    stacked_labels,
+)
 from timerxl.data.series import WeatherSeries
-from timerxl.data.splits import SPLITS, complete_rows, make_split, split_by_rows, split_by_time
 
 EPOCH = np.datetime64("1970-01-01T00", "s")
 

@@ -11,13 +11,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from timerxl.config import InputError, SyntheticConfig
-from timerxl.data.synthetic.climate import (
+from timerxl.data.synthetic import (
+    FEATURE_NAMES,
     REGIONS,
     SENSITIVITY,
     dry_probability,
     simulate_hidden,
+    synthetic_series,
+    synthetic_table,
 )
-from timerxl.data.synthetic.generator import FEATURE_NAMES, synthetic_series, synthetic_table
 
 CONFIGS = {
     "twelve_hourly": SyntheticConfig(),

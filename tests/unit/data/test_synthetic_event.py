@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from timerxl.config import DataConfig, InputError, SyntheticConfig
-from timerxl.data.labels import label_and_persistence
+from timerxl.data.preprocessing import label_and_persistence
 from timerxl.data.readers import load_series
 from timerxl.data.series import WeatherSeries
-from timerxl.data.synthetic.generator import FEATURE_NAMES, synthetic_series, synthetic_table
+from timerxl.data.synthetic import FEATURE_NAMES, synthetic_series, synthetic_table
 from timerxl.data.windows import build_windows
 
 SHORT = {"start": "2023-01-01", "end": "2023-03-01"}

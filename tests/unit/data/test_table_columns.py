@@ -9,10 +9,9 @@ import pandas as pd
 import pytest
 
 from timerxl.config import DataConfig, InputError
-from timerxl.data.era5.accumulation import Totals
+from timerxl.data.era5.accumulation import Totals, rain_verdict, shares
 from timerxl.data.readers import read_table
-from timerxl.data.tables.column_choice import encode_direction, is_direction, zero_one
-from timerxl.data.tables.running_totals import rain_verdict, shares
+from timerxl.data.tables.columns import encode_direction, is_direction, zero_one
 
 
 def test_compass_points_and_degrees_are_the_same_direction() -> None:

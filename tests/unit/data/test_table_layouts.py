@@ -13,9 +13,8 @@ import pytest
 from front_table import FrontOptions, FrontTable, read_front
 
 from timerxl.config import InputError
-from timerxl.data.tables.delimited_text import TextOptions
-from timerxl.data.tables.layouts import LAYOUTS
-from timerxl.data.tables.times import TimeOptions
+from timerxl.data.readers import TimeOptions
+from timerxl.data.tables.table_files import LAYOUTS, TextOptions
 
 CASES = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "cases"
 

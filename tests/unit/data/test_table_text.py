@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timerxl.config import InputError
-from timerxl.data.tables.delimited_text import (
+from timerxl.data.tables.table_files import (
     TextOptions,
     TextTable,
     decode_text,

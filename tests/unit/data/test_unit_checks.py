@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from timerxl.config import DataConfig, InputError, SyntheticConfig
+from timerxl.data.forecast_input import check_units
+from timerxl.data.preprocessing import ranges_problem, step_offsets, training_ranges
 from timerxl.data.readers import load_series, read_table
 from timerxl.data.series import WeatherSeries
-from timerxl.data.tables.unit_checks import check_units
-from timerxl.data.training_ranges import ranges_problem, step_offsets, training_ranges
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 BEIJING = SHARED / "data" / "beijing_hourly_2013_2017.parquet"

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from timerxl.config import DataConfig, InputError
+from timerxl.data.preprocessing import scale
 from timerxl.data.readers import load_series
-from timerxl.data.scaling import scale
 from timerxl.data.series import WeatherSeries
 from timerxl.data.windows import WeatherWindows, build_windows
 

@@ -18,7 +18,7 @@ from sklearn.metrics import brier_score_loss, matthews_corrcoef, roc_auc_score
 from spoiled_runs import as_stopped, card, edit, edit_all, home, rename_regions, section
 
 from timerxl.config import InputError
-from timerxl.data.tables.column_records import ColumnRecord, Fact, time_meaning
+from timerxl.data.tables.columns import ColumnRecord, Fact, time_meaning
 from timerxl.hub.card.model_card import METRICS
 from timerxl.hub.package import Package
 

@@ -14,8 +14,8 @@ import pytest
 
 from timerxl import Forecaster
 from timerxl.config import InputError, SyntheticConfig
-from timerxl.data.era5.series_file import write_description
-from timerxl.data.synthetic.generator import synthetic_table
+from timerxl.data.era5.prepare import write_description
+from timerxl.data.synthetic import synthetic_table
 
 CONTEXT = 16
 

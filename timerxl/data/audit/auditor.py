@@ -6,6 +6,7 @@ windows is reported as a fault, beside everything else.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,23 +15,39 @@ import numpy as np
 
 from timerxl.command_line import json_text, say, say_json
 from timerxl.config import DataConfig, InputError, RunConfig, load_recipe
-from timerxl.data.audit.code_checks import check_codes
-from timerxl.data.audit.column_checks import check_columns, check_missing, check_series
+from timerxl.data.audit.column_checks import (
+    check_codes,
+    check_columns,
+    check_known,
+    check_left_out,
+    check_missing,
+    check_series,
+)
 from timerxl.data.audit.findings import Audit, Subject
-from timerxl.data.audit.future_checks import check_future
-from timerxl.data.audit.known_columns import check_known, check_left_out
-from timerxl.data.audit.label_checks import check_class_shares, check_thresholds
-from timerxl.data.audit.page_report import audit_page
-from timerxl.data.audit.rain_checks import check_accumulation, check_ready_labels
-from timerxl.data.audit.region_checks import check_regions
-from timerxl.data.audit.sample_size import check_sample_size
-from timerxl.data.audit.split_checks import check_context, check_split_by_rows, check_windows
-from timerxl.data.audit.text_report import audit_text
-from timerxl.data.era5.series_file import SERIES
-from timerxl.data.labels import check_leaks, label_and_persistence
-from timerxl.data.readers import read_table_and_labels, ready_label_without_rain
+from timerxl.data.audit.label_checks import (
+    check_accumulation,
+    check_class_shares,
+    check_future,
+    check_ready_labels,
+    check_thresholds,
+)
+from timerxl.data.audit.report import audit_page, audit_text
+from timerxl.data.audit.window_checks import (
+    check_context,
+    check_regions,
+    check_sample_size,
+    check_split_by_rows,
+    check_windows,
+)
+from timerxl.data.preprocessing import (
+    check_leaks,
+    label_and_persistence,
+    make_split,
+    split_by_rows,
+    split_by_time,
+)
+from timerxl.data.readers import SERIES, read_table_and_labels, ready_label_without_rain
 from timerxl.data.series import WeatherSeries
-from timerxl.data.splits import make_split, split_by_rows, split_by_time
 from timerxl.files import write_text
 
 if TYPE_CHECKING:  # windows.py imports torch, which an audit has no use for
@@ -67,7 +84,7 @@ def audit_subject(subject: Subject) -> Audit:
 
 
 def audit_windows(windows: WeatherWindows, config: RunConfig) -> Audit:
-    """The audit of windows that are built already, cheap enough for the start of training.
+    """Audit windows that are built already, cheap enough for the start of training.
 
     Ready label columns that the recipe does not name are not looked at: the table is not read
     again.
@@ -88,11 +105,7 @@ def audit_windows(windows: WeatherWindows, config: RunConfig) -> Audit:
 
 
 def audit_command(
-    series: Path,
-    config_name: str | None,
-    overrides: list[str],
-    as_json: bool,
-    output: Path | None,
+    series: Path, config_name: str | None, overrides: list[str], as_json: bool, output: Path | None
 ) -> int:
     """Audit the table ``series`` (or the folder of series.parquet) and print what was found.
 
@@ -127,7 +140,7 @@ def audit_command(
 def read_subject(
     path: Path, config_name: str | None, overrides: list[str]
 ) -> tuple[Subject, list[str]]:
-    """The table as training would read it, and sentences on what had to be assumed for it."""
+    """Read the table as training would, and say what had to be assumed for it."""
     if path.is_dir():
         path = path / SERIES
     if any(override.startswith("data.path=") for override in overrides):
@@ -151,7 +164,11 @@ def read_subject(
         data=data,
         context_length=config.model.context_length,
         context_reason=reason,
-        label_columns={name: column for name, column in labels.items() if _is_zero_one(column)},
+        label_columns={
+            name: column
+            for name, column in labels.items()
+            if np.isin(column[~np.isnan(column)], (0, 1)).all()
+        },
         description=found.source.get("prepared"),
     )
     cut_windows(subject)
@@ -166,26 +183,16 @@ def _read(
     Codes for "missing" that training refuses are taken as they are: a fault beside others. What
     can't be read with them is refused as training does it.
     """
-    attempts = (
-        [data] if data.missing_values is not None else [replace(data, missing_values=[]), data]
-    )
     names = {override.partition("=")[0] for override in overrides}
     notes: list[str] = []
     said = names & {"data.precipitation_column", "data.label_column"}
     if not said and (ready := ready_label_without_rain(data)) is not None:
         notes.append(f"no precipitation column; {ready} is taken as data.label_column.")
-        attempts = [replace(attempt, label_column=ready) for attempt in attempts]
         data.label_column = ready
-    for attempt in attempts[:-1]:
-        try:
-            return *read_table_and_labels(attempt), notes
-        except InputError:
-            continue
-    return *read_table_and_labels(attempts[-1]), notes
-
-
-def _is_zero_one(column: np.ndarray) -> bool:
-    return bool((np.isnan(column) | (column == 0) | (column == 1)).all())
+    if data.missing_values is None:
+        with contextlib.suppress(InputError):
+            return *read_table_and_labels(replace(data, missing_values=[])), notes
+    return *read_table_and_labels(data), notes
 
 
 def cut_windows(subject: Subject) -> None:
@@ -210,14 +217,3 @@ def cut_windows(subject: Subject) -> None:
         check_leaks(series, split.rows["train"], subject.label)
     except InputError as error:
         subject.refusals.append(str(error))
-
-
-__all__ = [
-    "Audit",
-    "Subject",
-    "audit_command",
-    "audit_subject",
-    "audit_windows",
-    "cut_windows",
-    "read_subject",
-]

@@ -1,21 +1,121 @@
-"""Checks of the rows and columns: gaps, missing values, constants, copies."""
+"""Checks of rows and columns: gaps, missing values and codes, constants, copies, what is known."""
 
 from __future__ import annotations
 
 import hashlib
+import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from timerxl.data.audit.findings import MOST_REGIONS, Audit, Subject, listed
-from timerxl.data.splits import complete_rows
+from timerxl.data.audit.findings import MOST_REGIONS, Audit, Subject
+from timerxl.data.preprocessing import complete_rows
+from timerxl.data.tables.columns import (
+    Code,
+    find_codes,
+    limits_of,
+    share_text,
+    time_words,
+    words_of,
+)
+from timerxl.untrusted import listed
+
+_SHOWN = 12
+
+
+def records_of(subject: Subject) -> dict[str, dict[str, Any]]:
+    """Return column -> record, of the features and of the precipitation; {} for an older series."""
+    described = (subject.description or {}).get("columns", {})
+    rain = subject.data.precipitation_column
+    of_rain = described.get(rain, {}).get("record")
+    found = {rain: of_rain} if of_rain else {}
+    return found | subject.series.source.get("records", {})
+
+
+def check_known(subject: Subject, audit: Audit) -> None:
+    """Report the table of what is known, and a warning for what was assumed and matters."""
+    records = records_of(subject)
+    audit.facts["columns_known"] = [
+        {"column": column, **record} for column, record in records.items()
+    ]
+    if not records:
+        return
+    _unit_assumed(records, audit)
+    _stamp_assumed(records, subject.series.step_hours, audit)
+
+
+def _unit_assumed(records: dict[str, dict[str, Any]], audit: Audit) -> None:
+    assumed = {
+        column: record["unit"]
+        for column, record in records.items()
+        if (record.get("unit") or {}).get("known_by") == "assumed"
+    }
+    if not assumed:
+        return
+    named = [f"{column} in {fact['value']}" for column, fact in assumed.items()]
+    evidence = next(iter(assumed.values())).get("evidence")
+    audit.find(
+        "warning",
+        "unit_assumed",
+        f"a unit is assumed: {listed(named)}{f' ({evidence})' if evidence else ''}.",
+        "Rain in inches or tenths of mm that is taken for mm moves every threshold and label.",
+        "Say it: data.precipitation_unit=UNIT, or --unit COLUMN=UNIT of launch/prepare_data.py.",
+        columns={column: fact["value"] for column, fact in assumed.items()},
+    )
+
+
+def _stamp_assumed(records: dict[str, dict[str, Any]], step_hours: float, audit: Audit) -> None:
+    """An instant within the hour can't be far off; every sum, mean or extreme can."""
+    meant: dict[str, list[str]] = {}
+    for column, record in records.items():
+        time = record.get("time")
+        if time is None or time["known_by"] != "assumed" or time["value"]["kind"] == "step":
+            continue
+        if time["value"]["kind"] != "instant" or step_hours > 1:
+            meant.setdefault(time_words(record), []).append(column)
+    if not meant:
+        return
+    in_words = "; ".join(f"{words} for {listed(columns)}" for words, columns in meant.items())
+    audit.find(
+        "warning" if step_hours > 1 else "note",
+        "stamp_assumed",
+        f"what a stamp means is assumed: {in_words}.",
+        "Where a stamp is the start of its period, a feature holds the rain that it is to tell "
+        "beforehand; where a sum covers part of a step, rain is missed.",
+        "Look it up where the data come from, and say it: --meaning COLUMN=sum:24h@start, instant, "
+        "mean:24h, ... of launch/prepare_data.py.",
+        columns=meant,
+    )
+
+
+def check_left_out(subject: Subject, audit: Audit) -> None:
+    """Report columns of the table that are no features, with the reasons."""
+    skipped: dict[str, str] = subject.series.source.get("skipped_columns", {})
+    audit.facts["left_out"] = skipped
+    if not skipped:
+        return
+    of: dict[str, list[str]] = {}
+    for column, reason in list(skipped.items())[:_SHOWN]:
+        of.setdefault(reason, []).append(column)
+    parts = [f"{', '.join(columns)} ({reason})" for reason, columns in of.items()]
+    more = f" and {len(skipped) - _SHOWN:,} more" if len(skipped) > _SHOWN else ""
+    audit.find(
+        "note",
+        "columns_left_out",
+        f"columns that are no features: {len(skipped):,}, {'; '.join(parts)}{more}.",
+        "",
+        "Nothing where that is meant; data.features lists features by name.",
+        columns=skipped,
+    )
+
 
 _MANY_MISSING = 0.05
 _MANY_WINDOWS_LOST = 0.20
 
 
 def check_series(subject: Subject, audit: Audit) -> None:
-    """Rows, span, step, hours of the day, and gaps in time per region."""
+    """Report rows, span, step, hours of the day, and gaps in time per region."""
     series = subject.series
     seconds = np.unique(series.timestamps.astype(np.int64) % 86400)
     audit.facts["series"] = {
@@ -78,7 +178,7 @@ def check_series(subject: Subject, audit: Audit) -> None:
 
 
 def check_missing(subject: Subject, audit: Audit) -> None:
-    """Missing values per column, as they were and after filling, and the windows they cost."""
+    """Report missing values per column, before and after filling, and the windows they cost."""
     series = subject.series
     total = len(series.timestamps)
     filled = series.source.get("filled_values", {})
@@ -86,9 +186,7 @@ def check_missing(subject: Subject, audit: Audit) -> None:
     for name, column in zip(series.feature_names, series.values.T, strict=True):
         left = int(np.isnan(column).sum())
         missing = left + int(filled.get(name, 0))
-        table.append(
-            {"column": name, "missing": missing, "share": missing / total, "left": left},
-        )
+        table.append({"column": name, "missing": missing, "share": missing / total, "left": left})
     audit.facts["missing"] = table
     if series.precipitation_mm is not None:
         count = int(np.isnan(series.precipitation_mm).sum())
@@ -135,7 +233,7 @@ def _windows_lost(subject: Subject, audit: Audit) -> None:
 
 
 def check_columns(subject: Subject, audit: Audit) -> None:
-    """Columns of one value, and columns that repeat another one exactly.
+    """Report columns of one value, and columns that repeat another one exactly.
 
     What ``check_codes`` took for a code for "missing" is no constant.
     """
@@ -174,3 +272,122 @@ def check_columns(subject: Subject, audit: Audit) -> None:
             "Keep one of each in data.features.",
             columns=copies,
         )
+
+
+# More distinct values beyond the limits are another unit's, not codes.
+_MOST_CODES = 8
+# Numbers of a place: an elevation of 999 m is one, and no value of them comes and goes.
+_PLACE = re.compile(
+    r"(station|site|grid|wmo|usaf|wban)?\s*"
+    r"(lat|latitude|lon|lng|long|longitude|elev|elevation|alt|altitude|height|id|number|no|code|"
+    r"station|site|wmo|usaf|wban|year|month|day|hour)(\s(m|ft|deg|degrees))?"
+)
+
+
+def check_codes(subject: Subject, audit: Audit) -> None:
+    """Report a fault for what looks like a code for "missing", and for values that are impossible.
+
+    With ``data.missing_values=[]``, which takes every number as measured, the first is a warning.
+    """
+    series, records = subject.series, records_of(subject)
+    codes: dict[str, list[Code]] = {}
+    impossible: dict[str, dict[str, Any]] = {}
+    filled = series.source.get("filled_values", {})
+    follows = ~series.segment_starts()
+    for index, name in enumerate(series.feature_names):
+        if _PLACE.fullmatch(words_of(name)):
+            continue
+        column = series.values[:, index].astype(np.float64)
+        known = column[~np.isnan(column)]
+        if not known.size:
+            continue
+        # A value that was carried on into a hole was measured once.
+        once = known
+        if filled.get(name):
+            once = column[~(follows & (column == np.roll(column, 1))) & ~np.isnan(column)]
+        unit = _unit_in_series(subject, records, name)
+        limits = limits_of(name, unit, series.step_hours)
+        outside = np.zeros(known.shape, dtype=bool)
+        if limits is not None:
+            outside = (known < limits[0]) | (known > limits[1])
+        is_unit = bool(outside.any()) and _is_another_unit(known, outside)
+        found = find_codes(once, None if is_unit else limits)
+        if found:
+            codes[name] = []
+            for code in found:
+                count = int(np.isclose(known, code.value, rtol=2e-7, atol=0).sum())
+                codes[name].append(replace(code, count=count, share=count / known.size))
+        if limits is not None and is_unit:
+            outside &= ~np.isclose(known[:, None], [c.value for c in found], rtol=2e-7).any(axis=1)
+            if outside.any():
+                impossible[name] = {
+                    "min": float(known[outside].min()),
+                    "max": float(known[outside].max()),
+                    "count": int(outside.sum()),
+                    "share": float(outside.mean()),
+                    "limits": list(limits),
+                    "unit": unit,
+                }
+    audit.facts["missing_codes"] = {
+        name: [vars(code) for code in found] for name, found in codes.items()
+    }
+    audit.facts["impossible"] = impossible
+    if codes:
+        _report_codes(subject, codes, audit)
+    if impossible:
+        _report_impossible(impossible, audit)
+
+
+def _unit_in_series(subject: Subject, records: dict[str, dict[str, Any]], name: str) -> str | None:
+    """The unit of a feature's values as its record or series.json has it; None leaves its name."""
+    if name == subject.series.precipitation_feature:
+        return "mm"
+    record = records.get(name, {})
+    described = (subject.description or {}).get("columns", {}).get(name, {})
+    unit = record.get("written_as") or (record.get("unit") or {}).get("value")
+    return unit or described.get("unit")
+
+
+def _is_another_unit(known: np.ndarray, outside: np.ndarray) -> bool:
+    """Whether what lies beyond the limits is too much, or too varied, for a few codes."""
+    beyond = np.unique(known[outside])
+    if len(beyond) > _MOST_CODES:
+        return True
+    return bool(outside.all()) and not find_codes(known, None)
+
+
+def _report_codes(subject: Subject, codes: dict[str, list[Code]], audit: Audit) -> None:
+    is_said = subject.data.missing_values == []
+    named = [f"{name} holds {', '.join(c.text for c in found)}" for name, found in codes.items()]
+    values = list(dict.fromkeys(f"{c.value:.7g}" for found in codes.values() for c in found))
+    audit.find(
+        "warning" if is_said else "fault",
+        "looks_like_missing_code",
+        f"{len(codes)} columns hold what looks like a code for missing: {'; '.join(named[:6])}"
+        + (f"; {len(named) - 6:,} more columns do the same." if len(named) > 6 else "."),
+        "Taken for weather it stretches the scaling until the rest of the column is flat."
+        + (" data.missing_values=[] says that every number was measured." if is_said else ""),
+        f"Mask it: --missing {' '.join(values)} with launch/prepare_data.py, or "
+        f"data.missing_values=[{', '.join(values)}] for a table that is read directly; "
+        "data.missing_values=[] says that it was measured.",
+        columns={name: [vars(code) for code in found] for name, found in codes.items()},
+    )
+
+
+def _report_impossible(impossible: dict[str, dict[str, Any]], audit: Audit) -> None:
+    named = [
+        f"{name} has {of['min']:.5g} to {of['max']:.5g} in {share_text(of['share'])} of its "
+        f"values, expected {of['limits'][0]:.5g} to {of['limits'][1]:.5g}"
+        + (f" in {of['unit']}" if of["unit"] else " by its name")
+        for name, of in impossible.items()
+    ]
+    audit.find(
+        "fault",
+        "impossible_values",
+        f"no weather has these values: {listed(named, 4)}.",
+        "The unit is another than the one that the column is said to have, or the column holds "
+        "something else.",
+        "Correct the name or the unit (--unit COLUMN=UNIT of launch/prepare_data.py), or leave the "
+        "column out of data.features.",
+        columns=impossible,
+    )

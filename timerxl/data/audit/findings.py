@@ -14,7 +14,6 @@ from timerxl.untrusted import plain
 
 SEVERITIES = ("fault", "warning", "note")
 _SHORT_LINES = 8
-_MOST_OF_A_NAME = 200
 # Regions that are listed one by one or compared in pairs; tables of more are described as a whole.
 MOST_REGIONS = 1_000
 
@@ -57,7 +56,7 @@ class Subject:
     description: dict[str, Any] | None = None
 
     def issue_rows(self) -> np.ndarray:
-        """Rows with a window, in row order; every labelled row where there are no windows."""
+        """Return rows with a window, ascending; every labelled row where there are no windows."""
         if self.rows:
             return np.sort(np.concatenate(list(self.rows.values())))
         return np.flatnonzero(~np.isnan(self.label)) if self.label is not None else np.arange(0)
@@ -72,13 +71,7 @@ class Audit:
     skipped: list[dict[str, str]] = field(default_factory=list)
 
     def find(
-        self,
-        severity: str,
-        name: str,
-        summary: str,
-        explanation: str,
-        remedy: str,
-        **evidence: Any,
+        self, severity: str, name: str, summary: str, explanation: str, remedy: str, **evidence: Any
     ) -> None:
         """Add a finding; ``evidence`` is its numbers for programs."""
         assert severity in SEVERITIES, severity
@@ -89,11 +82,11 @@ class Audit:
         self.skipped.append({"check": check, "reason": reason})
 
     def of(self, severity: str) -> list[Finding]:
-        """Findings of one severity in the order they were made."""
+        """Return findings of one severity in the order they were made."""
         return [finding for finding in self.findings if finding.severity == severity]
 
     def short_lines(self) -> list[str]:
-        """Faults, then warnings, one line each; at most eight lines, the last counts the rest."""
+        """Return faults, then warnings, a line each; at most eight, the last counts the rest."""
         lines = [
             f"{finding.severity}: {finding.summary}"
             for severity in SEVERITIES[:2]
@@ -108,7 +101,7 @@ class Audit:
         return [plain(line) for line in lines]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; NaN becomes null."""
+        """Return plain JSON types; NaN becomes null."""
         ready = json_ready(
             {
                 "format": 1,
@@ -122,9 +115,3 @@ class Audit:
         )
         assert isinstance(ready, dict)
         return ready
-
-
-def listed(names: list[str], most: int = 6) -> str:
-    """``a, b and 3 more``; names of a table may be of any length, and are cut."""
-    shown = ", ".join(plain(name, _MOST_OF_A_NAME) for name in names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

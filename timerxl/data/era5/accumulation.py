@@ -1,18 +1,25 @@
-"""What a sum stands for in time, and how hours become steps.
+"""What a value stands for in time: instants, sums and means over hours, running totals.
 
 ERA5 accumulates over the one hour that ends at the stamp, ERA5-Land from 00 UTC over the day (its
-value at 00 UTC is the total of the day before), a forecast from its base time. Hours are int64
-since 1970-01-01 00 UTC. A stretch of N hours is an array with NaN where there is no value.
+value at 00 UTC is the total of the day before), a forecast from its base time; tables carry either.
+What the user says or the file tells of it is read here, and before anything is joined every stamp
+becomes an end. Hours are int64 since 1970-01-01 00 UTC. Arrays of N hours hold NaN where there is
+no value; R are rows of a table, region after region.
 """
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from timerxl.config import InputError
+from timerxl.data.tables.columns import KnownBy
 
 # Names under which the old layout, which has no step type, delivers sums over the hour.
 _SUMS = frozenset(
@@ -49,7 +56,7 @@ _CELLS_AT_ONCE = 2**18  # values
 
 
 def step_type(name: str, told: str) -> str:
-    """How values extend in time: as the file tells it, else by ERA5's own names."""
+    """Tell how values extend in time: as the file tells it, else by ERA5's own names."""
     if told in (SUM, MEAN, MAX, MIN, INSTANT):
         return told
     known = {SUM: _SUMS, MAX: _LARGEST, MIN: _SMALLEST, MEAN: _MEANS}
@@ -58,12 +65,12 @@ def step_type(name: str, told: str) -> str:
 
 
 def only_rises(name: str) -> bool:
-    """Whether a running total of this variable can't fall: rain, snow, downward radiation."""
+    """Tell whether a running total of this variable can't fall: rain, snow, downward radiation."""
     return name in _NEVER_NEGATIVE
 
 
 def to_mm(values: np.ndarray, mm_per_unit: float, what: str) -> np.ndarray:
-    """Depth of water to mm, rounded to 1e-6; packing noise below zero becomes 0.
+    """Return depth of water to mm, rounded to 1e-6; packing noise below zero becomes 0.
 
     The rounding undoes the four bytes of the file: 0.0001 m, stored as 0.0000999999975, is 0.1 mm.
     Raises InputError for a value clearly below zero.
@@ -90,7 +97,7 @@ class Totals:
     reset: int = 0
 
     def start(self, hours: np.ndarray) -> np.ndarray:
-        """The hour at which the total that ends at each of ``hours`` began."""
+        """Return the hour at which the total that ends at each of ``hours`` began."""
         return (hours - 1 - self.reset) // self.period * self.period + self.reset
 
     def __str__(self) -> str:
@@ -101,7 +108,7 @@ class Totals:
 def covered_hours(
     known: np.ndarray, first_hour: int, totals: Totals | None, window: int = 1
 ) -> np.ndarray:
-    """[N] int64: the hours that each known value's own share covers, 0 where there is none.
+    """Return [N] int64: the hours that each known value's own share covers, 0 where there is none.
 
     Without ``totals`` the ``window`` of each value: one hour, 24 of a daily statistic. Running
     totals: since the known value before it in the same total, or since that began. ``known`` [N]
@@ -117,7 +124,7 @@ def covered_hours(
 
 
 def deaccumulate(values: np.ndarray, first_hour: int, totals: Totals) -> np.ndarray:
-    """[N] running totals to the share of each value; see :func:`covered_hours`.
+    """Return [N] running totals to the share of each value; see :func:`covered_hours`.
 
     The first value of a total is its own share; every later one, the last hour included (00 UTC
     of the next day in ERA5-Land), minus the known value before it in the same total.
@@ -131,7 +138,7 @@ def deaccumulate(values: np.ndarray, first_hour: int, totals: Totals) -> np.ndar
 def changes_within(
     weight: np.ndarray, known: np.ndarray, first_hour: int, totals: Totals
 ) -> np.ndarray:
-    """[N] bool: known values whose ``weight`` [N] is not that of the one before in their total."""
+    """Find [N] known values whose ``weight`` [N] is not that of the one before in their total."""
     hours = first_hour + np.arange(len(known))
     before = _known_before(known)
     same = known & (before >= 0) & (first_hour + before > totals.start(hours))
@@ -178,79 +185,48 @@ class AccumulationEvidence:
     _last: tuple[np.ndarray, np.ndarray] | None = None
 
     def add(self, values: np.ndarray, hours: np.ndarray, continues: bool = False) -> None:
-        """``values`` [S, T] of S cells at ``hours`` [T], NaN where there is none.
+        """Add ``values`` [S, T] of S cells at ``hours`` [T], NaN where there is none.
 
         ``continues``: the same cells as in the call before, at later hours. Negative values (an
         upward flux counted downwards) count by their size.
         """
         order = np.argsort(hours, kind="stable")
-        hours = hours[order].astype(np.int64)
-        size = len(values)
-        carry = self._last if continues else None
-        last_value, last_hour = carry or (np.full(size, np.nan), np.zeros(size, dtype=np.int64))
-        last_value, last_hour = last_value.copy(), last_hour.copy()
-        seen = np.zeros((3, len(hours)))
-        seen[0] = hours
+        hours, size = hours[order].astype(np.int64), len(values)
+        last = self._last if continues else None
+        value, hour = last or (np.full(size, np.nan), np.zeros(size, dtype=np.int64))
+        value, hour = value.copy(), hour.copy()
+        seen = np.stack([hours, np.zeros_like(hours), np.zeros_like(hours)]).astype(np.float64)
         cells = max(_CELLS_AT_ONCE // (len(hours) + 1), 1)
         for first in range(0, size, cells):
             rows = slice(first, first + cells)
             block = np.abs(values[rows][:, order].astype(np.float64))
-            self._add_cells(block, hours, last_value[rows], last_hour[rows], seen)
+            block = np.column_stack([value[rows], block])
+            times = np.column_stack([hour[rows], np.tile(hours, (len(block), 1))])
+            known = ~np.isnan(block)
+            later, gap, earlier = self._count(block[known], times[known], np.nonzero(known)[0])
+            at = np.searchsorted(hours, later)
+            np.maximum.at(seen[2], at, earlier)
+            largest = earlier == seen[2][at]
+            seen[1][at[largest]] = gap[largest]
+            newest = len(hours) - np.argmax(known[:, ::-1], axis=1)
+            value[rows], hour[rows] = (a[np.arange(len(a)), newest] for a in (block, times))
         self.stamps.append(seen[:, seen[2] > 0])
-        self._last = (last_value, last_hour)
-
-    def _add_cells(
-        self,
-        block: np.ndarray,
-        hours: np.ndarray,
-        last_value: np.ndarray,
-        last_hour: np.ndarray,
-        seen: np.ndarray,
-    ) -> None:
-        """Add some cells; ``last_value`` and ``last_hour`` [s] are read and set in place."""
-        values = np.concatenate([last_value[:, None], block], axis=1)
-        known = ~np.isnan(values)
-        if not known.any():
-            return
-        self.largest = max(self.largest, float(np.nanmax(values)))
-        places = np.where(known, np.arange(values.shape[1]), -1)
-        latest = np.maximum.accumulate(places, axis=1)
-        before = latest[:, :-1]
-        earlier = np.take_along_axis(values, np.maximum(before, 0), axis=1)
-        earlier_hour = np.where(before > 0, hours[np.maximum(before - 1, 0)], last_hour[:, None])
-        gap = np.minimum(hours - earlier_hour, 24)
-        pair = known[:, 1:] & (before >= 0) & (gap > 0)
-        place = np.where(pair, hours % 24 * 25 + gap, 0)
-        amount = np.where(pair, earlier, 0.0)
-        self.amount += np.bincount(place.ravel(), amount.ravel(), 600).reshape(24, 25)
-        fall = np.where(pair, earlier - values[:, 1:], 0.0)
-        clear = fall > _NOISE_SHARE * earlier
-        if clear.any():
-            exponent = np.clip(np.frexp(fall[clear])[1] + 128, 0, _EXPONENTS - 1)
-            flat = exponent * 600 + place[clear]
-            found = np.bincount(flat, fall[clear], _EXPONENTS * 600)
-            self.falls += found.reshape(self.falls.shape)
-        largest = amount.argmax(axis=0)
-        columns = np.arange(len(hours))
-        better = amount[largest, columns] > seen[2]
-        seen[1] = np.where(better, gap[largest, columns], seen[1])
-        seen[2] = np.where(better, amount[largest, columns], seen[2])
-        newest = latest[:, -1]
-        has = newest > 0
-        last_value[has] = values[has, newest[has]]
-        last_hour[has] = hours[newest[has] - 1]
+        self._last = value, hour
 
     def add_rows(self, values: np.ndarray, hours: np.ndarray, groups: np.ndarray) -> None:
-        """The same for a table: ``values`` [R] at ``hours`` [R], group after group, then by time.
+        """Add a table: ``values`` [R] at ``hours`` [R], group after group, then by time.
 
         As :meth:`add` of each group by itself, in one pass whatever their number.
         """
-        known = np.flatnonzero(~np.isnan(values))
-        if not known.size:
-            return
+        known = ~np.isnan(values)
         size = np.abs(values[known].astype(np.float64))
-        hours, groups = hours[known].astype(np.int64), groups[known]
-        self.largest = max(self.largest, float(size.max()))
+        seen = self._count(size, hours[known].astype(np.int64), groups[known])
+        self.stamps.append(seen[:, seen[2] > 0])
+        self._last = None
+
+    def _count(self, size: np.ndarray, hours: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """Weigh what falls between neighbours of a group; [3, pairs]: hour, gap, value before."""
+        self.largest = max(self.largest, float(size.max(initial=0.0)))
         gap = np.minimum(np.diff(hours), 24)
         pair = (np.diff(groups) == 0) & (gap > 0)
         gap, later, earlier = gap[pair], hours[1:][pair], size[:-1][pair]
@@ -261,9 +237,7 @@ class AccumulationEvidence:
         exponent = np.clip(np.frexp(fall[clear])[1] + 128, 0, _EXPONENTS - 1)
         found = np.bincount(exponent * 600 + place[clear], fall[clear], _EXPONENTS * 600)
         self.falls += found.reshape(self.falls.shape)
-        seen = np.stack([later, gap, earlier]).astype(np.float64)
-        self.stamps.append(seen[:, seen[2] > 0])
-        self._last = None
+        return np.stack([later, gap, earlier]).astype(np.float64)
 
     def merge(self, other: AccumulationEvidence) -> None:
         """Add what ``other`` has seen (another file of the same column, another region)."""
@@ -274,7 +248,7 @@ class AccumulationEvidence:
         self._last = None
 
     def decide(self, least: float = 0.0) -> Verdict:
-        """Running totals (with period and restart), hourly sums, a counter, or unclear.
+        """Return running totals (with period and restart), hourly sums, a counter, or unclear.
 
         Values of which none exceeds ``least`` (in their unit) tell nothing.
         """
@@ -299,12 +273,20 @@ class AccumulationEvidence:
                     f"within a total {share:.2%} of the amount falls from stamp to stamp, where it "
                     f"starts again ({totals}) {lost:.0%}"
                 )
-                if _enough_windows(totals, wet):
+                counts = _stamps_of_totals(totals, wet)
+                pairs, threes = len(counts), int((counts >= 2).sum())
+                if totals == Totals():
+                    is_enough = pairs >= _LEAST_OF_TWO or threes >= _LEAST_WINDOWS
+                else:  # fewer stamps in each need more of them
+                    a_day = 24 // totals.period
+                    is_enough = pairs >= 2 * _LEAST_OF_TWO * a_day
+                    is_enough |= threes >= _LEAST_OF_OTHERS * a_day
+                if is_enough:
                     return Verdict(RUNNING, totals, words, self.largest)
                 words += "; too few of them have rain to be sure"
                 # ERA5-Land's restart is no chance find, though too few days show it; nor are
                 # several totals in which rain was seen three times and never fell.
-                is_likely = totals == Totals() or _windows_of_three(totals, wet) >= 3
+                is_likely = totals == Totals() or threes >= 3
                 return Verdict(UNCLEAR, None, words, self.largest, is_likely)
             if share < least_share:
                 least_share, where = share, totals
@@ -339,33 +321,15 @@ def _inside(totals: Totals) -> np.ndarray:
     return (totals.start(hour) == totals.start(hour - gap)) & (gap < 24)
 
 
-def _windows_of_three(totals: Totals, wet: np.ndarray) -> int:
+def _stamps_of_totals(totals: Totals, wet: np.ndarray) -> np.ndarray:
+    """How many later stamps with rain each total has; a pair has one stamp more."""
     hours, gap = wet[0].astype(np.int64), wet[1].astype(np.int64)
-    start = totals.start(hours)
-    inside = (start == totals.start(hours - gap)) & (gap < 24)
-    windows = totals.start(np.unique(hours[inside]))
-    return int((np.unique(windows, return_counts=True)[1] >= 2).sum())
-
-
-def _enough_windows(totals: Totals, wet: np.ndarray) -> bool:
-    """Whether rain was seen in enough totals; fewer stamps in each need more of them."""
-    hours, gap = wet[0].astype(np.int64), wet[1].astype(np.int64)
-    start = totals.start(hours)
-    inside = (start == totals.start(hours - gap)) & (gap < 24)
-    windows = totals.start(np.unique(hours[inside]))
-    if not len(windows):
-        return False
-    counts = np.unique(windows, return_counts=True)[1]
-    # A pair has one stamp more than it has later stamps.
-    of_three = int((counts >= 2).sum())
-    if totals == Totals():
-        return len(counts) >= _LEAST_OF_TWO or of_three >= _LEAST_WINDOWS
-    a_day = 24 // totals.period
-    return len(counts) >= 2 * _LEAST_OF_TWO * a_day or of_three >= _LEAST_OF_OTHERS * a_day
+    inside = (totals.start(hours) == totals.start(hours - gap)) & (gap < 24)
+    return np.unique(totals.start(np.unique(hours[inside])), return_counts=True)[1]
 
 
 def hours_present_per_day(hours: np.ndarray, totals: Totals | None, window: int = 1) -> int:
-    """How many of a day's 24 hours the known sums at ``hours`` (ascending) cover, as a rule.
+    """Tell how many of a day's 24 hours the known sums at ``hours`` (ascending) cover, as a rule.
 
     The median over the days without the first and the last; of one or two days the larger.
     """
@@ -381,7 +345,7 @@ def hours_present_per_day(hours: np.ndarray, totals: Totals | None, window: int 
 
 
 def sparse_refusal(name: str, present: int) -> str:
-    """What to say of a file that holds ``present`` of 24 hours of a sum."""
+    """Tell what to say of a file that holds ``present`` of 24 hours of a sum."""
     wrong = "a 24-h rain label" if name == "tp" else f"a 24-h sum of {name}"
     return f"{present} of 24 hours of {name} are present; {wrong} from this file would be wrong"
 
@@ -389,7 +353,8 @@ def sparse_refusal(name: str, present: int) -> str:
 def per_step(
     values: np.ndarray, covered: np.ndarray, step: int, kind: str, hours_needed: int
 ) -> np.ndarray:
-    """[N] hours to [N / step] steps that END at their stamp: the last hour of each is the stamp.
+    """Return [N] hours to [N / step] steps that END at their stamp: the last hour of each is the
+    stamp.
 
     Instantaneous values are those at the stamp; sums, means and extremes are over the step, NaN
     unless ``hours_needed`` hours of it are covered (all of them, fewer only for sparse files) and
@@ -411,3 +376,354 @@ def per_step(
     if complete.any():
         reduced[complete] = reductions[kind](hourly[complete], axis=1)
     return reduced
+
+
+# Of a few days any shower looks odd: totals from 00 UTC need three days to be believed, others ten.
+_SURE_HOURS, _JUDGED_HOURS = 72, 240
+
+
+def rain_verdict(values: np.ndarray, timestamps: np.ndarray, region_index: np.ndarray) -> Verdict:
+    """Tell how the rows of a column of sums add up; ``values`` [R] in any unit, NaN where missing.
+
+    Rows at whole hours are looked at: a total that starts again at some hour shows there, too.
+    Of a short table nothing is said.
+    """
+    seconds = timestamps.astype("datetime64[s]").astype(np.int64)
+    evidence = AccumulationEvidence()
+    # India's hours end at half past in UTC.
+    minutes, counts = np.unique(seconds % 3600, return_counts=True)
+    past = int(minutes[np.argmax(counts)])
+    kept = seconds % 3600 == past
+    evidence.add_rows(values[kept], (seconds[kept] - past) // 3600, region_index[kept])
+    first = np.flatnonzero(np.diff(region_index, prepend=-1))
+    last = np.append(first[1:], len(seconds)) - 1
+    longest = int((seconds[last] - seconds[first]).max()) // 3600
+    verdict = evidence.decide()
+    is_usual = verdict.kind == RUNNING and verdict.totals == Totals()
+    if longest < (_SURE_HOURS if is_usual else _JUDGED_HOURS):
+        return Verdict(UNCLEAR, None, f"{longest} hours tell nothing", verdict.largest)
+    return verdict
+
+
+def shares(
+    values: np.ndarray,
+    timestamps: np.ndarray,
+    region_index: np.ndarray,
+    totals: Totals,
+    step_hours: float,
+) -> np.ndarray:
+    """Return [R] the share of each row in running ``totals``.
+
+    NaN where the row before is missing: the share would be that of more than one step.
+    """
+    seconds = timestamps.astype("datetime64[s]").astype(np.int64)
+    if step_hours != int(step_hours) or (seconds % 3600).any():
+        raise InputError(
+            f"running totals in steps of {step_hours:g} h can't be taken apart; resample to whole "
+            "hours first."
+        )
+    result = np.full(len(values), np.nan)
+    known = np.flatnonzero(~np.isnan(values))
+    hours, amounts, regions = seconds[known] // 3600, values[known], region_index[known]
+    start = totals.start(hours)
+    follows = np.zeros(len(known), dtype=bool)  # on a value before it in the same total
+    follows[1:] = (np.diff(regions) == 0) & (hours[:-1] > start[1:])
+    before = np.where(follows, np.roll(hours, 1), start)
+    own = amounts - np.where(follows, np.roll(amounts, 1), 0.0)
+    result[known] = np.where(hours - before == int(step_hours), own, np.nan)
+    return result
+
+
+def problem(verdict: Verdict, name: str, step_hours: float, needs_label: bool) -> str | None:
+    """Tell why a column can't be taken as sums of its rows, as a clause; None where it can.
+
+    What is only odd is no reason for who has no label to make (``needs_label``).
+    """
+    if verdict.kind == RUNNING:
+        return f"{name} adds up {verdict.totals} and is no sum of each {step_hours:g} h"
+    if verdict.kind == COUNTER:
+        return f"{name} is a counter that goes on over days"
+    if verdict.is_mixed and needs_label:
+        return f"{name} behaves neither like sums of each row nor like running totals"
+    return None
+
+
+OPTION = "--meaning"
+_KINDS = {"instant": INSTANT, "sum": SUM, "mean": MEAN, "max": MAX, "min": MIN}
+_WORDS = re.compile(
+    r"(?P<word>instant|hourly|running|sum|mean|max|min)(:(?P<hours>\d{1,3})h)?(@(?P<stamp>start|end))?"
+)
+_EXAMPLES = "instant, hourly, running, sum:6h, mean:24h, max:24h or min:24h, with @start or @end"
+_HOUR = 3600
+
+
+@dataclass(frozen=True)
+class SaidMeaning:
+    """A word of ``--meaning``: ``kind`` and ``hours`` (None where not said), where a stamp stands.
+
+    ``is_running``: running totals that start again; ``hours`` is their period then.
+    """
+
+    kind: str
+    hours: int | None = None
+    stamp: str | None = None
+    is_running: bool = False
+
+
+def parse_meaning(column: str, text: str) -> SaidMeaning:
+    """Parse ``mean:24h@start`` and its like; raises InputError that lists the words."""
+    match = _WORDS.fullmatch(text.strip())
+    hours = int(match["hours"]) if match and match["hours"] else None
+    needs = match is not None and match["word"] in ("sum", "mean", "max", "min")
+    refused = match is not None and match["word"] in ("instant", "hourly") and hours is not None
+    if match is None or (needs and hours is None) or refused or hours == 0:
+        raise InputError(f"{OPTION} {column}={text}: expected {_EXAMPLES}.")
+    word, stamp = match["word"], match["stamp"]
+    if word == "hourly":
+        return SaidMeaning(SUM, 1, stamp)
+    if word == "running":
+        if 24 % (hours or 24):
+            raise InputError(f"{OPTION} {column}={text}: running totals restart within 24 h.")
+        return SaidMeaning(SUM, hours, stamp, is_running=True)
+    return SaidMeaning(_KINDS[word], hours, stamp)
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """``kind`` over ``hours`` that end ``shift`` seconds after the file's stamp.
+
+    ``hours`` is None of a sum whose values must tell (one hour, or running totals), and of means
+    and extremes of ERA5, which are over the hour. ``file_stamp``: start, middle or end.
+    """
+
+    kind: str
+    hours: int | None
+    shift: int
+    known_by: KnownBy
+    evidence: str
+    file_stamp: str = "end"
+
+
+@dataclass(frozen=True)
+class FileTimes:
+    """What a file tells of its times: ``seconds`` [T] and ``bounds`` [T, 2] since 1970."""
+
+    label: str
+    seconds: np.ndarray
+    bounds: np.ndarray | None
+    history: str
+    title: str
+    time_shift: str | None
+    is_grib: bool
+
+    @property
+    def spacing(self) -> int | None:
+        """The most common distance of neighbouring stamps, seconds; None of a single one."""
+        steps = np.diff(np.unique(self.seconds))
+        if not len(steps):
+            return None
+        lengths, counts = np.unique(steps, return_counts=True)
+        return int(lengths[np.argmax(counts)])
+
+
+def meaning_of(
+    column: str,
+    name: str,
+    told: str,
+    cell_methods: str,
+    window: int | None,
+    times: FileTimes,
+    said: SaidMeaning | None,
+) -> Meaning:
+    """Tell what the values of a variable stand for; ``told`` is GRIB's step type, "" for none.
+
+    ``window`` are the hours that the variable's name tells. In order: the user's word, the history
+    of a daily statistic, CF's bounds and cell methods, GRIB's step type, ERA5's names. Raises
+    InputError for what contradicts itself or can't be told.
+    """
+    if said is not None:
+        found = _said(column, said, times)
+    else:
+        found = (
+            _daily(column, times)
+            or _by_bounds(column, name, told, cell_methods, times)
+            or _by_cell_methods(column, told, cell_methods, times)
+            or _by_name(column, name, told, window, times)
+        )
+    end = times.seconds + found.shift
+    if (odd := end % _HOUR != 0).any():
+        when = (times.seconds[odd][0] * 10**9).astype("datetime64[ns]").astype("datetime64[s]")
+        raise InputError(f"{times.label} holds the time {when}; expected whole hours.")
+    if found.hours is not None and found.hours > 24:
+        raise InputError(
+            f"{times.label}: {column} is over {found.hours} h ({found.evidence}); expected a day "
+            "at most."
+        )
+    return found
+
+
+def ask(times: FileTimes, column: str, what: str, words: str) -> InputError:
+    """Make the error for what can't be told, with the option that says it."""
+    return InputError(f"{times.label}: {what}. Say {OPTION} {words.replace('COLUMN', column)}.")
+
+
+def _said(column: str, said: SaidMeaning, times: FileTimes) -> Meaning:
+    hours = None if said.is_running else said.hours
+    known = f"{OPTION} {column}"
+    if said.kind == INSTANT or said.is_running or said.stamp == "end":
+        return Meaning(said.kind, hours, 0, "said", known)
+    assert said.hours is not None
+    length = said.hours * _HOUR
+    if said.stamp == "start":
+        return Meaning(said.kind, hours, length, "said", known, "start")
+    if _at_middle(times.seconds, length):
+        return Meaning(said.kind, hours, length // 2, "said", known, "middle")
+    if said.hours >= 24:
+        what = f"{column} is over {said.hours} h, and nothing tells whether they end at the stamp"
+        raise ask(times, column, what, "COLUMN=... with @start or @end")
+    return Meaning(said.kind, hours, 0, "said", known)
+
+
+def _at_middle(seconds: np.ndarray, length: int) -> bool:
+    """Whether stamps stand in the middle of intervals that are counted from 00 UTC."""
+    return bool((seconds % length == length // 2).all()) and length % 2 == 0
+
+
+def _daily(column: str, times: FileTimes) -> Meaning | None:
+    """A daily statistic of the Climate Data Store (earthkit-transforms), by the file's history.
+
+    Its stamp is the start of the day; with a time shift it's the LOCAL day's, and the day began
+    that much earlier in UTC.
+    """
+    found = re.findall(r"daily_(\w+?)\(([^\n]*)", times.history)
+    if not found:
+        return None
+    function, arguments = found[-1]
+    how = re.search(r"how\s*=\s*['\"]?(?:np\.|nan)?(\w+)", arguments)
+    word = how[1] if function == "reduce" and how else function
+    kind = {"mean": MEAN, "average": MEAN, "sum": SUM, "max": MAX, "min": MIN}.get(word)
+    line = f"history: daily_{function}, {word}"
+    if kind is None:
+        what = f"{column} is a daily {word} ({line}); expected mean, max, min or sum"
+        raise ask(times, column, what, "COLUMN=mean:24h@start to take it as it is")
+    if times.spacing is not None and times.spacing % 86400:
+        what = (
+            f"the history calls it a daily {word}, but stamps are {times.spacing / _HOUR:g} h apart"
+        )
+        raise ask(times, column, what, "COLUMN=instant, hourly or what else it is")
+    shift = _time_shift(column, arguments, times)
+    evidence = line + (f", time_shift {shift / _HOUR:g} h" if shift else "")
+    return Meaning(kind, 24, 86400 - shift, "file", evidence, "start")
+
+
+def _time_shift(column: str, arguments: str, times: FileTimes) -> int:
+    """Seconds that were added to UTC before the days were cut: history and attribute must agree."""
+    told: list[Any] = []
+    if match := re.search(r"time_shift['\"]?\s*[:=]\s*(\{[^}]*\}|['\"][^'\"]*['\"])", arguments):
+        told.append(match[1])
+    if times.time_shift is not None:
+        told.append(repr(times.time_shift))
+    found = []
+    for text in told:
+        try:
+            value = ast.literal_eval(text)
+            found.append(pd.Timedelta(**value) if isinstance(value, dict) else pd.Timedelta(value))
+        except (ValueError, SyntaxError, TypeError) as error:
+            what = f"the time shift of {column} can't be read: {text}"
+            raise ask(times, column, what, "COLUMN=mean:24h@start or what else") from error
+    shifts = {int(shift.total_seconds()) for shift in found}
+    if len(shifts) > 1:
+        what = f"history and attribute tell two time shifts ({', '.join(map(str, found))})"
+        raise ask(times, column, what, "COLUMN=mean:24h@start (days of UTC) or leave it out")
+    return shifts.pop() if shifts else 0
+
+
+def _cell_method(cell_methods: str) -> str | None:
+    match = re.search(r"\b(?:valid_)?time\d*\s*:\s*(\w+)", cell_methods)
+    kinds = {
+        "mean": MEAN, "sum": SUM, "maximum": MAX, "max": MAX, "minimum": MIN, "min": MIN,
+        "point": INSTANT,
+    }  # fmt: skip
+    return kinds.get(match[1]) if match else None
+
+
+def _by_bounds(
+    column: str, name: str, told: str, cell_methods: str, times: FileTimes
+) -> Meaning | None:
+    if times.bounds is None:
+        return None
+    kind = _cell_method(cell_methods)
+    widths = np.unique(times.bounds[:, 1] - times.bounds[:, 0])
+    shifts = np.unique(times.bounds[:, 1] - times.seconds)
+    if kind == INSTANT or (len(widths) == 1 and widths[0] == 0):
+        return Meaning(INSTANT, None, 0, "file", "time bounds and cell methods")
+    if len(widths) > 1 or len(shifts) > 1 or widths[0] < 0 or widths[0] % _HOUR:
+        what = (
+            f"the time bounds of {column} span {widths[0] / _HOUR:g} to {widths[-1] / _HOUR:g} h "
+            "and lie unlike around their stamps; expected one span of whole hours"
+        )
+        raise ask(times, column, what, "COLUMN=mean:24h@start or what else it is")
+    length, beyond = int(widths[0]), 0
+    gap = _gap_between(times.bounds)
+    if gap > 0 and length + gap == times.spacing:
+        # CDO's days of hourly stamps: bounds from the first stamp of the day to its last.
+        length, beyond = length + gap, gap
+    named = step_type(name, told)
+    known: KnownBy = "file" if kind or told or named != INSTANT else "inferred"
+    kind = kind or (MEAN if named == INSTANT else named)
+    shift = int(shifts[0]) + beyond
+    stamp = {0: "end", length: "start"}.get(shift, "middle")
+    evidence = f"time bounds of {widths[0] / _HOUR:g} h" + (
+        f", cell methods {cell_methods!r}" if cell_methods else ""
+    )
+    return Meaning(kind, length // _HOUR, shift, known, evidence, stamp)
+
+
+def _gap_between(bounds: np.ndarray) -> int:
+    """The most common seconds from the end of one interval to the start of the next."""
+    order = np.argsort(bounds[:, 0], kind="stable")
+    gaps, counts = np.unique(bounds[order[1:], 0] - bounds[order[:-1], 1], return_counts=True)
+    return int(gaps[np.argmax(counts)]) if len(gaps) else 0
+
+
+def _by_cell_methods(column: str, told: str, cell_methods: str, times: FileTimes) -> Meaning | None:
+    kind = _cell_method(cell_methods)
+    evidence = f"cell methods {cell_methods!r}"
+    averaged = re.search(r"time[- ]averaged|\btavg\d", times.title.lower())
+    if kind is None and averaged:
+        kind, evidence = MEAN, f"title: {averaged[0]}"
+    if kind is None or kind == told:
+        return None
+    if kind == INSTANT:
+        return Meaning(INSTANT, None, 0, "file", evidence)
+    length = times.spacing
+    if length is not None and length % _HOUR == 0 and _at_middle(times.seconds, length):
+        return Meaning(kind, length // _HOUR, length // 2, "file", evidence, "middle")
+    hours = f"{length // _HOUR}h" if length else "1h"
+    words = {MEAN: "mean", SUM: "sum", MAX: "max", MIN: "min"}[kind]
+    what = f"{column} is a {words} over time ({evidence}), and nothing tells over which hours"
+    raise ask(times, column, what, f"COLUMN={words}:{hours}@start or {words}:{hours}@end")
+
+
+def _by_name(column: str, name: str, told: str, window: int | None, times: FileTimes) -> Meaning:
+    kind = step_type(name, told)
+    if window is not None and not told:
+        return Meaning(SUM, window, 0, "file", f"the variable's name ends in {window} h")
+    known: KnownBy = "file" if told or times.is_grib or kind != INSTANT else "assumed"
+    evidence = f"GRIB step type {told}" if told else f"{kind} by the name {name}"
+    half = times.spacing == _HOUR and _at_middle(times.seconds, _HOUR)
+    if half and not told and not times.is_grib:
+        evidence = "hourly stamps at half past: the hour around them"
+        if kind == INSTANT:
+            return Meaning(MEAN, 1, 1800, "inferred", evidence, "middle")
+        return Meaning(kind, 1, 1800, "inferred", evidence, "middle")
+    once_a_day = times.spacing is not None and times.spacing >= 86400
+    if once_a_day and not told and not times.is_grib:
+        what = f"{column} comes once a day, and nothing tells which hours a value stands for"
+        words = "COLUMN=instant, mean:24h@start (the day begins at the stamp), max:24h@start, ..."
+        if kind == SUM:
+            words = (
+                "COLUMN=sum:24h@start (the day begins at the stamp), sum:24h@end or mean:24h@..."
+            )
+        raise ask(times, column, what, words)
+    return Meaning(kind, None, 0, known, evidence)

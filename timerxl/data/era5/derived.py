@@ -47,11 +47,15 @@ class Derived:
     unit: str
     description: str
 
+    def describe(self) -> dict[str, str]:
+        """Describe the column for series.json."""
+        return {"unit": self.unit, "kind": "derived", "description": self.description}
+
 
 def choose_derived(
     asked: list[str], units: dict[str, str], step_hours: int
 ) -> tuple[list[Derived], list[str]]:
-    """The derived columns of ``asked`` (groups or names) that ``units``' columns allow, and notes.
+    """Choose of ``asked`` (groups or names) the columns that ``units``' columns allow; notes.
 
     ``default`` takes of each group what the inputs allow; ``none`` nothing. A name that is asked
     for by itself must be possible. Raises InputError for an unknown word, a missing input, or hours
@@ -119,7 +123,8 @@ def _derived(name: str, units: dict[str, str], step_hours: int) -> Derived | str
 
 
 def saturation_vapour_pressure_hpa(temperature_k: np.ndarray) -> np.ndarray:
-    """Over water: 6.1094 exp(17.625 t / (t + 243.04)) hPa, t in degrees Celsius (Magnus form).
+    """Return 6.1094 exp(17.625 t / (t + 243.04)) hPa over water, t in degrees Celsius (Magnus
+    form).
 
     Source: Alduchov and Eskridge 1996, J. Appl. Meteor. 35, 601-609, equation 21.
     """
@@ -128,7 +133,8 @@ def saturation_vapour_pressure_hpa(temperature_k: np.ndarray) -> np.ndarray:
 
 
 def relative_humidity_percent(temperature_k: np.ndarray, dewpoint_k: np.ndarray) -> np.ndarray:
-    """100 e_s(dew point) / e_s(temperature), at most 100; the definition of WMO-No. 8, over water.
+    """Return 100 e_s(dew point) / e_s(temperature), at most 100; the definition of WMO-No. 8, over
+    water.
 
     Averages and packing can put the dew point a hair above the temperature, hence the limit.
     """
@@ -137,7 +143,8 @@ def relative_humidity_percent(temperature_k: np.ndarray, dewpoint_k: np.ndarray)
 
 
 def wind_from(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sine and cosine of the direction the wind comes FROM, clockwise from north; 0 and 0 if calm.
+    """Return sine and cosine of the direction the wind comes FROM, clockwise from north; 0 and 0 if
+    calm.
 
     direction = atan2(-u, -v), so sin = -u / speed and cos = -v / speed (u eastward, v northward;
     meteorological convention, WMO-No. 8): a west wind (u > 0) has sin = -1, cos = 0.
@@ -155,7 +162,7 @@ def make_column(
     present: np.ndarray,
     step_hours: int,
 ) -> np.ndarray:
-    """[R] float64 of one derived column on a regular grid of steps.
+    """Return [R] float64 of one derived column on a regular grid of steps.
 
     ``columns`` [R] hold the inputs, ``seconds`` [R] int64 since 1970 the stamps. Lags, tendencies
     and statistics need every row they span to be ``present`` [R] bool, statistics every value.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -23,10 +24,151 @@ import numpy as np
 import xarray as xr
 
 from timerxl.config import InputError
-from timerxl.data.era5.grid_limits import check_grib, check_hdf5, check_zarr
-from timerxl.data.era5.grid_names import is_rain, short_name
-from timerxl.data.tables.time_meaning import FileTimes
-from timerxl.untrusted import check_memory
+from timerxl.data.era5.accumulation import FileTimes
+from timerxl.untrusted import MOST_JSON_BYTES, check_memory, plain, reason
+
+# ARCO-ERA5 and WeatherBench 2: the names of the Climate Data Store, in full.
+_LONG = {
+    "2m_temperature": "t2m", "2m_dewpoint_temperature": "d2m",
+    "10m_u_component_of_wind": "u10", "10m_v_component_of_wind": "v10",
+    "100m_u_component_of_wind": "u100", "100m_v_component_of_wind": "v100",
+    "mean_sea_level_pressure": "msl", "surface_pressure": "sp",
+    "total_column_water_vapour": "tcwv", "total_column_water": "tcw",
+    "total_cloud_cover": "tcc", "low_cloud_cover": "lcc", "medium_cloud_cover": "mcc",
+    "high_cloud_cover": "hcc", "sea_surface_temperature": "sst", "skin_temperature": "skt",
+    "convective_available_potential_energy": "cape", "convective_inhibition": "cin",
+    "boundary_layer_height": "blh", "snow_depth": "sd", "sea_ice_cover": "siconc",
+    "convective_precipitation": "cp", "large_scale_precipitation": "lsp", "snowfall": "sf",
+    "evaporation": "e", "runoff": "ro", "surface_runoff": "sro", "k_index": "kx",
+    "surface_solar_radiation_downwards": "ssrd", "surface_thermal_radiation_downwards": "strd",
+    "surface_net_solar_radiation": "ssr", "surface_net_thermal_radiation": "str",
+    "top_net_solar_radiation": "tsr", "top_net_thermal_radiation": "ttr",
+    "toa_incident_solar_radiation": "tisr", "surface_sensible_heat_flux": "sshf",
+    "surface_latent_heat_flux": "slhf", "mean_total_precipitation_rate": "mtpr",
+    "instantaneous_10m_wind_gust": "i10fg", "10m_wind_gust_since_previous_post_processing": "fg10",
+    "maximum_2m_temperature_since_previous_post_processing": "mx2t",
+    "minimum_2m_temperature_since_previous_post_processing": "mn2t",
+    "volumetric_soil_water_layer_1": "swvl1", "soil_temperature_level_1": "stl1",
+    "temperature": "t", "specific_humidity": "q", "geopotential": "z", "relative_humidity": "r",
+    "u_component_of_wind": "u", "v_component_of_wind": "v", "vertical_velocity": "w",
+    "vorticity": "vo", "divergence": "d",
+    # MERRA-2
+    "t2m": "t2m", "t2mdew": "d2m", "u10m": "u10", "v10m": "v10", "ps": "sp", "slp": "msl",
+    "tqv": "tcwv",
+    # CF and CMIP
+    "tas": "t2m", "tdps": "d2m", "uas": "u10", "vas": "v10", "psl": "msl", "prw": "tcwv",
+}  # fmt: skip
+# Total precipitation only: not its convective part, not snow.
+_RAIN = frozenset(
+    "tp total_precipitation prectotcorr prectot pr prate precip rr precipitation rainfall "
+    "precipitationcal".split()
+)
+_RAIN_STANDARD = frozenset(
+    "precipitation_amount lwe_thickness_of_precipitation_amount precipitation_flux "
+    "lwe_precipitation_rate rainfall_amount rainfall_flux thickness_of_rainfall_amount".split()
+)
+_WINDOW = re.compile(r"(?P<name>\w+?)_(?P<hours>\d{1,2})hr?")
+
+
+def short_name(name: str) -> tuple[str, int | None]:
+    """Return (ERA5's short name, hours of the sum that the name tells); the name itself where
+    unknown.
+
+    ``total_precipitation_6hr`` of WeatherBench 2 is ``tp``, the sum over the past 6 hours.
+    """
+    lower = name.lower()
+    match = _WINDOW.fullmatch(lower)
+    bare, hours = (match["name"], int(match["hours"])) if match else (lower, None)
+    if bare in _RAIN:
+        return "tp", hours
+    if hours is None and lower in _LONG:
+        return _LONG[lower], None
+    return name, None
+
+
+def is_rain(standard_name: str, grib_name: str) -> bool:
+    """Tell whether attributes say total precipitation, whatever the variable is called."""
+    return standard_name in _RAIN_STANDARD or grib_name == "tp"
+
+
+_MOST_VARIABLES = 10_000  # of a file; also the most attributes of one of them
+_BYTES_PER_VALUE = 48  # of a coordinate: as stored, as times, as seconds, and copies of them
+_ZARR_METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
+
+
+def check_hdf5(path: Path, label: str) -> None:
+    """Raise InputError for a NetCDF-4 file that leads to other files or declares too much."""
+    import h5py  # type: ignore[import-untyped]
+
+    with h5py.File(path, "r") as file:
+        _check_count(label, len(file), "variables")
+        _check_count(label, len(file.attrs), "attributes")
+        counted = 0
+        for name in file:
+            link = file.get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                raise InputError(f"{label}: {plain(name, 80)} is a link; expected data of its own.")
+            found = file[name]
+            _check_count(label, len(found.attrs), f"attributes of {plain(name, 80)}")
+            if not isinstance(found, h5py.Dataset):
+                continue
+            if found.external or found.is_virtual:
+                raise InputError(
+                    f"{label}: the values of {plain(name, 80)} lie in other files; expected a file "
+                    "that holds its own (nccopy IN OUT)."
+                )
+            counted += _counted(name, found.shape or (), found.dtype.itemsize)
+    check_memory(counted, f"the coordinates of {label}")
+
+
+def check_zarr(path: Path, label: str) -> None:
+    """Raise InputError for a Zarr store with links in it, or that declares too much."""
+    import zarr
+
+    for folder, folders, names in os.walk(path):
+        for name in (*folders, *names):
+            if (place := Path(folder, name)).is_symlink():
+                raise InputError(f"{label} holds a link, {plain(place)}; expected files alone.")
+        for name in set(names) & set(_ZARR_METADATA):
+            if (size := Path(folder, name).stat().st_size) > MOST_JSON_BYTES:
+                raise InputError(
+                    f"{label}: {plain(Path(folder, name))} has {size:,} bytes; expected at most "
+                    f"{MOST_JSON_BYTES:,}."
+                )
+    arrays: list[tuple[str, Any]] = list(zarr.open_group(path, mode="r").arrays())
+    _check_count(label, len(arrays), "variables")
+    counted = sum(_counted(name, of.shape, of.dtype.itemsize) for name, of in arrays)
+    check_memory(counted, f"the coordinates of {label}")
+
+
+def check_grib(path: Path, label: str) -> None:
+    """Raise InputError for GRIB with a message of more points than there is memory for.
+
+    A constant field is a message of a few bytes, whatever its size.
+    """
+    import eccodes  # type: ignore[import-untyped]
+
+    points = 0
+    try:
+        with path.open("rb") as file:
+            while (message := eccodes.codes_grib_new_from_file(file, True)) is not None:
+                points = max(points, int(eccodes.codes_get(message, "numberOfDataPoints")))
+                eccodes.codes_release(message)
+    except eccodes.CodesInternalError as error:
+        raise InputError(f"{label} can't be opened as GRIB: {reason(error)}.") from error
+    check_memory(points * _BYTES_PER_VALUE, f"a field of {points:,} points in {label}")
+
+
+def _counted(name: str, shape: tuple[int, ...], itemsize: int) -> int:
+    """Bytes of a variable that is read whole: of one dimension, bounds of times, times by step."""
+    is_whole = len(shape) < 2 or (len(shape) == 2 and (shape[1] == 2 or "time" in name))
+    return math.prod(shape) * (itemsize + _BYTES_PER_VALUE) if is_whole else 0
+
+
+def _check_count(label: str, count: int, what: str) -> None:
+    if count > _MOST_VARIABLES:
+        raise InputError(f"{label} has {count:,} {what}; expected at most {_MOST_VARIABLES:,}.")
+
 
 FINAL, PRELIMINARY, UNKNOWN_VERSION = 0, 1, 2
 _LEADS = ("step", "prediction_timedelta", "lead_time", "leadtime", "forecast_period")
@@ -88,7 +230,7 @@ class GridFile:
     def blocks(
         self, variable: Variable, rows: slice, columns: slice
     ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """(times, values [t, y, x] float, version [t] int8) over all times, a few at once.
+        """Yield (times, values [t, y, x] float, version [t] int8) over all times, a few at once.
 
         ``rows`` and ``columns`` cut latitude and longitude. A block is whole chunks of the file of
         64 MiB, or one chunk where that's larger: a chunk is only ever unpacked as a whole.
@@ -109,10 +251,14 @@ class GridFile:
         first_dim = self._time_dims[0]
         count = self.dataset.sizes[first_dim]
         steps = len(self.seconds) // count
-        chunk = self._chunk(variable, first_dim)
+        found = self.dataset[variable.original]
+        chunks = found.encoding.get("chunksizes") or found.encoding.get("chunks") or ()
+        chunk = int(chunks[found.dims.index(first_dim)]) if chunks else 1
+        # A chunk is never unpacked in parts.
+        chunk_bytes = math.prod(map(int, chunks)) * found.dtype.itemsize
         per_time = max(data.size // max(count, 1), 1) * 8
         length = max(_BLOCK_BYTES // per_time // chunk, 1) * chunk
-        size = 3 * min(length, count) * per_time + self._chunk_bytes(variable)
+        size = 3 * min(length, count) * per_time + chunk_bytes
         check_memory(size, f"{self.label}: a block of {variable.original}")
         for first in range(0, count, length):
             last = min(first + length, count)
@@ -130,17 +276,6 @@ class GridFile:
             else:
                 block, version = block[..., 0], self.version[times]
             yield times, block, version
-
-    def _chunk(self, variable: Variable, dimension: str) -> int:
-        found = self.dataset[variable.original]
-        sizes = found.encoding.get("chunksizes") or found.encoding.get("chunks")
-        return int(sizes[found.dims.index(dimension)]) if sizes else 1
-
-    def _chunk_bytes(self, variable: Variable) -> int:
-        """Of a chunk as unpacked, which is never unpacked in parts."""
-        found = self.dataset[variable.original]
-        sizes = found.encoding.get("chunksizes") or found.encoding.get("chunks") or ()
-        return math.prod(int(size) for size in sizes) * found.dtype.itemsize
 
     def _join_versions(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """[t, y, x, v] to [t, y, x]: final data where there are any, else preliminary."""
@@ -476,19 +611,28 @@ def open_grid_files(path: Path, label: str) -> Iterator[list[GridFile]]:
 _OPENING_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
 
 
-def _open_netcdf(path: Path, label: str, engine: str) -> xr.Dataset:
+@contextmanager
+def _opening(label: str, what: str, advice: str = "") -> Iterator[None]:
+    """Turn what the libraries raise at a damaged file into an InputError."""
     try:
-        if engine == "h5netcdf":
-            check_hdf5(path, label)
-        return xr.open_dataset(path, engine=engine, cache=False, decode_timedelta=False)
+        yield
     except InputError:
         raise
-    except _OPENING_ERRORS as error:
-        _refuse_calendar(path, label, engine)
-        raise InputError(
-            f"{label} can't be opened as NetCDF: {_first_line(error)}. Download it again if it "
-            "was cut short."
-        ) from error
+    except (*_OPENING_ERRORS, EOFError) as error:
+        raise InputError(f"{label} {what}: {_first_line(error)}.{advice}") from error
+
+
+def _open_netcdf(path: Path, label: str, engine: str) -> xr.Dataset:
+    advice = " Download it again if it was cut short."
+    with _opening(label, "can't be opened as NetCDF", advice):
+        try:
+            if engine == "h5netcdf":
+                check_hdf5(path, label)
+            return xr.open_dataset(path, engine=engine, cache=False, decode_timedelta=False)
+        except _OPENING_ERRORS as error:
+            if not isinstance(error, InputError):
+                _refuse_calendar(path, label, engine)
+            raise
 
 
 def _refuse_calendar(path: Path, label: str, engine: str) -> None:
@@ -506,22 +650,16 @@ def _refuse_calendar(path: Path, label: str, engine: str) -> None:
 
 
 def _open_zarr(path: Path, label: str) -> xr.Dataset:
-    try:
-        with warnings.catch_warnings():
-            check_zarr(path, label)
-            # A store without consolidated metadata is read all the same.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            dataset = xr.open_dataset(
-                path, engine="zarr", chunks=None, cache=False, decode_timedelta=False
-            )
-            # Without consolidated metadata their order is that of the folder's listing.
-            return dataset[sorted(map(str, dataset.data_vars))]
-    except InputError:
-        raise
-    except _OPENING_ERRORS as error:
-        raise InputError(
-            f"{label} is a folder, and no Zarr store can be opened in it: {_first_line(error)}."
-        ) from error
+    what = "is a folder, and no Zarr store can be opened in it"
+    with _opening(label, what), warnings.catch_warnings():
+        check_zarr(path, label)
+        # A store without consolidated metadata is read all the same.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        dataset = xr.open_dataset(
+            path, engine="zarr", chunks=None, cache=False, decode_timedelta=False
+        )
+        # Without consolidated metadata their order is that of the folder's listing.
+        return dataset[sorted(map(str, dataset.data_vars))]
 
 
 def _open_grib(path: Path, label: str) -> list[xr.Dataset]:
@@ -533,12 +671,8 @@ def _open_grib(path: Path, label: str) -> list[xr.Dataset]:
             "NetCDF)."
         ) from error
     logging.getLogger("cfgrib").setLevel(logging.CRITICAL)
-    try:
+    with _opening(label, "can't be opened as GRIB"):
         check_grib(path, label)
         # Without an index file: nothing is left beside the input.
         found = cfgrib.open_datasets(str(path), backend_kwargs={"indexpath": ""}, cache=False)
-    except InputError:
-        raise
-    except (*_OPENING_ERRORS, EOFError) as error:
-        raise InputError(f"{label} can't be opened as GRIB: {_first_line(error)}.") from error
     return [dataset for dataset in found if dataset.data_vars]

@@ -30,8 +30,14 @@ class Region:
     east: float
     is_point: bool = False
 
+    @property
+    def width(self) -> float:
+        """Degrees from west to east, at most 360."""
+        width = min(self.east - self.west, 360)
+        return width if width >= 0 else width % 360
+
     def describe(self) -> dict[str, Any]:
-        """As it stands in series.json."""
+        """Return as it stands in series.json."""
         if self.is_point:
             return {"point": {"latitude": self.north, "longitude": self.west}}
         return {"box": {key: getattr(self, key) for key in _BOX}}
@@ -94,7 +100,7 @@ class GridMeans:
     cells: list[int]
 
     def means(self, field: np.ndarray) -> np.ndarray:
-        """[t, y, x] (already cut) to area means [G, t] float64; NaN cells leave the weights.
+        """Return [t, y, x] (already cut) to area means [G, t] float64; NaN cells leave the weights.
 
         mean = sum(w x) / sum(w) over the cells with a value, w = cos(latitude): on a regular grid
         the area of a cell is proportional to it. NaN where no cell has a value.
@@ -116,7 +122,7 @@ class GridMeans:
         return total
 
     def known_weights(self, field: np.ndarray) -> np.ndarray:
-        """[t, y, x] to [G, t]: the share of a region's weight in the cells with a value."""
+        """Return [t, y, x] to [G, t]: the share of a region's weight in the cells with a value."""
         known = ~np.isnan(field.reshape(len(field), -1))
         weights = self.weights.reshape(len(self.weights), -1)
         return (known @ weights.T / weights.sum(axis=1)).T
@@ -167,9 +173,8 @@ def point_means(
             mask = np.arange(len(far)) == int(np.argmin(far))
             mask &= far <= _POINT_DEGREES + _EPSILON
         else:
-            width = min(region.east - region.west, 360)
-            width = width if width >= 0 else width % 360
-            mask = (longitude - region.west + _EPSILON) % 360 - _EPSILON <= width + _EPSILON
+            east = (longitude - region.west + _EPSILON) % 360 - _EPSILON
+            mask = east <= region.width + _EPSILON
             mask &= (latitude <= region.north + _EPSILON) & (latitude >= region.south - _EPSILON)
         if not mask.any():
             places = ", ".join(
@@ -215,21 +220,19 @@ class _Grid:
         )
 
     def inside(self, box: Region) -> np.ndarray:
-        width = min(box.east - box.west, 360) if box.east >= box.west else box.east - box.west
-        width = width if width >= 0 else width % 360
         east_of_west = (self.longitude - box.west + _EPSILON) % 360 - _EPSILON
-        columns = east_of_west <= width + _EPSILON
+        columns = east_of_west <= box.width + _EPSILON
         rows = self.latitude <= box.north + _EPSILON
         rows &= self.latitude >= box.south - _EPSILON
         mask = rows[:, None] & columns[None, :]
-        beyond = self._beyond(box, width)
+        beyond = self._beyond(box)
         if beyond or not mask.any():
             reason = f"reaches beyond the file in the {beyond}" if beyond else "holds no cell"
             edges = ", ".join(f"{key} {getattr(box, key):g}" for key in _BOX)
             raise InputError(f"region {box.name} ({edges}) {reason}: {self.extent}.")
         return mask
 
-    def _beyond(self, box: Region, width: float) -> str:
+    def _beyond(self, box: Region) -> str:
         """The side on which a cell of the box would lie outside the file; "" if there is none."""
         if box.north >= self.latitude.max() + self.dlat - _EPSILON:
             return "north"
@@ -242,7 +245,7 @@ class _Grid:
         start = (box.west - self.first + room) % 360 - room
         if start > self.span + room:
             return "west"
-        return "east" if start + width >= self.span + room else ""
+        return "east" if start + box.width >= self.span + room else ""
 
     def nearest(self, point: Region) -> np.ndarray:
         north = np.abs(self.latitude - point.north)

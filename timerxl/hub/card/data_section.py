@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from timerxl.data.audit.findings import listed
-from timerxl.data.tables.columns_known import known_rows, shortened
+from timerxl.data.tables.columns import known_rows, shortened
 from timerxl.evaluation.tables import ROWS
 from timerxl.hub.card.markdown import code, facts, heading, table, words
 from timerxl.hub.card.scores_section import threshold_words
 from timerxl.hub.record import Record
 from timerxl.report.run_record import get
+from timerxl.untrusted import listed
 
 MANY_FEATURES, MANY_KNOWN = 40, 12
 SPLITS = ("train", "holdout", "validation", "test")

@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from timerxl.data.audit.findings import listed
 from timerxl.evaluation.references import TITLES
 from timerxl.evaluation.scores import LOWER_IS_BETTER
 from timerxl.evaluation.tables import COLUMNS, ROWS
@@ -15,6 +14,7 @@ from timerxl.hub.card.regions_section import RegionScores
 from timerxl.hub.card.scores_section import BETTER, COMPARED, WORSE, judged
 from timerxl.hub.record import Record
 from timerxl.report.run_record import get, number
+from timerxl.untrusted import listed
 
 # Scores by which one forecast is better than another; hits or false alarms alone are none.
 JUDGING = (

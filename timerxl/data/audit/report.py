@@ -1,30 +1,35 @@
-"""The audit as plain text, at most 100 columns wide."""
+"""The audit as plain text of at most 100 columns, and as one HTML page."""
 
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 from typing import Any
+
+import jinja2
+import rich.table
+from rich.console import Console
+from rich.text import Text
 
 from timerxl.data.audit.findings import SEVERITIES, Audit, Finding
 from timerxl.data.audit.label_checks import SEASONS
-from timerxl.data.splits import SPLITS
-from timerxl.data.tables.columns_known import known_rows
+from timerxl.data.preprocessing import SPLITS
+from timerxl.data.tables.columns import known_rows
 from timerxl.untrusted import plain
 
 WIDTH = 100
 _MOST_KNOWN = 24  # rows
 _MOST_OF_A_CELL = 200  # characters
-_NARROWEST = 12  # characters of a cell before a table may be wider than the text
 Table = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """``66.2%``, or a dash where the share is not known."""
+    """Return ``66.2%``, or a dash where the share is not known."""
     return "-" if share is None else f"{share:.{digits}%}"
 
 
 def headline(audit: Audit) -> list[str]:
-    """What was audited, in sentences."""
+    """Tell what was audited, in sentences."""
     facts, context = audit.facts["series"], audit.facts["context"]
     kind = "SYNTHETIC series" if facts["is_synthetic"] else "series"
     hours = facts["hours_of_day"]
@@ -56,13 +61,13 @@ def headline(audit: Audit) -> list[str]:
 
 
 def counted(audit: Audit) -> str:
-    """``1 fault, 0 warnings, 2 notes``."""
+    """Return ``1 fault, 0 warnings, 2 notes``."""
     numbers = {name: len(audit.of(name)) for name in SEVERITIES}
     return ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in numbers.items())
 
 
 def tables(audit: Audit) -> list[Table]:
-    """Every section as a table of words, for text and page alike."""
+    """Return every section as a table of words, for text and page alike."""
     makers = (
         _class_shares,
         _always_rain,
@@ -245,40 +250,19 @@ def _finding(finding: Finding) -> list[str]:
     return lines
 
 
-def _wrapped(row: list[str], widths: list[int], at_end: bool = False) -> list[list[str]]:
-    """The lines of a row of cells; ``at_end`` fills short cells up from above."""
-    parts = [textwrap.wrap(cell, width) or [""] for cell, width in zip(row, widths, strict=True)]
-    depth = max(map(len, parts))
-    filled = [
-        [*[""] * (depth - len(part)), *part] if at_end else [*part, *[""] * (depth - len(part))]
-        for part in parts
-    ]
-    return [list(line) for line in zip(*filled, strict=True)]
-
-
 def _text_table(table: Table) -> list[str]:
     title, head, rows = table
-    cells = [[plain(cell, _MOST_OF_A_CELL) for cell in row] for row in [head, *rows]]
-    widths = [max(len(row[k]) for row in cells) for k in range(len(head))]
-    if sum(widths) + 2 * len(widths) > WIDTH:  # long heads give way first: they wrap
-        widths = [max(len(row[k]) for row in cells[1:]) for k in range(len(head))]
-        widths = [
-            max(width, *(len(word) for word in name.split()))
-            for width, name in zip(widths, head, strict=True)
-        ]
-    while sum(widths) + 2 * len(widths) > WIDTH and max(widths) > _NARROWEST:
-        widths[widths.index(max(widths))] -= 1
-    body = [line for row in cells[1:] for line in _wrapped(row, widths)]
-    lines = _paragraph(title, "")
-    for line in [*_wrapped(cells[0], widths, at_end=True), *body]:
-        padded = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
-        padded[0] = line[0].ljust(widths[0])
-        lines.append("  " + "  ".join(padded).rstrip())
-    return lines
+    found = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for place, name in enumerate(head):
+        found.add_column(Text(name), justify="right" if place else "left")
+    for row in rows:
+        found.add_row(*(Text(plain(cell, _MOST_OF_A_CELL)) for cell in row))
+    drawn = "".join(part.text for part in Console(width=WIDTH - 2).render(found))
+    return _paragraph(title, "") + [f"  {line}".rstrip() for line in drawn.splitlines()]
 
 
 def audit_text(audit: Audit) -> str:
-    """Headline, findings by severity, then the tables."""
+    """Write headline, findings by severity, then the tables."""
     counts = counted(audit)
     lines = [line for sentence in headline(audit) for line in _paragraph(sentence, "")]
     lines += ["", f"FINDINGS: {counts}", ""]
@@ -290,3 +274,27 @@ def audit_text(audit: Audit) -> str:
     for row in audit.skipped:
         lines += _paragraph(f"Not checked: {row['check']}: {row['reason']}", "")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def audit_page(audit: Audit) -> str:
+    """Make one self-contained HTML page: no script, no network; all of the data is escaped."""
+    facts = audit.facts
+    shares: dict[str, dict[str, Any]] = {}
+    if "class_shares" in facts:
+        shares["all regions"] = {row["split"]: row["rain_share"] for row in facts["splits"]}
+        for cell in facts["class_shares"]:
+            if cell["season"] == "all":
+                shares.setdefault(cell["region"], {})[cell["split"]] = cell["rain_share"]
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    pages = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    pages.filters["plain"] = plain
+    return pages.get_template("audit.html.j2").render(
+        headline=headline(audit),
+        counts=counted(audit),
+        findings=[finding for severity in SEVERITIES for finding in audit.of(severity)],
+        shares=shares,
+        splits=SPLITS,
+        percent=percent,
+        tables=tables(audit),
+        skipped=audit.skipped,
+    )
