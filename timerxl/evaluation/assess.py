@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from timerxl.config import EvalConfig
+from timerxl.evaluation.baselines import choose_reference, skill_score
 from timerxl.evaluation.bootstrap import Resamples, resample_scores, why_no_interval
 from timerxl.evaluation.calibration import Calibration, fit_calibration
 from timerxl.evaluation.forecast_skill import skill
-from timerxl.evaluation.probability_scores import reliability
-from timerxl.evaluation.reference_skill import choose_reference, skill_score
 from timerxl.evaluation.references import YES_NO, Probabilities
-from timerxl.evaluation.scores import NOT_FOR_SELECTION, PERFECT, best_threshold
+from timerxl.evaluation.scores import NOT_FOR_SELECTION, PERFECT, best_threshold, reliability
 
 Scores = dict[str, dict[str, float]]
 VALIDATION = "validation"

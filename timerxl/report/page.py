@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from timerxl.config import InputError
-from timerxl.evaluation.probability_scores import roc_auc
+from timerxl.evaluation.scores import roc_auc
 from timerxl.files import write_text
 from timerxl.report.markup import page
 from timerxl.report.outcome_sections import verdicts_of

@@ -13,9 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from timerxl.evaluation.probability_scores import reliability
 from timerxl.evaluation.references import SHORT
-from timerxl.evaluation.scores import rain_table
+from timerxl.evaluation.scores import rain_table, reliability
 from timerxl.report.drawing import (
     BLUE,
     DIM,
