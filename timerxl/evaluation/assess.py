@@ -15,9 +15,14 @@ from timerxl.config import EvalConfig
 from timerxl.evaluation.baselines import choose_reference, skill_score
 from timerxl.evaluation.bootstrap import Resamples, resample_scores, why_no_interval
 from timerxl.evaluation.calibration import Calibration, fit_calibration
-from timerxl.evaluation.forecast_skill import skill
 from timerxl.evaluation.references import YES_NO, Probabilities
-from timerxl.evaluation.scores import NOT_FOR_SELECTION, PERFECT, best_threshold, reliability
+from timerxl.evaluation.scores import (
+    NOT_FOR_SELECTION,
+    PERFECT,
+    best_threshold,
+    forecast_scores,
+    reliability,
+)
 
 Scores = dict[str, dict[str, float]]
 VALIDATION = "validation"
@@ -92,7 +97,7 @@ def assess(
     """
     validation, scores = (
         {
-            name: skill(of_split[part], samples[part].label, thresholds[name], base_rate)
+            name: forecast_scores(of_split[part], samples[part].label, thresholds[name], base_rate)
             for name, of_split in probabilities.items()
         }
         for part in (VALIDATION, split)
