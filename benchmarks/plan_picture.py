@@ -16,7 +16,7 @@ from timerxl.planner.devices import GIB
 from timerxl.planner.ladder import memory_ladder
 from timerxl.planner.plan_text import CATEGORIES
 from timerxl.planner.workload import read_workload
-from timerxl.report.memory_bars import draw_memory_bars
+from timerxl.report.figures import draw_memory_bars
 
 LABELS = (
     "as it failed: eager, fp32",

@@ -1,8 +1,7 @@
-"""How good is a rain forecast, how sure is that, and what does it have to beat?
+"""Scores of rain forecasts, their confidence intervals, and the forecasts to beat.
 
-``scores`` has every score by its key (each a function of ``table_scores`` or
-``probability_scores``), ``forecast_skill`` offers them as an ``evaluate`` metric, ``bootstrap``
-gives them intervals, and ``calibration`` mends the probabilities. ``baselines`` has the forecasts
-that need no network, ``reference_skill`` the skill relative to them. Import from these modules: the
-package itself imports none of them, so that a baseline doesn't pay for ``evaluate``.
+``scores`` has every score by its key, ``forecast_skill`` offers them as an ``evaluate`` metric,
+``bootstrap`` gives them intervals, ``calibration`` corrects the probabilities, ``baselines`` and
+``lagged_models`` are the forecasts that need no network. The package itself imports none of them,
+so that a baseline doesn't pay for ``evaluate``.
 """

@@ -12,13 +12,17 @@ from typing import Any
 import numpy as np
 
 from timerxl.config import EvalConfig
+from timerxl.evaluation.baselines import choose_reference, skill_score
 from timerxl.evaluation.bootstrap import Resamples, resample_scores, why_no_interval
 from timerxl.evaluation.calibration import Calibration, fit_calibration
-from timerxl.evaluation.forecast_skill import skill
-from timerxl.evaluation.probability_scores import reliability
-from timerxl.evaluation.reference_skill import choose_reference, skill_score
 from timerxl.evaluation.references import YES_NO, Probabilities
-from timerxl.evaluation.scores import NOT_FOR_SELECTION, PERFECT, best_threshold
+from timerxl.evaluation.scores import (
+    NOT_FOR_SELECTION,
+    PERFECT,
+    best_threshold,
+    forecast_scores,
+    reliability,
+)
 
 Scores = dict[str, dict[str, float]]
 VALIDATION = "validation"
@@ -93,7 +97,7 @@ def assess(
     """
     validation, scores = (
         {
-            name: skill(of_split[part], samples[part].label, thresholds[name], base_rate)
+            name: forecast_scores(of_split[part], samples[part].label, thresholds[name], base_rate)
             for name, of_split in probabilities.items()
         }
         for part in (VALIDATION, split)

@@ -1,4 +1,4 @@
-"""Forecasts that need no network: what a model has to beat before it counts as skilful.
+"""Forecasts that need no network, and the skill of a model relative to them.
 
 Each takes plain arrays and gives P(rain), float64 from 0 to 1. Below, n windows are forecast out
 of a series of R rows and C features, sorted region after region and then by time.
@@ -6,25 +6,26 @@ of a series of R rows and C features, sorted region after region and then by tim
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 
 from timerxl.config import InputError
-from timerxl.evaluation.gradient_boosting import GradientBoosting
-from timerxl.evaluation.lagged_features import zero_one_nan
-from timerxl.evaluation.logistic_baseline import LogisticBaseline
+from timerxl.evaluation.scores import PERFECT
 
-__all__ = [
-    "Climatology",
-    "DayOfYearClimatology",
-    "GradientBoosting",
-    "LogisticBaseline",
-    "always_rain",
-    "day_of_year",
-    "month_of",
-    "persistence",
-]
+
+def zero_one_nan(name: str, given: ArrayLike) -> NDArray[np.float64]:
+    """``given`` as doubles; raises InputError on a value other than 0, 1 and NaN."""
+    array = np.array(given, np.float64)
+    wrong = np.flatnonzero(~((array == 0) | (array == 1) | np.isnan(array)))
+    if wrong.size:
+        raise InputError(
+            f"{name} holds {array.flat[wrong[0]]} at position {wrong[0]}; expected 0, 1 or NaN."
+        )
+    return array
 
 
 def always_rain(num_windows: int) -> NDArray[np.float64]:
@@ -189,3 +190,32 @@ class DayOfYearClimatology:
         if where.size and (where.min() < 0 or when.min() < 0 or when.max() > 365):
             raise InputError("expected a region index of 0 or more and a day from 1 to 366.")
         return where, when
+
+
+def choose_reference(validation_scores: Mapping[str, Mapping[str, float]], key: str) -> str:
+    """The name whose ``key`` is nearest to perfect on VALIDATION, the first of equal ones.
+
+    ``validation_scores`` is name -> key -> score; leave the model itself out. NaN never wins.
+    Choosing on test would pick the opponent that happened to do well (or badly) there. Raises
+    InputError on a key without a perfect value, and where no name has a number.
+    """
+    if key not in PERFECT:
+        raise InputError(f"{key!r} has no perfect value; expected one of {', '.join(PERFECT)}.")
+    gaps = {name: abs(PERFECT[key] - scores[key]) for name, scores in validation_scores.items()}
+    gaps = {name: gap for name, gap in gaps.items() if not math.isnan(gap)}
+    if not gaps:
+        raise InputError(
+            f"no reference has a number for {key} (of {len(validation_scores)} forecasts)."
+        )
+    return min(gaps, key=gaps.__getitem__)
+
+
+def skill_score(score: float, reference_score: float, perfect: float) -> float:
+    """(score - reference) / (perfect - reference); 1 is perfect, 0 as the reference, below worse.
+
+    NaN where the reference is perfect. For the Brier score (perfect 0) it is the Brier skill score.
+    Not for ``bias``, which can be off on either side. Wilks (2011), Statistical Methods in the
+    Atmospheric Sciences, section 8.1.
+    """
+    way = perfect - reference_score
+    return (score - reference_score) / way if way else math.nan

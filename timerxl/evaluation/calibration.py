@@ -92,37 +92,33 @@ def fit_calibration(probability: ArrayLike, label: ArrayLike) -> Calibration:
 
 
 def _most_likely(logit: Floats, target: Floats, slope_is_one: bool) -> Calibration:
-    """Newton's method with halved steps on the mean log loss, which is convex."""
+    """Minimise the mean log loss, a convex function of slope and intercept."""
+    # Imported here: loading a model for a forecast does not need it.
+    from scipy.optimize import minimize  # type: ignore[import-untyped]
+
     # Standardised, so that the two parameters are of one size.
     centre, scale = float(logit.mean()), float(logit.std()) or 1.0
     inputs = np.stack([(logit - centre) / scale, np.ones_like(logit)])
     offset = logit if slope_is_one else np.zeros_like(logit)
     inputs = inputs[1:] if slope_is_one else inputs
-    weights = np.zeros(len(inputs))
-    loss = _loss(weights @ inputs + offset, target)
-    for _ in range(100):
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        z = weights @ inputs + offset
+        gradient = inputs @ (_logistic(z) - target) / target.size
+        return float(np.mean(np.logaddexp(0.0, z) - target * z)), gradient
+
+    def curvature(weights: Floats) -> Floats:
         chance = _logistic(weights @ inputs + offset)
-        gradient = inputs @ (chance - target) / target.size
-        curvature = (inputs * (chance * (1 - chance))) @ inputs.T / target.size
-        step = np.linalg.solve(curvature + 1e-12 * np.eye(len(inputs)), gradient)
-        size = 1.0
-        while (trial := _loss((weights - size * step) @ inputs + offset, target)) > loss:
-            size /= 2
-            if size < 1e-10:
-                break
-        else:
-            weights, loss = weights - size * step, trial
-            if np.abs(size * step).max() > 1e-10:
-                continue
-        break
+        return (inputs * (chance * (1 - chance))) @ inputs.T / target.size
+
+    start = np.zeros(len(inputs))
+    found = minimize(
+        loss, start, jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-11}
+    ).x
     if slope_is_one:
-        return Calibration(1.0, float(weights[0]))
-    slope = float(weights[0]) / scale
-    return Calibration(slope, float(weights[1]) - slope * centre)
-
-
-def _loss(logit: Floats, target: Floats) -> float:
-    return float(np.mean(np.logaddexp(0.0, logit) - target * logit))
+        return Calibration(1.0, float(found[0]))
+    slope = float(found[0]) / scale
+    return Calibration(slope, float(found[1]) - slope * centre)
 
 
 def _logit(probability: Floats) -> Floats:

@@ -16,8 +16,7 @@ from timerxl.evaluation.baselines import (
     month_of,
     persistence,
 )
-from timerxl.evaluation.gradient_boosting import GradientBoosting
-from timerxl.evaluation.logistic_baseline import LogisticBaseline
+from timerxl.evaluation.lagged_models import GradientBoosting, LogisticBaseline
 
 # In the order of the tables, from what knows nothing to what knows all.
 TITLES = {

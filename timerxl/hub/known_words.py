@@ -22,7 +22,7 @@ _MODULES = (
     "training/monitors/rules.py training/monitors/health_rules.py training/monitors/verdicts.py "
     "training/monitors/runner.py training/run.py training/loop.py training/signals.py "
     "training/precision.py training/feed.py training/batches.py "
-    "evaluation/assess.py evaluation/strata.py evaluation/time_blocks.py evaluation/scores.py "
+    "evaluation/assess.py evaluation/strata.py evaluation/bootstrap.py evaluation/scores.py "
     "planner/plan_check.py planner/timing.py planner/memory.py config.py config_checks.py"
 ).split()
 _MORE = (

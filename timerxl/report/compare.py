@@ -13,44 +13,42 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
-from timerxl.config import InputError
+from timerxl.config import EvalConfig, InputError
 from timerxl.evaluation.bootstrap import Difference, paired_differences, why_no_interval
 from timerxl.evaluation.tables import COLUMNS, ROWS
-from timerxl.report.curves import SCORES, in_words, whole_ticks, widen
-from timerxl.report.drawing import (
+from timerxl.report.figures import (
     BLUE,
     DIM,
     GREEN,
     ORANGE,
     PURPLE,
+    SCORES,
     SKY,
     VERMILLION,
     Picture,
     canvas,
+    in_words,
     legend,
     rows_for,
     styled,
     thin,
+    whole_ticks,
+    widen,
 )
 from timerxl.report.markup import (
     Cell,
     Section,
-    Words,
     figures,
     interval,
     number_cell,
-    page,
     paragraph,
+    render,
     table,
-    text,
 )
-from timerxl.report.outcome_sections import outcome_of
-from timerxl.report.page import write_page
-from timerxl.report.record_sections import flat, shown
-from timerxl.report.run_record import Run, get, read_run
-from timerxl.report.strata_sections import NUM_RESAMPLES, resampling
-from timerxl.report.summary_section import CONTAMINATED, SYNTHETIC, ends_of, judged
+from timerxl.report.page import CONTAMINATED, SYNTHETIC, ends_of, flat, judged, shown, write_page
+from timerxl.report.run_record import Run, get, outcome_of, read_run, resampling
 
 _COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, DIM)
 _STYLES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
@@ -103,36 +101,32 @@ def _letter(index: int) -> str:
 def comparison_page(runs: list[Named]) -> str:
     """The page as text."""
     title = f"Comparison of {len(runs)} runs: {', '.join(named.run.name for named in runs)}"
-    parts = [f"<h1>{text(title)}</h1>"]
+    warnings = []
     for what, chosen in (
         (SYNTHETIC, [named for named in runs if named.run.is_synthetic]),
         (CONTAMINATED, [named for named in runs if named.run.is_contaminated]),
     ):
         if chosen:
             letters = ", ".join(named.letter for named in chosen)
-            which = f"Run{'s' * (len(chosen) > 1)} {letters}"
-            parts.append(f'<p class="loud"><b>{which}: {text(what)}</b></p>')
-    problems = [f"{n.letter}: {problem}" for n in runs for problem in n.run.problems]
-    if problems:
-        listed = "".join(f"<li>{text(problem)}</li>" for problem in problems)
-        parts.append(f'<div class="loud"><b>Not readable:</b><ul>{listed}</ul></div>')
+            warnings.append(f"Run{'s' * (len(chosen) > 1)} {letters}: {what}")
     sections = [
         Section("runs", "Runs and their test scores", _runs_table(runs)),
         Section("differences", "Paired differences", _paired_body(paired(runs))),
         Section("settings", "What differs in the configuration", _settings(runs)),
         Section("curves", "Curves", _curves(runs)),
     ]
-    return page(title, "".join(parts), sections)
+    problems = [f"{n.letter}: {problem}" for n in runs for problem in n.run.problems]
+    return render("compare.html.j2", title, sections, warnings=warnings, problems_of_runs=problems)
 
 
-def _runs_table(runs: list[Named]) -> str:
+def _runs_table(runs: list[Named]) -> Markup:
     rows = []
     for named in runs:
         run, outcome = named.run, outcome_of(named.run)
         path = get(run.config, "data", "path")
         data = "SYNTHETIC data" if run.is_synthetic else f"data: {path or 'not known'}"
-        row: list[str | Words | Cell] = [
-            Words(named.title, f"recipe {run.recipe}, {data}"),
+        row: list[str | Cell] = [
+            Cell(named.title, f"recipe {run.recipe}, {data}"),
             f"{outcome.symbol} {outcome.word}",
         ]
         for key in COLUMNS:
@@ -144,7 +138,7 @@ def _runs_table(runs: list[Named]) -> str:
     return table("Runs", heads, rows, headed=False) + paragraph(note, "dim")
 
 
-def _settings(runs: list[Named]) -> str:
+def _settings(runs: list[Named]) -> Markup:
     known = [named for named in runs if named.run.config is not None]
     settings = {named.letter: flat(named.run.config) for named in known}
     keys = list(dict.fromkeys(key for of_run in settings.values() for key in of_run))
@@ -153,7 +147,7 @@ def _settings(runs: list[Named]) -> str:
         values = [shown(of[key]) if key in of else "–" for of in settings.values()]
         if len(set(values)) > 1:
             rows.append([key, *values])
-    body = "".join(
+    body = Markup().join(
         paragraph(f"{named.title} has no config.yaml that can be read.")
         for named in runs
         if named.run.config is None
@@ -208,7 +202,8 @@ def paired(runs: list[Named]) -> Paired:
     first = used[0]
     if windows.empty:
         return Paired(0, first.title, {}, [*notes, "The runs have no test window in common."])
-    count, days, seed = resampling(first.run)
+    config, seed = resampling(first.run)
+    days = config.block_days
     times = windows["issue_time"].to_numpy("datetime64[s]")
     if reason := why_no_interval(times, days):
         notes.append(f"No intervals: {reason}.")
@@ -220,13 +215,14 @@ def paired(runs: list[Named]) -> Paired:
         reference=first.title,
         block_days=days,
         seed=seed,
-        num_resamples=count or NUM_RESAMPLES,  # a run without intervals; here they are the point
+        # Of a run without intervals too: here they are the point.
+        num_resamples=config.num_resamples or EvalConfig().num_resamples,
     )
     return Paired(len(windows), first.title, differences, notes)
 
 
-def _paired_body(found: Paired) -> str:
-    body = ""
+def _paired_body(found: Paired) -> Markup:
+    body = Markup()
     if found.differences:
         body = paragraph(
             f"Each run minus {found.against}, on {found.num_windows:,} test windows that all of "
@@ -246,10 +242,10 @@ def _paired_body(found: Paired) -> str:
         title = f"{name} minus {found.against}"
         heads = ["score", "difference", f"{name.partition(':')[0]} is"]
         body += table(title, heads, rows)
-    return body + "".join(paragraph(note, "loud") for note in found.notes)
+    return body + Markup().join(paragraph(note, "loud") for note in found.notes)
 
 
-def _curves(runs: list[Named]) -> str:
+def _curves(runs: list[Named]) -> Markup:
     shown_ = figures(_overlaid(runs))
     note = "Full evaluations on validation, at a threshold of 0.5."
     return (paragraph(note, "dim") + shown_) if shown_ else paragraph("No run has an evaluation.")

@@ -5,28 +5,564 @@ It is written again after every evaluation, so it takes what is there by now.
 
 from __future__ import annotations
 
+import json
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from timerxl.config import InputError
-from timerxl.evaluation.probability_scores import roc_auc
-from timerxl.files import write_text
-from timerxl.report.markup import page
-from timerxl.report.outcome_sections import verdicts_of
-from timerxl.report.record_sections import (
-    audit_section,
-    configuration_section,
-    cost_section,
-    environment_section,
+import yaml
+from markupsafe import Markup
+
+from timerxl.config import InputError, RunConfig, available_recipes, load_recipe, to_yaml
+from timerxl.evaluation.references import SHORT, TITLES
+from timerxl.evaluation.scores import LOWER_IS_BETTER, roc_auc
+from timerxl.evaluation.tables import COLUMNS, ROWS, recovered_words
+from timerxl.files import json_ready, write_text
+from timerxl.report.figures import (
+    SHOWN,
+    curves,
+    expectations_of,
+    reference_of,
+    skill_pictures,
+    strata_of,
+    strata_pictures,
 )
-from timerxl.report.run_record import Run, read_run
-from timerxl.report.score_sections import (
-    curve_section,
-    final_section,
-    forecast_section,
-    strata_section,
+from timerxl.report.markup import (
+    Cell,
+    Section,
+    details,
+    figures,
+    interval,
+    number_cell,
+    paragraph,
+    part,
+    render,
+    score,
+    table,
 )
-from timerxl.report.summary_section import document_title, opening, verdict_section
+from timerxl.report.run_record import (
+    SIGNS,
+    Content,
+    Run,
+    VerdictEntry,
+    get,
+    number,
+    outcome_of,
+    read_run,
+    verdicts_of,
+)
 from timerxl.untrusted import check_own_files
+
+SYNTHETIC = (
+    "SYNTHETIC DATA: invented weather of the built-in generator, no observation. Nothing here says "
+    "how well real rain is forecast."
+)
+CONTAMINATED = (
+    "CONTAMINATION: the test split was scored at every evaluation (eval.test_every_epoch). Whoever "
+    "looked at those numbers has chosen by them, so the test scores below are no longer those of "
+    "unseen data. Use data.holdout_fraction to watch a split that nothing is reported on."
+)
+
+
+def document_title(run: Run) -> str:
+    """``quickstart: FINISHED (SYNTHETIC data), run NAME``."""
+    kind = " (SYNTHETIC data)" if run.is_synthetic else ""
+    return f"{run.recipe}: {outcome_of(run).word}{kind} – run {run.name}"
+
+
+def verdict_on_skill(run: Run) -> list[str]:
+    """Sentences on the test scores: ROC-AUC and MCC beside the reference, F1 beside always-rain.
+
+    Without test scores one on the latest evaluation.
+    """
+    if run.results is None:
+        return _latest(run)
+    found = []
+    for key in ("roc_auc", "mcc"):
+        value, of_key = run.score("model", key), get(run.results, "differences", key)
+        if value is None:
+            continue
+        ends = interval(*ends_of(get(run.results, "intervals", "model", key)))
+        sentence = f"{ROWS[key]} on test {score(value)}{f' ({ends})' if ends else ''}"
+        if (gap := number(get(of_key, "estimate"))) is not None:
+            low, high = number(get(of_key, "low")), number(get(of_key, "high"))
+            name = str(get(of_key, "reference"))
+            name = TITLES.get(name, name)
+            ends = interval(low, high, "+")
+            sentence += f"; {score(gap, sign='+')}{f' ({ends})' if ends else ''} against {name}"
+            sentence += f", the best other forecast on validation: {judged(key, low, high)}"
+        found.append(sentence + ".")
+    f1, always = run.score("model", "f1"), run.score("always_rain", "f1")
+    if f1 is not None and always is not None:
+        found.append(f'F1 on test {score(f1)}; saying "rain" always gets {score(always)}.')
+    return found
+
+
+def _latest(run: Run) -> list[str]:
+    whole = run.last("validation")
+    latest = whole or run.last("check")
+    known = [
+        f"{ROWS[key]} {score(value)}"
+        for key in ("roc_auc", "mcc", "f1", "accuracy")
+        if (value := number(latest.get(key))) is not None
+    ]
+    place = run.place(latest)
+    if not known or place is None:
+        return []
+    windows = number(latest.get("num_windows"))
+    of_it = "" if whole or windows is None else f" (a sample of {windows:,.0f} windows)"
+    sentence = f"Latest on validation{of_it}, {run.axis} {place:.4g}: {', '.join(known)}"
+    if (rain := run.base_rate) is not None:
+        sentence += f'; saying "rain" always gets F1 {score(2 * rain / (1 + rain))}, '
+        sentence += f"accuracy {score(rain)}"
+    return [sentence + "."]
+
+
+def judged(key: str, low: float | None, high: float | None) -> str:
+    """What the interval of a difference says."""
+    if low is None or high is None:
+        return "no interval, so nothing is known of chance"
+    if low <= 0 <= high:
+        return "not told apart"
+    return "worse" if (low > 0) == (key in LOWER_IS_BETTER) else "better"
+
+
+def ends_of(pair: Any) -> tuple[float | None, float | None]:
+    """[low, high] of results.json."""
+    if not isinstance(pair, list) or len(pair) != 2:
+        return None, None
+    return number(pair[0]), number(pair[1])
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    found, results = [], run.results or {}
+    latest = [run.last(kind) for kind in ("train", "validation", "check") if run.last(kind)]
+    steps = number(results.get("steps"))
+    if steps is None and latest:
+        steps = max(event["step"] for event in latest)
+    if steps is not None:
+        total = number(run.last("start").get("total_steps"))
+        of_all = f" of {total:,.0f}" if total is not None else ""
+        found.append(("steps", f"{steps:,.0f}{of_all}"))
+        if run.steps_per_epoch:
+            found.append(("epochs", f"{steps / run.steps_per_epoch:.3g}"))
+    for key, name, shown in (
+        ("best_step", "best model from step", "{:,.0f}"),
+        ("num_parameters", "parameters", "{:,.0f}"),
+        ("samples_per_s", "samples per second", "{:,.1f}"),
+        ("train_seconds", "seconds of training", "{:,.0f}"),
+        ("seconds", "seconds in all", "{:,.0f}"),
+        ("num_processes", "processes", "{:,.0f}"),
+    ):
+        if (value := number(results.get(key))) is not None:
+            found.append((name, shown.format(value)))
+    if "samples_per_s" not in results and (value := number(run.last("train").get("samples_per_s"))):
+        found.append(("samples per second", f"{value:,.1f}"))
+    if (share := number(results.get("gap_to_bayes_recovered"))) is not None:
+        found.append(("ROC-AUC gap to Bayes recovered", recovered_words(share)))
+    return found
+
+
+def verdict_section(run: Run, verdicts: list[VerdictEntry]) -> Section:
+    """Every verdict with its evidence; what stopped the run comes first."""
+    if verdicts:
+        body = Markup().join(_verdict(verdict) for verdict in verdicts)
+    elif run.verdict is not None:
+        body = paragraph("The monitors had nothing to say.")
+    else:
+        body = paragraph("No verdict so far: there is no verdict.json, and none in metrics.jsonl.")
+    counts = f" ({len(verdicts)})" if verdicts else ""
+    return Section("verdicts", f"Verdicts{counts}", body)
+
+
+def _four_digits(value: Any) -> Any:
+    """Numbers, also those in a list, as a person reads them; verdict.json has every digit."""
+    if isinstance(value, list):
+        return [_four_digits(item) for item in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def _verdict(said: VerdictEntry) -> Markup:
+    where = []
+    if said.epoch is not None:
+        where.append(f"epoch {said.epoch:.3g}")
+    if said.step is not None:
+        where.append(f"step {said.step:.0f}")
+    if said.stopped:
+        where.append("STOPPED THE RUN")
+    elif said.action:
+        where.append(f"action: {said.action}")
+    rows = [
+        [name, json.dumps(_four_digits(json_ready(value)), ensure_ascii=False, default=str)]
+        for name, value in said.evidence.items()
+    ]
+    evidence = table(
+        "The rule was met with", ["number", "value"], rows, sortable=False, headed=False
+    )
+    return part("verdict", said, SIGNS[said.severity], ", ".join(where), evidence)
+
+
+GIB_PER_GB = 1e9 / 2**30
+
+
+def cost_section(run: Run) -> Section:
+    """Memory and time as planned, and as they came."""
+    plan, told = run.last("plan"), get(run.results, "plan")
+    checked = run.last("plan_check") or (told if isinstance(told, dict) else {})
+    cost = run.last("cost")
+    measured_gb = number(cost.get("peak_memory_gb"))
+    rows: list[list[str | Cell]] = []
+    for name, key, so_far in (
+        (
+            "peak memory, GiB",
+            "peak_memory_gib",
+            None if measured_gb is None else GIB_PER_GB * measured_gb,
+        ),
+        ("seconds of training an epoch", "epoch_seconds", number(cost.get("epoch_seconds"))),
+    ):
+        predicted = number(checked.get(f"predicted_{key}"))
+        measured = number(checked.get(f"measured_{key}"))
+        predicted = number(plan.get(key)) if predicted is None else predicted
+        measured = so_far if measured is None else measured
+        if predicted is None and measured is None:
+            continue
+        off = predicted / measured - 1 if predicted is not None and measured else None
+        rows.append(
+            [
+                name,
+                _three_digits(predicted),
+                _three_digits(measured),
+                Cell("–" if off is None else f"{off:+.0%}", "", off, is_number=True),
+            ]
+        )
+    body = table(
+        "Planned and measured", ["", "predicted", "measured", "prediction is"], rows, sortable=False
+    )
+    if not body:
+        body = paragraph("Neither a plan nor a measurement is in metrics.jsonl.")
+    elif not checked and cost:
+        body += paragraph("Measured so far; the run's own comparison comes at its end.", "dim")
+    if beside := _beside_training(run):
+        body += paragraph(beside, "dim")
+    if summary := plan.get("summary"):
+        body += paragraph(summary, "dim")
+    return Section("cost", "Memory and time", body)
+
+
+def _beside_training(run: Run) -> str:
+    """What looking between evaluations and saving took, in words; empty where it is not known."""
+    trained = number(get(run.results, "train_seconds"))
+    parts = []
+    for key, what in (("check_seconds", "checks"), ("checkpoint_seconds", "checkpoints")):
+        took = number(get(run.results, key))
+        if took is not None and trained:
+            parts.append(f"{what} {took:.1f} s ({took / trained:.1%} of the time of training)")
+    return f"Beside {trained:,.0f} s of training: {', '.join(parts)}." if parts else ""
+
+
+def _three_digits(value: float | None) -> Cell:
+    return Cell("–" if value is None else f"{value:.3g}", "", value, is_number=True)
+
+
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested keys as dotted ones; lists stay whole."""
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        inner = isinstance(value, dict) and value
+        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value of a configuration as YAML and JSON both write it; a list of entries line by line.
+
+    Of an entry what is null is left out.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        entries = [{k: v for k, v in item.items() if v is not None} for item in value]
+        return "\n".join(shown(entry) for entry in entries)
+    return json.dumps(json_ready(value), ensure_ascii=False, default=str)
+
+
+def recipe_values(run: Run) -> tuple[Content, str]:
+    """What the recipe of that name resolves to today, else the defaults; and which it is.
+
+    Only recipes that ship are looked up: the name comes from a file.
+    """
+    if run.recipe in available_recipes():
+        try:
+            recipe = load_recipe(run.recipe)
+            return yaml.safe_load(to_yaml(recipe)), f"the recipe {run.recipe} as it is now"
+        except InputError:
+            pass  # a shipped recipe that doesn't load is another command's news
+    defaults = f"the defaults (no recipe {run.recipe} ships with the toolkit)"
+    return yaml.safe_load(to_yaml(RunConfig())), defaults
+
+
+def configuration_section(run: Run) -> Section:
+    """What was set apart from the recipe, then all of it."""
+    if run.config is None:
+        return Section("configuration", "Configuration", paragraph("There is no config.yaml."))
+    values, against = recipe_values(run)
+    theirs, ours = flat(values), flat(run.config)
+    missing = object()
+    differing = [
+        [key, "–" if key not in theirs else shown(theirs[key]), shown(value)]
+        for key, value in ours.items()
+        if theirs.get(key, missing) != value
+    ]
+    differing += [[key, shown(value), "–"] for key, value in theirs.items() if key not in ours]
+    heads = ["key", "recipe", "this run"]
+    listed = table(f"Other than in {against}", heads, differing, headed=False, wrap=True)
+    many = "1 setting differs" if len(differing) == 1 else f"{len(differing)} settings differ"
+    body = details(
+        f"{many} from {against}",
+        listed or paragraph("None."),
+        is_open=True,
+    )
+    body += details("All of config.yaml", part("preformatted", run.config_text))
+    return Section("configuration", "Configuration", body)
+
+
+def audit_section(run: Run) -> Section:
+    """What the audit of the series said, and the share of rain by split and region."""
+    lines = get(run.audit, "lines")
+    if isinstance(lines, list) and lines:
+        body = Markup().join(_audit_line(str(line)) for line in lines)
+    elif run.audit is not None:
+        body = paragraph("The audit found no fault and no warning.")
+    else:
+        body = paragraph("There is no audit.json in the run folder.")
+    shares = run.last("start").get("class_shares")
+    if isinstance(shares, dict):
+        body += _class_shares(shares)
+    return Section("audit", "Data audit", body)
+
+
+def _audit_line(line: str) -> Markup:
+    severity, colon, rest = line.partition(": ")
+    if not colon or severity not in ("fault", "warning", "note"):
+        severity, rest = "", line
+    return part("audit_line", severity, rest)
+
+
+def _class_shares(shares: Content) -> Markup:
+    splits = [name for name, of in shares.items() if isinstance(of, dict)]
+    regions = list(dict.fromkeys(region for name in splits for region in shares[name]))
+    rows = [
+        [region, *(number_cell(number(shares[name].get(region))) for name in splits)]
+        for region in regions
+    ]
+    return table("Share of rain by region and split", ["region", *splits], rows)
+
+
+def environment_section(run: Run) -> Section:
+    """What the run ran on."""
+    if run.environment is None:
+        body = paragraph("There is no environment.json in the run folder.")
+    else:
+        rows = [[key, shown(value)] for key, value in flat(run.environment).items()]
+        body = details(
+            "Versions, machine, command",
+            table("Environment", ["", ""], rows, headed=False, wrap=True),
+            True,
+        )
+    return Section("environment", "Environment", body)
+
+
+_WHY = {
+    "running": "the run is under way: the test split is scored once, at its end",
+    "stopped": "a stopped run does not score the test split",
+    "failed": "the run failed before its end",
+}
+
+
+def why_none(run: Run, name: str) -> str:
+    """The reason why something of the end of a run is not there."""
+    kind = outcome_of(run).kind
+    return f"There is no {name}: {_WHY.get(kind, 'it is not in the run folder')}."
+
+
+def final_section(run: Run) -> Section:
+    """All forecasts side by side on test, then the model score by score."""
+    if run.results is None:
+        return Section("scores", "Test scores", paragraph(why_none(run, "results.json")))
+    windows = number(get(run.results, "num_windows", "test"))
+    threshold = run.thresholds.get("model")
+    asked = get(run.config, "eval", "threshold")
+    source = "chosen on validation" if asked == "auto" else f"eval.threshold={asked}"
+    lines = []
+    if windows is not None:
+        lines.append(f"{windows:,.0f} test windows, scored with the best model.")
+    if threshold is not None:
+        lines.append(f"Timer-XL says rain from P(rain) = {threshold:.3f} on ({source}).")
+    if reason := get(run.results, "no_interval"):
+        lines.append(f"No intervals: {reason}.")
+    else:
+        lines.append("Small print: 95 % intervals from moving blocks of time.")
+    rows = []
+    for name, heading in TITLES.items():
+        if all(run.score(name, key) is None for key in COLUMNS):
+            continue
+        # The pictures have room for the short name alone: here is which is which.
+        cells: list[str | Cell] = [Cell(heading, _short_name(name))]
+        for key in COLUMNS:
+            ends = ends_of(get(run.results, "intervals", name, key))
+            cells.append(number_cell(run.score(name, key), interval(*ends)))
+        rows.append(cells)
+    body = paragraph(" ".join(lines))
+    body += table("All forecasts", ["forecast", *COLUMNS.values()], rows, first=TITLES["model"])
+    return Section("scores", "Test scores", body + _score_by_score(run))
+
+
+def _short_name(name: str) -> str:
+    """What the pictures call a forecast, where its title does not begin with it."""
+    short = SHORT.get(name, "")
+    return "" if TITLES[name].startswith(short.rstrip(".")) else short
+
+
+def _score_by_score(run: Run) -> Markup:
+    rows: list[list[str | Cell]] = []
+    for key, heading in ROWS.items():
+        if run.score("model", key) is None:
+            continue
+        ends = interval(*ends_of(get(run.results, "intervals", "model", key)))
+        cells: list[str | Cell] = [heading, number_cell(run.score("model", key), ends)]
+        cells.append(number_cell(run.score("model_calibrated", key)))
+        name, of_key = reference_of(run, key), get(run.results, "differences", key)
+        if name is None:
+            rows.append([*cells, "–", *[number_cell(None)] * 3])
+            continue
+        gap = interval(number(get(of_key, "low")), number(get(of_key, "high")), "+")
+        cells += [SHORT.get(name, name), number_cell(run.score(name, key))]
+        cells.append(number_cell(number(get(of_key, "estimate")), gap, sign="+"))
+        rows.append([*cells, number_cell(number(get(of_key, "skill")))])
+    heads = ["score", "Timer-XL", "calibrated", "reference", "its score", "difference", "skill"]
+    note = paragraph(
+        "The reference is the best other forecast on validation, score by score; the difference "
+        "is paired on the same blocks of time. Skill is the share of the way from the reference to "
+        "a perfect forecast that was made: 1 is perfect, 0 no better, below 0 worse.",
+        "dim",
+    )
+    found = table("Timer-XL score by score", heads, rows)
+    return found + note if found else found
+
+
+def curve_section(run: Run, verdicts: list[VerdictEntry]) -> Section:
+    """Loss and scores over the epochs, what the recipe expected, and the numbers themselves."""
+    shown = figures(curves(run, verdicts))
+    if not shown:
+        body = paragraph("Nothing to draw yet: metrics.jsonl holds no step and no evaluation.")
+        return Section("curves", "Curves", body)
+    note = "Scores along the way are at a threshold of 0.5."
+    if "check" in run.events:
+        note += " Checks look at a fixed sample of validation, with a share of rain of its own."
+    if verdicts:
+        note += " Dotted upright lines with a number: the verdicts above."
+    body = paragraph(note, "dim") + shown + _expected(run) + _evaluations(run)
+    return Section("curves", "Curves", body)
+
+
+def _expected(run: Run) -> Markup:
+    rows: list[list[str | Cell]] = []
+    signs = {"inside": "✔", "above": "▲", "below": "▼", "to come": "–"}
+    for band in expectations_of(run):
+        found, verdict = None, "to come"
+        for event in run.events.get("validation", []):
+            place = run.place(event)
+            if run.axis == "epoch" and place is not None and abs(place - band.epoch) < 0.01:
+                found = number(event.get(band.key))
+        if found is not None:
+            verdict = "below" if found < band.low else "above" if found > band.high else "inside"
+        name = "loss" if band.key == "loss" else COLUMNS[band.key]
+        which = Cell(f"{signs[verdict]} {verdict}", f"{band.low:g} to {band.high:g}")
+        rows.append([f"{band.epoch:g}", name, number_cell(found), which])
+    heads = ["epoch", "score", "validation", "expected"]
+    return table("What the recipe expected", heads, rows)
+
+
+def _evaluations(run: Run) -> Markup:
+    kinds = {"validation": "validation", "holdout": "holdout", "test_every_epoch": "TEST"}
+    keys = ["loss", "train_loss", *(key for key in COLUMNS)]
+    events = [(run.place(e), what, e) for k, what in kinds.items() for e in run.events.get(k, [])]
+    events.sort(key=lambda found: (found[0] or 0.0, found[1] != "validation"))
+    rows: list[list[str | Cell]] = [
+        [
+            score(place, 2) if run.axis == "epoch" else f"{event['step']:.0f}",
+            what,
+            *(number_cell(number(event.get(key))) for key in keys),
+        ]
+        for place, what, event in events
+    ]
+    heads = [run.axis, "on", "loss", "training loss", *COLUMNS.values()]
+    return (
+        details(f"All evaluations ({len(rows)})", table("Evaluations", heads, rows, headed=False))
+        if rows
+        else Markup()
+    )
+
+
+def forecast_section(run: Run) -> Section:
+    """Confusion matrix, reliability, ROC, precision and recall."""
+    title = "Forecasts of the test windows"
+    shown = figures(skill_pictures(run))
+    if run.sample() is None:
+        shown += paragraph(why_none(run, "forecast of a test window (forecasts.parquet)"))
+    elif "model" not in run.thresholds:
+        shown += paragraph("No confusion matrix: results.json with the threshold is not there.")
+    return Section("forecasts", title, shown)
+
+
+def strata_section(run: Run) -> Section:
+    """Scores by region and by season."""
+    title = "By region and season"
+    found = {by: strata_of(run, by) for by in ("region", "season")}
+    if not any(found.values()):
+        reason = why_none(run, "forecast of a test window with a threshold")
+        return Section("strata", title, paragraph(reason))
+    tables = chain.from_iterable(_strata_table(run, by, strata) for by, strata in found.items())
+    note = paragraph(
+        "Test windows, at the threshold of all windows. Diamonds: the best other forecast on "
+        "validation. The Brier skill score is against the stratum's own share of rain. Seasons: "
+        "three months each, by the time of issue (UTC).",
+        "dim",
+    )
+    return Section(
+        "strata", title, note + figures(strata_pictures(run, found)) + Markup().join(tables)
+    )
+
+
+def _strata_table(run: Run, by: str, strata: list[Content]) -> list[Markup]:
+    others = {key: SHORT.get(reference_of(run, key) or "", "") for key in SHOWN}
+    heads = [by, "windows", "rain"]
+    for key, heading in SHOWN.items():
+        heads += [heading, f"{heading}, {others[key]}"] if others[key] else [heading]
+    heads += ["F1", "always rain, F1", "Brier", "BSS", "says rain"]
+    rows: list[list[str | Cell]] = []
+    for stratum in strata:
+        scores, rain, count = stratum["scores"], stratum["rain_share"], stratum["num_windows"]
+        row: list[str | Cell] = [
+            stratum["name"],
+            Cell(f"{count:,}", "", count, is_number=True),
+            number_cell(rain),
+        ]
+        for key in SHOWN:
+            ends = stratum["intervals"].get(key)
+            row.append(number_cell(scores[key], interval(*ends) if ends else ""))
+            if others[key]:
+                row.append(number_cell(stratum["references"].get(key)))
+        row += [number_cell(scores["f1"]), number_cell(2 * rain / (1 + rain))]
+        row += [number_cell(scores[key]) for key in ("brier", "bss", "predicted_rain_share")]
+        rows.append(row)
+    found = [table(f"Scores by {by}", heads, rows)]
+    notes: dict[str, list[str]] = {}
+    for stratum in strata:
+        if stratum["note"]:
+            notes.setdefault(stratum["note"], []).append(stratum["name"])
+    return found + [paragraph(f"{', '.join(n)}: {note}.", "dim") for note, n in notes.items()]
+
 
 PAGE = Path("report") / "index.html"
 
@@ -75,7 +611,17 @@ def report_page(run: Run) -> str:
         audit_section(run),
         environment_section(run),
     ]
-    return page(document_title(run), opening(run), sections)
+    return render(
+        "run.html.j2",
+        document_title(run),
+        sections,
+        run=run,
+        outcome=outcome_of(run),
+        synthetic=SYNTHETIC,
+        contaminated=CONTAMINATED,
+        skill=verdict_on_skill(run),
+        facts_of_run=_facts(run),
+    )
 
 
 def check_forecasts(run: Run) -> None:

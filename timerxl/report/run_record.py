@@ -18,8 +18,12 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
-from timerxl.config import InputError
+from timerxl.config import EvalConfig, InputError
 from timerxl.data.readers import PARSER_ERRORS
+from timerxl.evaluation import assess
+from timerxl.evaluation.scores import forecast_scores
+from timerxl.evaluation.strata import region_strata, score_strata, season_strata
+from timerxl.training.monitors.verdicts import CERTAIN, INFO, SEVERITIES, SUSPECTED
 from timerxl.untrusted import (
     check_memory,
     link_problem,
@@ -315,3 +319,166 @@ def _lines(path: Path) -> Iterator[str]:
             while not whole.endswith(b"\n") and (whole := file.readline(MOST_LINE_BYTES)):
                 pass
             yield line.decode("utf-8", errors="replace")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``kind`` is one of finished, stopped, running, failed, unknown; ``symbol`` is its shape."""
+
+    kind: str
+    symbol: str
+    word: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class VerdictEntry:
+    """A verdict with its number in the page and what was done about it."""
+
+    number: int
+    name: str
+    severity: str
+    place: float | None  # on the axis of the curves
+    epoch: float | None
+    step: float | None
+    explanation: str
+    remedy: str
+    action: str
+    stopped: bool
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+def outcome_of(run: Run) -> Outcome:
+    """From status.json; nothing is guessed where it is missing."""
+    if run.status is None:
+        return Outcome("unknown", "?", "UNKNOWN", "There is no status.json that could be read.")
+    code, reason = number(run.status.get("code")), str(run.status.get("reason") or "")
+    if code == 0:
+        return Outcome("finished", "✔", "FINISHED", _reason(get(run.results, "stop_reason")))
+    if code == 3:
+        name = get(run.verdict, "stopped_by", "name")
+        by = f" by {name}" if name else " by a monitor"
+        return Outcome("stopped", "■", f"STOPPED{by}", _reason(reason))
+    if code == 1 and reason == "running":
+        return Outcome(
+            "running",
+            "▶",
+            "RUNNING",
+            'status.json says "running": under way when this page was written, or killed since.',
+        )
+    if code == 1:
+        return Outcome("failed", "✖", "FAILED", _reason(reason))
+    if code == 2:
+        return Outcome("failed", "✖", "BAD INPUT", _reason(reason))
+    if code == 4:
+        return Outcome("failed", "✖", "STORAGE", _reason(reason))
+    if code in (129, 130, 143):  # SIGHUP, SIGINT, SIGTERM
+        return Outcome("stopped", "■", "INTERRUPTED", _reason(reason))
+    return Outcome("unknown", "?", "UNKNOWN", f"status.json has code {run.status.get('code')}.")
+
+
+def _reason(reason: Any) -> str:
+    text = str(reason or "").strip()
+    return f"{text[0].upper()}{text[1:]}" if text else ""
+
+
+def verdicts_of(run: Run) -> list[VerdictEntry]:
+    """What stopped the run first, then by severity and time.
+
+    From verdict.json; of a run that has none yet from the events of metrics.jsonl.
+    """
+    told = get(run.verdict, "verdicts")
+    given = told if isinstance(told, list) else run.events.get("verdict", [])
+    found = [verdict for verdict in given if isinstance(verdict, dict)]
+    stopper = get(run.verdict, "stopped_by")
+    if isinstance(stopper, dict) and not any(_same(verdict, stopper) for verdict in found):
+        found.insert(0, stopper)
+
+    def urgency(verdict: Content) -> tuple[bool, int, float]:
+        severity = verdict.get("severity")
+        rank = SEVERITIES.index(severity) if severity in SEVERITIES else 1
+        return not _same(verdict, stopper), -rank, number(verdict.get("step")) or 0.0
+
+    return [
+        _said(index, verdict, run, _same(verdict, stopper))
+        for index, verdict in enumerate(sorted(found, key=urgency), start=1)
+    ]
+
+
+def _same(verdict: Content, stopper: Any) -> bool:
+    return isinstance(stopper, dict) and all(
+        verdict.get(key) == stopper.get(key) for key in ("name", "severity", "step", "epoch")
+    )
+
+
+def _said(index: int, verdict: Content, run: Run, stopped: bool) -> VerdictEntry:
+    evidence, severity = verdict.get("evidence"), str(verdict.get("severity") or "")
+    return VerdictEntry(
+        number=index,
+        name=str(verdict.get("name") or "unnamed"),
+        severity=severity if severity in SEVERITIES else SUSPECTED,
+        place=run.place(verdict),
+        epoch=number(verdict.get("epoch")),
+        step=number(verdict.get("step")),
+        explanation=str(verdict.get("explanation") or ""),
+        remedy=str(verdict.get("remedy") or ""),
+        action=str(verdict.get("action") or ""),
+        stopped=stopped,
+        evidence=evidence if isinstance(evidence, dict) else {},
+    )
+
+
+# Never by colour alone: a severity has a sign in words' company, and a marker in the curves.
+SIGNS = {CERTAIN: "✖", SUSPECTED: "▲", INFO: "●"}
+MARKERS = {CERTAIN: "X", SUSPECTED: "^", INFO: "o"}
+
+
+# Scores of a stratum that are shown with an interval and the reference beside them.
+SHOWN = {"roc_auc": "ROC-AUC", "mcc": "MCC"}
+
+
+def resampling(run: Run) -> tuple[EvalConfig, int]:
+    """Resamples and days of a block, by default where the run doesn't say, and its seed."""
+    count = number(get(run.config, "eval", "num_resamples"))
+    days, seed = number(get(run.config, "eval", "block_days")), number(get(run.config, "seed"))
+    config = EvalConfig()
+    if count is not None:
+        config.num_resamples = max(0, int(count))
+    config.block_days = days or config.block_days
+    return config, int(seed or 0)
+
+
+def reference_of(run: Run, key: str) -> str | None:
+    """The best other forecast on validation by this score, as the run chose it."""
+    name = get(run.results, "differences", key, "reference")
+    return name if isinstance(name, str) else None
+
+
+def strata_of(run: Run, by: str) -> list[Content]:
+    """The entries of ``score_strata`` by "region" or "season"; [] without forecasts.
+
+    Each also has ``references``: key of ``SHOWN`` -> score of the best other forecast there.
+    """
+    sample, threshold = run.sample(), run.thresholds.get("model")
+    if sample is None or threshold is None or "model" not in sample.probabilities:
+        return []
+    if by == "region":
+        strata = region_strata(sorted(set(sample.region)), sample.region)
+    else:
+        strata = season_strata(sample.issue_time)
+    windows = assess.Sample(sample.label, sample.issue_time)
+    found = score_strata(
+        strata, sample.probabilities["model"], windows, threshold, *resampling(run)
+    )
+    chosen = {stratum.name: stratum.chosen for stratum in strata}
+    for entry in found:
+        mask = chosen[entry["name"]]
+        entry["intervals"] = {k: ends for k, ends in entry["intervals"].items() if None not in ends}
+        entry["references"] = {
+            key: forecast_scores(
+                sample.probabilities[other][mask], sample.label[mask], run.thresholds[other]
+            )[key]
+            for key in SHOWN
+            if (other := reference_of(run, key)) in sample.probabilities and other in run.thresholds
+        }
+    return found

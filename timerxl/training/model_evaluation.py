@@ -22,7 +22,7 @@ from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.evaluation.assess import VALIDATION, Decision, decide
 from timerxl.evaluation.calibration import Calibration
-from timerxl.evaluation.strata import score_strata
+from timerxl.evaluation.strata import score_strata, strata_by
 from timerxl.forecaster import load_classifier
 from timerxl.training.evaluator import Forecasts, forecast
 from timerxl.training.final_evaluation import assess_windows
@@ -110,10 +110,7 @@ def verify(
             rows = windows.issue_rows(request.split)[known[request.split].positions]
             for by in request.by:
                 found["strata"][by] = score_strata(
-                    by,
-                    windows.series,
-                    rows,
-                    oni,
+                    strata_by(by, windows.series, rows, oni),
                     probabilities["model"][request.split],
                     samples[request.split],
                     decision.threshold,

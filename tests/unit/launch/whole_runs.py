@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import timerxl.planner.plan_check
+import timerxl.report.figures
 import timerxl.report.page
-import timerxl.report.tensorboard
 from timerxl.training.loop import Trainer
 from timerxl.training.run_dir import RunFolder
 
@@ -45,7 +45,7 @@ class Killed(BaseException):
 def quick(patch: pytest.MonkeyPatch) -> None:
     """Without pictures and without the measured prediction: seconds, and not the subject here."""
     patch.setattr(timerxl.report.page, "write_report", lambda folder: None)
-    patch.setattr(timerxl.report.tensorboard, "figures", lambda folder: {})
+    patch.setattr(timerxl.report.figures, "figures", lambda folder: {})
     patch.setattr(timerxl.planner.plan_check, "predict_run", None)
 
 

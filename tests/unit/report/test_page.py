@@ -15,10 +15,8 @@ import pandas as pd
 import pytest
 
 from timerxl.config import InputError, load_recipe, to_yaml
-from timerxl.report.page import write_report
-from timerxl.report.record_sections import configuration_section
+from timerxl.report.page import CONTAMINATED, SYNTHETIC, configuration_section, judged, write_report
 from timerxl.report.run_record import FILES, read_run
-from timerxl.report.summary_section import CONTAMINATED, SYNTHETIC, judged
 
 WriteRun = Callable[..., Path]
 SECTIONS = "verdicts scores curves forecasts strata cost configuration audit environment".split()
@@ -235,7 +233,7 @@ def test_nothing_from_a_file_is_markup(make_run: WriteRun, tmp_path: Path, kind:
     page = page_of(folder)
     Words(page)  # still well formed
     assert page.count("<script>") == 1
-    assert "alert(&#x27;&quot;&amp;&#x27;)" in page
+    assert "alert(&#39;&#34;&amp;&#39;)" in page
     assert "<i>" not in page
 
 

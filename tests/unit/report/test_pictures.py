@@ -13,13 +13,19 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
-from timerxl.report.curves import SCORES, SPANS, curves
-from timerxl.report.drawing import Picture, canvas, svg_of, thin
-from timerxl.report.outcome_sections import verdicts_of
-from timerxl.report.run_record import Run, read_run
-from timerxl.report.skill_pictures import skill_pictures
-from timerxl.report.strata_sections import strata_of, strata_pictures
-from timerxl.report.tensorboard import figures
+from timerxl.report.figures import (
+    SCORES,
+    SPANS,
+    Picture,
+    canvas,
+    curves,
+    figures,
+    skill_pictures,
+    strata_pictures,
+    svg_of,
+    thin,
+)
+from timerxl.report.run_record import Run, read_run, strata_of, verdicts_of
 
 
 def by_name(run: Run) -> dict[str, Picture]:

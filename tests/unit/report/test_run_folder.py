@@ -15,10 +15,8 @@ import pytest
 from timerxl import untrusted
 from timerxl.config import InputError
 from timerxl.report import run_record as run_folder
-from timerxl.report.outcome_sections import outcome_of, verdicts_of
-from timerxl.report.page import write_report
-from timerxl.report.run_record import FILES, Run, number, read_run
-from timerxl.report.summary_section import _facts
+from timerxl.report.page import _facts, write_report
+from timerxl.report.run_record import FILES, Run, number, outcome_of, read_run, verdicts_of
 
 WriteRun = Callable[..., Path]
 

@@ -9,9 +9,8 @@ import pytest
 
 from timerxl.evaluation.bootstrap import bootstrap_scores
 from timerxl.evaluation.scores import forecast_scores
-from timerxl.report.run_record import read_run
-from timerxl.report.score_sections import strata_section
-from timerxl.report.strata_sections import reference_of, strata_of
+from timerxl.report.page import strata_section
+from timerxl.report.run_record import read_run, reference_of, strata_of
 
 
 def test_regions(healthy: Path) -> None:
@@ -19,23 +18,23 @@ def test_regions(healthy: Path) -> None:
     sample = run.sample()
     assert sample is not None
     strata = strata_of(run, "region")
-    assert [s.name for s in strata] == ["costa", "selva", "sierra"]
+    assert [s["name"] for s in strata] == ["costa", "selva", "sierra"]
     for stratum in strata:
-        chosen = sample.region == stratum.name
+        chosen = sample.region == stratum["name"]
         label, model = sample.label[chosen], sample.probabilities["model"][chosen]
-        assert stratum.num_windows == 330
-        assert stratum.rain_share == label.mean()
-        assert stratum.scores == forecast_scores(model, label, 0.58)
+        assert stratum["num_windows"] == 330
+        assert stratum["rain_share"] == label.mean()
+        assert stratum["scores"] == forecast_scores(model, label, 0.58)
         told = bootstrap_scores(
             *({"model": model}, label, sample.issue_time[chosen], {"model": 0.58}),
             num_resamples=200,
         )["model"]["mcc"]
-        assert stratum.intervals["mcc"] == (told.low, told.high)
+        assert stratum["intervals"]["mcc"] == [told.low, told.high]
         other = reference_of(run, "mcc")
         assert other is not None
         theirs = sample.probabilities[other][chosen]
         expected = forecast_scores(theirs, label, run.thresholds[other])["mcc"]
-        assert stratum.references["mcc"] == expected
+        assert stratum["references"]["mcc"] == expected
 
 
 def test_seasons_are_meteorological(healthy: Path) -> None:
@@ -43,7 +42,7 @@ def test_seasons_are_meteorological(healthy: Path) -> None:
     sample = run.sample()
     assert sample is not None
     months = sample.issue_time.astype("datetime64[M]").astype(int) % 12 + 1
-    counts = {s.name: s.num_windows for s in strata_of(run, "season")}
+    counts = {s["name"]: s["num_windows"] for s in strata_of(run, "season")}
     assert counts == {
         "DJF": int(np.isin(months, [12, 1, 2]).sum()),
         "MAM": int(np.isin(months, [3, 4, 5]).sum()),
@@ -67,8 +66,8 @@ def test_a_short_stratum_has_no_interval_and_says_why(healthy: Path) -> None:
     assert run.forecasts is not None
     run.forecasts = run.forecasts[run.forecasts["issue_time"] < "2023-01-20"]
     strata = strata_of(run, "region")
-    assert all(not s.intervals and "an interval needs" in s.note for s in strata)
-    assert all(np.isfinite(s.scores["roc_auc"]) for s in strata)
+    assert all(not s["intervals"] and "an interval needs" in s["note"] for s in strata)
+    assert all(np.isfinite(s["scores"]["roc_auc"]) for s in strata)
 
 
 @pytest.mark.parametrize("gone", ["forecasts", "results"])

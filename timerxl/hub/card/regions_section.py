@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from timerxl.evaluation.bootstrap import resample_scores
-from timerxl.evaluation.probability_scores import roc_auc
 from timerxl.evaluation.references import TITLES
-from timerxl.evaluation.scores import forecast_scores
+from timerxl.evaluation.scores import forecast_scores, roc_auc
 from timerxl.hub.card.markdown import ends, heading, score, table, words
 from timerxl.hub.card.scores_section import small, threshold_words
 from timerxl.hub.record import Record

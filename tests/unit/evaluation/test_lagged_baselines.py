@@ -12,7 +12,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 
 from timerxl.config import InputError
-from timerxl.evaluation.baselines import GradientBoosting, LogisticBaseline
+from timerxl.evaluation.lagged_models import GradientBoosting, LogisticBaseline
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 NAN = float("nan")

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from timerxl.config import InputError
-from timerxl.evaluation.probability_scores import brier_skill_score, ece, reliability
-from timerxl.evaluation.scores import forecast_scores
+from timerxl.evaluation.scores import brier_skill_score, ece, forecast_scores, reliability
 
 
 def a_forecast(seed: int, n: int, base_rate: float) -> tuple[np.ndarray, np.ndarray]:

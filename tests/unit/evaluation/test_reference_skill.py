@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from timerxl.config import InputError
-from timerxl.evaluation.probability_scores import brier_skill_score
-from timerxl.evaluation.reference_skill import choose_reference, skill_score
-from timerxl.evaluation.scores import forecast_scores
+from timerxl.evaluation.baselines import choose_reference, skill_score
+from timerxl.evaluation.scores import brier_skill_score, forecast_scores
 
 SCORES = {
     "always_rain": {"mcc": 0.0, "brier": 0.35, "bias": 1.5, "sedi": math.nan, "far": 0.35},

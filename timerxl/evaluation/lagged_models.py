@@ -1,0 +1,317 @@
+"""Baselines that are fitted: logistic regression and boosted trees on lagged values.
+
+Both see the same inputs (lagged values, trailing means, season and hour), so that their scores
+differ by the model alone. A series has R rows and C features, sorted region after region and then
+by time; n windows are issued at some of its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from timerxl.config import InputError
+from timerxl.evaluation.baselines import zero_one_nan
+
+LAGS = (1, 2, 3, 6, 12, 24)
+TRAILING_HOURS = (6.0, 24.0, 72.0, 168.0)
+
+
+class LaggedFeatures:
+    """The inputs of a baseline, computed for any rows of one series.
+
+    Seen at an issue time, for every feature: its value, its value ``lags`` steps before, and its
+    mean over the trailing ``trailing_hours`` (for ``precipitation_column`` the sum); with them
+    sin/cos of season and hour, and the region's index. What ``context_length`` steps don't reach is
+    left out, so that a baseline knows no more than the network, and so is a trailing time that
+    isn't a whole number of two or more steps: ``feature_names`` tells what is used. Lags stop at
+    the region's start and at gaps in time: NaN.
+    """
+
+    title = "a baseline"  # in messages
+
+    def __init__(
+        self,
+        step_hours: float,
+        *,
+        context_length: int | None = None,
+        precipitation_column: int | None = None,
+        lags: Sequence[int] = LAGS,
+        trailing_hours: Sequence[float] = TRAILING_HOURS,
+    ) -> None:
+        reach = context_length or np.inf
+        self.step_hours = step_hours
+        self.precipitation_column = precipitation_column
+        self.lags = [lag for lag in lags if 0 < lag < reach]
+        widths = [hours / step_hours for hours in trailing_hours]
+        self.widths = [int(w) for w in widths if w == int(w) and 2 <= w <= reach]
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Names of the columns of ``features_at``, features numbered as in ``values``."""
+        columns = range(self._values.shape[1])
+        names = [f"value[{c}]" for c in columns]
+        names += [f"value[{c}] lag {lag}" for lag in self.lags for c in columns]
+        for width in self.widths:
+            kinds = ("sum" if c == self.precipitation_column else "mean" for c in columns)
+            names += [
+                f"value[{c}] {kind} {width * self.step_hours:g} h"
+                for c, kind in zip(columns, kinds, strict=True)
+            ]
+        return [*names, "season sin", "season cos", "hour sin", "hour cos", "region"]
+
+    def features_at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What a model sees at ``rows`` [n]: [n, len(feature_names)], NaN where unknown."""
+        values, start = self._values, self._segment_start[rows]
+        blocks = [values[rows]]
+        for lag in self.lags:
+            inside = (rows - lag >= start)[:, None]
+            blocks.append(np.where(inside, values[np.maximum(rows - lag, 0)], np.nan))
+        trailing = [np.empty((len(rows), values.shape[1])) for _ in self.widths]
+        for column in range(values.shape[1]):
+            present = ~np.isnan(values[:, column])
+            # A running sum needs doubles: over years of hourly values float32 loses the digits.
+            sums = np.r_[0.0, np.cumsum(np.where(present, values[:, column], 0.0), dtype=float)]
+            counts = np.r_[0, np.cumsum(present)]
+            for width, block in zip(self.widths, trailing, strict=True):
+                first = np.maximum(rows - width + 1, 0)
+                total, number = sums[rows + 1] - sums[first], counts[rows + 1] - counts[first]
+                mean = column != self.precipitation_column
+                known = (rows - width + 1 >= start) & (number > 0)
+                block[:, column] = np.where(
+                    known, total / np.maximum(number, 1) if mean else total, np.nan
+                )
+        days = self._seconds[rows] / 86400
+        season, hour = 2 * np.pi * days / 365.2425, 2 * np.pi * days
+        clock = [np.sin(season), np.cos(season), np.sin(hour), np.cos(hour), self._region[rows]]
+        return np.hstack([*blocks, *trailing, np.stack(clock, axis=1)]).astype(np.float32)
+
+    def _take_series(
+        self,
+        values: NDArray[np.float32],
+        region_index: NDArray[np.int64],
+        timestamps: NDArray[np.datetime64],
+    ) -> None:
+        if values.ndim != 2 or not len(values) == len(region_index) == len(timestamps) > 0:
+            raise InputError(
+                f"values {values.shape}, region_index {region_index.shape} and timestamps "
+                f"{timestamps.shape} don't belong together; expected [R, C], [R] and [R]."
+            )
+        if np.isinf(values).any():
+            raise InputError("values hold infinite numbers; mark missing values as NaN.")
+        self._values, self._region = values, region_index
+        self._seconds = timestamps.astype("datetime64[s]").astype(np.int64)
+        begins = np.ones(len(values), bool)
+        begins[1:] = (np.diff(region_index) != 0) | (
+            np.diff(self._seconds) != round(self.step_hours * 3600)
+        )
+        self._segment_start = np.maximum.accumulate(np.where(begins, np.arange(len(values)), 0))
+
+    def _training_inputs(
+        self,
+        values: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        region_index: NDArray[np.int64],
+        timestamps: NDArray[np.datetime64],
+        label: NDArray[np.float64],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]]:
+        """Inputs, labels and "in the last 15 % of the times" of the rows; InputError as ``fit``."""
+        self._take_series(values, region_index, timestamps)
+        label = np.asarray(label, np.float64)
+        if label.shape != (len(values),):
+            raise InputError(
+                f"label has shape {label.shape}; expected one for each of the {len(values)} rows "
+                "of the series, not for each window."
+            )
+        inputs, rain = self.features_at(rows), zero_one_nan("label", label[rows])
+        if np.isnan(rain).any():
+            raise InputError(f"{int(np.isnan(rain).sum())} training rows have no label; drop them.")
+        times = self._seconds[rows]
+        distinct = np.unique(times)
+        # Labels overlap by one horizon at this cut; it only chooses the size of the model.
+        late = times >= distinct[int(0.85 * len(distinct))] if distinct.size else times > 0
+        if len(np.unique(rain[~late])) < 2:
+            raise InputError(
+                f"the first 85 % of the training times ({int((~late).sum())} windows) hold one "
+                f"class; {self.title} needs rain and no rain there."
+            )
+        return inputs, rain, late
+
+
+# C of the penalty |w|^2 / (2 C) beside the SUM of the log losses.
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+# Standard deviations: one extreme value must not decide a forecast on its own.
+CLIP = 8.0
+
+
+class LogisticBaseline(LaggedFeatures):
+    """Ridge-penalised logistic regression on ``LaggedFeatures``, standardised.
+
+    Means and standard deviations come from the training rows; inputs are cut off at 8 standard
+    deviations. A missing value becomes the training mean, and a 0/1 column says so for every
+    pattern of missing training values (features that are missing together share one). The region
+    is one 0/1 column each; a region without training windows has none. C is where log loss is
+    lowest on the last 15 % of the training times; then all training rows are used. A ``C`` at the
+    lower end of ``STRENGTHS`` means that little more than the base rate could be learned.
+    """
+
+    title = "logistic regression"
+
+    def __init__(
+        self,
+        step_hours: float,
+        *,
+        strengths: Sequence[float] = STRENGTHS,
+        num_threads: int = 1,
+        **inputs: Any,
+    ) -> None:
+        super().__init__(step_hours, **inputs)
+        if not strengths or min(strengths) <= 0:
+            raise InputError(f"strengths are {tuple(strengths)}; expected numbers above 0.")
+        self.strengths = sorted(strengths)
+        self.num_threads = num_threads
+        self.C = float("nan")
+        self._model: LogisticRegression | None = None
+
+    def fit(
+        self,
+        values: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        region_index: NDArray[np.int64],
+        timestamps: NDArray[np.datetime64],
+        label: NDArray[np.float64],
+    ) -> LogisticBaseline:
+        """Train on the windows issued at ``rows`` [n] of a series, as ``GradientBoosting.fit``."""
+        raw, rain, late = self._training_inputs(values, rows, region_index, timestamps, label)
+        self._regions = np.unique(raw[:, -1])
+        plain = raw[:, :-1].astype(np.float64)
+        missing = np.isnan(plain)
+        # A column that is always missing, or never changes, becomes 0.
+        count = np.maximum((~missing).sum(axis=0), 1)
+        self._mean = np.where(missing, 0.0, plain).sum(axis=0) / count
+        spread = np.where(missing, 0.0, plain - self._mean)
+        self._scale = np.sqrt(np.square(spread).sum(axis=0) / count)
+        # Rounding leaves a constant column of large numbers a scale just above 0.
+        self._scale[self._scale <= 1e-6 * np.abs(self._mean)] = np.inf
+        self._scale[self._scale == 0] = np.inf
+        missed = missing.sum(axis=0)
+        _, first = np.unique(np.packbits(missing, axis=0), axis=1, return_index=True)
+        self._indicators = np.sort(first[(missed[first] > 0) & (missed[first] < len(missing))])
+        inputs = self._standardised(raw)
+        with threadpool_limits(self.num_threads):
+            losses = []
+            # From the strongest penalty on, each starting where the one before ended.
+            trial = self._regression(self.strengths[0]).set_params(warm_start=True)
+            for strength in self.strengths:
+                trial.set_params(C=strength).fit(inputs[~late], rain[~late])
+                chance = np.clip(trial.predict_proba(inputs[late])[:, 1], 1e-12, 1 - 1e-12)
+                losses.append(-np.mean(np.log(np.where(rain[late] == 1, chance, 1 - chance))))
+            self.C = float(self.strengths[int(np.argmin(losses))])
+            self._model = self._regression(self.C).fit(inputs, rain)
+        return self
+
+    def predict(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """P(rain) [n] issued at ``rows`` [n]; raises NotFittedError before ``fit``."""
+        if self._model is None:
+            raise NotFittedError("call LogisticBaseline.fit before predict.")
+        inputs = self._standardised(self.features_at(rows))
+        with threadpool_limits(self.num_threads):
+            return np.asarray(self._model.predict_proba(inputs)[:, 1], np.float64)
+
+    def _standardised(self, raw: NDArray[np.float32]) -> NDArray[np.float64]:
+        plain = raw[:, :-1].astype(np.float64)
+        missing = np.isnan(plain)
+        plain = np.clip((plain - self._mean) / self._scale, -CLIP, CLIP)
+        plain[missing] = 0.0
+        region = raw[:, -1:] == self._regions
+        return np.hstack([plain, missing[:, self._indicators], region])
+
+    @staticmethod
+    def _regression(strength: float) -> LogisticRegression:
+        # Newton's method with a Cholesky solver: a few passes where rows far outnumber columns.
+        return LogisticRegression(C=strength, solver="newton-cholesky", max_iter=100)
+
+
+class GradientBoosting(LaggedFeatures):
+    """Boosted trees on ``LaggedFeatures``: a strong opponent that trains in seconds.
+
+    The region is a category (up to 255 regions, a plain number beyond). The number of trees is
+    where log loss is lowest on the last 15 % of the training times; then all training rows are
+    used. ``num_threads`` is one because OpenMP threads that share busy cores wait for each other
+    (a fit of 4 s took 120 s).
+    """
+
+    title = "gradient boosting"
+
+    def __init__(
+        self,
+        step_hours: float,
+        seed: int = 0,
+        *,
+        num_threads: int = 1,
+        **inputs: Any,
+    ) -> None:
+        super().__init__(step_hours, **inputs)
+        self.seed = seed
+        self.num_threads = num_threads
+        self.num_trees = 0
+        self._model: HistGradientBoostingClassifier | None = None
+
+    def fit(
+        self,
+        values: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        region_index: NDArray[np.int64],
+        timestamps: NDArray[np.datetime64],
+        label: NDArray[np.float64],
+    ) -> GradientBoosting:
+        """Train on the windows issued at ``rows`` [n] of a series.
+
+        ``values`` [R, C] (physical units, NaN where missing), ``region_index`` [R], ``timestamps``
+        [R] and ``label`` [R] of 0/1 (NaN allowed outside ``rows``) belong to the whole series;
+        ``predict`` uses the same one. Raises InputError on shapes that don't fit, infinite
+        values, a missing label, or a single class in the first 85 % of the training times.
+        """
+        inputs, rain, late = self._training_inputs(values, rows, region_index, timestamps, label)
+        # scikit-learn can't bin a column of NaN only (a lag longer than any region); a constant one
+        # is never split on.
+        self._unseen = np.isnan(inputs[~late]).all(axis=0)
+        inputs[:, self._unseen] = 0.0
+        with threadpool_limits(self.num_threads, user_api="openmp"):
+            trial = self._trees(600, early_stopping=True, n_iter_no_change=40)
+            trial.fit(inputs[~late], rain[~late], X_val=inputs[late], y_val=rain[late])
+            # Entry 0 is the score before the first tree.
+            self.num_trees = max(int(np.argmax(trial.validation_score_)), 1)
+            self._model = self._trees(self.num_trees, early_stopping=False).fit(inputs, rain)
+        return self
+
+    def predict(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """P(rain) [n] issued at ``rows`` [n]; raises NotFittedError before ``fit``."""
+        if self._model is None:
+            raise NotFittedError("call GradientBoosting.fit before predict.")
+        inputs = self.features_at(rows)
+        inputs[:, self._unseen] = 0.0
+        with threadpool_limits(self.num_threads, user_api="openmp"):
+            return np.asarray(self._model.predict_proba(inputs)[:, 1], np.float64)
+
+    def _trees(self, max_iter: int, **stopping: object) -> HistGradientBoostingClassifier:
+        few_regions = self._region.max() < 255
+        return HistGradientBoostingClassifier(
+            learning_rate=0.03,
+            max_iter=max_iter,
+            max_leaf_nodes=15,
+            min_samples_leaf=50,
+            l2_regularization=10.0,
+            # Lagged values resemble each other; choosing among a third of them decorrelates trees.
+            max_features=0.3,
+            categorical_features=[len(self.feature_names) - 1] if few_regions else None,
+            random_state=self.seed,
+            **stopping,
+        )
