@@ -52,7 +52,7 @@ def main() -> NoReturn:
     module = import_module(f"timerxl.cli.{stem}")
     # The help is the module's docstring, which names the script of a checkout.
     module.__doc__ = str(module.__doc__).replace(f"python launch/{stem}.py", f"timerxl {name}")
-    sys.argv[0] = f"timerxl {name}"  # what argparse's messages and a run's record call the command
+    sys.argv = [f"timerxl {name}", *arguments]  # for argparse's messages and the run's record
     end(module.main(arguments))
 
 
