@@ -22,7 +22,7 @@ help: ## list the targets
 install: .venv/.installed ## the tested versions of everything, in .venv
 
 # The stamp is written last: an install that was cut off is taken up again by the next `make`.
-.venv/.installed: pyproject.toml constraints.txt
+.venv/.installed: pyproject.toml setup.py constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: found no Python 3.11 or 3.12; install one," \
 		"or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 2; }
 	@$(PYTHON) -c '$(SUPPORTED)' || { echo "error: $(PYTHON) is not Python 3.11 or 3.12:" \

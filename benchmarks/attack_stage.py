@@ -200,7 +200,7 @@ class Stage:
             tempfile.tempdir = None
             os.chdir(self.work)
             sys.argv = [f"{command}.py", *arguments]
-            code = importlib.import_module(f"launch.{command}").main()
+            code = importlib.import_module(f"timerxl.cli.{command}").main()
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         except BaseException:

@@ -46,7 +46,7 @@ WORKERS = 3  # on two cores: some attacks wait
 
 
 def take_tree(tree: Path) -> None:
-    """Import timerxl and launch from ``tree``, and the benchmarks that lie beside this file."""
+    """Import timerxl from ``tree``, and the benchmarks that lie beside this file."""
     others = [p for p in sys.path if Path(p).resolve() not in (HERE, HERE.parent)]
     sys.path[:] = [str(tree), *others, str(HERE.parent / "tests")]
     package = types.ModuleType("benchmarks")
@@ -61,8 +61,6 @@ def warm_up() -> None:
     quiet_libraries()
     import timerxl
 
-    for path in sorted(Path(timerxl.__path__[0]).parent.glob("launch/*.py")):
-        importlib.import_module(f"launch.{path.stem}")
     for module in pkgutil.walk_packages(timerxl.__path__, "timerxl."):
         importlib.import_module(module.name)
     for name in LIBRARIES:

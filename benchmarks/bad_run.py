@@ -59,7 +59,7 @@ def main() -> int:
     kind, overrides = sys.argv[1], sys.argv[2:]
     if kind not in KINDS:
         raise SystemExit(f"{kind}: expected one of {', '.join(KINDS)}")
-    import launch.train
+    from timerxl.cli import train
     from timerxl.training import run
 
     if kind == "shuffled":
@@ -68,7 +68,7 @@ def main() -> int:
         run.build_model = zero_head(run.build_model)
     else:
         overrides = [*overrides, "optim.lr=10"]
-    return run_command(lambda: launch.train.run(load_recipe("quickstart", overrides)))
+    return run_command(lambda: train.run(load_recipe("quickstart", overrides)))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def die_at(kind: str, count: int) -> None:
 
 def main() -> int:
     quiet_libraries()
-    import launch.train
+    from timerxl.cli import train
     from timerxl.training.checkpoint import storage as checkpoint_files
     from timerxl.training.loop import Trainer
 
@@ -71,7 +71,7 @@ def main() -> int:
     note({"started": os.environ.get("RANK", "0")})
     Trainer._take_step = noted  # type: ignore[method-assign]
     checkpoint_files.sync = synced
-    return run_command(lambda: launch.train.run(load_recipe("quickstart", sys.argv[1:])))
+    return run_command(lambda: train.run(load_recipe("quickstart", sys.argv[1:])))
 
 
 if __name__ == "__main__":

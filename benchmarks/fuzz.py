@@ -53,14 +53,14 @@ _SLOW = (
 def warm_up() -> None:
     """Everything slow is imported here, once, and not in every child."""
     quiet_libraries()
-    for name in [*(f"launch.{name}" for name in COMMANDS), *_SLOW]:
+    for name in [*(f"timerxl.cli.{name}" for name in COMMANDS), *_SLOW]:
         importlib.import_module(name)
 
 
 def launch(command: str, arguments: list[str]) -> int:
     """``launch/COMMAND.py ARGUMENTS`` in this process."""
     sys.argv = [f"{command}.py", *arguments]
-    code: int = importlib.import_module(f"launch.{command}").main()
+    code: int = importlib.import_module(f"timerxl.cli.{command}").main()
     return code
 
 

@@ -410,7 +410,7 @@ def train(out: str, action: str, until: float) -> int:
     from timerxl.command_line import quiet_libraries
 
     quiet_libraries()
-    import launch.train
+    from timerxl.cli import train as command
     from timerxl.training import distributed as launcher
     from timerxl.training.loop import Trainer
     from timerxl.training.precision import Decision
@@ -443,7 +443,7 @@ def train(out: str, action: str, until: float) -> int:
         backend = "nccl" if on_gpu else "gloo"
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
         torch.distributed.all_reduce(torch.ones(1, device="cuda" if on_gpu else "cpu"))
-    return launch.train.main()
+    return command.main()
 
 
 def main() -> None:

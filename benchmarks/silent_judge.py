@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from launch import prepare_data
+from timerxl.cli import prepare_data
 
 EQUAL, ASSUMED, REFUSED, SILENT, CRASHED = "equal", "assumed", "refused", "silent", "crashed"
 USAGE = "usage"  # argparse knows no such option: the case asks for what is not there

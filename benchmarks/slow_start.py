@@ -40,11 +40,11 @@ def biased_head(build: Callable[..., Any]) -> Callable[..., Any]:
 
 def main() -> int:
     quiet_libraries()
-    import launch.train
+    from timerxl.cli import train
     from timerxl.training import run
 
     run.build_model = biased_head(run.build_model)
-    return run_command(lambda: launch.train.run(load_recipe("quickstart", [*SLOW, *sys.argv[1:]])))
+    return run_command(lambda: train.run(load_recipe("quickstart", [*SLOW, *sys.argv[1:]])))
 
 
 if __name__ == "__main__":

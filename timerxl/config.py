@@ -32,7 +32,19 @@ from timerxl.untrusted import (
 
 __all__ = ["VALIDATION_METRICS", "InputError", "RunConfig", "load_recipe", "to_yaml", "validate"]
 
-RECIPES = Path(__file__).resolve().parent.parent / "launch" / "recipes"
+
+def shipped_folder(name: str) -> Path:
+    """Find recipes, regions, ds_configs or accelerate_configs.
+
+    An installed package holds them beside its modules; in a checkout they are folders of launch/
+    and of the top level.
+    """
+    package = Path(__file__).resolve().parent
+    places = (package / name, package.parent / "launch" / name, package.parent / name)
+    return next((place for place in places if place.is_dir()), places[0])
+
+
+RECIPES = shipped_folder("recipes")
 
 
 # omegaconf reads the annotations at run time and knows Optional/Union, hence no "X | None" here.

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from timerxl.cli import COMMANDS
+
 REPO = Path(__file__).resolve().parents[2]
 # What a part may import of ours besides itself. A part that is not named here (training, report,
-# hub, planner, forecaster, ...) stands between launch/ and these, and may import all but launch/.
+# hub, planner, forecaster, ...) stands between timerxl.cli and these, and may import all but the
+# commands.
 PARTS: dict[str, set[str]] = {
     "timerxl": {"timerxl.model", "timerxl.forecaster"},
     "timerxl.config_checks": set(),
@@ -37,8 +41,8 @@ PARTS: dict[str, set[str]] = {
 MODEL_LIBRARIES = {"torch", "transformers", "safetensors", "huggingface_hub"}
 # Library -> the files and folders that may import it.
 DOORS: dict[str, tuple[str, ...]] = {
-    "accelerate": ("timerxl/training/", "launch/"),
-    "deepspeed": ("timerxl/training/", "launch/"),
+    "accelerate": ("timerxl/training/",),
+    "deepspeed": ("timerxl/training/",),
     "fsspec": ("timerxl/training/checkpoint/mirror.py",),
     "huggingface_hub": ("timerxl/hub/", "timerxl/model/", "timerxl/forecaster.py"),
     "onnx": ("timerxl/onnx_export.py",),
@@ -97,8 +101,8 @@ def faults(path: str, source: str) -> list[str]:
     for line, name, relative in imports_of(path, source):
         top, part = name.partition(".")[0], part_of(name)
         where = f"{path}:{line}: {own} imports {name}"
-        if top == "launch":
-            found.append(f"{where}: launch/ is the top, nothing imports it")
+        if top == "launch" or (part == "timerxl.cli" and own not in ("launch", part)):
+            found.append(f"{where}: commands are the top, nothing imports them")
         if top == "timerxl" and part != own and allowed is not None and part not in allowed:
             found.append(f"{where}: it may import {sorted(allowed) or 'nothing else'} of ours")
         if top in DOORS and not path.startswith(DOORS[top]):
@@ -145,7 +149,8 @@ def test_parts_form_no_cycle() -> None:
         ("timerxl/data/bad.py", "def f():\n    from ..model import x", "may import"),
         ("timerxl/evaluation/bad.py", "from timerxl import training", "may import"),
         ("timerxl/config.py", "import timerxl.data.windows", "may import"),
-        ("timerxl/report.py", "from launch.train import main", "nothing imports it"),
+        ("timerxl/report.py", "from launch.train import main", "nothing imports them"),
+        ("timerxl/report.py", "from timerxl.cli import train", "nothing imports them"),
         ("timerxl/model/bad.py", "import timerxl.config", "relatively"),
         ("timerxl/model/bad.py", "import numpy as np", "model/ imports only"),
         ("timerxl/data/bad.py", "import torch.nn", "free of torch"),
@@ -167,7 +172,8 @@ def test_a_bad_import_is_seen(path: str, source: str, reason: str) -> None:
         ("timerxl/data/windows.py", "import torch\nfrom timerxl.config import DataConfig"),
         ("timerxl/model/modeling_timerxl.py", "import math\nfrom . import configuration_timerxl"),
         ("timerxl/training/loop.py", "import accelerate\nfrom timerxl.data import windows"),
-        ("launch/train.py", "from timerxl.training import loop"),
+        ("timerxl/cli/train.py", "from timerxl.training import loop"),
+        ("launch/train.py", "from timerxl.cli import main_of"),
     ],
 )
 def test_a_good_import_passes(path: str, source: str) -> None:
@@ -182,32 +188,46 @@ def test_recipes_are_read_without_torch() -> None:
 def test_no_script_hides_a_library() -> None:
     """Python puts launch/ first on the path of its scripts: evaluate.py there IS `evaluate`.
 
-    So every script takes its own folder off the path before it imports anything installed.
+    So a script imports the standard library and timerxl.cli alone; main_of takes the folder off
+    the path before anything installed is imported.
     """
-    for path in sorted((REPO / "launch").glob("*.py")):
-        body = ast.parse(path.read_text()).body
-        cleared = [
-            index
-            for index, node in enumerate(body)
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "sys.path[:]"
-        ]
-        assert cleared, f"{path.name} leaves its folder on the path"
-        names = {
-            alias.name if isinstance(node, ast.Import) else node.module
-            for node in body[: cleared[0]]
+    firsts = [REPO / "timerxl" / "__init__.py", REPO / "timerxl" / "cli" / "__init__.py"]
+    for path in [*sorted((REPO / "launch").glob("*.py")), *firsts]:
+        early = {
+            str(alias.name if isinstance(node, ast.Import) else node.module)
+            for node in ast.parse(path.read_text()).body
             if isinstance(node, ast.Import | ast.ImportFrom)
             for alias in node.names
         }
-        early = {str(name).partition(".")[0] for name in names} - {"__future__"}
-        assert early <= set(sys.stdlib_module_names), f"{path.name} imports too early"
+        early -= {"__future__", "timerxl", "timerxl.cli"}
+        outside = {name for name in early if name.partition(".")[0] not in sys.stdlib_module_names}
+        assert not outside, f"{path.name} imports {sorted(outside)} too early"
 
 
-def test_the_library_evaluate_is_found_beside_a_script_of_that_name(tmp_path: Path) -> None:
-    lines = (REPO / "launch" / "train.py").read_text().splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("HERE = "))
-    script = tmp_path / "train.py"
-    (tmp_path / "evaluate.py").write_text("raise SystemExit('the wrong one')")
-    header = ["import sys", "from pathlib import Path", *lines[start : start + 2]]
-    script.write_text("\n".join([*header, "import evaluate", "print(evaluate.Metric)"]))
-    run = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path)
+def test_each_script_of_launch_is_a_command() -> None:
+    scripts = {path.stem for path in (REPO / "launch").glob("*.py")}
+    commands = {name.replace("-", "_") for name in COMMANDS}
+    assert scripts == commands - {"audit"}
+    modules = {path.stem for path in (REPO / "timerxl" / "cli").glob("*.py")}
+    assert modules == commands | {"__init__", "__main__"}
+
+
+@pytest.mark.parametrize("options", [[], ["-P"]])
+def test_the_library_evaluate_is_found_beside_a_script_of_that_name(
+    tmp_path: Path, options: list[str]
+) -> None:
+    """The script's own text, in a checkout whose command imports the library `evaluate`."""
+    launch, cli = tmp_path / "launch", tmp_path / "timerxl" / "cli"
+    shutil.copytree(REPO / "timerxl", tmp_path / "timerxl", ignore=shutil.ignore_patterns("__p*"))
+    launch.mkdir()
+    shutil.copy(REPO / "launch" / "train.py", launch)
+    (launch / "evaluate.py").write_text("raise SystemExit('the wrong one')")
+    (cli / "train.py").write_text(
+        "import evaluate, timerxl\ndef main():\n"
+        "    print(evaluate.Metric, timerxl.__file__)\n    return 0\n"
+    )
+    run = subprocess.run(
+        [sys.executable, *options, launch / "train.py"], capture_output=True, text=True, cwd="/"
+    )
     assert "evaluate.module.Metric" in run.stdout, run.stderr
+    assert str(tmp_path / "timerxl") in run.stdout

@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import launch.train
+from timerxl.cli import train
 from timerxl.command_line import leave
 from timerxl.training import distributed as launcher
 from timerxl.training import ending, run
@@ -69,4 +69,4 @@ if __name__ == "__main__":
         Trainer._take_step = breaking(  # type: ignore[method-assign]
             Trainer._take_step, lambda trainer, *_: trainer.progress.step == 2
         )
-    leave(launch.train.main())
+    leave(train.main())

@@ -19,7 +19,7 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
 )
 
-from timerxl.config import InputError, RunConfig, TrainConfig
+from timerxl.config import InputError, RunConfig, TrainConfig, shipped_folder
 from timerxl.device import (
     CPU_ON_PURPOSE,
     DeviceFacts,
@@ -30,7 +30,7 @@ from timerxl.device import (
 )
 from timerxl.training.precision import Decision, choose_precision, choose_zero_stage
 
-DS_CONFIGS = Path(__file__).resolve().parent.parent.parent / "ds_configs"
+DS_CONFIGS = shipped_folder("ds_configs")
 _ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 

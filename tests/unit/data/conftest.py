@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+
+from timerxl.cli import prepare_data as command
 
 sys.path.append(str(Path(__file__).parent))  # audit_series
 
@@ -90,16 +91,10 @@ def write(
 @pytest.fixture
 def prepare_data(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """launch/prepare_data.py in this process: (exit code, what it printed)."""
-    path = Path(__file__).resolve().parents[3] / "launch" / "prepare_data.py"
-    spec = importlib.util.spec_from_file_location("prepare_data_of_tests", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
     def run(*words: str) -> tuple[int, str]:
         capsys.readouterr()
-        code = module.main(list(words))
+        code = command.main(list(words))
         printed = capsys.readouterr()
         return code, printed.out + printed.err
 

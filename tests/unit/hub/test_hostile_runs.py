@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pytest
 import yaml
 from spoiled_runs import as_stopped, edit, rename_regions, sums
 
+from timerxl.cli import publish
 from timerxl.config import InputError, RunConfig, available_recipes, load_recipe
 from timerxl.forecaster import Forecaster
 from timerxl.hub import allowed
@@ -175,9 +174,8 @@ def test_a_model_whose_names_are_private_is_refused(run: Path, planted: str) -> 
 
 @pytest.mark.parametrize("planted", PLANTED)
 def test_unknown_keys_everywhere_stay_at_home(
-    run: Path, tmp_path: Path, planted: str, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    run: Path, tmp_path: Path, planted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with_all_kinds_of_text(run)
     for name in ("config.yaml", "metrics.jsonl", *JSON_FILES):
         write(run, name, with_keys(parsed(run, name), PLANTED[planted]))
@@ -189,13 +187,7 @@ def test_unknown_keys_everywhere_stay_at_home(
     (run / "report" / "index.html").write_text(f"<p>{PLANTED[planted]}</p>")
     before = sums(run)
     given = ["--run", str(run), "--repo-id", "ana/rain", "--dry-run", str(tmp_path / "dry")]
-    monkeypatch.setattr(sys, "argv", ["publish.py", *given])
-    spec = importlib.util.spec_from_file_location("publish", ROOT / "launch" / "publish.py")
-    assert spec is not None
-    assert spec.loader is not None
-    publish = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(publish)
-    assert publish.main() == 0
+    assert publish.main(given) == 0
     said = capsys.readouterr()
     assert MARK not in said.out + said.err
     assert "left out" in said.out

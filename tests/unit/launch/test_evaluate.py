@@ -15,6 +15,7 @@ import pytest
 from accelerate.state import AcceleratorState
 from sklearn.metrics import matthews_corrcoef, roc_auc_score
 
+from timerxl.cli import evaluate as command
 from timerxl.config import load_recipe
 from timerxl.data.preprocessing import Preprocessing
 from timerxl.data.readers import load_series
@@ -179,54 +180,41 @@ def test_bad_input_is_refused(
     arguments: list[str],
     message: str,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    check_refused(["--model", str(run_folder / "model"), *arguments], message, capsys, monkeypatch)
+    check_refused(["--model", str(run_folder / "model"), *arguments], message, capsys)
 
 
 def test_another_folder_or_series_is_refused(
     run_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    check_refused(["--model", str(tmp_path)], "holds no preprocessing.json", capsys, monkeypatch)
+    check_refused(["--model", str(tmp_path)], "holds no preprocessing.json", capsys)
     table = tmp_path / "other.csv"
     table.write_text("timestamp,region,tp,t2m\n2024-01-01T00,a,0.0,1\n2024-01-01T12,a,0.2,2\n")
     model = ["--model", str(run_folder / "model")]
-    check_refused([*model, "--data", str(table)], "other.csv", capsys, monkeypatch)
+    check_refused([*model, "--data", str(table)], "other.csv", capsys)
 
 
 def test_damaged_weights_are_refused(
     run_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = shutil.copytree(run_folder / "model", tmp_path / "model")
     (model / "model.safetensors").write_bytes(b"\xff" * 5000)
-    check_refused(["--model", str(model)], "can't be read as a checkpoint", capsys, monkeypatch)
+    check_refused(["--model", str(model)], "can't be read as a checkpoint", capsys)
 
 
 def check_refused(
     arguments: list[str],
     message: str,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Exit code 2, the message on stderr, nothing on stdout, no traceback: main() in process."""
-    import importlib.util
-
     # Another test's precision would stay with this process: accelerate keeps one state for all.
     AcceleratorState._reset_state(reset_partial_state=True)
-    spec = importlib.util.spec_from_file_location("script", ROOT / "launch" / "evaluate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    spec.loader.exec_module(script)
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments])
-    assert script.main() == 2
+    assert command.main(arguments) == 2
     printed = capsys.readouterr()
     assert message in printed.err
     assert printed.out == ""
