@@ -1,8 +1,8 @@
 """Every command of the README: run as it stands with a small bound, or, where it needs GPUs, the
 reader's data or an earlier run, parsed down to its recipe, overrides, options and files.
 
-Commands of the pages in docs/ are parsed. Those of scaling.md and colab.md have a test of their own,
-and those of data.md's table of sources are run by tests/unit/data/test_sources.py."""
+Commands of the pages in docs/ are parsed. Those of scaling.md and colab.md have a test of their
+own, and those of data.md's table of sources are run by tests/unit/data/test_sources.py."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def test_the_readme_has_commands_of_both_kinds() -> None:
 
 
 def commands_of_pages() -> list[str]:
-    found = [
+    found = {
         c for text in PAGES.values() for marked in (True, False) for c in commands(marked, text)
-    ]
-    return sorted({command for command in found if "launch/" in command} - set(commands(True)))
+    }
+    return sorted(command for command in found - set(commands(True)) if "launch/" in command)
 
 
 @functools.cache
@@ -66,10 +66,9 @@ def help_of(script: str) -> str:
 
 
 def test_the_pages_have_commands() -> None:
+    found = "\n".join(commands_of_pages() + commands(marked=True))
     for script in ("convert", "diagnose", "evaluate", "plan", "publish", "export"):
-        assert any(
-            f"launch/{script}.py" in command for command in commands_of_pages() + commands(True)
-        )
+        assert f"launch/{script}.py" in found
 
 
 @pytest.mark.parametrize("command", commands(marked=True) + commands_of_pages())
