@@ -57,7 +57,7 @@ style: .venv/.installed
 test: style ## ruff, mypy, bandit, then all tests; PYTEST_ARGS="-n 2" uses two cores
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
-# Nothing but a warning of mkdocs tells of a broken link: --strict makes it an error.
+# A test builds the site as well. NO_MKDOCS_2_WARNING: no advertisement of a successor.
 docs: .venv/.installed ## the documentation as a site, site/index.html; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 

@@ -331,8 +331,9 @@ def walk_apart(kind: str, tree: Path) -> dict[str, int] | str:
                 cwd=tree, env=environment, stdout=output, stderr=output, timeout=300, check=False,
             )  # fmt: skip
         if not Path(folder, "visits.json").is_file():
-            last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-            return "not measured: " + "".join(last)
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            told = [line for line in lines if line.startswith("error: ")] or lines
+            return "not measured: " + "".join(told[-1:])
         visits: dict[str, int] = json.loads(Path(folder, "visits.json").read_text())
         return visits
 

@@ -134,6 +134,18 @@ def test_imports_are_read_off_a_made_up_tree(tmp_path: Path) -> None:
         draw_imports.layers(imports | {"foundation": {"data"}})
 
 
+def test_make_docs_builds_strictly() -> None:
+    planned = subprocess.run(
+        ["make", "--dry-run", "docs"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    assert "mkdocs build --strict" in planned
+
+
 class Loaded(HTMLParser):
     """What a page loads by itself: scripts, styles, pictures and frames, not its links."""
 

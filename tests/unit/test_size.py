@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks.size import Walk, measure, walk_lines
+from benchmarks.size import Walk, measure, walk_apart, walk_lines
 
 FILES = {
     "timerxl/__init__.py": "from timerxl.top import run\n",
@@ -133,6 +133,15 @@ def test_a_walk_comes_back_where_new_files_lie_between(tmp_path: Path) -> None:
         "  2. timerxl/data/helper.py  (2 times)",
         "  3. timerxl/late.py",
     ]
+
+
+def test_a_checkout_that_cannot_be_walked_says_why(tmp_path: Path) -> None:
+    (tmp_path / "timerxl").mkdir()
+    (tmp_path / "timerxl/__init__.py").write_text("")
+    told = walk_apart("logits", tmp_path)
+    assert isinstance(told, str)
+    assert told.endswith("found none of load_series")
+    assert [path.name for path in tmp_path.rglob("*")] == ["timerxl", "__init__.py"]
 
 
 def test_a_walk_that_failed_says_why() -> None:
