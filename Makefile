@@ -14,7 +14,7 @@ THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTEST_ARGS ?=
 QUICKSTART_ARGS ?=
 
-.PHONY: help install quickstart test lint style format clean
+.PHONY: help install quickstart test lint style docs format clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -32,7 +32,7 @@ install: .venv/.installed ## the tested versions of everything, in .venv
 # torch alone comes first: where another build of it is at hand, nothing else may choose.
 	@for try in 1 2 3; do \
 		$(PIP_INSTALL) "$$(grep -m 1 '^torch==' constraints.txt)" \
-			&& $(PIP_INSTALL) -e '.[dev,onnx]' && break; \
+			&& $(PIP_INSTALL) -e '.[dev,docs,onnx]' && break; \
 		echo "install: try $$try of 3 failed" >&2; \
 		test $$try -lt 3 || exit 1; \
 		sleep 5; \
@@ -57,10 +57,14 @@ style: .venv/.installed
 test: style ## ruff, mypy, bandit, then all tests; PYTEST_ARGS="-n 2" uses two cores
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
+# A test builds the site as well. NO_MKDOCS_2_WARNING: no advertisement of a successor.
+docs: .venv/.installed ## the documentation as a site, site/index.html; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 format: .venv/.installed ## let ruff sort imports and format
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
 
 clean: ## remove .venv and caches; runs/ stays
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

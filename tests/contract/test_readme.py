@@ -1,8 +1,12 @@
 """Every command of the README: run as it stands with a small bound, or, where it needs GPUs, the
-reader's data or an earlier run, parsed down to its recipe, overrides, options and files."""
+reader's data or an earlier run, parsed down to its recipe, overrides, options and files.
+
+Commands of the pages in docs/ are parsed. Those of scaling.md and colab.md have a test of their
+own, and those of data.md's table of sources are run by tests/unit/data/test_sources.py."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -16,6 +20,11 @@ from timerxl.config import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path.stem: path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "docs").glob("*.md"))
+    if path.stem not in ("scaling", "colab", "data")
+}
 BLOCKS = re.compile(
     r"(?:<!-- needs: (?P<needs>gpu|data|run) -->\n)?```bash\n(?P<body>.*?)```", re.S
 )
@@ -24,10 +33,10 @@ SMALL = "train.max_steps=2 eval.max_windows=40 train.batch_size=4 eval.num_resam
 SMALL += ["eval.fitted_baselines=false"]
 
 
-def commands(marked: bool) -> list[str]:
+def commands(marked: bool, text: str = README) -> list[str]:
     """The lines of the bash blocks that are, or are not, marked with what they need."""
     found = []
-    for block in BLOCKS.finditer(README):
+    for block in BLOCKS.finditer(text):
         lines = [line.split("  #")[0].strip() for line in block["body"].splitlines()]
         if bool(block["needs"]) == marked:
             found += [line for line in lines if line and not line.startswith("#")]
@@ -41,7 +50,28 @@ def test_the_readme_has_commands_of_both_kinds() -> None:
     assert README.count("```bash") == len(list(BLOCKS.finditer(README)))
 
 
-@pytest.mark.parametrize("command", commands(marked=True))
+def commands_of_pages() -> list[str]:
+    found = {
+        c for text in PAGES.values() for marked in (True, False) for c in commands(marked, text)
+    }
+    return sorted(command for command in found - set(commands(True)) if "launch/" in command)
+
+
+@functools.cache
+def help_of(script: str) -> str:
+    return subprocess.run(
+        [sys.executable, script, "--help"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+
+
+def test_the_pages_have_commands() -> None:
+    found = "\n".join(commands_of_pages() + commands(marked=True))
+    for script in ("convert", "diagnose", "evaluate", "plan", "publish", "export"):
+        assert f"launch/{script}.py" in found
+
+
+@pytest.mark.parametrize("command", commands(marked=True) + commands_of_pages())
 def test_a_command_that_needs_more_is_parsed(command: str) -> None:
     words = shlex.split(command)
     scripts = [word for word in words if word.startswith("launch/")]
@@ -53,12 +83,8 @@ def test_a_command_that_needs_more_is_parsed(command: str) -> None:
         recipe = words[words.index("--config") + 1]
         load_recipe(recipe, [w for w in words if "=" in w and not w.startswith("-")])
     if scripts[0] != "launch/train.py":
-        helped = subprocess.run(
-            [sys.executable, scripts[0], "--help"],
-            cwd=ROOT, capture_output=True, text=True, timeout=120, check=True,
-        )  # fmt: skip
         for option in (word for word in words if word.startswith("--")):
-            assert option in helped.stdout
+            assert option in help_of(scripts[0])
 
 
 def run(words: list[str], tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ def run(config: RunConfig) -> int:
 def train_run(config: RunConfig, hub: BackgroundPush | None = None) -> int:
     """Train, and see that the outcome is in status.json, on stderr and in the exit code."""
     from timerxl.planner.plan_check import predict_run
-    from timerxl.report.page import write_report
     from timerxl.report.figures import figures
+    from timerxl.report.page import write_report
     from timerxl.training.checkpoint.model_folder import note_bad_input, note_end
     from timerxl.training.outcome import outcome_of
     from timerxl.training.resume import RunEnded, read_status
