@@ -141,7 +141,7 @@ class Missing(Exception):
 
 @dataclass
 class Outcome:
-    """Of one part. ``speeds`` are rows of the table for README; ``data`` goes to --json."""
+    """Of one part. ``speeds`` are rows of the table for docs/speed.md; ``data`` goes to --json."""
 
     status: str
     figures: list[str] = field(default_factory=list)
@@ -782,7 +782,7 @@ def result_table(outcomes: dict[int, Outcome]) -> str:
 
 
 def speed_table(speeds: Sequence[dict[str, Any]]) -> str:
-    """What README's section on speed holds."""
+    """The table of measured speed for docs/speed.md."""
 
     def cell(value: float | None, form: str) -> str:
         return "–" if value is None else format(value, form)
@@ -884,7 +884,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     speeds = [row for number in (3, 9) for row in outcomes[number].speeds]
     print(f"\n{result_table(outcomes)}")
     if speeds:
-        print(f"\nFor README:\n\n{speed_table(speeds)}")
+        print(f"\nFor docs/speed.md:\n\n{speed_table(speeds)}")
         entry = device_entry(speeds, str(day.environment["packages"]["torch"]))
         print(f"\nFor timerxl/planner/devices.py, share of peak:\n{entry}")
     count = [sum(o.status == status for o in outcomes.values()) for status in (PASS, FAIL, SKIPPED)]
