@@ -435,11 +435,7 @@ def _add_bands(axes: Axes, bands: list[Expected]) -> None:
 
 
 def _words(
-    run: Run,
-    key: str,
-    title: str,
-    reference: tuple[float, str] | None,
-    bands: list[Expected],
+    run: Run, key: str, title: str, reference: tuple[float, str] | None, bands: list[Expected]
 ) -> str:
     parts = [f"{title} over {run.axis}s."]
     for kind, look in _LOOKS.items():
