@@ -278,7 +278,8 @@ def _read_events(run: Run, path: Path) -> None:
             run.problems.append(f"metrics.jsonl is read up to line {MOST_METRICS_LINES:,} only.")
             break
         event = event or {}
-        kind, problem = event.get("event"), None
+        kind: Any = event.get("event")
+        problem = None
         if not isinstance(kind, str):
             problem = f"line {index} of metrics.jsonl is damaged and left out."
         elif kind in STEP_EVENTS and number(event.get("step")) is None:
