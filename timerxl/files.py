@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and values as JSON knows them."""
+"""Files that are whole or not there, and values and lines as JSON knows them."""
 
 from __future__ import annotations
 
@@ -50,3 +50,36 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """As :func:`write_text`, indented."""
     write_text(path, json.dumps(json_ready(content), indent=2) + "\n")
+
+
+def json_object(line: str) -> dict[str, Any] | None:
+    """Parse a line; None where it is no JSON object."""
+    try:
+        content = json.loads(line) if line.lstrip().startswith("{") else None
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def read_json_lines(
+    path: Path, most_bytes: int, most_line_bytes: int, *, refuse_long: bool = False
+) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Yield (number, object) of every line that is not blank; None for a damaged line.
+
+    A line above ``most_line_bytes`` is damaged, or with ``refuse_long`` a ValueError, as is a file
+    above ``most_bytes``. A file of any size is read a line at a time.
+    """
+    with path.open("rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > most_bytes:
+            raise ValueError(f"it has {size:,} bytes, expected at most {most_bytes:,}.")
+        number = 0
+        while line := file.readline(most_line_bytes + 1):
+            number += 1
+            is_long = len(line) > most_line_bytes
+            if is_long and refuse_long:
+                raise ValueError(f"it has a line of more than {most_line_bytes:,} bytes.")
+            rest = line
+            while not rest.endswith(b"\n") and (rest := file.readline(most_line_bytes)):
+                pass
+            if line.strip():
+                yield number, None if is_long else json_object(line.decode("utf-8", "replace"))

@@ -119,7 +119,8 @@ def assess(
         "thresholds": thresholds,
         "references": references,
         "reliability": {
-            name: _curve(probabilities[name][split], samples[split].label) for name in MODELS
+            name: reliability_points(probabilities[name][split], samples[split].label)
+            for name in MODELS
         },
         "intervals": {},
         "differences": {},
@@ -139,7 +140,7 @@ def assess(
     return found
 
 
-def _curve(probability: np.ndarray, label: np.ndarray) -> list[dict[str, float]]:
+def reliability_points(probability: np.ndarray, label: np.ndarray) -> list[dict[str, float]]:
     """The reliability diagram's points, ready for JSON."""
     curve = reliability(probability, label)
     return [

@@ -49,10 +49,7 @@ class ForecastSkill(evaluate.Metric):
             citation=_CITATION,
             inputs_description=_INPUTS,
             features=datasets.Features(
-                {
-                    "predictions": datasets.Value("float64"),
-                    "references": datasets.Value("int64"),
-                }
+                {"predictions": datasets.Value("float64"), "references": datasets.Value("int64")}
             ),
         )
 

@@ -251,12 +251,7 @@ class GradientBoosting(LaggedFeatures):
     title = "gradient boosting"
 
     def __init__(
-        self,
-        step_hours: float,
-        seed: int = 0,
-        *,
-        num_threads: int = 1,
-        **inputs: Any,
+        self, step_hours: float, seed: int = 0, *, num_threads: int = 1, **inputs: Any
     ) -> None:
         super().__init__(step_hours, **inputs)
         self.seed = seed

@@ -398,10 +398,7 @@ def rain_table(
 
 
 def forecast_scores(
-    probability: ArrayLike,
-    label: ArrayLike,
-    threshold: float = 0.5,
-    base_rate: float | None = None,
+    probability: ArrayLike, label: ArrayLike, threshold: float = 0.5, base_rate: float | None = None
 ) -> dict[str, float]:
     """Every score of ``TABLE_SCORES`` and ``PROBABILITY_SCORES`` by its key.
 

@@ -15,6 +15,7 @@ from timerxl.command_line import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.data.tables.columns import records_problem
+from timerxl.files import read_json_lines
 from timerxl.hub import shapes
 from timerxl.hub.allowed import (
     FILES,
@@ -392,20 +393,11 @@ def read_events(path: Path) -> list[Content]:
     """
     if not path.is_file():
         return []
-    events = []
-    with path.open("rb") as file:
-        if (size := os.fstat(file.fileno()).st_size) > MOST_METRICS:
-            raise InputError(f"{path} has {size:,} bytes; expected at most {MOST_METRICS:,}.")
-        while line := file.readline(MOST_LINE + 1):
-            if len(line) > MOST_LINE:
-                raise InputError(f"{path} has a line of more than {MOST_LINE:,} bytes.")
-            try:
-                event = json.loads(line.decode("utf-8", errors="replace"))
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(event, dict):
-                events.append(event)
-    return events
+    lines = read_json_lines(path, MOST_METRICS, MOST_LINE, refuse_long=True)
+    try:
+        return [event for _, event in lines if event is not None]
+    except ValueError as error:
+        raise InputError(f"{path} can't be published: {error}") from error
 
 
 def _json(path: Path, shape: Content) -> Content:

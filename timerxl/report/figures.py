@@ -26,8 +26,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from timerxl.evaluation.assess import MODELS, reliability_points
 from timerxl.evaluation.references import SHORT
-from timerxl.evaluation.scores import rain_table, reliability
+from timerxl.evaluation.scores import rain_table
 from timerxl.report.run_record import (
     MARKERS,
     SHOWN,
@@ -435,11 +436,7 @@ def _add_bands(axes: Axes, bands: list[Expected]) -> None:
 
 
 def _words(
-    run: Run,
-    key: str,
-    title: str,
-    reference: tuple[float, str] | None,
-    bands: list[Expected],
+    run: Run, key: str, title: str, reference: tuple[float, str] | None, bands: list[Expected]
 ) -> str:
     parts = [f"{title} over {run.axis}s."]
     for kind, look in _LOOKS.items():
@@ -539,19 +536,26 @@ def _confusion(sample: Sample, threshold: float) -> Picture:
     return Picture("confusion", "Confusion matrix", figure, words, caption)
 
 
+def _reliability_bins(run: Run, sample: Sample | None, name: str) -> list[Any]:
+    """The bins of a forecast's reliability diagram: those of results.json, else computed."""
+    told = get(run.results, "reliability", name)
+    if isinstance(told, list):
+        return told
+    if sample is not None and name in sample.probabilities:
+        return list(reliability_points(sample.probabilities[name], sample.label))
+    return []
+
+
 def _reliability_points(run: Run, sample: Sample | None) -> dict[str, Points]:
-    """Forecast -> (mean P(rain), share of rain) of every bin: results.json, else recomputed."""
+    """Forecast -> (mean P(rain), share of rain) of every bin."""
     found: dict[str, Points] = {}
-    for name in ("model", "model_calibrated"):
-        told = get(run.results, "reliability", name)
-        if isinstance(told, list):
-            pairs = [(number(get(p, "forecast")), number(get(p, "observed"))) for p in told]
-            known = [(x, y) for x, y in pairs if x is not None and y is not None]
+    for name in MODELS:
+        bins = _reliability_bins(run, sample, name)
+        pairs = [(number(get(p, "forecast")), number(get(p, "observed"))) for p in bins]
+        known = [(x, y) for x, y in pairs if x is not None and y is not None]
+        if known:
             found[name] = [x for x, _ in known], [y for _, y in known]
-        elif sample is not None and name in sample.probabilities:
-            curve = reliability(sample.probabilities[name], sample.label)
-            found[name] = list(curve.mean_probability), list(curve.observed_share)
-    return {name: points for name, points in found.items() if points[0]}
+    return found
 
 
 @styled
@@ -589,13 +593,7 @@ def _reliability(run: Run, sample: Sample | None, curves: dict[str, Points]) -> 
 
 def _bins(run: Run, sample: Sample | None) -> str:
     """How many windows a bin of the model's reliability holds, least to most."""
-    told = get(run.results, "reliability", "model")
-    counts: list[float | None] = []
-    if isinstance(told, list):
-        counts = [number(get(bin_, "num_windows")) for bin_ in told]
-    elif sample is not None and "model" in sample.probabilities:
-        curve = reliability(sample.probabilities["model"], sample.label)
-        counts = [float(count) for count in curve.num_windows]
+    counts = [number(get(b, "num_windows")) for b in _reliability_bins(run, sample, "model")]
     known = [count for count in counts if count is not None]
     if not known:
         return ""

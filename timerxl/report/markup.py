@@ -60,11 +60,7 @@ def render(template: str, title: str, sections: Sequence[Section], **values: Any
     script = TEMPLATES.get_template("script.js.j2").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return TEMPLATES.get_template(template).render(
-        title=title,
-        sections=sections,
-        script=Markup(script),
-        script_digest=digest,
-        **values,
+        title=title, sections=sections, script=Markup(script), script_digest=digest, **values
     )
 
 

@@ -317,11 +317,7 @@ def configuration_section(run: Run) -> Section:
     heads = ["key", "recipe", "this run"]
     listed = table(f"Other than in {against}", heads, differing, headed=False, wrap=True)
     many = "1 setting differs" if len(differing) == 1 else f"{len(differing)} settings differ"
-    body = details(
-        f"{many} from {against}",
-        listed or paragraph("None."),
-        is_open=True,
-    )
+    body = details(f"{many} from {against}", listed or paragraph("None."), is_open=True)
     body += details("All of config.yaml", part("preformatted", run.config_text))
     return Section("configuration", "Configuration", body)
 

@@ -6,8 +6,7 @@ one that can't be used is None and named in ``problems``, and so is every line l
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,15 +22,9 @@ from timerxl.data.readers import PARSER_ERRORS
 from timerxl.evaluation import assess
 from timerxl.evaluation.scores import forecast_scores
 from timerxl.evaluation.strata import region_strata, score_strata, season_strata
+from timerxl.files import read_json_lines
 from timerxl.training.monitors.verdicts import CERTAIN, INFO, SEVERITIES, SUSPECTED
-from timerxl.untrusted import (
-    check_memory,
-    link_problem,
-    misfit,
-    read_json,
-    read_text,
-    read_yaml,
-)
+from timerxl.untrusted import check_memory, link_problem, misfit, read_json, read_text, read_yaml
 
 MOST_METRICS_BYTES, MOST_METRICS_LINES = 256 * 2**20, 1_000_000
 MOST_LINE_BYTES = 2**20
@@ -279,20 +272,14 @@ def read_forecasts(path: Path, is_read: Callable[[str], bool] = lambda name: Tru
 
 def _read_events(run: Run, path: Path) -> None:
     """Sort the events by kind; what a resumed run did again replaces what it had done."""
-    if (size := path.stat().st_size) > MOST_METRICS_BYTES:
-        raise ValueError(f"it has {size:,} bytes, expected at most {MOST_METRICS_BYTES:,}.")
     damaged = 0
-    for index, line in enumerate(_lines(path), start=1):
+    for index, event in read_json_lines(path, MOST_METRICS_BYTES, MOST_LINE_BYTES):
         if index > MOST_METRICS_LINES:
             run.problems.append(f"metrics.jsonl is read up to line {MOST_METRICS_LINES:,} only.")
             break
-        if not line.strip():
-            continue
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            event = None
-        kind, problem = get(event, "event"), None
+        event = event or {}
+        kind: Any = event.get("event")
+        problem = None
         if not isinstance(kind, str):
             problem = f"line {index} of metrics.jsonl is damaged and left out."
         elif kind in STEP_EVENTS and number(event.get("step")) is None:
@@ -309,16 +296,6 @@ def _read_events(run: Run, path: Path) -> None:
         events.append(event)
     if (rest := damaged - MOST_PROBLEMS) > 0:
         run.problems.append(f"{rest:,} more lines of metrics.jsonl are left out.")
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """Lines of bounded length: of a longer one there is a part, which is no JSON."""
-    with path.open("rb") as file:
-        while line := file.readline(MOST_LINE_BYTES):
-            whole = line
-            while not whole.endswith(b"\n") and (whole := file.readline(MOST_LINE_BYTES)):
-                pass
-            yield line.decode("utf-8", errors="replace")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ A file is read a line at a time: logs grow to hundreds of megabytes.
 
 from __future__ import annotations
 
-import json
 from codecs import getincrementaldecoder
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from timerxl.config import InputError
+from timerxl.files import json_object
 from timerxl.training.monitors.rules import MONITORS
 from timerxl.training.monitors.verdicts import SEVERITIES, Verdict
 
@@ -102,11 +102,8 @@ def _decodes(start: bytes, encoding: str) -> bool:
 
 def event_of(line: str) -> dict[str, Any] | None:
     """A JSON object with a string under "event", or None."""
-    try:
-        event = json.loads(line) if line.lstrip().startswith("{") else None
-    except (ValueError, RecursionError):
-        return None
-    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
+    event = json_object(line)
+    return event if event is not None and isinstance(event.get("event"), str) else None
 
 
 def fits(key: str, value: Any) -> bool:
