@@ -166,8 +166,8 @@ def test_a_bad_import_is_seen(path: str, source: str, reason: str) -> None:
     [
         ("timerxl/data/windows.py", "import torch\nfrom timerxl.config import DataConfig"),
         ("timerxl/model/modeling_timerxl.py", "import math\nfrom . import configuration_timerxl"),
-        ("timerxl/training/loop.py", "import accelerate\nfrom timerxl.data import windows"),
-        ("launch/train.py", "from timerxl.training import loop"),
+        ("timerxl/training/trainer.py", "import accelerate\nfrom timerxl.data import windows"),
+        ("launch/train.py", "from timerxl.training import trainer"),
     ],
 )
 def test_a_good_import_passes(path: str, source: str) -> None:

@@ -20,8 +20,8 @@ _MODULES = (
     "data/audit/*.py data/windows.py data/splits.py data/tables/unit_checks.py "
     "data/tables/rain_units.py data/tables/missing_codes.py data/tables/columns_known.py "
     "training/monitors/rules.py training/monitors/health_rules.py training/monitors/verdicts.py "
-    "training/monitors/runner.py training/run.py training/loop.py training/signals.py "
-    "training/precision.py training/feed.py training/batches.py "
+    "training/monitors/runner.py training/run.py training/trainer.py training/signals.py "
+    "training/precision.py training/dataloader.py "
     "evaluation/assess.py evaluation/strata.py evaluation/time_blocks.py evaluation/scores.py "
     "planner/plan_check.py planner/timing.py planner/memory.py config.py config_checks.py"
 ).split()

@@ -16,46 +16,45 @@ from accelerate import Accelerator
 
 from timerxl.command_line import is_main_rank
 from timerxl.config import InputError, RunConfig
+from timerxl.data.audit.auditor import audit_windows
+from timerxl.data.readers import load_series
+from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.training.assembly import (
     build_model,
+    build_optimizer,
+    build_schedule,
+    check_compiler,
+    class_share_lines,
+    compile_layers,
+    compile_seconds,
+    compiler_facts,
     model_config,
     plan_steps,
     resolve_alpha,
     use_seed,
 )
-from timerxl.training.batches import BatchPlan
 from timerxl.training.checkpoint.fingerprints import code_fingerprint, data_fingerprint
 from timerxl.training.checkpoint.manager import Checkpoints
 from timerxl.training.checkpoint.mirror import Mirror, open_mirror
 from timerxl.training.checkpoint.model_folder import check_room
 from timerxl.training.checkpoint.progress import Progress
 from timerxl.training.checkpoint.storage import short_of_room
-from timerxl.training.compilation import (
-    check_compiler,
-    compile_layers,
-    compile_seconds,
-    compiler_facts,
-)
+from timerxl.training.dataloader import BatchPlan, place_data
 from timerxl.training.distributed import (
     build_accelerator,
     fill_deepspeed,
     limit_waiting,
+    naming_lost_peers,
     plan_launch,
 )
-from timerxl.training.ending import score_best
-from timerxl.training.feed import place_data
-from timerxl.training.looks import Looks, check_interval
-from timerxl.training.loop import Trainer, train_curves
-from timerxl.training.monitors.runner import Guard, RunStopped
-from timerxl.training.opening import load_windows, start_event, work_line
-from timerxl.training.optim import build_optimizer, build_schedule
-from timerxl.training.peers import naming_lost_peers
+from timerxl.training.evaluator import Looks, check_interval
+from timerxl.training.final_evaluation import score_best
+from timerxl.training.monitors.runner import Guard, RunStopped, dead_features
 from timerxl.training.prediction import Predictor, RunFacts, check
 from timerxl.training.resume import RunEnded, plan_resume
 from timerxl.training.run_dir import RunFolder
 from timerxl.training.run_lock import METRICS
 from timerxl.training.signals import Interruption, way_on
-from timerxl.training.step import TrainingFailed, TrainingStep
 from timerxl.training.tracking import (
     Log,
     MetricsLog,
@@ -63,6 +62,7 @@ from timerxl.training.tracking import (
     draw_page,
     start_trackers,
 )
+from timerxl.training.trainer import Trainer, TrainingFailed, TrainingStep, train_curves
 
 
 @dataclass(frozen=True)
@@ -318,3 +318,69 @@ def _show(config: RunConfig, accelerator: Accelerator, extras: Extras, step: int
     writer = accelerator.get_tracker("tensorboard", unwrap=True)
     for name, figure in extras.figures(Path(config.output_dir)).items():
         writer.add_figure(name, figure, step)
+
+
+GRACE_STEPS = 200  # of warm-up, or an epoch of it, in which nothing is certain yet
+
+
+def load_windows(config: RunConfig, log: Log) -> tuple[WeatherWindows, list[str]]:
+    """The series as windows and the audit's lines; what a reader must know is logged."""
+    series = load_series(config.data)
+    if series.is_synthetic:
+        log("data: SYNTHETIC series from the built-in generator (data.path=PATH for your own).")
+    windows = build_windows(series, config.data, config.model.context_length)
+    for note in windows.notes:
+        log(f"data: {note}")
+    log(
+        f"context {config.model.context_length} steps of {series.step_hours:g} h = "
+        f"{windows.context_days:g} days; {len(series.feature_names)} features, "
+        f"{len(series.regions)} regions."
+    )
+    for line in class_share_lines(windows):
+        log(line)
+    audit = audit_windows(windows, config).short_lines()
+    for line in audit:
+        log(f"audit: {line}")
+    if "holdout" not in windows.splits:
+        log(
+            "note: no holdout (data.holdout_fraction=0): the monitors divergence and target have "
+            "nothing to compare validation with."
+        )
+    if config.eval.test_every_epoch:
+        log(
+            "warning: eval.test_every_epoch scores the test split at every evaluation: whoever "
+            "decides by it has no unseen test left, and the report says so."
+        )
+    return windows, audit
+
+
+def work_line(
+    config: RunConfig, settings: Any, plan: BatchPlan, total_steps: int, model: Any
+) -> str:
+    """What a step and the whole run are made of, in a sentence."""
+    tokens = settings.num_variables * (config.model.context_length // config.model.patch_length)
+    return (
+        f"{plan.num_samples:,} training windows, global batch {plan.global_batch_size} = "
+        f"{plan.batch_size} x {plan.accumulation_steps} accumulation x {plan.world_size} ranks, "
+        f"{plan.steps_per_epoch} steps an epoch, {total_steps} in all; {tokens} tokens and "
+        f"{model.flops_per_sample() / 1e9:.3g} GFLOP a sample."
+    )
+
+
+def start_event(
+    config: RunConfig, windows: WeatherWindows, plan: BatchPlan, total_steps: int, check_every: int
+) -> dict[str, Any]:
+    """What the monitors and the page must know of the run before its first step."""
+    shares: dict[str, dict[str, float | None]] = {}
+    for row in windows.class_shares():
+        shares.setdefault(row["split"], {})[row["region"]] = row["rain_share"]
+    warmup = round(config.optim.warmup_ratio * total_steps)
+    return {
+        "steps_per_epoch": plan.steps_per_epoch,
+        "total_steps": total_steps,
+        "check_every": check_every,
+        # Until then a healthy network may still say one class only, or rank nothing.
+        "grace_steps": min(warmup, max(plan.steps_per_epoch, GRACE_STEPS)),
+        "dead_features": dead_features(windows),
+        "class_shares": shares,
+    }

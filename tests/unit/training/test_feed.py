@@ -17,9 +17,8 @@ from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.model import TimerXLForClassification
 from timerxl.training.assembly import model_config
-from timerxl.training.batches import BatchPlan
+from timerxl.training.dataloader import BatchPlan, loader, place_data, training_steps
 from timerxl.training.evaluator import forecast
-from timerxl.training.feed import loader, place_data, training_steps
 from timerxl.training.precision import Decision
 
 CONFIG = load_recipe(

@@ -20,9 +20,9 @@ from timerxl.config import load_recipe
 from timerxl.data.readers import load_series
 from timerxl.data.windows import build_windows
 from timerxl.training import run as run_module
-from timerxl.training.feed import loader
+from timerxl.training.dataloader import loader
+from timerxl.training.distributed import PeerLost
 from timerxl.training.monitors.runner import RunStopped
-from timerxl.training.peers import PeerLost
 from timerxl.training.run import Extras, train
 from timerxl.training.signals import HANDLED, Interrupted, Interruption
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from timerxl.training.peers import PeerLost, lost_peer, naming_lost_peers
+from timerxl.training.distributed import PeerLost, lost_peer, naming_lost_peers
 
 # What gloo itself says where the other of two ranks is killed, is silent, or never comes.
 RANKS = """
