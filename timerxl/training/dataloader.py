@@ -168,7 +168,7 @@ def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str,
     return {key: batch[key].to(device, non_blocking=True) for key in BATCH_KEYS if key in batch}
 
 
-def training_steps(
+def iter_global_batches(
     config: RunConfig,
     windows: WeatherWindows,
     plan: BatchPlan,

@@ -200,7 +200,7 @@ def _stand_alone_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def _compile_nothing() -> None:
+def disable_deepspeed_shm_op() -> None:
     """DeepSpeed builds a shared-memory all-reduce with the C++ compiler at its first start on a
     CPU: minutes, and a compiler, for two rehearsing processes. gloo does the same without it."""
     import deepspeed.ops
@@ -221,7 +221,7 @@ def _use_threads(world_size: int) -> None:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
 
 
-def _meet_again(backend: str, timeout: timedelta, log: Callable[[str], None]) -> None:
+def rejoin_after_restart(backend: str, timeout: timedelta, log: Callable[[str], None]) -> None:
     """Join the process group of a restart by torchrun, which keeps one store for all attempts:
     ranks would find addresses of processes that are dead, and wait for them (pytorch #135712).
 
@@ -338,14 +338,14 @@ def build_accelerator(config: RunConfig, launch: Launch, log: Callable[[str], No
         timeout = timedelta(minutes=config.train.collective_timeout_minutes)
         # Without a backend, CPU processes under DeepSpeed each believe to be alone.
         backend = "nccl" if device.has_gpu else "gloo"
-        _meet_again(backend, timeout, log)
+        rejoin_after_restart(backend, timeout, log)
         group = InitProcessGroupKwargs(backend=backend, timeout=timeout)
         arguments["kwargs_handlers"] = [group]
     if device.has_gpu:
         # Its gradients have been NaN with a mask (pytorch #196678), and torch prefers it on Hopper.
         torch.backends.cuda.enable_cudnn_sdp(False)
     elif use_deepspeed:
-        _compile_nothing()
+        disable_deepspeed_shm_op()
     else:
         arguments["cpu"] = True  # plain torchrun: without it every rank believes to be alone
     if use_deepspeed:
@@ -480,7 +480,7 @@ def lost_peer(error: BaseException) -> str | None:
 
 
 @contextmanager
-def naming_lost_peers(when: Callable[[], str], way_on: str) -> Iterator[None]:
+def translate_distributed_errors(when: Callable[[], str], resume_hint: str) -> Iterator[None]:
     """A contact lost in the block is a PeerLost that says ``when`` and how the run goes on; every
     other error passes as it is."""
     try:
@@ -488,5 +488,5 @@ def naming_lost_peers(when: Callable[[], str], way_on: str) -> Iterator[None]:
     except (RuntimeError, ConnectionError, TimeoutError) as error:
         if (said := lost_peer(error)) is None:
             raise
-        sentence = f"lost contact with another process {when()}: {said} {way_on}"
+        sentence = f"lost contact with another process {when()}: {said} {resume_hint}"
         raise PeerLost(sentence) from error

@@ -102,7 +102,7 @@ class NotFinite(ArithmeticError):
 
 
 @dataclass
-class Looks:
+class Evaluator:
     """Forecasts of the live model, scored the same on every rank."""
 
     config: RunConfig
@@ -112,7 +112,9 @@ class Looks:
     alpha: float
     beat: Callable[[], None] = lambda: None
 
-    def look(self, split: str, max_windows: int | None, is_sample: bool = False) -> dict[str, Any]:
+    def evaluate(
+        self, split: str, max_windows: int | None, is_sample: bool = False
+    ) -> dict[str, Any]:
         """Scores at threshold 0.5, loss, shares, spread of the logits and seconds taken.
 
         ``is_sample`` leaves out what takes longest: the standard error from resampled blocks.

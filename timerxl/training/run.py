@@ -44,17 +44,17 @@ from timerxl.training.distributed import (
     build_accelerator,
     fill_deepspeed,
     limit_waiting,
-    naming_lost_peers,
     plan_launch,
+    translate_distributed_errors,
 )
-from timerxl.training.evaluator import Looks, check_interval
+from timerxl.training.evaluator import Evaluator, check_interval
 from timerxl.training.final_evaluation import score_best
-from timerxl.training.monitors.runner import Guard, RunStopped, dead_features
+from timerxl.training.monitors.runner import MonitorRunner, RunStopped, dead_features
 from timerxl.training.prediction import Predictor, RunFacts, check
 from timerxl.training.resume import RunEnded, plan_resume
 from timerxl.training.run_dir import RunFolder
 from timerxl.training.run_lock import METRICS
-from timerxl.training.signals import Interruption, way_on
+from timerxl.training.signals import Interruption, resume_hint
 from timerxl.training.tracking import (
     Log,
     MetricsLog,
@@ -66,7 +66,7 @@ from timerxl.training.trainer import Trainer, TrainingFailed, TrainingStep, trai
 
 
 @dataclass(frozen=True)
-class Extras:
+class RunCallbacks:
     """What a command adds to a run, so that training need not know of it.
 
     ``predict`` says before the first step what the run will cost; what it cost stands beside it.
@@ -81,7 +81,7 @@ class Extras:
     new_best: Callable[[Path], None] | None = None
 
 
-def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
+def train(config: RunConfig, extras: RunCallbacks | None = None) -> dict[str, Any]:
     """Train, keep the best model, score the test split once; returns what results.json holds.
 
     Goes on from a checkpoint where ``config.train.resume`` says so and there is one. Raises
@@ -91,13 +91,13 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
     where files can't be written or no checkpoint can be read, PeerLost where another process of
     the run is gone. status.json says so before the folder is free for the next process.
     """
-    way = way_on(config.train.resume)
+    way = resume_hint(config.train.resume)
     # The lost peer is named before what ends the run hears of it.
-    with ExitStack() as at_end, naming_lost_peers(lambda: "before the first step", way):
-        return _train(config, extras or Extras(), at_end)
+    with ExitStack() as at_end, translate_distributed_errors(lambda: "before the first step", way):
+        return _train(config, extras or RunCallbacks(), at_end)
 
 
-def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, Any]:
+def _train(config: RunConfig, extras: RunCallbacks, at_end: ExitStack) -> dict[str, Any]:
     started = time.perf_counter()
     output_dir = Path(config.output_dir)
     log = Log(active=is_main_rank())
@@ -140,7 +140,7 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
     folder = RunFolder(accelerator, config, log, audit, prints, extras.draw)
     folder.open(found)
     interruption = Interruption(on_stuck=folder.note_stuck)
-    at_end.callback(interruption.hear_again)  # the last of these, which run from below
+    at_end.callback(interruption.restore_signal_handlers)  # the last of these, which run from below
     if mirror is not None:
         mirror.start()
         at_end.push(partial(_end_mirror, mirror))
@@ -178,7 +178,7 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
     keep_last = config.train.keep_last
     if short := short_of_room(output_dir, model.num_parameters(), keep_last, under_copy):
         log(f"warning: {short}")
-    guard = Guard(config, accelerator, metrics, log)
+    guard = MonitorRunner(config, accelerator, metrics, log)
     check_every = check_interval(
         config, model, plan.global_batch_size, len(windows.issue_rows("validation"))
     )
@@ -228,7 +228,7 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
         windows=windows,
         plan=plan,
         total_steps=steps.total_steps,
-        looks=Looks(config, accelerator, prepared_model, windows, alpha, interruption.beat),
+        evaluator=Evaluator(config, accelerator, prepared_model, windows, alpha, interruption.beat),
         guard=guard,
         check_every=check_every,
         model_extras=saved,
@@ -248,8 +248,8 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
         step.loading_seconds = trainer.progress.loading_seconds
         for changed in checkpoints.load(folder.checkpoint, folder.state):
             log(f"resume: {changed}")
-    reached = naming_lost_peers(
-        lambda: f"after step {trainer.progress.step}", way_on(config.train.resume)
+    reached = translate_distributed_errors(
+        lambda: f"after step {trainer.progress.step}", resume_hint(config.train.resume)
     )
     with reached, _outputs_of_the_model():
         with interruption:
@@ -311,7 +311,7 @@ def _end_mirror(mirror: Mirror, kind: Any, error: Any, trace: Any) -> None:
     mirror.end(patient=error is None or (is_alone and isinstance(error, RunStopped)))
 
 
-def _show(config: RunConfig, accelerator: Accelerator, extras: Extras, step: int) -> None:
+def _show(config: RunConfig, accelerator: Accelerator, extras: RunCallbacks, step: int) -> None:
     """The page's pictures in TensorBoard."""
     if extras.figures is None or "tensorboard" not in config.train.trackers:
         return

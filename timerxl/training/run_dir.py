@@ -62,7 +62,7 @@ from timerxl.training.monitors.log_lines import is_whole
 from timerxl.training.monitors.runner import RunStopped
 from timerxl.training.resume import AUTO, NEVER, Resumption, read_status
 from timerxl.training.run_lock import LOCK_FILE, METRICS, RUN_CONFIG, RunLock, check_run_files
-from timerxl.training.signals import Interrupted, way_on
+from timerxl.training.signals import Interrupted, resume_hint
 from timerxl.training.tracking import Log, draw_page, write_status
 from timerxl.training.trainer import TrainingFailed
 from timerxl.untrusted import open_own, read_json, reason
@@ -123,7 +123,7 @@ class RunFolder:
         why = "another process of the run is lost or hangs" if several else "the step hangs"
         reason = (
             f"{signal.Signals(number).name} came and no step ended: {why}. "
-            f"{way_on(self.config.train.resume)}"
+            f"{resume_hint(self.config.train.resume)}"
         )
         if self.accelerator.is_main_process:
             note_end(self.path, EXIT_SIGNAL + number, reason)
@@ -318,7 +318,7 @@ class RunFolder:
 
     def _write_first_files(self) -> None:
         write_status(self.path, EXIT_FAILED, "running")
-        self._last_word = LastWord(self.path, way_on(self.config.train.resume))
+        self._last_word = LastWord(self.path, resume_hint(self.config.train.resume))
         write_json(self.path / "environment.json", environment(self.accelerator))
         write_json(self.path / "audit.json", {"lines": self.audit})
 

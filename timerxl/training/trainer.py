@@ -25,12 +25,12 @@ from timerxl.training.checkpoint.manager import Checkpoints
 from timerxl.training.checkpoint.model_folder import save_model
 from timerxl.training.checkpoint.progress import Progress
 from timerxl.training.checkpoint.storage import CHECKPOINTS, checkpoint_name
-from timerxl.training.dataloader import BatchPlan, MicroBatch, to_device, training_steps
-from timerxl.training.evaluator import Looks, NotFinite, agree_on_any
+from timerxl.training.dataloader import BatchPlan, MicroBatch, iter_global_batches, to_device
+from timerxl.training.evaluator import Evaluator, NotFinite, agree_on_any
 from timerxl.training.monitors.health_rules import MOST_SKIPPED
-from timerxl.training.monitors.runner import Guard, RunStopped, describe_batch
+from timerxl.training.monitors.runner import MonitorRunner, RunStopped, describe_batch
 from timerxl.training.prediction import peak_memory_gib
-from timerxl.training.signals import Interrupted, Interruption, way_on
+from timerxl.training.signals import Interrupted, Interruption, resume_hint
 
 
 class TrainingFailed(RuntimeError):
@@ -177,8 +177,8 @@ class Trainer:
     windows: WeatherWindows
     plan: BatchPlan
     total_steps: int
-    looks: Looks
-    guard: Guard
+    evaluator: Evaluator
+    guard: MonitorRunner
     check_every: int
     model_extras: dict[str, Any]
     checkpoints: Checkpoints
@@ -201,18 +201,18 @@ class Trainer:
         self.step.ask = self._asks
         self.step.asked = agree_on_any(self.accelerator, *self._asks())
         with self._bar() as bar:
-            steps = training_steps(
+            steps = iter_global_batches(
                 self.config,
                 self.windows,
                 self.plan,
-                self.looks.alpha,
+                self.evaluator.alpha,
                 range(progress.step, self.total_steps),
                 pin=self.accelerator.device.type == "cuda",
             )
             while True:
                 # N + 1 passes, so that the last state is scored and saved by the same lines.
                 last = progress.step >= self.total_steps
-                looks = progress.step > progress.looked_step
+                looks = progress.step > progress.last_evaluated_step
                 asked = last or progress.step == self.evaluate_at
                 evaluates = looks and (progress.step % steps_per_epoch == 0 or asked)
                 every = self.check_every
@@ -229,7 +229,7 @@ class Trainer:
                 elif checks:
                     self._check()
                 self.interruption.beat()
-                progress.looked_step = progress.step
+                progress.last_evaluated_step = progress.step
                 if self.take_copy is not None and self.checkpoints.saved_step == progress.step:
                     self.take_copy()
                 if evaluates or checks:
@@ -310,7 +310,7 @@ class Trainer:
         if number:
             saved = self.checkpoints.saved_step
             kept = f"{CHECKPOINTS}/{checkpoint_name(saved)}" if saved else None
-            way = way_on(self.config.train.resume)
+            way = resume_hint(self.config.train.resume)
             raise Interrupted(number, self.progress.step, kept, way)
 
     def _save(self, extras: dict[str, Any], metrics_bytes: int | None = None) -> Path:
@@ -360,7 +360,7 @@ class Trainer:
 
     def _look(self, split: str, limit: int | None, is_sample: bool = False) -> dict[str, Any]:
         try:
-            return self.looks.look(split, limit, is_sample)
+            return self.evaluator.evaluate(split, limit, is_sample)
         except NotFinite as error:
             step = self.progress.step
             nothing = float("nan")
