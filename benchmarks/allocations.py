@@ -16,8 +16,8 @@ from timerxl.config import OptimConfig
 from timerxl.model import TimerXLForClassification
 from timerxl.planner.solo_rank import run_step
 from timerxl.planner.trace import StepSettings
-from timerxl.training.optim import build_optimizer
-from timerxl.training.step import TrainingStep
+from timerxl.training.assembly import build_optimizer
+from timerxl.training.trainer import TrainingStep
 
 
 @dataclass

@@ -51,7 +51,7 @@ def main() -> int:
     quiet_libraries()
     from timerxl.cli import train
     from timerxl.training.checkpoint import storage as checkpoint_files
-    from timerxl.training.loop import Trainer
+    from timerxl.training.trainer import Trainer
 
     take_step, sync, files = Trainer._take_step, checkpoint_files.sync, [0]
 

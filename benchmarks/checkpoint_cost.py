@@ -26,10 +26,9 @@ from accelerate import Accelerator
 from benchmarks.machine import machine_line
 from timerxl.config import load_recipe
 from timerxl.model import TimerXLForClassification
-from timerxl.training.assembly import model_config
+from timerxl.training.assembly import build_optimizer, build_schedule, model_config
 from timerxl.training.checkpoint.manager import Checkpoints
 from timerxl.training.checkpoint.mirror import Mirror, Place
-from timerxl.training.optim import build_optimizer, build_schedule
 
 NUM_VARIABLES = 27
 ASKED = 0.03  # of training time at the default interval

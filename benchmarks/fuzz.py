@@ -46,7 +46,7 @@ _SLOW = (
     "timerxl.hub.background "
     "timerxl.hub.package timerxl.hub.push timerxl.model.convert_openltm timerxl.planner.planning "
     "timerxl.planner.plan_check timerxl.report.compare timerxl.report.page "
-    "timerxl.report.figures timerxl.training.run timerxl.training.model_evaluation_report"
+    "timerxl.report.figures timerxl.training.run timerxl.training.model_evaluation"
 ).split()
 
 

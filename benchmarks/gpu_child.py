@@ -380,7 +380,7 @@ def facts(trainer: Any, periods_ms: list[float]) -> dict[str, Any]:
     from timerxl.model.flops_timerxl import flops_per_sample
     from timerxl.planner.throughput import device_at_hand
     from timerxl.planner.workload import HEAD
-    from timerxl.training.compilation import bare_model, compile_seconds
+    from timerxl.training.assembly import bare_model, compile_seconds
     from timerxl.training.prediction import RunFacts
 
     run, train, device = RunFacts.of(trainer.accelerator), trainer.config.train, device_at_hand()
@@ -412,8 +412,8 @@ def train(out: str, action: str, until: float) -> int:
     quiet_libraries()
     from timerxl.cli import train as command
     from timerxl.training import distributed as launcher
-    from timerxl.training.loop import Trainer
     from timerxl.training.precision import Decision
+    from timerxl.training.trainer import Trainer
 
     action, _, on_cpu = action.partition("+")
     watch, log_step = Watch(out, action, until), Trainer._log_step

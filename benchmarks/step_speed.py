@@ -28,7 +28,7 @@ from timerxl.config import load_recipe
 from timerxl.data.readers import load_series
 from timerxl.data.windows import build_windows
 from timerxl.model import TimerXLConfig, TimerXLForClassification
-from timerxl.training.optim import build_optimizer
+from timerxl.training.assembly import build_optimizer
 
 
 def seconds(work: Callable[[], object]) -> float:

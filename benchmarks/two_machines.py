@@ -291,7 +291,7 @@ def worker() -> int:
 
     from benchmarks import chaos_run
     from timerxl.training.checkpoint import manager as checkpoint
-    from timerxl.training.loop import Trainer
+    from timerxl.training.trainer import Trainer
 
     where, _, path = os.environ["HOLD"].rpartition(" ")
     file, current = Path(path), [0]

@@ -171,8 +171,8 @@ def test_a_bad_import_is_seen(path: str, source: str, reason: str) -> None:
     [
         ("timerxl/data/windows.py", "import torch\nfrom timerxl.config import DataConfig"),
         ("timerxl/model/modeling_timerxl.py", "import math\nfrom . import configuration_timerxl"),
-        ("timerxl/training/loop.py", "import accelerate\nfrom timerxl.data import windows"),
-        ("timerxl/cli/train.py", "from timerxl.training import loop"),
+        ("timerxl/training/trainer.py", "import accelerate\nfrom timerxl.data import windows"),
+        ("timerxl/cli/train.py", "from timerxl.training import trainer"),
         ("launch/train.py", "from timerxl.cli import main_of"),
     ],
 )

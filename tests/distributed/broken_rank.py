@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from timerxl.cli import train
 from timerxl.command_line import leave
 from timerxl.training import distributed as launcher
-from timerxl.training import ending, run
-from timerxl.training.loop import Trainer
+from timerxl.training import final_evaluation as ending
+from timerxl.training import run
 from timerxl.training.precision import Decision
+from timerxl.training.trainer import Trainer
 
 ACTION, RANK, *FINAL = sys.argv.pop(1).split(":")
 

@@ -29,7 +29,7 @@ TINY = (
 TRAIN = f"""
 import runpy, sys
 sys.path.insert(0, {str(ROOT)!r})
-from timerxl.training import compilation
+from timerxl.training import assembly as compilation
 compilation.BACKEND = "aot_eager"
 compilation.check_compiler = lambda *_: None
 sys.argv[0] = {str(ROOT / "launch" / "train.py")!r}

@@ -58,15 +58,15 @@ def train_run(config: RunConfig, hub: BackgroundPush | None = None) -> int:
     from timerxl.report.figures import figures
     from timerxl.report.page import write_report
     from timerxl.training.checkpoint.model_folder import note_bad_input, note_end
-    from timerxl.training.outcome import outcome_of
     from timerxl.training.resume import RunEnded, read_status
-    from timerxl.training.run import Extras, train
+    from timerxl.training.run import RunCallbacks, train
+    from timerxl.training.run_dir import outcome_of
     from timerxl.training.tracking import Log
 
     output_dir = Path(config.output_dir)
     is_main = is_main_rank()
     code, reason = EXIT_OK, "finished"
-    extras = Extras(
+    extras = RunCallbacks(
         predict=predict_run,
         draw=write_report,
         figures=figures,

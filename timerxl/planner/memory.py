@@ -21,7 +21,7 @@ from timerxl.model import TimerXLForClassification
 from timerxl.planner.cuda_kernels import cublas_workspace
 from timerxl.planner.devices import CONTEXT_GIB, GIB
 from timerxl.planner.trace import StepSettings, trace_step
-from timerxl.training.optim import parameter_groups
+from timerxl.training.assembly import parameter_groups
 
 MASTER_BYTES, MOMENTS_BYTES, GRADIENT_BYTES = 4, 8, 4
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from timerxl.model import TimerXLConfig
-from timerxl.training.batches import MicroBatch
-from timerxl.training.step import TrainingStep
+from timerxl.training.dataloader import MicroBatch
+from timerxl.training.trainer import TrainingStep
 
 
 class SoloRank:

@@ -16,7 +16,7 @@ from timerxl.planner.devices import DEVICES, GIB, Device, device_called
 from timerxl.planner.solo_rank import SoloRank, run_step, solo_step
 from timerxl.planner.timing import Rate
 from timerxl.planner.workload import Workload
-from timerxl.training.optim import build_optimizer
+from timerxl.training.assembly import build_optimizer
 
 NUM_STEPS = 3
 

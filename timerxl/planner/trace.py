@@ -30,7 +30,7 @@ from timerxl.planner.cuda_kernels import (
     CudaKernels,
 )
 from timerxl.planner.solo_rank import SoloRank, run_step, solo_step
-from timerxl.training.optim import build_optimizer
+from timerxl.training.assembly import build_optimizer
 
 _NO_KERNEL = ("aten::empty", "aten::new_empty", "aten::detach")  # views are told by torch itself
 

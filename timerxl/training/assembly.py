@@ -1,16 +1,28 @@
-"""From a recipe and a series to the objects of a run: model, loss weights, optimizer, plan."""
+"""From a recipe and a series to a run's model, optimizer, schedule and compiled layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import os
+import shutil
+import sysconfig
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from torch import nn
+from torch._dynamo.utils import calculate_time_spent
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils._triton import has_triton_package
 
-from timerxl.config import InputError, ModelConfig, RunConfig
+from timerxl.config import InputError, ModelConfig, OptimConfig, RunConfig
 from timerxl.data.windows import WeatherWindows
+from timerxl.device import device_facts
 from timerxl.model import TimerXLConfig, TimerXLForClassification
 from timerxl.model.convert_openltm import WEIGHTS, load_backbone
 from timerxl.untrusted import check_model_files
@@ -134,3 +146,196 @@ def use_seed(seed: int, rank: int) -> None:
     """The same initial weights on every rank, other dropout masks on each: call before building
     the model with rank 0 and again after it with the real rank."""
     torch.manual_seed(seed + 7919 * rank)
+
+
+def _depth(name: str, num_layers: int) -> int:
+    """0 for the embeddings, 1..num_layers for the layers, num_layers + 1 for what comes after."""
+    parts = name.split(".")
+    if "layers" in parts:
+        return 1 + int(parts[parts.index("layers") + 1])
+    return 0 if "embedding" in name else num_layers + 1
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    """Weight decay is for the weights of products: not biases, norms or embeddings by index."""
+    by_index = "variable_bias" in name or "variable_embedding" in name
+    return parameter.ndim > 1 and not by_index
+
+
+def parameter_groups(
+    model: nn.Module, config: OptimConfig, backbone: frozenset[str] | set[str] = frozenset()
+) -> list[dict[str, Any]]:
+    """Groups of equal learning rate and weight decay.
+
+    A parameter d layers below the head has the rate ``lr * layer_lr_decay ** d``. Parameters
+    named in ``backbone`` carry ``is_backbone``, so that the schedule can hold them still.
+    """
+    num_layers = int(getattr(model.config, "num_hidden_layers", 0))
+    groups: dict[tuple[int, bool, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        depth, decays = _depth(name, num_layers), _decays(name, parameter)
+        key = (depth if config.layer_lr_decay != 1.0 else 0, decays, name in backbone)
+        if key not in groups:
+            groups[key] = {
+                "params": [],
+                "lr": config.lr * config.layer_lr_decay ** (num_layers + 1 - depth)
+                if config.layer_lr_decay != 1.0
+                else config.lr,
+                "weight_decay": config.weight_decay if decays else 0.0,
+                "is_backbone": name in backbone,
+            }
+        groups[key]["params"].append(parameter)
+    return list(groups.values())
+
+
+def build_optimizer(
+    model: nn.Module, config: OptimConfig, backbone: frozenset[str] | set[str] = frozenset()
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019), in torch's fused implementation."""
+    return torch.optim.AdamW(
+        parameter_groups(model, config, backbone),
+        lr=config.lr,
+        betas=(config.adam_beta1, config.adam_beta2),
+        fused=True,
+    )
+
+
+def warmup_cosine(step: int, warmup_steps: int, total_steps: int) -> float:
+    """Factor on the learning rate: linear up over the warm-up, then half a cosine to zero."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _held_still(step: int, until: int, factor: Callable[[int], float]) -> float:
+    return 0.0 if step < until else factor(step)
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, config: OptimConfig, total_steps: int, freeze_steps: int = 0
+) -> LambdaLR:
+    """Warm-up and cosine, stepped once per optimizer step by the loop (never by accelerate,
+    which would step it num_processes times). Groups marked ``is_backbone`` have rate zero for
+    the first ``freeze_steps`` steps."""
+    warmup_steps = round(config.warmup_ratio * total_steps)
+    factor = partial(warmup_cosine, warmup_steps=warmup_steps, total_steps=total_steps)
+    frozen = partial(_held_still, until=freeze_steps, factor=factor)
+    return LambdaLR(
+        optimizer, [frozen if g.get("is_backbone") else factor for g in optimizer.param_groups]
+    )
+
+
+BACKEND = "inductor"
+# All layers share one piece of code, compiled for: training and evaluation, all patches and the
+# last ones alone, a full batch, a short one and one of a single sample. torch stops at 8.
+MAX_VARIANTS = 16
+
+
+@dataclass(frozen=True)
+class CompilerFacts:
+    """What Inductor needs: a C++ compiler on a CPU; triton, and a C compiler with Python's headers
+    for it, on a GPU."""
+
+    on_gpu: bool
+    has_compiler: bool
+    has_triton: bool
+    has_headers: bool = True
+
+
+def compiler_facts() -> CompilerFacts:
+    """Ask the machine at hand."""
+    from torch._inductor.cpp_builder import get_cpp_compiler  # a second, for those who compile
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    on_gpu = device_facts().has_gpu
+    if on_gpu:
+        names = (os.environ.get("CC", ""), "gcc", "clang")
+        headers = Path(sysconfig.get_paths()["include"], "Python.h").exists()
+        return CompilerFacts(True, any(map(shutil.which, names)), has_triton_package(), headers)
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return CompilerFacts(False, False, has_triton_package())
+    return CompilerFacts(False, True, has_triton_package())
+
+
+def launcher_backend(environment: Mapping[str, str]) -> str | None:
+    """The backend of ``accelerate launch --dynamo_backend``, or None."""
+    backend = environment.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
+    return None if backend in ("", "no") else backend
+
+
+def is_disabled(environment: Mapping[str, str]) -> bool:
+    """torch's own switches, with which torch.compile compiles nothing."""
+    return "1" in map(environment.get, ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"))
+
+
+def check_compiler(
+    config: RunConfig, environment: Mapping[str, str], facts: Callable[[], CompilerFacts]
+) -> None:
+    """Raise InputError where ``train.compile`` is asked for and this machine can't compile."""
+    if not config.train.compile or launcher_backend(environment) or is_disabled(environment):
+        return
+    found = facts()
+    if found.on_gpu and not found.has_triton:
+        raise InputError(
+            "train.compile=true needs triton on a GPU, which can't be imported; install the triton "
+            "of this torch (pip install torch brings it), or set train.compile=false."
+        )
+    if found.on_gpu and not found.has_headers:
+        raise InputError(
+            "train.compile=true needs Python's headers for triton, and Python.h is not there; "
+            "install them (apt-get install python3-dev), or set train.compile=false."
+        )
+    if not found.has_compiler:
+        which = "a C compiler (gcc or clang, or CC=PATH)" if found.on_gpu else "g++ (or CXX=PATH)"
+        raise InputError(
+            f"train.compile=true needs {which}, and none was found; install it, or set "
+            "train.compile=false."
+        )
+
+
+def compile_layers(
+    config: RunConfig, model: TimerXLForClassification, log: Callable[[str], None]
+) -> None:
+    """Compile every layer of ``model`` in place, where ``train.compile`` says so.
+
+    The launcher's choice wins: accelerate then compiles in ``prepare``. To be called before that,
+    after gradient checkpointing was switched on. The layers compile when they first run.
+    """
+    backend = launcher_backend(os.environ)
+    if backend is None and not config.train.compile:
+        return
+    if is_disabled(os.environ):
+        log("note: TORCH_COMPILE_DISABLE or TORCHDYNAMO_DISABLE is 1: nothing is compiled.")
+        return
+    dynamo: Any = torch._dynamo.config
+    dynamo.recompile_limit = max(dynamo.recompile_limit, MAX_VARIANTS)
+    if backend is not None:
+        if config.train.compile:
+            log(f"note: train.compile=true is not followed: the launcher chose {backend}.")
+        log(f"the launcher compiles the model ({backend}).")
+        return
+    # module.compile() compiles the call and leaves the module what it is. accelerate's regional
+    # compilation does so under DeepSpeed, but elsewhere puts every layer into an OptimizedModule,
+    # whose parameters are called "_orig_mod...": weights that nobody else could load.
+    dynamo.optimize_ddp = False  # it splits graphs where gradients are sent; layers are split
+    layers = model.timer_xl.layers
+    for layer in layers:
+        layer.compile(backend=BACKEND)
+    log(
+        f"each of {len(layers)} layers is compiled ({BACKEND}): the first steps and the first "
+        "evaluation take longer."
+    )
+
+
+def compile_seconds() -> float:
+    """Seconds that this process has spent compiling."""
+    return float(calculate_time_spent()["total_wall_time"])
+
+
+def bare_model(accelerator: Accelerator, model: torch.nn.Module) -> Any:
+    """The model itself, whatever accelerate, DeepSpeed and torch.compile put around it: its
+    parameters have their own names."""
+    return accelerator.unwrap_model(model, keep_torch_compile=False)

@@ -1,11 +1,13 @@
-"""Build the one Accelerator of a run from what the launcher chose and what the recipe asks."""
+"""Build the one Accelerator of a run, and tell a lost process from every other error."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -198,7 +200,7 @@ def _stand_alone_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def _compile_nothing() -> None:
+def disable_deepspeed_shm_op() -> None:
     """DeepSpeed builds a shared-memory all-reduce with the C++ compiler at its first start on a
     CPU: minutes, and a compiler, for two rehearsing processes. gloo does the same without it."""
     import deepspeed.ops
@@ -219,7 +221,7 @@ def _use_threads(world_size: int) -> None:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
 
 
-def _meet_again(backend: str, timeout: timedelta, log: Callable[[str], None]) -> None:
+def rejoin_after_restart(backend: str, timeout: timedelta, log: Callable[[str], None]) -> None:
     """Join the process group of a restart by torchrun, which keeps one store for all attempts:
     ranks would find addresses of processes that are dead, and wait for them (pytorch #135712).
 
@@ -336,14 +338,14 @@ def build_accelerator(config: RunConfig, launch: Launch, log: Callable[[str], No
         timeout = timedelta(minutes=config.train.collective_timeout_minutes)
         # Without a backend, CPU processes under DeepSpeed each believe to be alone.
         backend = "nccl" if device.has_gpu else "gloo"
-        _meet_again(backend, timeout, log)
+        rejoin_after_restart(backend, timeout, log)
         group = InitProcessGroupKwargs(backend=backend, timeout=timeout)
         arguments["kwargs_handlers"] = [group]
     if device.has_gpu:
         # Its gradients have been NaN with a mask (pytorch #196678), and torch prefers it on Hopper.
         torch.backends.cuda.enable_cudnn_sdp(False)
     elif use_deepspeed:
-        _compile_nothing()
+        disable_deepspeed_shm_op()
     else:
         arguments["cpu"] = True  # plain torchrun: without it every rank believes to be alone
     if use_deepspeed:
@@ -444,3 +446,47 @@ def fill_deepspeed(accelerator: Accelerator, config: RunConfig) -> None:
                 "write auto in the DeepSpeed config."
             )
         settings[key] = value
+
+
+# What gloo and NCCL say when the other side is gone or silent; the store has errors of its own.
+_SIGNS = re.compile(r"\bgloo\b|\bNCCL\b|connection (closed|reset) by peer|connectFullMesh", re.I)
+# Of NCCL's own errors, those of the other side; the rest is this machine's fault (shared memory of
+# a container, two ranks on one GPU), and its traceback the best that can be shown.
+_NCCL = re.compile(r"\bNCCL error\b")
+_NCCL_LOST = re.compile(r"ncclRemoteError|timed? ?out|abort|connection|remote p|peer|closed", re.I)
+
+
+class PeerLost(RuntimeError):
+    """Another process of the run is gone or silent; this one can't go on alone."""
+
+
+def lost_peer(error: BaseException) -> str | None:
+    """What the library said, in a line, where ``error`` is a lost contact; else None."""
+    distributed = torch.distributed
+    named = isinstance(error, distributed.DistError)
+    if isinstance(error, ConnectionError | TimeoutError) and not isinstance(error, BrokenPipeError):
+        # A run alone has nobody to lose; nor is it the others where standard output is closed.
+        named = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    text = str(error).strip()
+    if not named and not (type(error) is RuntimeError and _SIGNS.search(text)):
+        return None
+    cause = " ".join(text.partition("Last error:")[2].split())  # where NCCL says what it was
+    if _NCCL.search(text) and not _NCCL_LOST.search(cause or text):
+        return None
+    said = (text.splitlines() or [type(error).__name__])[0]
+    # Without the place in the library's source, and its advice.
+    said = re.sub(r"^\[[^]]*\] *", "", said).partition(". This is typically")[0].rstrip(".")
+    return f"{said}: {cause.rstrip('.')}." if cause else f"{said}."
+
+
+@contextmanager
+def translate_distributed_errors(when: Callable[[], str], resume_hint: str) -> Iterator[None]:
+    """A contact lost in the block is a PeerLost that says ``when`` and how the run goes on; every
+    other error passes as it is."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError, TimeoutError) as error:
+        if (said := lost_peer(error)) is None:
+            raise
+        sentence = f"lost contact with another process {when()}: {said} {resume_hint}"
+        raise PeerLost(sentence) from error

@@ -16,46 +16,45 @@ from accelerate import Accelerator
 
 from timerxl.command_line import is_main_rank
 from timerxl.config import InputError, RunConfig
+from timerxl.data.audit.auditor import audit_windows
+from timerxl.data.readers import load_series
+from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.training.assembly import (
     build_model,
+    build_optimizer,
+    build_schedule,
+    check_compiler,
+    class_share_lines,
+    compile_layers,
+    compile_seconds,
+    compiler_facts,
     model_config,
     plan_steps,
     resolve_alpha,
     use_seed,
 )
-from timerxl.training.batches import BatchPlan
 from timerxl.training.checkpoint.fingerprints import code_fingerprint, data_fingerprint
 from timerxl.training.checkpoint.manager import Checkpoints
 from timerxl.training.checkpoint.mirror import Mirror, open_mirror
 from timerxl.training.checkpoint.model_folder import check_room
 from timerxl.training.checkpoint.progress import Progress
 from timerxl.training.checkpoint.storage import short_of_room
-from timerxl.training.compilation import (
-    check_compiler,
-    compile_layers,
-    compile_seconds,
-    compiler_facts,
-)
+from timerxl.training.dataloader import BatchPlan, place_data
 from timerxl.training.distributed import (
     build_accelerator,
     fill_deepspeed,
     limit_waiting,
     plan_launch,
+    translate_distributed_errors,
 )
-from timerxl.training.ending import score_best
-from timerxl.training.feed import place_data
-from timerxl.training.looks import Looks, check_interval
-from timerxl.training.loop import Trainer, train_curves
-from timerxl.training.monitors.runner import Guard, RunStopped
-from timerxl.training.opening import load_windows, start_event, work_line
-from timerxl.training.optim import build_optimizer, build_schedule
-from timerxl.training.peers import naming_lost_peers
+from timerxl.training.evaluator import Evaluator, check_interval
+from timerxl.training.final_evaluation import score_best
+from timerxl.training.monitors.runner import MonitorRunner, RunStopped, dead_features
 from timerxl.training.prediction import Predictor, RunFacts, check
 from timerxl.training.resume import RunEnded, plan_resume
 from timerxl.training.run_dir import RunFolder
 from timerxl.training.run_lock import METRICS
-from timerxl.training.signals import Interruption, way_on
-from timerxl.training.step import TrainingFailed, TrainingStep
+from timerxl.training.signals import Interruption, resume_hint
 from timerxl.training.tracking import (
     Log,
     MetricsLog,
@@ -63,10 +62,11 @@ from timerxl.training.tracking import (
     draw_page,
     start_trackers,
 )
+from timerxl.training.trainer import Trainer, TrainingFailed, TrainingStep, train_curves
 
 
 @dataclass(frozen=True)
-class Extras:
+class RunCallbacks:
     """What a command adds to a run, so that training need not know of it.
 
     ``predict`` says before the first step what the run will cost; what it cost stands beside it.
@@ -81,7 +81,7 @@ class Extras:
     new_best: Callable[[Path], None] | None = None
 
 
-def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
+def train(config: RunConfig, extras: RunCallbacks | None = None) -> dict[str, Any]:
     """Train, keep the best model, score the test split once; returns what results.json holds.
 
     Goes on from a checkpoint where ``config.train.resume`` says so and there is one. Raises
@@ -91,13 +91,13 @@ def train(config: RunConfig, extras: Extras | None = None) -> dict[str, Any]:
     where files can't be written or no checkpoint can be read, PeerLost where another process of
     the run is gone. status.json says so before the folder is free for the next process.
     """
-    way = way_on(config.train.resume)
+    way = resume_hint(config.train.resume)
     # The lost peer is named before what ends the run hears of it.
-    with ExitStack() as at_end, naming_lost_peers(lambda: "before the first step", way):
-        return _train(config, extras or Extras(), at_end)
+    with ExitStack() as at_end, translate_distributed_errors(lambda: "before the first step", way):
+        return _train(config, extras or RunCallbacks(), at_end)
 
 
-def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, Any]:
+def _train(config: RunConfig, extras: RunCallbacks, at_end: ExitStack) -> dict[str, Any]:
     started = time.perf_counter()
     output_dir = Path(config.output_dir)
     log = Log(active=is_main_rank())
@@ -140,7 +140,7 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
     folder = RunFolder(accelerator, config, log, audit, prints, extras.draw)
     folder.open(found)
     interruption = Interruption(on_stuck=folder.note_stuck)
-    at_end.callback(interruption.hear_again)  # the last of these, which run from below
+    at_end.callback(interruption.restore_signal_handlers)  # the last of these, which run from below
     if mirror is not None:
         mirror.start()
         at_end.push(partial(_end_mirror, mirror))
@@ -178,7 +178,7 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
     keep_last = config.train.keep_last
     if short := short_of_room(output_dir, model.num_parameters(), keep_last, under_copy):
         log(f"warning: {short}")
-    guard = Guard(config, accelerator, metrics, log)
+    guard = MonitorRunner(config, accelerator, metrics, log)
     check_every = check_interval(
         config, model, plan.global_batch_size, len(windows.issue_rows("validation"))
     )
@@ -228,7 +228,7 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
         windows=windows,
         plan=plan,
         total_steps=steps.total_steps,
-        looks=Looks(config, accelerator, prepared_model, windows, alpha, interruption.beat),
+        evaluator=Evaluator(config, accelerator, prepared_model, windows, alpha, interruption.beat),
         guard=guard,
         check_every=check_every,
         model_extras=saved,
@@ -248,8 +248,8 @@ def _train(config: RunConfig, extras: Extras, at_end: ExitStack) -> dict[str, An
         step.loading_seconds = trainer.progress.loading_seconds
         for changed in checkpoints.load(folder.checkpoint, folder.state):
             log(f"resume: {changed}")
-    reached = naming_lost_peers(
-        lambda: f"after step {trainer.progress.step}", way_on(config.train.resume)
+    reached = translate_distributed_errors(
+        lambda: f"after step {trainer.progress.step}", resume_hint(config.train.resume)
     )
     with reached, _outputs_of_the_model():
         with interruption:
@@ -311,10 +311,76 @@ def _end_mirror(mirror: Mirror, kind: Any, error: Any, trace: Any) -> None:
     mirror.end(patient=error is None or (is_alone and isinstance(error, RunStopped)))
 
 
-def _show(config: RunConfig, accelerator: Accelerator, extras: Extras, step: int) -> None:
+def _show(config: RunConfig, accelerator: Accelerator, extras: RunCallbacks, step: int) -> None:
     """The page's pictures in TensorBoard."""
     if extras.figures is None or "tensorboard" not in config.train.trackers:
         return
     writer = accelerator.get_tracker("tensorboard", unwrap=True)
     for name, figure in extras.figures(Path(config.output_dir)).items():
         writer.add_figure(name, figure, step)
+
+
+GRACE_STEPS = 200  # of warm-up, or an epoch of it, in which nothing is certain yet
+
+
+def load_windows(config: RunConfig, log: Log) -> tuple[WeatherWindows, list[str]]:
+    """The series as windows and the audit's lines; what a reader must know is logged."""
+    series = load_series(config.data)
+    if series.is_synthetic:
+        log("data: SYNTHETIC series from the built-in generator (data.path=PATH for your own).")
+    windows = build_windows(series, config.data, config.model.context_length)
+    for note in windows.notes:
+        log(f"data: {note}")
+    log(
+        f"context {config.model.context_length} steps of {series.step_hours:g} h = "
+        f"{windows.context_days:g} days; {len(series.feature_names)} features, "
+        f"{len(series.regions)} regions."
+    )
+    for line in class_share_lines(windows):
+        log(line)
+    audit = audit_windows(windows, config).short_lines()
+    for line in audit:
+        log(f"audit: {line}")
+    if "holdout" not in windows.splits:
+        log(
+            "note: no holdout (data.holdout_fraction=0): the monitors divergence and target have "
+            "nothing to compare validation with."
+        )
+    if config.eval.test_every_epoch:
+        log(
+            "warning: eval.test_every_epoch scores the test split at every evaluation: whoever "
+            "decides by it has no unseen test left, and the report says so."
+        )
+    return windows, audit
+
+
+def work_line(
+    config: RunConfig, settings: Any, plan: BatchPlan, total_steps: int, model: Any
+) -> str:
+    """What a step and the whole run are made of, in a sentence."""
+    tokens = settings.num_variables * (config.model.context_length // config.model.patch_length)
+    return (
+        f"{plan.num_samples:,} training windows, global batch {plan.global_batch_size} = "
+        f"{plan.batch_size} x {plan.accumulation_steps} accumulation x {plan.world_size} ranks, "
+        f"{plan.steps_per_epoch} steps an epoch, {total_steps} in all; {tokens} tokens and "
+        f"{model.flops_per_sample() / 1e9:.3g} GFLOP a sample."
+    )
+
+
+def start_event(
+    config: RunConfig, windows: WeatherWindows, plan: BatchPlan, total_steps: int, check_every: int
+) -> dict[str, Any]:
+    """What the monitors and the page must know of the run before its first step."""
+    shares: dict[str, dict[str, float | None]] = {}
+    for row in windows.class_shares():
+        shares.setdefault(row["split"], {})[row["region"]] = row["rain_share"]
+    warmup = round(config.optim.warmup_ratio * total_steps)
+    return {
+        "steps_per_epoch": plan.steps_per_epoch,
+        "total_steps": total_steps,
+        "check_every": check_every,
+        # Until then a healthy network may still say one class only, or rank nothing.
+        "grace_steps": min(warmup, max(plan.steps_per_epoch, GRACE_STEPS)),
+        "dead_features": dead_features(windows),
+        "class_shares": shares,
+    }

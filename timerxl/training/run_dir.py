@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import signal
 import socket
@@ -10,15 +11,28 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from timerxl.command_line import EXIT_FAILED, EXIT_SIGNAL, EXIT_STORAGE, say
+import timerxl
+from timerxl.command_line import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_SIGNAL,
+    EXIT_STOPPED,
+    EXIT_STORAGE,
+    say,
+)
 from timerxl.config import InputError, RunConfig, to_yaml
 from timerxl.data.preprocessing import PREPROCESSING
+from timerxl.device import device_facts
 from timerxl.files import whole_file, write_json, write_text
 from timerxl.training.checkpoint.fingerprints import check_fingerprints
 from timerxl.training.checkpoint.model_folder import (
@@ -41,15 +55,16 @@ from timerxl.training.checkpoint.storage import (
     space_left,
     sweep,
 )
-from timerxl.training.environment import environment
+from timerxl.training.distributed import PeerLost
 from timerxl.training.evaluator import agree
 from timerxl.training.monitors.last_word import LastWord
 from timerxl.training.monitors.log_lines import is_whole
-from timerxl.training.outcome import outcome_of
+from timerxl.training.monitors.runner import RunStopped
 from timerxl.training.resume import AUTO, NEVER, Resumption, read_status
 from timerxl.training.run_lock import LOCK_FILE, METRICS, RUN_CONFIG, RunLock, check_run_files
-from timerxl.training.signals import way_on
+from timerxl.training.signals import Interrupted, resume_hint
 from timerxl.training.tracking import Log, draw_page, write_status
+from timerxl.training.trainer import TrainingFailed
 from timerxl.untrusted import open_own, read_json, reason
 
 SHOWN_SECONDS = 30.0  # NFS remembers for so long that a file is not there
@@ -108,7 +123,7 @@ class RunFolder:
         why = "another process of the run is lost or hangs" if several else "the step hangs"
         reason = (
             f"{signal.Signals(number).name} came and no step ended: {why}. "
-            f"{way_on(self.config.train.resume)}"
+            f"{resume_hint(self.config.train.resume)}"
         )
         if self.accelerator.is_main_process:
             note_end(self.path, EXIT_SIGNAL + number, reason)
@@ -303,6 +318,50 @@ class RunFolder:
 
     def _write_first_files(self) -> None:
         write_status(self.path, EXIT_FAILED, "running")
-        self._last_word = LastWord(self.path, way_on(self.config.train.resume))
+        self._last_word = LastWord(self.path, resume_hint(self.config.train.resume))
         write_json(self.path / "environment.json", environment(self.accelerator))
         write_json(self.path / "audit.json", {"lines": self.audit})
+
+
+def outcome_of(error: BaseException | None) -> tuple[int, str] | None:
+    """(exit code, reason) of a run that ended by ``error``, or without one; None where the error
+    is no end that was foreseen, and its traceback the best that can be shown."""
+    if error is None:
+        return EXIT_OK, "finished"
+    if isinstance(error, InputError):
+        return EXIT_BAD_INPUT, str(error)
+    if isinstance(error, RunStopped):
+        return EXIT_STOPPED, str(error)
+    if isinstance(error, TrainingFailed | PeerLost):
+        return EXIT_FAILED, str(error)
+    if isinstance(error, Interrupted):
+        return EXIT_SIGNAL + error.number, str(error)
+    if isinstance(error, BrokenPipeError):
+        return EXIT_FAILED, "standard output was closed by its reader."
+    if isinstance(error, StorageFailed | OSError):
+        return EXIT_STORAGE, str(error)
+    return None
+
+
+LIBRARIES = (
+    "torch transformers accelerate deepspeed datasets evaluate safetensors numpy pandas "
+    "scikit-learn"
+).split()
+
+
+def environment(accelerator: Accelerator) -> dict[str, Any]:
+    """One flat object for environment.json."""
+    return {
+        "timerxl": timerxl.__version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in LIBRARIES},
+        "system": platform.platform(),
+        "device": device_facts().name,
+        "cuda": torch.version.cuda,
+        "threads": torch.get_num_threads(),
+        "processes": accelerator.num_processes,
+        "distributed": accelerator.distributed_type.value,
+        "precision": accelerator.mixed_precision,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+    }

@@ -21,14 +21,14 @@ PATIENCE_SECONDS = 10.0  # torchrun kills what is there 30 s after its SIGTERM
 class Interrupted(RuntimeError):
     """A signal ended the run after its checkpoint was written; the same on all ranks."""
 
-    def __init__(self, number: int, step: int, checkpoint: str | None, way_on: str = ""):
+    def __init__(self, number: int, step: int, checkpoint: str | None, resume_hint: str = ""):
         name = signal.Signals(number).name
         kept = f"Checkpoint: {checkpoint}." if checkpoint else "No step was done, nothing to keep."
-        super().__init__(f"interrupted by {name} after step {step}. {kept} {way_on}".rstrip())
+        super().__init__(f"interrupted by {name} after step {step}. {kept} {resume_hint}".rstrip())
         self.number = number
 
 
-def way_on(resume: str) -> str:
+def resume_hint(resume: str) -> str:
     """How a run that was cut off goes on, in a sentence; ``resume`` is its train.resume."""
     same = "The same command goes on from the newest checkpoint."
     return same if resume == "auto" else same.replace("command", "command with train.resume=auto")
@@ -47,8 +47,9 @@ class Interruption:
     two of them so far. The first beats may take a minute each (compilation, kernels chosen) and are
     no measure. ``on_stuck`` is called before the end, with the signal; it writes status.json.
 
-    Where an error ends the block, SIGTERM stays ignored until :meth:`hear_again`: a launcher sends
-    it as soon as another process has ended by the same error, while this one still writes how.
+    Where an error ends the block, SIGTERM stays ignored until
+    :meth:`restore_signal_handlers`: a launcher sends it as soon as another process has ended
+    by the same error, while this one still writes how.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Interruption:
             wakeup, self._wakeup = self._wakeup, None
             os.close(wakeup)  # the thread reads the end of the pipe
 
-    def hear_again(self) -> None:
+    def restore_signal_handlers(self) -> None:
         """What there was to write is written: SIGTERM ends the process as before the block."""
         if signal.SIGTERM in self._before:
             signal.signal(signal.SIGTERM, self._before[signal.SIGTERM])

@@ -29,7 +29,7 @@ from whole_runs import (
 from timerxl.training import run as run_module
 from timerxl.training.checkpoint.storage import file_record
 from timerxl.training.run_lock import RunLock
-from timerxl.training.step import NumberNotFinite, TrainingStep
+from timerxl.training.trainer import NumberNotFinite, TrainingStep
 
 
 @pytest.mark.parametrize("where", [3, 7, 12, "scores"])

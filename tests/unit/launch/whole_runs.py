@@ -19,8 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import timerxl.planner.plan_check
 import timerxl.report.figures
 import timerxl.report.page
-from timerxl.training.loop import Trainer
 from timerxl.training.run_dir import RunFolder
+from timerxl.training.trainer import Trainer
 
 SCRIPT = Path(__file__).resolve().parents[3] / "launch" / "train.py"
 # 710 training windows of the synthetic series, 6 steps an epoch; checkpoints at 5, 6, 10 and 12.

@@ -18,8 +18,8 @@ from timerxl.planner.devices import DEVICES, GIB, Device
 from timerxl.planner.memory import RankMemory, ZeroSettings, gradient_elements, rank_memory
 from timerxl.planner.trace import Peak, StepSettings, trace_step
 from timerxl.planner.workload import Choice, Workload, memory_of
+from timerxl.training.assembly import build_optimizer
 from timerxl.training.distributed import DS_CONFIGS
-from timerxl.training.optim import build_optimizer
 
 MakeWorkload = Callable[..., Workload]
 RANKS = [1, 2, 3, 4, 8]

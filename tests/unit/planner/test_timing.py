@@ -20,7 +20,7 @@ from timerxl.planner.devices import DEVICES
 from timerxl.planner.solo_rank import zero_windows
 from timerxl.planner.timing import Rate, assumed_rate, predict_scaling, predict_time
 from timerxl.planner.workload import Choice, Workload, launches_per_micro_batch, read_workload
-from timerxl.training.batches import BatchPlan
+from timerxl.training.dataloader import BatchPlan
 
 MakeWorkload = Callable[..., Workload]
 LINK = Interconnect("wire", gb_per_s=2e-3, efficiency=0.5, latency_us=1000.0)  # 1e6 bytes/s

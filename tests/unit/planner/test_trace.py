@@ -18,7 +18,7 @@ from timerxl.planner.cuda_kernels import CudaKernels, efficient_attention
 from timerxl.planner.solo_rank import SoloRank, run_step, solo_step, zero_windows
 from timerxl.planner.trace import Peak, StepSettings, trace_step
 from timerxl.planner.workload import Workload
-from timerxl.training.optim import build_optimizer
+from timerxl.training.assembly import build_optimizer
 
 MakeWorkload = Callable[..., Workload]
 C, D, INNER, H = 3, 32, 64, 2

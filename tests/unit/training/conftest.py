@@ -16,7 +16,9 @@ from accelerate.state import AcceleratorState, GradientState
 
 from timerxl.config import RunConfig, load_recipe
 from timerxl.data.readers import load_series
-from timerxl.training import ending, looks, run
+from timerxl.training import evaluator as looks
+from timerxl.training import final_evaluation as ending
+from timerxl.training import run
 
 # Seven months of five regions: 715 training windows, 12 steps an epoch; a run takes 2 seconds.
 TINY = (

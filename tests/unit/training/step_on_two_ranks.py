@@ -19,11 +19,10 @@ from timerxl.command_line import leave
 from timerxl.config import load_recipe
 from timerxl.model import TimerXLForClassification
 from timerxl.planner.solo_rank import zero_windows
-from timerxl.training.assembly import model_config
-from timerxl.training.batches import MicroBatch
+from timerxl.training.assembly import build_optimizer, model_config
+from timerxl.training.dataloader import MicroBatch
 from timerxl.training.distributed import build_accelerator, fill_deepspeed, plan_launch
-from timerxl.training.optim import build_optimizer
-from timerxl.training.step import NumberNotFinite, TrainingStep
+from timerxl.training.trainer import NumberNotFinite, TrainingStep
 
 BATCH = 2
 

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from timerxl.training.batches import BatchPlan, evaluation_share, reassemble
+from timerxl.training.dataloader import BatchPlan, evaluation_share, reassemble
 
 # (batch, accumulation, ranks) with a global batch of 12.
 LAYOUTS = [(12, 1, 1), (6, 2, 1), (6, 1, 2), (3, 2, 2), (4, 1, 3), (2, 2, 3), (1, 4, 3), (1, 1, 12)]

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from timerxl.config import InputError, RunConfig
 from timerxl.model import TimerXLConfig, TimerXLForClassification
 from timerxl.model.convert_openltm import load_saved
-from timerxl.training import compilation
-from timerxl.training.compilation import (
+from timerxl.training import assembly as compilation
+from timerxl.training.assembly import (
     CompilerFacts,
     bare_model,
     check_compiler,

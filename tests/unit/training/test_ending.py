@@ -7,7 +7,7 @@ import pytest
 from timerxl.config import load_recipe
 from timerxl.evaluation.assess import Decision
 from timerxl.evaluation.calibration import Calibration
-from timerxl.training.ending import _caption
+from timerxl.training.final_evaluation import _caption
 
 
 def caption(model: float, *overrides: str) -> str:

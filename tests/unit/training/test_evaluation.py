@@ -18,7 +18,7 @@ from timerxl.config import load_recipe
 from timerxl.data.readers import load_series
 from timerxl.data.windows import build_windows
 from timerxl.model import TimerXLForClassification
-from timerxl.training.batches import evaluation_share, reassemble
+from timerxl.training.dataloader import evaluation_share, reassemble
 from timerxl.training.evaluator import Forecasts, mean_loss
 
 ROOT = Path(__file__).resolve().parents[3]

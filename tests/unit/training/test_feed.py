@@ -17,9 +17,8 @@ from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.model import TimerXLForClassification
 from timerxl.training.assembly import model_config
-from timerxl.training.batches import BatchPlan
+from timerxl.training.dataloader import BatchPlan, iter_global_batches, loader, place_data
 from timerxl.training.evaluator import forecast
-from timerxl.training.feed import loader, place_data, training_steps
 from timerxl.training.precision import Decision
 
 CONFIG = load_recipe(
@@ -72,8 +71,8 @@ def test_the_same_steps(windows: WeatherWindows, resident: WeatherWindows) -> No
     numbers = range(plan.steps_per_epoch - 3, plan.steps_per_epoch + 2)  # over an epoch's end
     taken = 0
     for one, other in zip(
-        training_steps(CONFIG, windows, plan, 0.3, numbers, False),
-        training_steps(CONFIG, resident, plan, 0.3, numbers, False),
+        iter_global_batches(CONFIG, windows, plan, 0.3, numbers, False),
+        iter_global_batches(CONFIG, resident, plan, 0.3, numbers, False),
         strict=True,
     ):
         (group, loaded, weight, samples), (same, gathered, same_weight, same_samples) = one, other

@@ -62,7 +62,7 @@ def test_the_code_s_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     first = code_fingerprint()
     monkeypatch.setattr(fingerprints, "__file__", str(copy / "training" / "fingerprints.py"))
     assert code_fingerprint() == first  # of the content, not of the place
-    for name, counts in (("training/step.py", True), ("data/series.py", True), ("hub", False)):
+    for name, counts in (("training/trainer.py", True), ("data/series.py", True), ("hub", False)):
         path = copy / name if counts else next((copy / name).glob("*.py"))
         before = code_fingerprint()
         path.write_text(path.read_text() + "\n# changed\n")

@@ -16,7 +16,7 @@ from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.model import TimerXLConfig, TimerXLForClassification
 from timerxl.training.assembly import model_config
-from timerxl.training.looks import CHECK_SHARE, check_interval
+from timerxl.training.evaluator import CHECK_SHARE, check_interval
 from timerxl.training.monitors.runner import dead_features, describe_batch
 
 

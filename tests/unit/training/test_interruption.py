@@ -20,10 +20,10 @@ from timerxl.config import load_recipe
 from timerxl.data.readers import load_series
 from timerxl.data.windows import build_windows
 from timerxl.training import run as run_module
-from timerxl.training.feed import loader
+from timerxl.training.dataloader import loader
+from timerxl.training.distributed import PeerLost
 from timerxl.training.monitors.runner import RunStopped
-from timerxl.training.peers import PeerLost
-from timerxl.training.run import Extras, train
+from timerxl.training.run import RunCallbacks, train
 from timerxl.training.signals import HANDLED, Interrupted, Interruption
 
 
@@ -38,7 +38,7 @@ def test_sigterm_waits_while_the_end_is_written() -> None:
         raise ValueError("the end")
     terminate()  # from the launcher: another process ended by the same error
     assert signal.getsignal(signal.SIGINT) == before[1]  # a person is heard
-    interruption.hear_again()
+    interruption.restore_signal_handlers()
     assert [signal.getsignal(one) for one in HANDLED] == before
     with interruption:
         pass
@@ -91,7 +91,7 @@ def test_a_run_that_moves_or_saves_is_not_stuck(kind: str, code: int, said: str)
     assert (done.returncode, done.stdout) == (code, said)
 
 
-def run_here(tiny: list[str], folder: Path, extras: Extras, *overrides: str) -> Any:
+def run_here(tiny: list[str], folder: Path, extras: RunCallbacks, *overrides: str) -> Any:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     return train(load_recipe("quickstart", [*tiny, f"output_dir={folder}", *overrides]), extras)
@@ -115,7 +115,7 @@ def test_a_stop_is_written_although_sigterm_comes(tiny: list[str], tmp_path: Pat
     rate = ("optim.lr=1e30", "monitors.nonfinite=stop")
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(RunStopped, match="nonfinite"):
-        run_here(tiny, folder, Extras(draw=draw), *rate)
+        run_here(tiny, folder, RunCallbacks(draw=draw), *rate)
     assert drawn == [3]
     assert (folder / "run.lock").read_text() == ""
     assert signal.getsignal(signal.SIGTERM) == before
@@ -131,16 +131,18 @@ def test_a_signal_in_the_last_evaluation_ends_the_run(tiny: list[str], tmp_path:
 
     two = ("train.epochs=2", "train.patience=9")
     with pytest.raises(Interrupted, match=r"SIGTERM after step 24\. Checkpoint: .*00000024"):
-        run_here(tiny, folder, Extras(draw=draw), *two)
+        run_here(tiny, folder, RunCallbacks(draw=draw), *two)
     assert json.loads((folder / "status.json").read_text())["code"] == 143
     assert not (folder / "results.json").exists()
-    assert run_here(tiny, folder, Extras(), *two)["steps"] == 24
+    assert run_here(tiny, folder, RunCallbacks(), *two)["steps"] == 24
 
 
 def test_the_way_on_of_a_run_that_began_anew(tiny: list[str], tmp_path: Path) -> None:
     """The same command would move it aside."""
     with pytest.raises(Interrupted, match=r"with train.resume=auto goes on"):
-        run_here(tiny, tmp_path / "run", Extras(draw=lambda _: terminate()), "train.resume=never")
+        run_here(
+            tiny, tmp_path / "run", RunCallbacks(draw=lambda _: terminate()), "train.resume=never"
+        )
 
 
 def test_a_worker_outlives_signals_to_the_whole_group(tiny: list[str]) -> None:
@@ -170,7 +172,7 @@ def test_a_peer_lost_before_the_first_step_is_not_waited_for(
     monkeypatch.setattr(run_module, "limit_waiting", lost)
     monkeypatch.setattr(torch.distributed, "destroy_process_group", waited.append)
     with pytest.raises(PeerLost, match="another process before the first step: Gloo") as error:
-        run_here(tiny, tmp_path / "run", Extras())
+        run_here(tiny, tmp_path / "run", RunCallbacks())
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status == {"code": 1, "reason": str(error.value)}
     assert waited == []  # it would wait for the one that is gone

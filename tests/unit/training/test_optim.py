@@ -11,8 +11,13 @@ import torch
 
 from timerxl.config import OptimConfig
 from timerxl.model import TimerXLConfig, TimerXLForClassification
-from timerxl.training import loop
-from timerxl.training.optim import build_optimizer, build_schedule, parameter_groups, warmup_cosine
+from timerxl.training import trainer as loop
+from timerxl.training.assembly import (
+    build_optimizer,
+    build_schedule,
+    parameter_groups,
+    warmup_cosine,
+)
 
 LAYERS = 3
 

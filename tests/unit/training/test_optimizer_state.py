@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from timerxl.config import OptimConfig
 from timerxl.model import TimerXLConfig, TimerXLForClassification
+from timerxl.training.assembly import build_optimizer, build_schedule
 from timerxl.training.checkpoint.optimizer_state import OptimizerState, SavedState
 from timerxl.training.checkpoint.storage import StorageFailed
-from timerxl.training.optim import build_optimizer, build_schedule
 
 PATTERN = "optimizer-*.safetensors"
 SETTINGS = TimerXLConfig(

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from timerxl.training.peers import PeerLost, lost_peer, naming_lost_peers
+from timerxl.training.distributed import PeerLost, lost_peer, translate_distributed_errors
 
 # What gloo itself says where the other of two ranks is killed, is silent, or never comes.
 RANKS = """
@@ -161,9 +161,9 @@ def test_a_run_alone_has_nobody_to_lose(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_lost_peer_is_named_with_the_moment() -> None:
     with (
         pytest.raises(PeerLost, match=r"^lost contact with another process after step 3: Gloo"),
-        naming_lost_peers(lambda: "before the first step", "Outer."),
-        naming_lost_peers(lambda: "after step 3", "Go on so."),
+        translate_distributed_errors(lambda: "before the first step", "Outer."),
+        translate_distributed_errors(lambda: "after step 3", "Go on so."),
     ):
         raise RuntimeError("Gloo connectFullMesh failed with: closed")
-    with pytest.raises(RuntimeError, match="size mismatch"), naming_lost_peers(str, ""):
+    with pytest.raises(RuntimeError, match="size mismatch"), translate_distributed_errors(str, ""):
         raise RuntimeError("size mismatch")

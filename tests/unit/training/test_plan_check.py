@@ -37,7 +37,7 @@ def test_the_peak_is_read_before_the_final_scores(
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     said = Prediction(2.0, 1.0, "plan: two", Decision("false", "no GPU"))
-    found = run.train(config, run.Extras(predict=lambda *facts: said))
+    found = run.train(config, run.RunCallbacks(predict=lambda *facts: said))
     assert found["plan"]["measured_peak_memory_gib"] == 3.0
     assert found["plan"]["predicted_peak_memory_gib"] == 2.0
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

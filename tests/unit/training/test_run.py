@@ -19,7 +19,7 @@ from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.model import TimerXLForClassification
 from timerxl.training import run as run_module
 from timerxl.training.assembly import use_seed
-from timerxl.training.step import TrainingFailed
+from timerxl.training.trainer import TrainingFailed
 
 STEPS_PER_EPOCH, EPOCHS = 12, 6
 

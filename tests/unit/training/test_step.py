@@ -22,8 +22,8 @@ from timerxl.config import load_recipe
 from timerxl.model import TimerXLForClassification
 from timerxl.planner.solo_rank import zero_windows
 from timerxl.training.assembly import model_config
-from timerxl.training.batches import MicroBatch
-from timerxl.training.step import NumberNotFinite, TrainingStep
+from timerxl.training.dataloader import MicroBatch
+from timerxl.training.trainer import NumberNotFinite, TrainingStep
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = (

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from timerxl.files import write_json
-from timerxl.training.assembly import use_seed
+from timerxl.training.assembly import bare_model, use_seed
 from timerxl.training.checkpoint.model_folder import WEIGHTS, write_model
 from timerxl.training.checkpoint.optimizer_state import OptimizerState, SavedState
 from timerxl.training.checkpoint.rng import read_random_state, write_random_state
@@ -37,7 +37,6 @@ from timerxl.training.checkpoint.storage import (
     record_files,
     space_left,
 )
-from timerxl.training.compilation import bare_model
 from timerxl.training.evaluator import agree
 
 OPTIMIZER_FILES = "optimizer-*.safetensors"

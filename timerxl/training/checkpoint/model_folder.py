@@ -19,6 +19,7 @@ from timerxl.config import InputError
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.files import write_json
 from timerxl.model.convert_openltm import load_saved
+from timerxl.training.assembly import bare_model
 from timerxl.training.checkpoint.storage import (
     StorageFailed,
     file_record,
@@ -28,7 +29,6 @@ from timerxl.training.checkpoint.storage import (
     space_left,
     sync,
 )
-from timerxl.training.compilation import bare_model
 from timerxl.training.evaluator import agree
 from timerxl.training.run_lock import NO_FILES_OF_A_RUN, RUN_CONFIG, check_run_files
 from timerxl.training.tracking import write_status

@@ -9,11 +9,11 @@ from typing import Any
 
 @dataclass
 class Progress:
-    """``losses`` are those of the steps since the last evaluation; ``looked_step`` is the last step
-    whose evaluation or check is done, as it is in the checkpoint of a stop."""
+    """``losses`` are those of the steps since the last evaluation. ``last_evaluated_step`` is the
+    last step whose evaluation or check is done; on disk it is called ``looked_step``."""
 
     step: int = 0
-    looked_step: int = 0
+    last_evaluated_step: int = 0
     best_score: float = -math.inf
     best_step: int = 0
     evaluations_without_gain: int = 0
@@ -32,6 +32,7 @@ class Progress:
     def to_dict(self) -> dict[str, Any]:
         """For JSON, which keeps every digit of a float but knows no infinity: that is null."""
         found = asdict(self)
+        found["looked_step"] = found.pop("last_evaluated_step")
         if not math.isfinite(self.best_score):
             found["best_score"] = None
         return found
@@ -39,7 +40,8 @@ class Progress:
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Progress:
         """Of a checkpoint; one more resume is counted."""
-        progress = cls(**saved)
+        fields = {name: value for name, value in saved.items() if name != "looked_step"}
+        progress = cls(last_evaluated_step=saved.get("looked_step", 0), **fields)
         if saved["best_score"] is None:
             progress.best_score = -math.inf
         progress.resumes += 1

@@ -32,7 +32,7 @@ class RunStopped(RuntimeError):
 
 
 @dataclass
-class Guard:
+class MonitorRunner:
     """Writes events, says verdicts, and decides together with all ranks whether to stop.
 
     The main process alone watches: memory and time differ from rank to rank.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,25 +13,152 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from tqdm import tqdm
 
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.evaluation.scores import LOWER_IS_BETTER
-from timerxl.training.batches import BatchPlan
+from timerxl.model.losses_timerxl import IGNORE_INDEX
+from timerxl.training.assembly import compile_seconds
 from timerxl.training.checkpoint.manager import Checkpoints
 from timerxl.training.checkpoint.model_folder import save_model
 from timerxl.training.checkpoint.progress import Progress
 from timerxl.training.checkpoint.storage import CHECKPOINTS, checkpoint_name
-from timerxl.training.compilation import compile_seconds
-from timerxl.training.evaluator import agree_on_any
-from timerxl.training.feed import training_steps
-from timerxl.training.looks import Looks, NotFinite
+from timerxl.training.dataloader import BatchPlan, MicroBatch, iter_global_batches, to_device
+from timerxl.training.evaluator import Evaluator, NotFinite, agree_on_any
 from timerxl.training.monitors.health_rules import MOST_SKIPPED
-from timerxl.training.monitors.runner import Guard, RunStopped, describe_batch
+from timerxl.training.monitors.runner import MonitorRunner, RunStopped, describe_batch
 from timerxl.training.prediction import peak_memory_gib
-from timerxl.training.signals import Interrupted, Interruption, way_on
-from timerxl.training.step import NumberNotFinite, TrainingFailed, TrainingStep
+from timerxl.training.signals import Interrupted, Interruption, resume_hint
+
+
+class TrainingFailed(RuntimeError):
+    """The run cannot go on; the message says at which step and why."""
+
+
+class NumberNotFinite(TrainingFailed):
+    """The loss or the gradient is no number; raised on all ranks before the weights change."""
+
+    def __init__(self, step: int, loss: float, grad_norm: float | None = None):
+        name, value = ("loss", loss) if grad_norm is None else ("gradient norm", grad_norm)
+        super().__init__(
+            f"the {name} is {value} at step {step}; lower optim.lr or look for extreme values in "
+            "the series."
+        )
+        self.loss, self.grad_norm = loss, grad_norm
+
+
+@dataclass
+class TrainingStep:
+    """Forward, backward, clipping and update over one global batch.
+
+    The ranks meet once in a step, in one ``gather`` that the host reads once: it carries the loss,
+    the gradient norm and what a rank has to tell the others.
+
+    Args:
+        accelerator: accelerate's Accelerator, or the planner's rank on paper.
+        accumulation_steps: micro-batches of one rank in a step.
+        max_grad_norm: the global gradient norm is clipped to this.
+        skipped: updates in a row, up to now, that fp16 left out because gradients overflowed.
+        ask: (this rank wants a checkpoint, the signal that it got or 0), asked in every step.
+        asked: (does any rank want one, the largest signal of all), as of the last step.
+    """
+
+    accelerator: Any
+    model: torch.nn.Module
+    optimizer: Any
+    schedule: Any
+    accumulation_steps: int
+    max_grad_norm: float
+    loading_seconds: float = 0.0
+    skipped: int = 0
+    ask: Callable[[], tuple[bool, int]] = lambda: (False, 0)
+    asked: tuple[bool, int] = (False, 0)
+
+    def __call__(
+        self,
+        number: int,
+        group: list[MicroBatch],
+        batches: Iterator[dict[str, torch.Tensor]],
+        normalizer: float,
+    ) -> tuple[float, float | None]:
+        """Step ``number`` (from 1) over this rank's micro-batches.
+
+        ``normalizer`` is the weight of the global batch (``losses_timerxl.sample_weights``).
+        Returns the batch's mean loss and the gradient norm before clipping (None where DeepSpeed
+        does not tell it). Raises NumberNotFinite on all ranks where the loss is no number, or,
+        outside fp16, the gradient norm; the weights are then those of the step before (under
+        DeepSpeed the update is part of backward: where the loss is a number and the norm is not,
+        it has been made).
+        """
+        accelerator = self.accelerator
+        self.model.train()
+        # Gradients are averaged over ranks and accumulation; the loss is a share of a global sum.
+        scale = accelerator.num_processes * self.accumulation_steps
+        # DeepSpeed clips and updates in the last backward: the loss must be known before it.
+        updates_in_backward = accelerator.distributed_type == DistributedType.DEEPSPEED
+        own = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+        for index, micro in enumerate(group, start=1):
+            waited = time.perf_counter()
+            batch = to_device(next(batches), accelerator.device)
+            self.loading_seconds += time.perf_counter() - waited
+            batch["labels"][micro.num_real :] = IGNORE_INDEX
+            with accelerator.accumulate(self.model):
+                loss = self.model(**batch, loss_normalizer=normalizer).loss
+                own = own + loss.detach()
+                if updates_in_backward and index == len(group):
+                    total, _ = self._meet(number, own, torch.zeros_like(own))
+                self._backward(number, loss * scale)
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        if updates_in_backward:
+            grad_norm = None if norm is None else float(norm)
+        else:
+            total, grad_norm = self._meet(number, own, norm)
+        # fp16 skips steps whose gradients overflow, and lowers its scale: no fault.
+        if grad_norm is not None and not math.isfinite(grad_norm) and not self._is_fp16:
+            raise NumberNotFinite(number, total, grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        # fp16 alone comes here with such a norm. accelerate does not see that a fused optimizer
+        # skips (accelerate #4242); DeepSpeed says so itself.
+        overflowed = grad_norm is not None and not math.isfinite(grad_norm)
+        left_out = overflowed or bool(getattr(self.optimizer, "step_was_skipped", False))
+        self.skipped = self.skipped + 1 if left_out else 0
+        return total, None if left_out else grad_norm
+
+    def _backward(self, number: int, loss: torch.Tensor) -> None:
+        try:
+            self.accelerator.backward(loss)
+        except Exception as error:  # DeepSpeed raises a bare one
+            if "loss scale already at minimum" not in str(error):
+                raise
+            raise TrainingFailed(
+                f"fp16 has left out every update for {self.skipped + 1} steps up to step {number}: "
+                "the gradients are NaN or infinite at any scale of the loss; lower optim.lr, look "
+                "for extreme values in the series, or use train.precision=fp32."
+            ) from error
+
+    @property
+    def _is_fp16(self) -> bool:
+        return bool(self.accelerator.mixed_precision == "fp16")
+
+    def _meet(self, number: int, loss: torch.Tensor, norm: torch.Tensor) -> tuple[float, float]:
+        """The global batch's loss and the gradient norm: the step's one wait for GPU and ranks.
+
+        Fills ``asked``. Raises NumberNotFinite where the loss is no number: all ranks see the same
+        numbers and stop together.
+        """
+        # Numbers known to the host are written by kernels: a copy would wait for the GPU.
+        told = [loss.new_full((), float(value)) for value in self.ask()]
+        row = torch.stack([loss, norm.to(loss), *told])[None]
+        losses, norms, wishes, signals = zip(*self.accelerator.gather(row).tolist(), strict=True)
+        self.asked = any(wishes), int(max(signals))
+        total = sum(losses)
+        if not math.isfinite(total):
+            raise NumberNotFinite(number, total)
+        return total, norms[0]
 
 
 @dataclass
@@ -49,8 +177,8 @@ class Trainer:
     windows: WeatherWindows
     plan: BatchPlan
     total_steps: int
-    looks: Looks
-    guard: Guard
+    evaluator: Evaluator
+    guard: MonitorRunner
     check_every: int
     model_extras: dict[str, Any]
     checkpoints: Checkpoints
@@ -73,18 +201,18 @@ class Trainer:
         self.step.ask = self._asks
         self.step.asked = agree_on_any(self.accelerator, *self._asks())
         with self._bar() as bar:
-            steps = training_steps(
+            steps = iter_global_batches(
                 self.config,
                 self.windows,
                 self.plan,
-                self.looks.alpha,
+                self.evaluator.alpha,
                 range(progress.step, self.total_steps),
                 pin=self.accelerator.device.type == "cuda",
             )
             while True:
                 # N + 1 passes, so that the last state is scored and saved by the same lines.
                 last = progress.step >= self.total_steps
-                looks = progress.step > progress.looked_step
+                looks = progress.step > progress.last_evaluated_step
                 asked = last or progress.step == self.evaluate_at
                 evaluates = looks and (progress.step % steps_per_epoch == 0 or asked)
                 every = self.check_every
@@ -101,7 +229,7 @@ class Trainer:
                 elif checks:
                     self._check()
                 self.interruption.beat()
-                progress.looked_step = progress.step
+                progress.last_evaluated_step = progress.step
                 if self.take_copy is not None and self.checkpoints.saved_step == progress.step:
                     self.take_copy()
                 if evaluates or checks:
@@ -182,7 +310,7 @@ class Trainer:
         if number:
             saved = self.checkpoints.saved_step
             kept = f"{CHECKPOINTS}/{checkpoint_name(saved)}" if saved else None
-            way = way_on(self.config.train.resume)
+            way = resume_hint(self.config.train.resume)
             raise Interrupted(number, self.progress.step, kept, way)
 
     def _save(self, extras: dict[str, Any], metrics_bytes: int | None = None) -> Path:
@@ -232,7 +360,7 @@ class Trainer:
 
     def _look(self, split: str, limit: int | None, is_sample: bool = False) -> dict[str, Any]:
         try:
-            return self.looks.look(split, limit, is_sample)
+            return self.evaluator.evaluate(split, limit, is_sample)
         except NotFinite as error:
             step = self.progress.step
             nothing = float("nan")
