@@ -50,7 +50,7 @@ def die_at(kind: str, count: int) -> None:
 def main() -> int:
     quiet_libraries()
     import launch.train
-    from timerxl.training.checkpoint.manager import storage as checkpoint_files
+    from timerxl.training.checkpoint import storage as checkpoint_files
     from timerxl.training.loop import Trainer
 
     take_step, sync, files = Trainer._take_step, checkpoint_files.sync, [0]

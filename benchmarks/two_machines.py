@@ -290,7 +290,7 @@ def worker() -> int:
     from accelerate import Accelerator
 
     from benchmarks import chaos_run
-    from timerxl.training.checkpoint.manager import manager as checkpoint
+    from timerxl.training.checkpoint import manager as checkpoint
     from timerxl.training.loop import Trainer
 
     where, _, path = os.environ["HOLD"].rpartition(" ")

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timerxl.training.checkpoint.manager import storage as checkpoint_files
+from timerxl.training.checkpoint import storage as checkpoint_files
 from timerxl.training.checkpoint.storage import (
     StorageFailed,
     checkpoint_name,

@@ -19,9 +19,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from timerxl.config import load_recipe
+from timerxl.training.checkpoint import manager as checkpoint
+from timerxl.training.checkpoint import model_folder as saving
 from timerxl.training.checkpoint.manager import Checkpoints
-from timerxl.training.checkpoint.manager import manager as checkpoint
-from timerxl.training.checkpoint.manager import model_folder as saving
 from timerxl.training.checkpoint.model_folder import model_problem, save_model
 from timerxl.training.checkpoint.storage import (
     StorageFailed,

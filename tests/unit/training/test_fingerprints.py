@@ -15,12 +15,12 @@ from timerxl.config import load_recipe
 from timerxl.data.readers import load_series
 from timerxl.data.series import WeatherSeries
 from timerxl.data.windows import build_windows
+from timerxl.training.checkpoint import fingerprints
 from timerxl.training.checkpoint.fingerprints import (
     check_fingerprints,
     code_fingerprint,
     data_fingerprint,
 )
-from timerxl.training.checkpoint.manager import fingerprints
 
 # Without static features, into which times and regions go as well.
 SERIES = "data.synthetic.start=2024-06-01 model.context_length=16 data.static_features=false"

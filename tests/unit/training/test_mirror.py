@@ -16,7 +16,7 @@ import fsspec
 import pytest
 
 from timerxl.config import InputError, RunConfig, load_recipe
-from timerxl.training.checkpoint.manager import mirror as module
+from timerxl.training.checkpoint import mirror as module
 from timerxl.training.checkpoint.mirror import Copy, Mirror, Place, open_mirror
 from timerxl.training.checkpoint.storage import (
     StorageFailed,

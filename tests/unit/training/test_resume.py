@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timerxl.config import InputError, RunConfig, load_recipe, to_yaml
-from timerxl.training.checkpoint.manager import storage as files
+from timerxl.training.checkpoint import storage as files
 from timerxl.training.checkpoint.progress import Progress
 from timerxl.training.checkpoint.storage import TRAINER_STATE, StorageFailed, checkpoint_name
 from timerxl.training.resume import (

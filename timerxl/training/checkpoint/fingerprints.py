@@ -11,7 +11,7 @@ import numpy as np
 
 from timerxl.data.windows import WeatherWindows
 
-_CODE = ("config.py", "data", "metrics", "model", "training")
+_CODE = ("config.py", "data", "evaluation", "model", "training")
 
 
 def data_fingerprint(windows: WeatherWindows) -> str:
