@@ -62,7 +62,7 @@ def check_dry_run(folder: Path, run: Path) -> None:
 
 def dry_run(folder: Path, fill: Callable[[Path], Package]) -> int:
     """Fill a folder beside ``folder`` and rename it: all of the package is there, or nothing."""
-    from timerxl.hub.places import Place, sweep
+    from timerxl.hub.child import Place, sweep
 
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -100,20 +100,19 @@ def run(given: argparse.Namespace) -> int:
         raise InputError(f"--timeout is {given.timeout:g}; expected seconds above 0.")
     if given.dry_run is not None:
         check_dry_run(given.dry_run, given.run)
-    from timerxl.hub.child import PushFailed
-    from timerxl.hub.package import Wording, stage
-    from timerxl.hub.places import Place, sweep
-    from timerxl.hub.push import Push, Target
+    from timerxl.hub.child import Place, PushFailed, sweep
+    from timerxl.hub.package import CardOptions, stage
+    from timerxl.hub.push import Target, push
     from timerxl.hub.record import read_record
 
     target = Target(given.repo_id, given.private, given.revision)
     record = read_record(given.run, given.force)
-    wording = Wording(target.repo_id, target.revision, given.data_licence)
+    options = CardOptions(target.repo_id, target.revision, given.data_licence)
     if given.dry_run is not None:
-        return dry_run(given.dry_run, lambda folder: stage(record, folder, wording))
+        return dry_run(given.dry_run, lambda folder: stage(record, folder, options))
     sweep(Path(tempfile.gettempdir()))
     with Place(Path(tempfile.gettempdir())) as place:
-        package = stage(record, place.folder / "package", wording)
+        package = stage(record, place.folder / "package", options)
         size = f"{len(package.files)} files, {package.num_bytes:,} bytes"
         if package.num_left:
             say(
@@ -123,7 +122,7 @@ def run(given: argparse.Namespace) -> int:
             )
         say(f"sending {size} to {target.repo_id} ...", file=sys.stderr)
         try:
-            done = Push(package, target, f"Publish {record.name}", given.timeout, place)()
+            done = push(package, target, f"Publish {record.name}", given.timeout, place)
         except (PushFailed, SystemExit) as error:
             again = target.command(given.run, given.force, given.data_licence)
             is_failure = isinstance(error, PushFailed)

@@ -29,15 +29,14 @@ from timerxl.config import InputError, RunConfig, load_recipe
 from timerxl.untrusted import plain
 
 if TYPE_CHECKING:  # slow to import: a wrong argument is refused before
-    from timerxl.hub.background import BackgroundPush
+    from timerxl.hub.push import BackgroundPush
 
 
 def run(config: RunConfig) -> int:
     """Train, and push each new best model to the hub where the recipe says so."""
     if not config.hub.push:
         return train_run(config)
-    from timerxl.hub.background import HURRY_SECONDS, BackgroundPush
-    from timerxl.hub.push import Target
+    from timerxl.hub.push import HURRY_SECONDS, BackgroundPush, Target
     from timerxl.training.tracking import Log
 
     repo_id = str(config.hub.repo_id)

@@ -19,6 +19,7 @@ from timerxl.config_checks import MONITOR_NAMES, THRESHOLD_SCORES, VALIDATION_ME
 from timerxl.data.tables.columns import KINDS, QUANTITIES
 from timerxl.evaluation.references import TITLES
 from timerxl.hub.known_words import is_known_sentence
+from timerxl.hub.privacy import looks_private
 from timerxl.training.monitors.verdicts import SEVERITIES
 
 LEFT = object()  # in the place of a value that may not be published
@@ -95,21 +96,8 @@ def _text(words: str, pattern: str) -> Kind:
     return _fits(words, lambda value: isinstance(value, str) and matches(value) is not None)
 
 
-# What no name and no text may hold, whoever gave it: tokens, kernels, places of storage.
-_PRIVATE = re.compile(
-    r"\b(hf_|api_org_|gh[pousr]_|github_pat_|glpat-|pypi-|npm_|sk-|xox[abprs]-)[\w-]{8,}"
-    r"|\b(AKIA|ASIA|AIza|eyJ)[\w-]{10,}|\bPRIVATE KEY\b|\bBearer \S"
-    r"|\b(s3|gs|gcs|az|abfss?|wasbs?|file|ssh|hf|r2|oci|memory)://|://[^/\s]*@"
-    r"|\bLinux\W*\d|\bglibc|\bx86_64\b|\baarch64\b|\bSMP\b|\bDarwin\b|\bWindows-\d"
-    r"|\b\d+\.\d+\.\d+[-+]\w"
-)
 # Letters of both cases and digits in a row, as in keys; names of columns are written so too.
 _KEY = re.compile(r"(?=[A-Za-z+/]*\d)(?=[a-z\d+/]*[A-Z])(?=[A-Z\d+/]*[a-z])[A-Za-z\d+/]{20,}")
-
-
-def looks_private(text: str) -> bool:
-    """Whether a name or a text holds what is a token, a kernel or a place of storage."""
-    return _PRIVATE.search(text) is not None
 
 
 def is_run_name(text: str) -> bool:

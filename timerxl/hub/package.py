@@ -69,7 +69,7 @@ class Package:
 
 
 @dataclass(frozen=True)
-class Wording:
+class CardOptions:
     """What the card must be told, because no file of the run says it."""
 
     repo_id: str
@@ -77,7 +77,7 @@ class Wording:
     data_licence: str | None = None
 
 
-def stage(record: Record, folder: Path, wording: Wording) -> Package:
+def stage(record: Record, folder: Path, options: CardOptions) -> Package:
     """Write everything that is published into ``folder``, which is made or empty.
 
     Raises InputError where a file would give away what is private and can't be rewritten, and where
@@ -95,7 +95,7 @@ def stage(record: Record, folder: Path, wording: Wording) -> Package:
     if (record.folder / PAGE).is_file():
         (folder / PAGE).parent.mkdir(exist_ok=True)
         write_text(folder / PAGE, _page(record, folder.parent))
-    card = model_card(record, wording.repo_id, wording.revision, wording.data_licence)
+    card = model_card(record, options.repo_id, options.revision, options.data_licence)
     write_text(folder / CARD, record.scrubber.code(card))
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     package = Package(folder, tuple(file.as_posix() for file in files), record.listings)

@@ -1,20 +1,32 @@
-"""Where a package goes, and the upload of one that is staged."""
+"""Where a package goes, its upload, and the upload of each new best model beside the training.
+
+The second is never slower for the training, and never fails it.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from timerxl.command_line import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError
-from timerxl.hub.child import Child, Pushed, seconds_for
+from timerxl.hub.card.model_card import STILL_TRAINING
+from timerxl.hub.child import Child, Place, Pushed, PushFailed, seconds_for, sweep
 from timerxl.hub.package import OPTIONAL, Package
-from timerxl.hub.places import Place
+from timerxl.hub.record import READ, WEIGHTS, needs_force
 
 # After these nothing but the user can help: the next model of the same run would fail alike.
 PERMANENT = {"no token", "token", "rights", "quota", "offline", "public", "repository"}
@@ -56,24 +68,246 @@ class Target:
         return shlex.join(words)
 
 
+def push(
+    package: Package,
+    target: Target,
+    message: str,
+    limit_seconds: float | None = None,
+    place: Place | None = None,
+) -> Pushed:
+    """Upload a staged package in one commit; ``place`` is where it is staged.
+
+    Raises PushFailed. Nothing but the package is read.
+    """
+    order = {
+        "folder": str(package.folder.absolute()),
+        "files": list(package.files),
+        "optional": list(OPTIONAL),
+        "message": message,
+        **target.order(),
+    }
+    return Child(order, limit_seconds or seconds_for(package.num_bytes), place)()
+
+
+END_SECONDS = 300.0  # to wait at the end for a push under way
+HURRY_SECONDS = 3.0  # the same after a signal, which leaves no time, and without a disk
+# The process that stages is to take nothing from the training.
+_BESIDE = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+
+
 @dataclass
-class Push:
-    """One upload of a package that is staged."""
+class _Job:
+    """A copy of a run as it was when a model was the best, or (``corrects``) as it ended badly."""
 
-    package: Package
-    target: Target
-    message: str
-    limit_seconds: float | None = None
-    place: Place | None = None  # in which the package is staged
+    run: Path
+    place: Place
+    number: int
+    corrects: bool
 
-    def __call__(self) -> Pushed:
-        """Upload in one commit; raises PushFailed. Nothing but the package is read."""
+
+class BackgroundPush:
+    """Pushes the newest best model, one at a time, each in a process of its own.
+
+    A model that waits while a newer one comes is dropped. Failures become one sentence for ``log``,
+    which may be called from another thread. Raises InputError at once where the target has no name
+    that the Hub would take; nothing is raised later. Removes from ``run``'s folder of runs what an
+    earlier process left there.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        repo_id: str,
+        log: Callable[[str], None],
+        private: bool = False,
+        limit_seconds: float | None = None,
+    ):
+        self.target = Target(repo_id, private)
+        self.run, self.log, self.limit_seconds = run, log, limit_seconds
+        self._changed = threading.Condition()
+        self._waiting: _Job | None = None
+        self._child: Child | None = None
+        self._thread: threading.Thread | None = None
+        # Python 3.11 takes a thread for ended whose join() a signal's exception cut short.
+        self._worked = threading.Event()
+        self._closing = self._hopeless = self._ended = False
+        self._number = self._arrived = 0
+        for folder in (run.absolute().parent, Path(tempfile.gettempdir())):
+            sweep(folder)
+        if not get_token():
+            log(f"hub: there is no token, so nothing can go to {repo_id}; set HF_TOKEN.")
+
+    def new_best(self, run: Path) -> None:
+        """Take a copy of the run's best model now and push it soon; returns at once."""
+        self._take(run, corrects=False)
+
+    def end(self, code: int) -> bool:
+        """The run is over with this exit code: send its last state, wait for what is under way.
+
+        A good end is pushed with its scores. After a bad one nothing is sent that would not have
+        been sent by itself, but a card on the hub that says "still training" is corrected. After a
+        signal or without a disk there is no time for either.
+        """
+        in_order = code in (EXIT_OK, EXIT_STOPPED, EXIT_FAILED)
+        if in_order and (self.run / "model").is_dir():
+            self._take(self.run, corrects=code != EXIT_OK)
+        return self.close(END_SECONDS if in_order else HURRY_SECONDS)
+
+    def close(self, timeout: float) -> bool:
+        """Wait so many seconds for what is under way; True where the newest model arrived.
+
+        Otherwise one sentence says what to do later. What is still under way then is ended.
+        """
+        with self._changed:
+            is_again, self._closing = self._closing, True
+            self._changed.notify_all()
+        if is_again:  # a signal may have ended the first time
+            self._end_now()
+            return self._arrived == self._number
+        try:
+            if self._thread is not None:
+                self._worked.wait(max(timeout, 0.0))
+        finally:  # also where a signal ends the waiting
+            self._end_now()
+        if self._arrived == self._number:
+            return True
+        self.log(f"hub: the newest model is not on {self.target.repo_id}. {self._later()}")
+        return False
+
+    def _end_now(self) -> None:
+        """End the push under way, if there is one, and drop the model that waits behind it."""
+        if self._thread is None or self._worked.is_set():
+            return
+        with self._changed:
+            waiting, self._waiting = self._waiting, None
+            child, self._ended = self._child, True
+        if waiting is not None:
+            waiting.place.remove()
+        if child is not None:
+            child.stop()
+        self._worked.wait(10.0)
+
+    def _later(self) -> str:
+        force = needs_force(self.run)
+        if force is None:
+            return "It can be published when the run is finished: train on with the same command."
+        return f"Run later: {self.target.command(self.run, force)}"
+
+    def _take(self, run: Path, corrects: bool) -> None:
+        if self._closing:
+            return
+        self._number += 1
+        if self._hopeless:
+            return
+        try:
+            job = _Job(run, _copy(run), self._number, corrects)
+        except Exception as error:
+            self.log(f"hub: this model is not pushed: {type(error).__name__}: {error}")
+            return
+        with self._changed:
+            dropped, self._waiting = self._waiting, job
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="hub", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        if dropped is not None:
+            dropped.place.remove()
+
+    def _work(self) -> None:
+        try:
+            self._send_all()
+        finally:
+            self._worked.set()
+
+    def _send_all(self) -> None:
+        while True:
+            with self._changed:
+                while self._waiting is None and not self._closing:
+                    self._changed.wait()
+                job, self._waiting = self._waiting, None
+            if job is None:
+                return
+            try:
+                self._send(job)
+            finally:
+                job.place.remove()
+
+    def _send(self, job: _Job) -> None:
+        """Push one copy; every failure is a sentence."""
+        if self._hopeless:
+            return
+        begun = time.monotonic()
+        try:
+            child = self._order(job)
+            with self._changed:
+                if self._ended:
+                    return
+                self._child = child
+            done = child()
+        except PushFailed as error:
+            if error.kind == "stopped":
+                return  # close says it
+            if error.kind == "nothing there":  # a bad end, and nothing to be corrected
+                self._arrived = job.number
+                if needs_force(job.run):
+                    command = self.target.command(job.run, force=True)
+                    self.log(f"hub: a stopped run is not sent by itself; to do it: {command}")
+                return
+            self._hopeless = error.kind in PERMANENT
+            rest = " It is not tried again in this run." if self._hopeless else ""
+            what = f"the push to {self.target.repo_id} failed"
+            what = "this model is not pushed" if error.kind == "input" else what
+            self.log(f"hub: {what}: {error}{rest}")
+        except Exception as error:
+            self.log(f"hub: this model is not pushed: {type(error).__name__}: {error}")
+        else:
+            self._arrived = job.number
+            seconds = time.monotonic() - begun
+            self.log(f"hub: {done.what} pushed in {seconds:.0f} s: {done.url}")
+        finally:
+            with self._changed:
+                self._child = None
+
+    def _order(self, job: _Job) -> Child:
+        copy = job.place.folder / "run"
         order = {
-            "folder": str(self.package.folder.absolute()),
-            "files": list(self.package.files),
-            "optional": list(OPTIONAL),
-            "message": self.message,
+            "copy": str(copy),
+            "run": str(job.run),
+            "force": job.corrects,
+            "only_over": STILL_TRAINING if job.corrects else None,
             **self.target.order(),
         }
-        limit = self.limit_seconds or seconds_for(self.package.num_bytes)
-        return Child("timerxl.hub.upload", order, limit, self.place)()
+        limit = self.limit_seconds or seconds_for((copy / "model" / WEIGHTS).stat().st_size)
+        return Child(order, limit, job.place, _BESIDE)
+
+
+def _copy(run: Path) -> Place:
+    """A place with ``run/``: weights by a second name where that can be, small files copied.
+
+    The weights are written anew for every model and never changed in place.
+    """
+    try:  # on the same file system, where a second name costs nothing
+        place = Place(run.absolute().parent)
+    except OSError:
+        place = Place(Path(tempfile.gettempdir()))
+    copy = place.folder / "run"
+    try:
+        shutil.copytree(run / "model", copy / "model", copy_function=_link_weights)
+        for name in READ:
+            if (run / name).is_file():
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(run / name, copy / name)
+    except BaseException:
+        place.remove()
+        raise
+    return place
+
+
+def _link_weights(source: str, target: str) -> str:
+    if Path(source).name == WEIGHTS:
+        try:
+            os.link(source, target)
+            return target
+        except OSError:  # another file system
+            pass
+    return str(shutil.copyfile(source, target))

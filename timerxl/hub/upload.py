@@ -1,13 +1,13 @@
-"""The upload itself, in a process of its own: python -m timerxl.hub.upload < order.json.
+"""The upload itself, of a package or a copy of a run, in a process of its own (timerxl.hub.child).
 
-A process can be ended whatever it waits for; a thread that waits for a server can't. Reads one JSON
-object from stdin, writes one to stdout. It imports huggingface_hub and nothing slow.
+Reads one JSON object from stdin, writes one to stdout. It imports huggingface_hub and nothing slow.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import signal
 import sys
@@ -241,10 +241,41 @@ def answer_with(order: dict[str, Any], task: Callable[[], dict[str, Any]]) -> in
     return 0
 
 
+def publish(order: dict[str, Any]) -> dict[str, Any]:
+    """Stage the run in ``order["copy"]`` beside it and upload that.
+
+    With ``order["only_over"]`` nothing is done unless the card on the hub says this. Raises
+    Refused.
+    """
+    mark = order["only_over"]
+    if mark and mark not in with_retries(lambda: card_there(order)):
+        raise Refused("nothing there", f"{order['repo_id']} holds no model of a run under way.")
+    # Slow to import, and for nothing until here.
+    from timerxl.config import InputError
+    from timerxl.hub.package import OPTIONAL, CardOptions, stage
+    from timerxl.hub.record import read_record
+
+    copy, run = Path(order["copy"]), Path(order["run"])
+    try:
+        record = read_record(copy, order["force"], under_way=True, named=run)
+        package = stage(record, copy.parent / "package", CardOptions(order["repo_id"]))
+    except InputError as error:
+        raise Refused("input", str(error).replace(str(copy), str(run))) from error
+    what = f"model of step {record.step}"
+    outcome = f", {record.outcome}" if record.outcome in ("stopped", "failed") else ""
+    order = order | {
+        "folder": str(package.folder),
+        "files": list(package.files),
+        "optional": list(OPTIONAL),
+        "message": f"{what.capitalize()} of {record.name}{outcome}",
+    }
+    return with_retries(lambda: upload(order)) | {"what": what}
+
+
 def main() -> int:
+    """Do what the order on stdin says: ``copy`` names a copy of a run under way."""
     order = json.load(sys.stdin)
+    if "copy" in order:
+        os.nice(10)  # the training comes first
+        return answer_with(order, lambda: publish(order))
     return answer_with(order, lambda: with_retries(lambda: upload(order)))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,13 +14,14 @@ from spoiled_runs import sums
 from timerxl.config import InputError
 from timerxl.hub.child import PushFailed, environment
 from timerxl.hub.package import Package
-from timerxl.hub.push import Push, Target
+from timerxl.hub.push import Target
+from timerxl.hub.push import push as push_package
 
 TARGET = Target("ana/rain")
 
 
 def push(package: Package, target: Target = TARGET, limit: float = 60.0) -> str:
-    return Push(package, target, "a message", limit)().commit
+    return push_package(package, target, "a message", limit).commit
 
 
 def failed(package: Package, target: Target = TARGET, limit: float = 60.0) -> PushFailed:
@@ -38,7 +39,7 @@ def contents(package: Package) -> dict[str, bytes]:
 
 
 def test_one_commit_with_these_very_files(hub: Hub, package: Package) -> None:
-    done = Push(package, TARGET, "Publish it")()
+    done = push_package(package, TARGET, "Publish it")
     repository = hub.repositories["ana/rain"]
     assert [(oid, message) for oid, message, _ in repository.commits()] == [
         (done.commit, "Publish it")
@@ -93,7 +94,7 @@ def test_files_of_an_earlier_publication_go(hub: Hub, package: Package, tmp_path
         Path(shutil.copytree(package.folder, tmp_path / "fewer")),
         tuple(n for n in package.files if n not in ("results.json", "report/index.html")),
     )
-    done = Push(fewer, TARGET, "fewer")()
+    done = push_package(fewer, TARGET, "fewer")
     assert set(done.removed) == {"results.json", "report/index.html"}
     assert repository.files() == contents(fewer) | {"LICENSE": b"mine"}
     assert len(repository.commits()) == 3
