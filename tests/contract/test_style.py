@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-FOLDERS = "timerxl launch tests benchmarks docs accelerate_configs ds_configs .ci"
+FOLDERS = "timerxl launch examples tests benchmarks docs accelerate_configs ds_configs .ci"
 TEXT = {".py", ".md", ".ipynb", ".toml", ".txt", ".yaml", ".yml", ".json", ".sh", ".cfg", ""}
 # A home folder or a workplace. /tmp and /path/to are nobody's; a URL or ${HOME}/work is no match.
 MACHINE_PATH = re.compile(r"(?<![\w.:}/])(/(?:home|Users|root|work)/\.?\w[\w./-]*)")
