@@ -147,7 +147,7 @@ def named(key: str) -> Quantity:
 
 def words_of(name: str) -> str:
     """Put a column's name in plain words: ``PRECIPITAÇÃO (mm)`` -> ``precipitacao``."""
-    text = without_accents(re.sub(r"\(.*?\)|\[.*?\]", " ", name))
+    text = without_accents(re.sub(r"\([^()]*\)|\[[^\[\]]*\]", " ", name))
     text = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", text)
     return " ".join(re.sub(r"[^A-Za-z0-9.]+", " ", text).lower().split())
 

@@ -7,10 +7,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
+def on_disk(name: str) -> str:
+    """Return the key of a field in trainer_state.json, which older versions read and wrote too."""
+    return "looked_step" if name == "last_evaluated_step" else name
+
+
 @dataclass
 class Progress:
     """``losses`` are those of the steps since the last evaluation. ``last_evaluated_step`` is the
-    last step whose evaluation or check is done; on disk it is called ``looked_step``."""
+    last step whose evaluation or check is done."""
 
     step: int = 0
     last_evaluated_step: int = 0
@@ -31,8 +36,7 @@ class Progress:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, which keeps every digit of a float but knows no infinity: that is null."""
-        found = asdict(self)
-        found["looked_step"] = found.pop("last_evaluated_step")
+        found = {on_disk(name): value for name, value in asdict(self).items()}
         if not math.isfinite(self.best_score):
             found["best_score"] = None
         return found

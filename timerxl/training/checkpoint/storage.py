@@ -18,7 +18,7 @@ from typing import Any
 
 from timerxl.config import InputError
 from timerxl.files import write_json
-from timerxl.training.checkpoint.progress import Progress
+from timerxl.training.checkpoint.progress import Progress, on_disk
 from timerxl.untrusted import Between, link_problem, misfit, read_json, shape_of
 
 CHECKPOINTS = "checkpoints"
@@ -33,7 +33,7 @@ _RECORD = {"size": _COUNT, "sha256": str}
 _BATCH = range(1, 2**31)
 _KINDS = {int: _COUNT, float: Between(0, 1e12), str: str, list: [Between(0, 1e30)]}  # s, loss
 _PROGRESS = {
-    key.removesuffix("?"): _KINDS[list if isinstance(kind, list) else kind]
+    on_disk(key.removesuffix("?")): _KINDS[list if isinstance(kind, list) else kind]
     for key, kind in shape_of(Progress).items()
 }
 _FACTOR = Between(1e-30, 1e30)
