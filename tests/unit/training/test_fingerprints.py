@@ -57,10 +57,11 @@ def test_the_data_s_fingerprint_sees_any_change() -> None:
 
 
 def test_the_code_s_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = Path(fingerprints.__file__).parent.parent
+    package = Path(fingerprints.__file__).parents[2]
     copy = shutil.copytree(package, tmp_path / "p", ignore=shutil.ignore_patterns("__pycache__"))
     first = code_fingerprint()
-    monkeypatch.setattr(fingerprints, "__file__", str(copy / "training" / "fingerprints.py"))
+    copied = copy / "training" / "checkpoint" / "fingerprints.py"
+    monkeypatch.setattr(fingerprints, "__file__", str(copied))
     assert code_fingerprint() == first  # of the content, not of the place
     for name, counts in (("training/trainer.py", True), ("data/series.py", True), ("hub", False)):
         path = copy / name if counts else next((copy / name).glob("*.py"))
