@@ -49,7 +49,7 @@ CONTENTS: list[tuple[str, Any, str]] = [
     ("regions", [], "regions holds 0 names; expected 1 to 200,000"),
     ("regions", [str(i) for i in range(200_001)], "regions holds 200,001 names"),
     ("regions", ["a", "a"], "holds a name twice"),
-    ("regions", ["x" * 10**6], "regions[0] is 'xxx"),
+    ("regions", ["x" * 10**6], "regions[0] is a text of 1,000,000 characters"),
     ("feature_names", ["tp"] * 27, "holds a name twice"),
     ("feature_names", [], "feature_names holds 0 names"),
     ("static_feature_names", ["a"] * 99, "static_feature_names holds 99 names for 5 regions"),
