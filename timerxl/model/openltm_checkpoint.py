@@ -8,7 +8,7 @@ safetensors read them.
 from __future__ import annotations
 
 import mmap
-import pickletools
+import pickletools  # nosec B403 - it lists opcodes and unpickles nothing
 import re
 import warnings
 import zipfile
