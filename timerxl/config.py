@@ -21,6 +21,7 @@ from timerxl.untrusted import (
     check_overrides,
     check_reference,
     check_references,
+    check_texts,
     flat,
     is_file,
     plain,
@@ -366,6 +367,7 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> RunConfig:
     except (yaml.YAMLError, ValueError, ArithmeticError) as error:
         raise InputError(f"the overrides can't be read: {reason(error)}") from error
     assert isinstance(resolved, RunConfig)
+    check_texts(flat(asdict(resolved)))
     if path.parent != RECIPES:
         _refuse_sending(path, resolved, flat(_container(asked)))
     validate(resolved)

@@ -32,6 +32,7 @@ MOST_YAML_CHARACTERS = 500_000  # a recipe has 2,000; PyYAML reads 100,000 a sec
 MOST_JSON_BYTES = 16 * 2**20  # a table of results with a thousand regions has 3 MB
 MOST_VALUES = 100_000  # with every alias of YAML written out
 MOST_LEVELS = 100
+MOST_YAML_LEVELS = 20  # a library that merges them calls itself several times a level
 MOST_PACKED = 200  # times its bytes: weather packs 2 to 50 times, a decompression bomb 1,000
 _SMALL_UNPACKED_BYTES = 64 * 2**20  # may be packed any number of times
 MOST_REFERENCES, MOST_TEXT = 8, 4_096  # of ${key} in a recipe: in a row, and characters made
@@ -305,9 +306,10 @@ def check_yaml(text: str) -> None:
         raise ValueError(reason(error)) from error
     except RecursionError:
         values, levels = 0, math.inf
-    if values > MOST_VALUES or levels > MOST_LEVELS:
+    if values > MOST_VALUES or levels > MOST_YAML_LEVELS:
         raise ValueError(
-            f"expected at most {MOST_VALUES:,} values in {MOST_LEVELS} levels, aliases written out."
+            f"expected at most {MOST_VALUES:,} values in {MOST_YAML_LEVELS} levels, aliases "
+            "written out."
         )
 
 
@@ -408,6 +410,14 @@ def check_overrides(overrides: list[str], known: list[str]) -> None:
             raise InputError(
                 f"{override[:80]!r} in the overrides can't be read: {error}"
             ) from error
+
+
+def check_texts(values: dict[str, Any]) -> None:
+    """Raise InputError for a null character in a text or a list: no file name can hold it."""
+    for key, value in values.items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and "\0" in text:
+                raise InputError(f"{key} is {plain(text, 80)}, with a null character; take it out.")
 
 
 def unknown_key(key: str, source: str, known: list[str]) -> InputError:

@@ -122,6 +122,26 @@ def test_a_bad_recipe_file_is_named(tmp_path: Path, text: str, message: str) -> 
         load_recipe(str(path))
 
 
+@pytest.mark.parametrize("key", ["output_dir", "train.mirror", "data.path", "hub.data_licence"])
+def test_a_null_character_is_refused_by_its_key(tmp_path: Path, key: str) -> None:
+    path, text = tmp_path / "own.yaml", "a\\0b"
+    section, _, name = key.rpartition(".")
+    path.write_text(f'{section}:\n  {name}: "{text}"\n' if section else f'{name}: "{text}"\n')
+    with pytest.raises(InputError, match=f"{key} is .*null character"):
+        load_recipe(str(path))
+    path.write_text("data: {}\n")
+    with pytest.raises(InputError, match=f"{key} is .*null character"):
+        load_recipe(str(path), [f'{key}="{text}"'])
+
+
+def test_lists_in_lists_are_refused_before_a_library_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    for levels in (30, 90, 400):
+        path.write_text(f"optim:\n  lr: {'[' * levels}{']' * levels}\n")
+        with pytest.raises(InputError, match="levels"):
+            load_recipe(str(path))
+
+
 def test_codes_for_missing_are_a_handful() -> None:
     config = load_recipe("quickstart", [f"data.missing_values={[-9.0] * 100}"])
     assert config.data.missing_values == [-9.0] * 100
