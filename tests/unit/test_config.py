@@ -112,6 +112,8 @@ def test_a_near_miss_is_suggested() -> None:
         ("train: {epoch: 3}", r"unknown key train\.epoch in .*mine\.yaml; did you mean"),
         ("train: {epochs: [3]}", r"train\.epochs in .*mine\.yaml"),
         ("- a\n- b\n", r"mine\.yaml holds no mapping"),
+        ("", r"mine\.yaml holds no mapping"),
+        ("null\n", r"mine\.yaml holds no mapping"),
         ("a: [1\n", r"mine\.yaml can't be read as YAML"),
     ],
 )
