@@ -12,7 +12,7 @@ it is not covered if no test meets its line.
 
 The sample draws a place of the source first and a mutation of that place second, so that an
 operator with many replacements does not fill it. FOLDER is a checkout; its copy is mutated.
-Needs ``pip install cosmic-ray coverage pytest-cov`` (the ``mutation`` extra).
+Needs ``pip install -e .[mutation]``.
 """
 
 from __future__ import annotations
