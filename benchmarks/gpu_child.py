@@ -381,7 +381,7 @@ def facts(trainer: Any, periods_ms: list[float]) -> dict[str, Any]:
     from timerxl.planner.throughput import device_at_hand
     from timerxl.planner.workload import HEAD
     from timerxl.training.assembly import bare_model, compile_seconds
-    from timerxl.training.prediction import RunFacts
+    from timerxl.training.run_cost import RunFacts
 
     run, train, device = RunFacts.of(trainer.accelerator), trainer.config.train, device_at_hand()
     config = bare_model(trainer.accelerator, trainer.model).config
@@ -412,7 +412,7 @@ def train(out: str, action: str, until: float) -> int:
     quiet_libraries()
     from timerxl.cli import train as command
     from timerxl.training import distributed as launcher
-    from timerxl.training.precision import Decision
+    from timerxl.training.distributed import Decision
     from timerxl.training.trainer import Trainer
 
     action, _, on_cpu = action.partition("+")

@@ -22,10 +22,9 @@ from timerxl.command_line import (
 )
 from timerxl.config import InputError
 from timerxl.files import json_ready
-from timerxl.training.monitors.log_lines import listed
 from timerxl.training.monitors.openltm_log import BaseRate
-from timerxl.training.monitors.replay import Diagnosis, Finding, diagnose
-from timerxl.training.monitors.verdicts import CERTAIN, INFO, SEVERITIES, SUSPECTED
+from timerxl.training.monitors.replay import Diagnosis, Finding, diagnose, listed
+from timerxl.training.monitors.rules import CERTAIN, INFO, SEVERITIES, SUSPECTED
 
 MAX_ROUNDING = 0.005  # 0.7 is read as 0.70: a coarser share would fit any accuracy
 

@@ -64,7 +64,7 @@ def run(given: argparse.Namespace) -> int:
     thresholds = numbers(given.thresholds)
     from timerxl.files import json_ready
     from timerxl.training.distributed import evaluation_accelerator
-    from timerxl.training.model_evaluation import Request, print_report, verify
+    from timerxl.training.final_evaluation import Request, print_report, verify
 
     config = EvalConfig(
         fitted_baselines=not given.no_fitted_baselines,

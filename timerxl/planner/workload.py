@@ -19,8 +19,13 @@ from timerxl.planner.devices import GIB, Device
 from timerxl.planner.memory import RankMemory, ZeroSettings, rank_memory
 from timerxl.planner.trace import StepSettings, trace_step
 from timerxl.training.assembly import model_config
-from timerxl.training.distributed import LauncherChoice, decide, deepspeed_config_path
-from timerxl.training.precision import Decision, choose_data_place
+from timerxl.training.distributed import (
+    Decision,
+    LauncherChoice,
+    choose_data_place,
+    decide,
+    deepspeed_config_path,
+)
 
 HEAD = "TimerXLForClassification"
 

@@ -19,6 +19,7 @@ from accelerate.utils import (
     DeepSpeedPlugin,
     DistributedType,
     InitProcessGroupKwargs,
+    broadcast_object_list,
 )
 
 from timerxl.config import InputError, RunConfig, TrainConfig, shipped_folder
@@ -30,7 +31,6 @@ from timerxl.device import (
     refuse_more_processes_than_gpus,
     refuse_unusable_gpu,
 )
-from timerxl.training.precision import Decision, choose_precision, choose_zero_stage
 
 DS_CONFIGS = shipped_folder("ds_configs")
 _ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -448,6 +448,22 @@ def fill_deepspeed(accelerator: Accelerator, config: RunConfig) -> None:
         settings[key] = value
 
 
+def agree(accelerator: Accelerator, value: Any) -> Any:
+    """The main process's ``value`` on every rank: one rank alone must never decide to stop."""
+    shared = [value]
+    broadcast_object_list(shared)
+    return shared[0]
+
+
+def agree_on_any(accelerator: Accelerator, wish: bool, number: int) -> tuple[bool, int]:
+    """(does any rank wish it, the largest number of all), the same on every rank."""
+    if accelerator.num_processes == 1:
+        return wish, number
+    own = torch.tensor([[int(wish), number]], device=accelerator.device)
+    wishes = accelerator.gather(own).amax(0).tolist()
+    return bool(wishes[0]), int(wishes[1])
+
+
 # What gloo and NCCL say when the other side is gone or silent; the store has errors of its own.
 _SIGNS = re.compile(r"\bgloo\b|\bNCCL\b|connection (closed|reset) by peer|connectFullMesh", re.I)
 # Of NCCL's own errors, those of the other side; the rest is this machine's fault (shared memory of
@@ -490,3 +506,97 @@ def translate_distributed_errors(when: Callable[[], str], resume_hint: str) -> I
             raise
         sentence = f"lost contact with another process {when()}: {said} {resume_hint}"
         raise PeerLost(sentence) from error
+
+
+DATA_MARGIN = 0.1  # of a GPU's memory stays free where the series is put there unasked
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A value and the sentence that explains it; ``skipped`` names a setting not followed."""
+
+    value: str
+    reason: str
+    skipped: str | None = None
+
+
+def choose_precision(requested: str, device: DeviceFacts, launcher: str | None) -> Decision:
+    """``requested``: auto, bf16, fp16 or fp32; ``launcher``: what the launcher chose, or None.
+
+    auto is bf16 on GPUs that have it natively, fp16 on other GPUs, fp32 on a CPU (where bf16
+    products are far slower than fp32 without AMX or AVX512-BF16 kernels). Raises InputError where
+    the launcher chose what the device has not.
+    """
+    if launcher == "bf16" and device.has_gpu and not device.native_bf16:
+        raise InputError(
+            f"the launcher chose bf16, which {device.name} only emulates: slow, and attention "
+            "falls back to one that keeps [batch, heads, tokens, tokens] tensors. With DeepSpeed "
+            "give --deepspeed_config_file ds_configs/zero2_fp16.json, without it "
+            "--mixed_precision fp16."
+        )
+    if launcher == "fp16" and not device.has_gpu:
+        raise InputError(
+            "the launcher chose fp16, which needs a GPU; on a CPU give --mixed_precision no, or "
+            "--deepspeed_config_file ds_configs/zero2_fp32.json."
+        )
+    if launcher is not None:
+        skipped = None
+        if requested not in ("auto", launcher):
+            skipped = f"train.precision={requested} is not followed: the launcher chose {launcher}."
+        return Decision(launcher, "chosen by the launcher", skipped)
+    if not device.has_gpu:
+        if requested == "fp16":
+            return Decision("fp32", "no GPU", "train.precision=fp16 needs a GPU; fp32 instead.")
+        if requested == "bf16":
+            return Decision("bf16", "asked for; on a CPU bf16 is slow, fp32 is faster")
+        return Decision("fp32", "on a CPU fp32 is fastest")
+    if requested in ("auto", "bf16") and not device.native_bf16:
+        skipped = None
+        if requested == "bf16":
+            skipped = (
+                f"train.precision=bf16 becomes fp16: {device.name} has no bf16 of its own "
+                "(emulation is slow)."
+            )
+        return Decision("fp16", f"{device.name} has no native bf16", skipped)
+    if requested == "auto":
+        return Decision("bf16", f"{device.name} has native bf16")
+    return Decision(requested, "asked for")
+
+
+def choose_zero_stage(requested: int, device: DeviceFacts, launcher: int | None) -> Decision:
+    """``launcher``: the ZeRO stage of the launcher's DeepSpeed config, or None without one."""
+    if launcher is not None:
+        skipped = None
+        if requested != launcher:
+            skipped = f"train.zero_stage={requested} is not followed: the launcher chose {launcher}"
+        return Decision(str(launcher), "chosen by the launcher", skipped)
+    if requested and not device.has_gpu:
+        return Decision(
+            "0",
+            "no GPU",
+            f"train.zero_stage={requested} is for GPUs; to run it on CPU processes: "
+            "accelerate launch --config_file accelerate_configs/zero2_cpu.yaml ...",
+        )
+    return Decision(str(requested), "asked for")
+
+
+def choose_data_place(
+    requested: bool | str, series_gib: float, planned_gib: float | None, memory_gib: float | None
+) -> Decision:
+    """Whether the series lies on the device, "true" or "false".
+
+    ``requested``: auto, True or False; ``planned_gib``: peak of the run without the series, None
+    where nothing was planned; ``memory_gib``: the GPU's, None on a CPU.
+    """
+    if requested != "auto":
+        return Decision(str(requested).lower(), f"train.data_on_device={requested}")
+    if memory_gib is None:
+        return Decision("false", "no GPU")
+    if planned_gib is None:
+        return Decision("false", "the run's memory is not planned")
+    fits = series_gib + planned_gib <= (1 - DATA_MARGIN) * memory_gib
+    return Decision(
+        str(fits).lower(),
+        f"{series_gib:.3g} GiB beside {planned_gib:.3g} GiB of the plan "
+        f"{'leave' if fits else 'would not leave'} {DATA_MARGIN:.0%} of {memory_gib:.3g} GiB free",
+    )

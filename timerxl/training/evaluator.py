@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
@@ -19,6 +18,7 @@ from timerxl.evaluation.forecast_skill import skill
 from timerxl.evaluation.scores import best_threshold
 from timerxl.model.losses_timerxl import classification_loss
 from timerxl.training.dataloader import evaluation_share, loader, reassemble, to_device
+from timerxl.training.distributed import agree
 
 
 @dataclass(frozen=True)
@@ -75,22 +75,6 @@ def mean_loss(forecasts: Forecasts, name: str, alpha: float, gamma: float) -> fl
     """The training loss over a whole split."""
     logits, labels = torch.from_numpy(forecasts.logits), torch.from_numpy(forecasts.label)
     return float(classification_loss(logits, labels, name=name, alpha=alpha, gamma=gamma))
-
-
-def agree(accelerator: Accelerator, value: Any) -> Any:
-    """The main process's ``value`` on every rank: one rank alone must never decide to stop."""
-    shared = [value]
-    broadcast_object_list(shared)
-    return shared[0]
-
-
-def agree_on_any(accelerator: Accelerator, wish: bool, number: int) -> tuple[bool, int]:
-    """(does any rank wish it, the largest number of all), the same on every rank."""
-    if accelerator.num_processes == 1:
-        return wish, number
-    own = torch.tensor([[int(wish), number]], device=accelerator.device)
-    wishes = accelerator.gather(own).amax(0).tolist()
-    return bool(wishes[0]), int(wishes[1])
 
 
 CHECK_SHARE = 0.015  # of training time that checks between evaluations may cost

@@ -33,12 +33,10 @@ from timerxl.training.assembly import (
     resolve_alpha,
     use_seed,
 )
-from timerxl.training.checkpoint.fingerprints import code_fingerprint, data_fingerprint
 from timerxl.training.checkpoint.manager import Checkpoints
 from timerxl.training.checkpoint.mirror import Mirror, open_mirror
 from timerxl.training.checkpoint.model_folder import check_room
-from timerxl.training.checkpoint.progress import Progress
-from timerxl.training.checkpoint.storage import short_of_room
+from timerxl.training.checkpoint.storage import Progress, short_of_room
 from timerxl.training.dataloader import BatchPlan, place_data
 from timerxl.training.distributed import (
     build_accelerator,
@@ -50,8 +48,8 @@ from timerxl.training.distributed import (
 from timerxl.training.evaluator import Evaluator, check_interval
 from timerxl.training.final_evaluation import score_best
 from timerxl.training.monitors.runner import MonitorRunner, RunStopped, dead_features
-from timerxl.training.prediction import Predictor, RunFacts, check
-from timerxl.training.resume import RunEnded, plan_resume
+from timerxl.training.resume import RunEnded, code_fingerprint, data_fingerprint, plan_resume
+from timerxl.training.run_cost import Predictor, RunFacts, check
 from timerxl.training.run_dir import RunFolder
 from timerxl.training.run_lock import METRICS
 from timerxl.training.signals import Interruption, resume_hint

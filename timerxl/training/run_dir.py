@@ -34,7 +34,6 @@ from timerxl.config import InputError, RunConfig, to_yaml
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.device import device_facts
 from timerxl.files import whole_file, write_json, write_text
-from timerxl.training.checkpoint.fingerprints import check_fingerprints
 from timerxl.training.checkpoint.model_folder import (
     check_output_dir,
     copy_model,
@@ -55,12 +54,11 @@ from timerxl.training.checkpoint.storage import (
     space_left,
     sweep,
 )
-from timerxl.training.distributed import PeerLost
-from timerxl.training.evaluator import agree
-from timerxl.training.monitors.last_word import LastWord
-from timerxl.training.monitors.log_lines import is_whole
+from timerxl.training.distributed import PeerLost, agree
+from timerxl.training.end_watcher import LastWord
+from timerxl.training.monitors.replay import is_whole
 from timerxl.training.monitors.runner import RunStopped
-from timerxl.training.resume import AUTO, NEVER, Resumption, read_status
+from timerxl.training.resume import AUTO, NEVER, Resumption, check_fingerprints, read_status
 from timerxl.training.run_lock import LOCK_FILE, METRICS, RUN_CONFIG, RunLock, check_run_files
 from timerxl.training.signals import Interrupted, resume_hint
 from timerxl.training.tracking import Log, draw_page, write_status

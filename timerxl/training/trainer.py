@@ -23,13 +23,13 @@ from timerxl.model.losses_timerxl import IGNORE_INDEX
 from timerxl.training.assembly import compile_seconds
 from timerxl.training.checkpoint.manager import Checkpoints
 from timerxl.training.checkpoint.model_folder import save_model
-from timerxl.training.checkpoint.progress import Progress
-from timerxl.training.checkpoint.storage import CHECKPOINTS, checkpoint_name
+from timerxl.training.checkpoint.storage import CHECKPOINTS, Progress, checkpoint_name
 from timerxl.training.dataloader import BatchPlan, MicroBatch, iter_global_batches, to_device
-from timerxl.training.evaluator import Evaluator, NotFinite, agree_on_any
-from timerxl.training.monitors.health_rules import MOST_SKIPPED
+from timerxl.training.distributed import agree_on_any
+from timerxl.training.evaluator import Evaluator, NotFinite
+from timerxl.training.monitors.rules import MOST_SKIPPED
 from timerxl.training.monitors.runner import MonitorRunner, RunStopped, describe_batch
-from timerxl.training.prediction import peak_memory_gib
+from timerxl.training.run_cost import peak_memory_gib
 from timerxl.training.signals import Interrupted, Interruption, resume_hint
 
 

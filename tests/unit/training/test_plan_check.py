@@ -11,8 +11,8 @@ from accelerate.state import AcceleratorState, GradientState
 
 from timerxl.config import load_recipe
 from timerxl.training import run
-from timerxl.training.precision import Decision
-from timerxl.training.prediction import Prediction
+from timerxl.training.distributed import Decision
+from timerxl.training.run_cost import Prediction
 
 
 def test_the_peak_is_read_before_the_final_scores(
@@ -26,7 +26,7 @@ def test_the_peak_is_read_before_the_final_scores(
     )
     config = load_recipe("quickstart", [*tiny.split(), f"output_dir={tmp_path / 'run'}"])
     now = {"peak": 3.0}
-    monkeypatch.setattr("timerxl.training.prediction.peak_memory_gib", lambda: now["peak"])
+    monkeypatch.setattr("timerxl.training.run_cost.peak_memory_gib", lambda: now["peak"])
     score_best = run.score_best
 
     def scored(*arguments: Any) -> Any:

@@ -14,8 +14,12 @@ from hypothesis import strategies as st
 
 from timerxl.config import InputError, RunConfig, load_recipe, to_yaml
 from timerxl.training.checkpoint import storage as files
-from timerxl.training.checkpoint.progress import Progress
-from timerxl.training.checkpoint.storage import TRAINER_STATE, StorageFailed, checkpoint_name
+from timerxl.training.checkpoint.storage import (
+    TRAINER_STATE,
+    Progress,
+    StorageFailed,
+    checkpoint_name,
+)
 from timerxl.training.resume import (
     RunEnded,
     fit_layout,

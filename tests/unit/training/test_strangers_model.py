@@ -17,7 +17,7 @@ import torch
 from timerxl import Forecaster
 from timerxl.config import InputError
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing, content_problem
-from timerxl.training.model_evaluation import Request, verify
+from timerxl.training.final_evaluation import Request, verify
 
 NAN, INF = float("nan"), float("inf")
 SPARSE = 20 * 2**30

@@ -14,9 +14,8 @@ import pytest
 from timerxl.config import MonitorsConfig
 from timerxl.config_checks import MONITOR_NAMES
 from timerxl.files import json_ready
-from timerxl.training.monitors.history import LOOKS_AT, Watcher, scores_of
-from timerxl.training.monitors.rules import MONITORS
-from timerxl.training.monitors.verdicts import Scores
+from timerxl.training.monitors.history import Scores, scores_of
+from timerxl.training.monitors.rules import LOOKS_AT, MONITORS, Watcher
 from timerxl.training.tracking import MetricsLog
 
 NAN = float("nan")

@@ -29,7 +29,7 @@ from timerxl.training.checkpoint.storage import (
     space_left,
     sync,
 )
-from timerxl.training.evaluator import agree
+from timerxl.training.distributed import agree
 from timerxl.training.run_lock import NO_FILES_OF_A_RUN, RUN_CONFIG, check_run_files
 from timerxl.training.tracking import write_status
 from timerxl.untrusted import link_problem, read_json

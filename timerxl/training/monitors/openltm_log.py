@@ -22,9 +22,9 @@ from itertools import chain, groupby, pairwise
 from operator import itemgetter
 from typing import Any
 
-from timerxl.training.monitors.log_lines import MAX_NAMED
 from timerxl.untrusted import plain
 
+MAX_NAMED = 5  # lines or epochs that a note names before it only counts them
 _NUMBER = r"([-+]?\d{1,20}(?:\.\d{0,20})?(?:e[-+]?\d{1,3})?|[-+]?nan|[-+]?inf(?:inity)?)(?!\w|\.\d)"
 # 0.6905 or 69.05%, alone or with (4160/6025); a damaged bracket spoils the whole.
 _SHARE = (

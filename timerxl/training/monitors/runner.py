@@ -14,10 +14,8 @@ from accelerate import Accelerator
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.files import write_json
-from timerxl.training.evaluator import agree
-from timerxl.training.monitors.health_rules import explodes, usual_norm
-from timerxl.training.monitors.history import Watcher
-from timerxl.training.monitors.verdicts import Verdict
+from timerxl.training.distributed import agree
+from timerxl.training.monitors.rules import Verdict, Watcher, explodes, usual_norm
 from timerxl.training.tracking import MetricsLog
 
 VERDICT_FILE = "verdict.json"
