@@ -31,27 +31,25 @@ _NOT_MODEL_FIELDS = ("attn_implementation", "pretrained", "freeze_backbone_epoch
 LABEL_NAMES = {0: "no_rain", 1: "rain"}
 
 
-def resolve_alpha(config: RunConfig, train_labels: np.ndarray) -> tuple[float, list[str]]:
-    """Weight of rain in the loss, and what to log about it.
+def resolve_alpha(config: RunConfig, train_labels: np.ndarray, log: Callable[[str], None]) -> float:
+    """Weight of rain in the loss.
 
     ``auto`` is one minus the share of rain in training, so that both classes weigh the same.
     """
-    share = float(train_labels.mean())
+    share, is_weighted = float(train_labels.mean()), config.loss.name != "cross_entropy"
     if config.loss.alpha == "auto":
-        alpha, notes = 1.0 - share, []
-        if config.loss.name != "cross_entropy":
-            notes.append(f"loss.alpha auto = {alpha:.3f} for rain, {share:.3f} for no rain.")
-        return alpha, notes
+        if is_weighted:
+            log(f"loss.alpha auto = {1.0 - share:.3f} for rain, {share:.3f} for no rain.")
+        return 1.0 - share
     alpha = float(config.loss.alpha)
-    favours_majority = (alpha - 0.5) * (share - 0.5) > 0
-    if config.loss.name != "cross_entropy" and favours_majority:
+    if is_weighted and (alpha - 0.5) * (share - 0.5) > 0:
         majority = "rain" if share > 0.5 else "no rain"
-        return alpha, [
+        log(
             f"warning: loss.alpha={alpha:g} favours {majority}, already "
             f"{max(share, 1 - share):.0%} of the training labels, and pushes towards forecasting "
             f"it always; auto would be {1 - share:.2f}."
-        ]
-    return alpha, []
+        )
+    return alpha
 
 
 def model_config(
@@ -107,16 +105,9 @@ def build_model(
     return model, frozenset(name for name in report.loaded if name.startswith(backbone))
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How long the run is: optimizer steps in all, and with a frozen backbone."""
-
-    total_steps: int
-    freeze_steps: int
-
-
-def plan_steps(config: RunConfig, steps_per_epoch: int) -> Schedule:
-    """``train.max_steps`` overrides ``train.epochs``."""
+def plan_steps(config: RunConfig, steps_per_epoch: int) -> tuple[int, int]:
+    """(optimizer steps in all, steps with a frozen backbone); ``train.max_steps`` overrides
+    ``train.epochs``."""
     total = config.train.max_steps or config.train.epochs * steps_per_epoch
     freeze = config.model.freeze_backbone_epochs * steps_per_epoch
     if freeze and config.model.pretrained is None:
@@ -124,7 +115,7 @@ def plan_steps(config: RunConfig, steps_per_epoch: int) -> Schedule:
             "model.freeze_backbone_epochs without model.pretrained would freeze random weights; "
             "give model.pretrained=PATH or set model.freeze_backbone_epochs=0."
         )
-    return Schedule(total, freeze)
+    return total, freeze
 
 
 def class_share_lines(windows: WeatherWindows) -> list[str]:
@@ -208,6 +199,11 @@ def warmup_cosine(step: int, warmup_steps: int, total_steps: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
+def warmup_steps(config: OptimConfig, total_steps: int) -> int:
+    """Steps in which the learning rate rises."""
+    return round(config.warmup_ratio * total_steps)
+
+
 def _held_still(step: int, until: int, factor: Callable[[int], float]) -> float:
     return 0.0 if step < until else factor(step)
 
@@ -218,8 +214,8 @@ def build_schedule(
     """Warm-up and cosine, stepped once per optimizer step by the loop (never by accelerate,
     which would step it num_processes times). Groups marked ``is_backbone`` have rate zero for
     the first ``freeze_steps`` steps."""
-    warmup_steps = round(config.warmup_ratio * total_steps)
-    factor = partial(warmup_cosine, warmup_steps=warmup_steps, total_steps=total_steps)
+    warmup = warmup_steps(config, total_steps)
+    factor = partial(warmup_cosine, warmup_steps=warmup, total_steps=total_steps)
     frozen = partial(_held_still, until=freeze_steps, factor=factor)
     return LambdaLR(
         optimizer, [frozen if g.get("is_backbone") else factor for g in optimizer.param_groups]

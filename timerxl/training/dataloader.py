@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.model.losses_timerxl import sample_weights
-from timerxl.training.distributed import Decision, choose_data_place
+from timerxl.training.distributed import SettingChoice, choose_data_place
 from timerxl.training.signals import HANDLED
 
 
@@ -54,6 +54,14 @@ class BatchPlan:
     world_size: int
     rank: int
     seed: int
+
+    @classmethod
+    def of(cls, config: RunConfig, num_samples: int, accelerator: Accelerator) -> BatchPlan:
+        """The plan of this process."""
+        train, processes = config.train, accelerator.num_processes
+        rank = accelerator.process_index
+        layout = (train.batch_size, train.accumulation_steps, processes, rank)
+        return cls(num_samples, *layout, config.seed)
 
     @property
     def global_batch_size(self) -> int:
@@ -126,7 +134,7 @@ def place_data(
     config: RunConfig,
     windows: WeatherWindows,
     accelerator: Accelerator,
-    planned: Decision | None,
+    planned: SettingChoice | None,
     log: Callable[[str], None],
 ) -> None:
     """Copy the series to the device where the plan's decision says so, or, without a plan,

@@ -180,9 +180,9 @@ def _config_file(path: str, mixed: str | None) -> LauncherChoice:
     return LauncherChoice(precision, 2, offload, settings, tuple(notes))
 
 
-def decide(
+def choose_settings(
     config: RunConfig, device: DeviceFacts, launcher: LauncherChoice
-) -> tuple[Decision, Decision]:
+) -> tuple[SettingChoice, SettingChoice]:
     """(precision, ZeRO stage) of the run."""
     return (
         choose_precision(config.train.precision, device, launcher.precision),
@@ -286,8 +286,8 @@ class Launch:
 
     device: DeviceFacts
     launcher: LauncherChoice
-    precision: Decision
-    zero: Decision
+    precision: SettingChoice
+    zero: SettingChoice
 
 
 def plan_launch(config: RunConfig, environment: Mapping[str, str] = os.environ) -> Launch:
@@ -300,7 +300,7 @@ def plan_launch(config: RunConfig, environment: Mapping[str, str] = os.environ) 
     device, launcher = device_facts(environment), read_launcher(environment, config.train)
     if device.has_gpu:
         refuse_more_processes_than_gpus(torch.cuda.device_count(), environment)
-    return Launch(device, launcher, *decide(config, device, launcher))
+    return Launch(device, launcher, *choose_settings(config, device, launcher))
 
 
 def _forget_earlier_ranks() -> None:
@@ -512,7 +512,7 @@ DATA_MARGIN = 0.1  # of a GPU's memory stays free where the series is put there 
 
 
 @dataclass(frozen=True)
-class Decision:
+class SettingChoice:
     """A value and the sentence that explains it; ``skipped`` names a setting not followed."""
 
     value: str
@@ -520,7 +520,7 @@ class Decision:
     skipped: str | None = None
 
 
-def choose_precision(requested: str, device: DeviceFacts, launcher: str | None) -> Decision:
+def choose_precision(requested: str, device: DeviceFacts, launcher: str | None) -> SettingChoice:
     """``requested``: auto, bf16, fp16 or fp32; ``launcher``: what the launcher chose, or None.
 
     auto is bf16 on GPUs that have it natively, fp16 on other GPUs, fp32 on a CPU (where bf16
@@ -543,13 +543,15 @@ def choose_precision(requested: str, device: DeviceFacts, launcher: str | None) 
         skipped = None
         if requested not in ("auto", launcher):
             skipped = f"train.precision={requested} is not followed: the launcher chose {launcher}."
-        return Decision(launcher, "chosen by the launcher", skipped)
+        return SettingChoice(launcher, "chosen by the launcher", skipped)
     if not device.has_gpu:
         if requested == "fp16":
-            return Decision("fp32", "no GPU", "train.precision=fp16 needs a GPU; fp32 instead.")
+            return SettingChoice(
+                "fp32", "no GPU", "train.precision=fp16 needs a GPU; fp32 instead."
+            )
         if requested == "bf16":
-            return Decision("bf16", "asked for; on a CPU bf16 is slow, fp32 is faster")
-        return Decision("fp32", "on a CPU fp32 is fastest")
+            return SettingChoice("bf16", "asked for; on a CPU bf16 is slow, fp32 is faster")
+        return SettingChoice("fp32", "on a CPU fp32 is fastest")
     if requested in ("auto", "bf16") and not device.native_bf16:
         skipped = None
         if requested == "bf16":
@@ -557,45 +559,45 @@ def choose_precision(requested: str, device: DeviceFacts, launcher: str | None) 
                 f"train.precision=bf16 becomes fp16: {device.name} has no bf16 of its own "
                 "(emulation is slow)."
             )
-        return Decision("fp16", f"{device.name} has no native bf16", skipped)
+        return SettingChoice("fp16", f"{device.name} has no native bf16", skipped)
     if requested == "auto":
-        return Decision("bf16", f"{device.name} has native bf16")
-    return Decision(requested, "asked for")
+        return SettingChoice("bf16", f"{device.name} has native bf16")
+    return SettingChoice(requested, "asked for")
 
 
-def choose_zero_stage(requested: int, device: DeviceFacts, launcher: int | None) -> Decision:
+def choose_zero_stage(requested: int, device: DeviceFacts, launcher: int | None) -> SettingChoice:
     """``launcher``: the ZeRO stage of the launcher's DeepSpeed config, or None without one."""
     if launcher is not None:
         skipped = None
         if requested != launcher:
             skipped = f"train.zero_stage={requested} is not followed: the launcher chose {launcher}"
-        return Decision(str(launcher), "chosen by the launcher", skipped)
+        return SettingChoice(str(launcher), "chosen by the launcher", skipped)
     if requested and not device.has_gpu:
-        return Decision(
+        return SettingChoice(
             "0",
             "no GPU",
             f"train.zero_stage={requested} is for GPUs; to run it on CPU processes: "
             "accelerate launch --config_file accelerate_configs/zero2_cpu.yaml ...",
         )
-    return Decision(str(requested), "asked for")
+    return SettingChoice(str(requested), "asked for")
 
 
 def choose_data_place(
     requested: bool | str, series_gib: float, planned_gib: float | None, memory_gib: float | None
-) -> Decision:
+) -> SettingChoice:
     """Whether the series lies on the device, "true" or "false".
 
     ``requested``: auto, True or False; ``planned_gib``: peak of the run without the series, None
     where nothing was planned; ``memory_gib``: the GPU's, None on a CPU.
     """
     if requested != "auto":
-        return Decision(str(requested).lower(), f"train.data_on_device={requested}")
+        return SettingChoice(str(requested).lower(), f"train.data_on_device={requested}")
     if memory_gib is None:
-        return Decision("false", "no GPU")
+        return SettingChoice("false", "no GPU")
     if planned_gib is None:
-        return Decision("false", "the run's memory is not planned")
+        return SettingChoice("false", "the run's memory is not planned")
     fits = series_gib + planned_gib <= (1 - DATA_MARGIN) * memory_gib
-    return Decision(
+    return SettingChoice(
         str(fits).lower(),
         f"{series_gib:.3g} GiB beside {planned_gib:.3g} GiB of the plan "
         f"{'leave' if fits else 'would not leave'} {DATA_MARGIN:.0%} of {memory_gib:.3g} GiB free",

@@ -21,7 +21,7 @@ REASON = (
 )
 
 
-class LastWord:
+class EndWatcher:
     """Watches this process from another one, until :meth:`close`."""
 
     def __init__(self, output_dir: Path, resume_hint: str):

@@ -1,4 +1,8 @@
-"""The end of a run: decisions from validation, the test split once, baselines beside it."""
+"""Score a saved model beside every baseline: at the end of a run, and by launch/evaluate.py.
+
+The model is used as it was saved: its scaling, its cuts in time, its threshold and its calibration.
+Baselines are fitted on the training windows, thresholds chosen on validation.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from accelerate import Accelerator
 
 from timerxl.command_line import say
@@ -47,10 +52,32 @@ from timerxl.training.checkpoint.model_folder import model_problem
 from timerxl.training.checkpoint.storage import StorageFailed
 from timerxl.training.distributed import agree
 from timerxl.training.evaluator import Forecasts, forecast
-from timerxl.training.run_cost import Check, check_table, peak_memory_gib
+from timerxl.training.run_cost import peak_memory_gib, plan_table
 from timerxl.training.run_lock import FORECASTS
 from timerxl.training.tracking import Log
 from timerxl.untrusted import read_json
+
+SPLITS = ("test", "validation", "train")
+STRATA = ("region", "season", "enso")
+SYNTHETIC = "synthetic"
+
+
+def forecast_splits(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    windows: WeatherWindows,
+    splits: tuple[str, str],
+    max_windows: int | None,
+    seed: int,
+    batch_size: int,
+) -> dict[str, Forecasts]:
+    """Forecasts of each split, or of a seeded sample of ``max_windows``, in fp32."""
+    model = model.to(accelerator.device)
+    found = {}
+    for split in splits:
+        positions = windows.sample_windows(split, max_windows, seed)
+        found[split] = forecast(accelerator, model, windows, split, positions, batch_size)
+    return found
 
 
 def assess_windows(
@@ -161,12 +188,10 @@ def score_best(
             f"the best model in {folder} can't be scored: {problem}. The same command goes on from "
             "the newest checkpoint, without that model."
         )
-    model = load_saved(folder).to(accelerator.device)
-    size = config.eval.batch_size or config.train.batch_size
-    final: dict[str, Forecasts] = {}
-    for split in ("validation", "test"):
-        positions = windows.sample_windows(split, config.eval.max_windows, config.seed)
-        final[split] = forecast(accelerator, model, windows, split, positions, size)
+    size, limit = config.eval.batch_size or config.train.batch_size, config.eval.max_windows
+    final = forecast_splits(
+        accelerator, load_saved(folder), windows, (VALIDATION, "test"), limit, config.seed, size
+    )
     if not accelerator.is_main_process:
         return {}
     decision = decide(config.eval, final["validation"].probability, final["validation"].label)
@@ -230,16 +255,11 @@ def _print_results(
         f"Model: {config.output_dir}/model"
     )
     if "plan" in cost:
-        print_table(check_table(Check(**cost["plan"])))
-
-
-SPLITS = ("test", "validation", "train")
-STRATA = ("region", "season", "enso")
-SYNTHETIC = "synthetic"
+        print_table(plan_table(cost["plan"]))
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """What is asked of ``launch/evaluate.py``; ``thresholds_mm`` empty means the trained event."""
 
     model: Path
@@ -271,8 +291,8 @@ class Request:
             raise InputError("--thresholds: expected amounts of rain above 0 mm, such as 0.1,1,10.")
 
 
-def verify(
-    request: Request, accelerator: Accelerator, log: Callable[[str], None]
+def evaluate_saved(
+    request: EvaluationRequest, accelerator: Accelerator, log: Callable[[str], None]
 ) -> dict[str, Any]:
     """Forecast and score; the same dict for any number of processes, {} but on the main one.
 
@@ -286,7 +306,11 @@ def verify(
     for note in windows.notes:
         log(f"data: {note}")
     events = _events(request, saved, windows, config)
-    forecasts = _forecasts(request, accelerator, windows, saved)
+    model, splits = load_classifier(request.model, saved), (VALIDATION, request.split)
+    limit, seed = request.max_windows, request.seed
+    forecasts = forecast_splits(
+        accelerator, model, windows, splits, limit, seed, request.batch_size
+    )
     if not accelerator.is_main_process:
         return {}
     found: dict[str, Any] = {
@@ -326,7 +350,7 @@ def verify(
     return found
 
 
-def _data_path(request: Request, saved: Preprocessing) -> str | None:
+def _data_path(request: EvaluationRequest, saved: Preprocessing) -> str | None:
     """The series asked for; without one the synthetic series, where that trained the model.
 
     The path in preprocessing.json is never read: a stranger's could be any file here.
@@ -341,7 +365,7 @@ def _data_path(request: Request, saved: Preprocessing) -> str | None:
 
 
 def _events(
-    request: Request, saved: Preprocessing, windows: WeatherWindows, config: DataConfig
+    request: EvaluationRequest, saved: Preprocessing, windows: WeatherWindows, config: DataConfig
 ) -> list[tuple[float | None, WeatherWindows]]:
     """(rain threshold in mm, windows with that event's labels); the trained one is ``windows``."""
     trained = saved.content["label"].get("threshold_mm")
@@ -376,17 +400,6 @@ def _events(
     return events
 
 
-def _forecasts(
-    request: Request, accelerator: Accelerator, windows: WeatherWindows, saved: Preprocessing
-) -> dict[str, Forecasts]:
-    model = load_classifier(request.model, saved).to(accelerator.device)
-    found = {}
-    for split in (VALIDATION, request.split):
-        positions = windows.sample_windows(split, request.max_windows, request.seed)
-        found[split] = forecast(accelerator, model, windows, split, positions, request.batch_size)
-    return found
-
-
 def _with_labels_of(event: WeatherWindows, forecasts: dict[str, Forecasts]) -> dict[str, Forecasts]:
     """The forecasts with the event's labels, without windows whose label isn't known."""
     found = {}
@@ -408,7 +421,7 @@ def _saved_decision(saved: Preprocessing) -> Decision | None:
 
 
 def print_report(found: dict[str, Any]) -> None:
-    """The tables of every event and stratum in ``found``, as ``verify`` returns it."""
+    """The tables of every event and stratum in ``found``, as ``evaluate_saved`` returns it."""
     kind = "SYNTHETIC data" if found["is_synthetic"] else str(found["data"].get("path"))
     say(f"Model {found['model']} on {kind}, {found['split']} split.")
     say(f"Label: {found['label']['text']}")

@@ -54,10 +54,12 @@ class RunEnded(RuntimeError):
 
 @dataclass(frozen=True)
 class Resumption:
-    """``candidates``: checkpoints to go on from, newest first; none is a fresh start. ``status`` is
-    what status.json said then, ``choice`` what train.resume comes to; ``was_finished`` where more
-    steps were asked of a finished run."""
+    """``config`` is the recipe's, its batch fitted to the number of processes. ``candidates``:
+    checkpoints to go on from, newest first; none is a fresh start. ``status`` is what status.json
+    said then, ``choice`` what train.resume comes to; ``was_finished`` where more steps were asked
+    of a finished run."""
 
+    config: RunConfig
     candidates: list[Path] = field(default_factory=list)
     global_batch_size: int | None = None
     notes: list[str] = field(default_factory=list)
@@ -72,7 +74,7 @@ def read_status(output_dir: Path) -> dict[str, Any]:
 
 
 def plan_resume(config: RunConfig, world_size: int) -> Resumption:
-    """What ``train.resume`` means here; fits ``config.train`` to the checkpoint's global batch.
+    """Decide what ``train.resume`` means here; the batch is fitted to the checkpoint's global one.
 
     Reads only, and finds the same on every rank. Raises RunEnded where there is nothing to do,
     InputError where the run can't go on with these settings.
@@ -89,11 +91,11 @@ def plan_resume(config: RunConfig, world_size: int) -> Resumption:
 def _plan(config: RunConfig, choice: str, world_size: int, status: dict[str, Any]) -> Resumption:
     output_dir = Path(config.output_dir)
     if choice == NEVER:
-        return Resumption()
+        return Resumption(config)
     if choice != AUTO:
         return _from_path(config, Path(choice), world_size)
     if not (output_dir / RUN_CONFIG).exists():
-        return Resumption()
+        return Resumption(config)
     candidates = [path for _, path in find_checkpoints(output_dir / CHECKPOINTS)]
     if status.get("code") == EXIT_OK and (output_dir / "results.json").exists():
         if not (_is_longer(config) and config.train.resume_force and candidates):
@@ -107,7 +109,7 @@ def _plan(config: RunConfig, choice: str, world_size: int, status: dict[str, Any
     _refuse_stopped(config, status, candidates)
     if not candidates:
         note = f"{output_dir} holds a run without a checkpoint: training starts anew."
-        return Resumption(notes=[note])
+        return Resumption(config, notes=[note])
     return _go_on(config, candidates, world_size)
 
 
@@ -226,9 +228,8 @@ def _go_on(config: RunConfig, candidates: list[Path], world_size: int) -> Resump
     if "global_batch_size" not in state:
         raise StorageFailed(f"{folder / TRAINER_STATE} does not say its global batch.")
     total = int(state["global_batch_size"])
-    if note := fit_layout(config, state.get("config", {}), world_size, total):
-        notes.append(note)
-    return Resumption(candidates, total, notes)
+    fitted, note = fit_layout(config, state.get("config", {}), world_size, total)
+    return Resumption(fitted, candidates, total, notes + ([note] if note else []))
 
 
 def changes(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -270,15 +271,15 @@ def _short(value: Any) -> str:
 
 def fit_layout(
     config: RunConfig, saved: dict[str, Any], world_size: int, global_batch_size: int
-) -> str | None:
-    """Set batch and accumulation so that the global batch stays; returns what was changed.
+) -> tuple[RunConfig, str | None]:
+    """Choose batch and accumulation so that the global batch stays; return what was changed, too.
 
     Raises InputError where this number of processes can't hold it, or the recipe asks for another.
     """
     train = config.train
     asked = train.batch_size * train.accumulation_steps
     if asked * world_size == global_batch_size:
-        return None
+        return config, None
     then = saved.get("train", {})
     if asked != then.get("batch_size", 0) * then.get("accumulation_steps", 0):
         raise InputError(
@@ -292,13 +293,13 @@ def fit_layout(
             f"the run's global batch of {global_batch_size} can't be shared by {world_size} "
             "processes; choose a number of processes that divides it."
         )
-    before = (train.batch_size, train.accumulation_steps)
-    train.batch_size = max(n for n in range(1, before[0] + 1) if per_rank % n == 0)
-    train.accumulation_steps = per_rank // train.batch_size
-    return (
-        f"resume: {world_size} processes now; batch {before[0]} x {before[1]} accumulation becomes "
-        f"{train.batch_size} x {train.accumulation_steps}, so that the global batch stays "
-        f"{global_batch_size}."
+    batch = max(n for n in range(1, train.batch_size + 1) if per_rank % n == 0)
+    steps = per_rank // batch
+    fitted = replace(config, train=replace(train, batch_size=batch, accumulation_steps=steps))
+    return fitted, (
+        f"resume: {world_size} processes now; batch {train.batch_size} x "
+        f"{train.accumulation_steps} accumulation becomes {batch} x {steps}, so that the global "
+        f"batch stays {global_batch_size}."
     )
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -34,13 +35,7 @@ from timerxl.config import InputError, RunConfig, to_yaml
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.device import device_facts
 from timerxl.files import whole_file, write_json, write_text
-from timerxl.training.checkpoint.model_folder import (
-    check_output_dir,
-    copy_model,
-    model_problem,
-    note_end,
-    prepare_output_dir,
-)
+from timerxl.training.checkpoint.model_folder import copy_model, model_problem
 from timerxl.training.checkpoint.storage import (
     CHECKPOINTS,
     StorageFailed,
@@ -55,15 +50,22 @@ from timerxl.training.checkpoint.storage import (
     sweep,
 )
 from timerxl.training.distributed import PeerLost, agree
-from timerxl.training.end_watcher import LastWord
+from timerxl.training.end_watcher import EndWatcher
 from timerxl.training.monitors.replay import is_whole
 from timerxl.training.monitors.runner import RunStopped
 from timerxl.training.resume import AUTO, NEVER, Resumption, check_fingerprints, read_status
-from timerxl.training.run_lock import LOCK_FILE, METRICS, RUN_CONFIG, RunLock, check_run_files
+from timerxl.training.run_lock import (
+    LOCK_FILE,
+    METRICS,
+    NO_FILES_OF_A_RUN,
+    RUN_CONFIG,
+    RunLock,
+    check_run_files,
+)
 from timerxl.training.signals import Interrupted, resume_hint
-from timerxl.training.tracking import Log, draw_page, write_status
+from timerxl.training.tracking import Log, draw_page
 from timerxl.training.trainer import TrainingFailed
-from timerxl.untrusted import open_own, read_json, reason
+from timerxl.untrusted import open_own, plain, read_json, reason
 
 SHOWN_SECONDS = 30.0  # NFS remembers for so long that a file is not there
 
@@ -82,7 +84,7 @@ class RunFolder:
     state: dict[str, Any] = field(default_factory=dict)
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # the same after a resume
     _lock: RunLock | None = None
-    _last_word: LastWord | None = None
+    _end_watcher: EndWatcher | None = None
 
     @property
     def path(self) -> Path:
@@ -129,9 +131,9 @@ class RunFolder:
 
     def close(self) -> None:
         """Let the next process have the folder."""
-        if self._last_word is not None:
-            self._last_word.close()
-            self._last_word = None
+        if self._end_watcher is not None:
+            self._end_watcher.close()
+            self._end_watcher = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -273,7 +275,7 @@ class RunFolder:
         self._write_first_files()
         self.log(f"going on after step {self.step} from {self.checkpoint}.")
 
-    def lost_best(self, best_step: int) -> str | None:
+    def missing_best(self, best_step: int) -> str | None:
         """Why ``model/`` is not the best model of this step, in a sentence; None where it is, or
         where there was none. It may be of a later step, which comes again."""
         problem, folder = None, self.path / "model"
@@ -290,8 +292,8 @@ class RunFolder:
         )
 
     @property
-    def looked(self) -> bool:
-        """Whether the evaluation or check of the checkpoint's step is behind it."""
+    def is_evaluated(self) -> bool:
+        """Whether the evaluation or check of the checkpoint's step was done."""
         return bool(self.state) and self.state["progress"]["looked_step"] == self.step
 
     @property
@@ -316,9 +318,103 @@ class RunFolder:
 
     def _write_first_files(self) -> None:
         write_status(self.path, EXIT_FAILED, "running")
-        self._last_word = LastWord(self.path, resume_hint(self.config.train.resume))
+        self._end_watcher = EndWatcher(self.path, resume_hint(self.config.train.resume))
         write_json(self.path / "environment.json", environment(self.accelerator))
         write_json(self.path / "audit.json", {"lines": self.audit})
+
+
+def check_output_dir(output_dir: Path) -> None:
+    """Raise InputError where :func:`prepare_output_dir` would fail; makes and moves nothing.
+
+    To be called before any long work, by every rank.
+    """
+    try:
+        check_run_files(output_dir)
+        if output_dir.is_dir() and not (output_dir / RUN_CONFIG).exists():
+            if any(path.name not in NO_FILES_OF_A_RUN for path in output_dir.iterdir()):
+                raise InputError(
+                    f"output_dir {output_dir} holds files that are not a run's; choose an empty "
+                    "folder."
+                )
+            place = output_dir
+        else:
+            # An earlier run is renamed in the folder above; a folder that isn't there is made in
+            # the nearest one that is.
+            absolute = output_dir.absolute()
+            place = absolute.parent if output_dir.is_dir() else absolute
+            while not place.exists() and not place.is_symlink():
+                place = place.parent
+        if not place.is_dir():
+            raise InputError(
+                f"output_dir {output_dir} can't be made: {place} is no folder; choose another."
+            )
+        # Only a file tells (root passes every check of permissions); this one has no name.
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise InputError(f"output_dir {output_dir} can't be written to: {error}") from error
+
+
+def check_storage(output_dir: Path) -> None:
+    """As :func:`check_output_dir`, but StorageFailed where the disk is at fault and not the input:
+    it is full or broken, or a run that is there can't be written to any more."""
+    try:
+        check_output_dir(output_dir)
+    except InputError as error:
+        cause = error.__cause__
+        is_known = isinstance(cause, OSError) and (output_dir / RUN_CONFIG).exists()
+        if is_known or is_storage_error(cause):
+            raise StorageFailed(str(error)) from error
+        raise
+
+
+def prepare_output_dir(output_dir: Path) -> str | None:
+    """Make sure that a run can be written to ``output_dir``; returns a sentence to log or None.
+
+    An earlier run found there is moved aside to ``NAME.1``, ``NAME.2``, ...: never deleted, never
+    mixed with the new one. Raises InputError where the folder can't be made or written to.
+    """
+    check_output_dir(output_dir)
+    moved = None
+    try:
+        if (output_dir / RUN_CONFIG).exists():
+            number = 1
+            while (aside := output_dir.with_name(f"{output_dir.name}.{number}")).exists():
+                number += 1
+            output_dir.rename(aside)
+            moved = f"{output_dir} held an earlier run; it is now {aside}."
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output_dir {output_dir} can't be written to: {error}") from error
+    return moved
+
+
+def note_bad_input(output_dir: Path, reason: str) -> None:
+    """Leave status.json with code 2 for a run that never began, where the folder is free for it.
+
+    An earlier run's folder, one with other files and one that can't be written to stay untouched.
+    """
+    try:
+        check_output_dir(output_dir)
+    except InputError:
+        return  # the reason itself is on stderr
+    if not (output_dir / RUN_CONFIG).exists():
+        write_status(output_dir, EXIT_BAD_INPUT, reason)
+
+
+def note_end(output_dir: Path, code: int, reason: str) -> None:
+    """status.json as :func:`write_status`; a disk that takes not even that is said."""
+    try:
+        write_status(output_dir, code, reason)
+    except OSError as error:
+        say(f"warning: status.json can't be written: {error}", file=sys.stderr)
+
+
+def write_status(output_dir: Path, code: int, reason: str) -> None:
+    """status.json holds the exit code where a launcher turns every failure into 1; ``reason`` as it
+    is printed, one plain line of bounded length."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_json(output_dir / "status.json", {"code": code, "reason": plain(reason)})
 
 
 def outcome_of(error: BaseException | None) -> tuple[int, str] | None:

@@ -16,7 +16,7 @@ from accelerate.utils import LoggerType
 from tqdm import tqdm
 
 from timerxl.config import InputError, RunConfig
-from timerxl.files import json_ready, write_json
+from timerxl.files import json_ready
 from timerxl.training.distributed import agree
 from timerxl.untrusted import flat, open_own, plain
 
@@ -33,13 +33,6 @@ class Log:
         if self.active:
             tqdm.write(plain(sentence), file=sys.stdout)  # above a running bar, not into it
             sys.stdout.flush()
-
-
-def write_status(output_dir: Path, code: int, reason: str) -> None:
-    """status.json holds the exit code where a launcher turns every failure into 1; ``reason`` as it
-    is printed, one plain line of bounded length."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    write_json(output_dir / "status.json", {"code": code, "reason": plain(reason)})
 
 
 def draw_page(draw: Callable[[Path], object] | None, folder: Path) -> None:

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 from timerxl.config import load_recipe
 from timerxl.training import run
-from timerxl.training.distributed import Decision
+from timerxl.training.distributed import SettingChoice
 from timerxl.training.run_cost import Prediction
 
 
@@ -36,7 +36,7 @@ def test_the_peak_is_read_before_the_final_scores(
     monkeypatch.setattr(run, "score_best", scored)
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    said = Prediction(2.0, 1.0, "plan: two", Decision("false", "no GPU"))
+    said = Prediction(2.0, 1.0, "plan: two", SettingChoice("false", "no GPU"))
     found = run.train(config, run.RunCallbacks(predict=lambda *facts: said))
     assert found["plan"]["measured_peak_memory_gib"] == 3.0
     assert found["plan"]["predicted_peak_memory_gib"] == 2.0

@@ -49,7 +49,7 @@ def main() -> None:
     found["agreed"] = agree(accelerator, f"said by rank {accelerator.process_index}")
     try:
         elsewhere = replace(config, output_dir=str(taken))
-        RunFolder(accelerator, elsewhere, Log(active=False), [], {}).open(Resumption())
+        RunFolder(accelerator, elsewhere, Log(active=False), [], {}).open(Resumption(elsewhere))
     except InputError as error:
         found["error"] = str(error)
     rank = accelerator.process_index
@@ -59,7 +59,7 @@ def main() -> None:
             own.mkdir()
             (own / "run.lock").touch()
         elsewhere = replace(config, output_dir=str(own))
-        RunFolder(accelerator, elsewhere, Log(active=False), [], {}).open(Resumption())
+        RunFolder(accelerator, elsewhere, Log(active=False), [], {}).open(Resumption(elsewhere))
     except InputError as error:
         found["not shared"] = str(error)
     (found_dir / f"rank{rank}.json").write_text(json.dumps(found))

@@ -113,7 +113,7 @@ class Copy:
         return (json.dumps({"format": FORMAT, **content}, indent=2) + "\n").encode()
 
 
-class Place:
+class MirrorStore:
     """The folder or bucket that holds the copies.
 
     Raises InputError where ``url`` names no file system that can be used here.
@@ -270,7 +270,7 @@ def open_mirror(config: RunConfig, log: Callable[[str], None]) -> Mirror | None:
     """
     if config.train.mirror is None:
         return None
-    place, output_dir = Place(config.train.mirror), Path(config.output_dir).resolve()
+    place, output_dir = MirrorStore(config.train.mirror), Path(config.output_dir).resolve()
     place.check_apart(output_dir)
     place.check_files()
     goes_on = (output_dir / RUN_CONFIG).exists() and config.train.resume != "never"
@@ -305,7 +305,7 @@ def _is_free(output_dir: Path) -> bool:
 
 
 def _fill(
-    place: Place, copies: list[Copy], output_dir: Path, log: Callable[[str], None]
+    place: MirrorStore, copies: list[Copy], output_dir: Path, log: Callable[[str], None]
 ) -> set[str]:
     """Put the newest whole copy into ``output_dir``, whole or not at all.
 
@@ -368,7 +368,7 @@ def _only_here(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_until_filled(place: Place, output_dir: Path) -> None:
+def _wait_until_filled(place: MirrorStore, output_dir: Path) -> None:
     """Until the main process has filled the folder that all ranks share.
 
     Returns as well where there is nothing to fill it with, or nothing is seen to happen: the
@@ -413,7 +413,7 @@ class _Source:
 
 
 @dataclass
-class _Job:
+class _Snapshot:
     """The run as it was at one moment; ``folder`` holds what the run may delete meanwhile."""
 
     folder: Path
@@ -438,7 +438,7 @@ class Mirror:
 
     def __init__(
         self,
-        place: Place,
+        place: MirrorStore,
         output_dir: Path,
         log: Callable[[str], None],
         copies: list[Copy] | None = None,
@@ -454,7 +454,7 @@ class Mirror:
         self._ids: dict[int, str] = {}
         self._newest: Copy | None = None  # ours
         self._changed = threading.Condition()
-        self._waiting: _Job | None = None
+        self._waiting: _Snapshot | None = None
         self._thread: threading.Thread | None = None
         self._closing = self._abandoned = self._gave_up = self._has_copied = False
         self._trouble = ""
@@ -554,7 +554,7 @@ class Mirror:
             self.log(f"warning: mirror: {what}: {why}. The run goes on.")
         self._trouble = why
 
-    def _gather(self, is_final: bool) -> _Job | None:
+    def _gather(self, is_final: bool) -> _Snapshot | None:
         """What a copy of this moment consists of; None where there is no checkpoint to go on
         from."""
         found = find_checkpoints(self.output_dir / CHECKPOINTS)
@@ -564,7 +564,7 @@ class Mirror:
         records = read_manifest(checkpoint)["files"]
         records[MANIFEST] = file_record(checkpoint / MANIFEST)
         folder = Path(tempfile.mkdtemp(prefix="copy-", dir=self.output_dir / STAGE))
-        job = _Job(folder, step, is_final)
+        job = _Snapshot(folder, step, is_final)
         try:
             for name, record in records.items():
                 kept = _keep(checkpoint / name, folder / "checkpoint" / name)
@@ -604,7 +604,7 @@ class Mirror:
             finally:
                 job.remove()
 
-    def _copy(self, job: _Job) -> None:
+    def _copy(self, job: _Snapshot) -> None:
         """Write one moment into the slot that does not hold the newest sound copy."""
         copies = self.place.copies()
         if self._known is None:

@@ -17,9 +17,9 @@ _WORDS = 624  # of a Mersenne Twister; a place behind them is not checked by num
 
 
 def write_random_state(path: Path) -> None:
-    """The states of torch (CPU and every GPU), numpy and Python."""
+    """Save the states of torch (CPU and every GPU), NumPy and Python."""
     _, words, gauss = random.getstate()
-    # Whoever uses numpy's one global generator, it goes on.
+    # Also save NumPy's global RNG: user code may draw from it.
     _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
     tensors = {
         "torch": torch.get_rng_state(),

@@ -86,6 +86,20 @@ class Scores:
         return None if self.rain_share is None else 2 * self.rain_share / (1 + self.rain_share)
 
 
+def scores_of(event: Mapping[str, Any], is_sample: bool = False) -> Scores:
+    """The part of an evaluation's event that monitors read.
+
+    Null, NaN and infinities are "not known": JSON, which a replay reads, has but null for them.
+    """
+    known = {item.name for item in fields(Scores)} - {"is_sample"}
+    values = {
+        key: value
+        for key, value in event.items()
+        if key in known and value is not None and math.isfinite(value)
+    }
+    return Scores(**values, is_sample=is_sample)
+
+
 @dataclass(frozen=True)
 class StepNumbers:
     """One optimizer step; ``batch`` says which windows (regions, times) it was made of,
@@ -139,52 +153,37 @@ class History:
                 return name, found[at]
         return None
 
-
-def scores_of(event: Mapping[str, Any], is_sample: bool = False) -> Scores:
-    """The part of an evaluation's event that monitors read.
-
-    Null, NaN and infinities are "not known": JSON, which a replay reads, has but null for them.
-    """
-    known = {item.name for item in fields(Scores)} - {"is_sample"}
-    values = {
-        key: value
-        for key, value in event.items()
-        if key in known and value is not None and math.isfinite(value)
-    }
-    return Scores(**values, is_sample=is_sample)
-
-
-def feed(history: History, event: Mapping[str, Any]) -> None:
-    """Add one event to the history; events that say nothing to the monitors are passed over."""
-    kind = event.get("event")
-    if kind == "start":
-        history.grace_steps = int(event.get("grace_steps") or 0)
-        history.dead_features = list(event.get("dead_features") or [])
-    elif kind == "plan":
-        history.planned_epoch_seconds = event.get("epoch_seconds")
-    elif kind == "train":
-        loss, norm = event.get("loss"), event.get("grad_norm")
-        history.steps.append(
-            StepNumbers(
-                step=None if event["step"] is None else int(event["step"]),
-                epoch=float(event.get("epoch") or 0.0),
-                # JSON knows no NaN: it is written as null.
-                loss=float("nan") if loss is None else float(loss),
-                grad_norm=None if norm is None else float(norm),
-                batch=str(event.get("batch") or ""),
-                checkpoint=str(event.get("checkpoint") or ""),
-                skipped=int(event.get("skipped") or 0),
+    def add(self, event: Mapping[str, Any]) -> None:
+        """Take in one event; those that say nothing to the monitors are passed over."""
+        kind = event.get("event")
+        if kind == "start":
+            self.grace_steps = int(event.get("grace_steps") or 0)
+            self.dead_features = list(event.get("dead_features") or [])
+        elif kind == "plan":
+            self.planned_epoch_seconds = event.get("epoch_seconds")
+        elif kind == "train":
+            loss, norm = event.get("loss"), event.get("grad_norm")
+            self.steps.append(
+                StepNumbers(
+                    step=None if event["step"] is None else int(event["step"]),
+                    epoch=float(event.get("epoch") or 0.0),
+                    # JSON knows no NaN: it is written as null.
+                    loss=float("nan") if loss is None else float(loss),
+                    grad_norm=None if norm is None else float(norm),
+                    batch=str(event.get("batch") or ""),
+                    checkpoint=str(event.get("checkpoint") or ""),
+                    skipped=int(event.get("skipped") or 0),
+                )
             )
-        )
-        del history.steps[:-KEPT_STEPS]
-    elif kind in ("validation", "check"):
-        history.evaluations.append(scores_of(event, is_sample=kind == "check"))
-    elif kind == "holdout":
-        history.holdout[event["step"]] = scores_of(event)
-    elif kind == "test_every_epoch":
-        # A log counts epochs alone; ``History.elsewhere`` looks there too.
-        history.test[event["step"] if "step" in event else event["epoch"]] = scores_of(event)
-    elif kind == "cost":
-        history.peak_memory_gb = event.get("peak_memory_gb")
-        if (seconds := event.get("epoch_seconds")) is not None:
-            history.epoch_seconds.append(float(seconds))
+            del self.steps[:-KEPT_STEPS]
+        elif kind in ("validation", "check"):
+            self.evaluations.append(scores_of(event, is_sample=kind == "check"))
+        elif kind == "holdout":
+            self.holdout[event["step"]] = scores_of(event)
+        elif kind == "test_every_epoch":
+            # A log counts epochs alone; ``elsewhere`` looks there too.
+            self.test[event["step"] if "step" in event else event["epoch"]] = scores_of(event)
+        elif kind == "cost":
+            self.peak_memory_gb = event.get("peak_memory_gb")
+            if (seconds := event.get("epoch_seconds")) is not None:
+                self.epoch_seconds.append(float(seconds))

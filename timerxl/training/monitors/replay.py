@@ -16,13 +16,13 @@ from typing import Any
 from timerxl.config import InputError, MonitorsConfig, load_recipe
 from timerxl.files import json_object
 from timerxl.training.monitors.openltm_log import MAX_NAMED, BaseRate, LoggedRun, LogReader, excerpt
-from timerxl.training.monitors.rules import LOOKS_AT, MONITORS, SEVERITIES, Verdict, Watcher
+from timerxl.training.monitors.rules import MONITORS, READ_BY, SEVERITIES, Verdict, Watcher
 
-_EVENTS = {*LOOKS_AT, *"plan holdout test_every_epoch verdict".split()}
+_EVENTS = {*READ_BY, *"plan holdout test_every_epoch verdict".split()}
 
 
 @dataclass
-class Finding:
+class ReplayedVerdict:
     """A verdict on run number ``run``; what steps or costs repeat is the first of ``times``."""
 
     verdict: Verdict
@@ -30,16 +30,69 @@ class Finding:
     times: int = 1
 
 
-@dataclass
 class Diagnosis:
-    """All that was found, and notes on what could not be read or had to be assumed."""
+    """The monitors over the events of one run after the other: what was found, and notes on what
+    could not be read or had to be assumed."""
 
-    kind: str
-    num_runs: int
-    num_evaluations: int
-    findings: list[Finding]
-    notes: list[str]
-    num_checks: int = 0
+    def __init__(self, kind: str, limits: MonitorsConfig) -> None:
+        self.kind, self.limits = kind, limits
+        self.findings: list[ReplayedVerdict] = []
+        self.notes: list[str] = []
+        self.num_runs = self.num_evaluations = self.num_checks = 0
+        self._own: dict[tuple[str, str], Verdict] = {}  # what the run itself said
+        self._found: dict[tuple[str, str], ReplayedVerdict] = {}
+
+    def start(self) -> None:
+        """Begin the next run."""
+        self.finish()
+        self.num_runs += 1
+        self._watcher = Watcher(self.limits, repeat=True)
+        self._found, self._sources = {}, dict[str, str]()
+
+    def see(self, event: dict[str, Any]) -> None:
+        """Show an event to the monitors; what steps and costs repeat is kept once and counted."""
+        kind = str(event["event"])
+        self.num_evaluations += kind == "validation"
+        self.num_checks += kind == "check"
+        if "rain_share_source" in event:
+            self._sources[kind] = event["rain_share_source"]
+        for verdict in self._watcher.see(event):
+            key = verdict.name, verdict.severity
+            if key in self._found and kind not in ("validation", "check"):
+                self._found[key].times += 1
+                continue
+            finding = ReplayedVerdict(self._with_source(verdict), self.num_runs)
+            self.findings.append(finding)
+            self._found.setdefault(key, finding)
+        self._watcher.verdicts.clear()  # a file may hold millions of steps
+
+    def note_own(self, verdict: Verdict) -> None:
+        """Remember what the run itself said when it ran."""
+        self._own.setdefault((verdict.name, verdict.severity), verdict)
+
+    def finish(self) -> None:
+        """End the run. A gradient of NaN is null in JSON, as is one that is not known: then only
+        the run's own verdict is left."""
+        for key, verdict in self._own.items():
+            if key not in self._found:
+                self.findings.append(ReplayedVerdict(verdict, self.num_runs))
+                self.notes.append(
+                    f"{verdict.name} ({verdict.severity}) is what the run itself said; its numbers "
+                    "alone do not show it."
+                )
+        self._own = {}
+
+    def _with_source(self, verdict: Verdict) -> Verdict:
+        """Say where a share of rain in the evidence comes from."""
+        added = {}
+        for key, name, event in (
+            ("rain_share", "rain_share_source", "validation"),
+            ("validation_rain_share", "rain_share_source", "validation"),
+            ("test_rain_share", "test_rain_share_source", "test_every_epoch"),
+        ):
+            if key in verdict.evidence and event in self._sources:
+                added[name] = self._sources[event]
+        return replace(verdict, evidence=verdict.evidence | added)
 
     def to_list(self) -> list[dict[str, Any]]:
         """The findings for JSON: name, epoch, severity and evidence.
@@ -50,18 +103,12 @@ class Diagnosis:
         rows = []
         for finding in self.findings:
             verdict = finding.verdict
-            found = dict(verdict.evidence)
-            found |= {"step": verdict.step} if verdict.step is not None else {}
-            found |= {"times": finding.times} if finding.times > 1 else {}
-            found |= {"run": finding.run} if self.num_runs > 1 else {}
-            rows.append(
-                {
-                    "name": verdict.name,
-                    "epoch": verdict.epoch,
-                    "severity": verdict.severity,
-                    "evidence": found,
-                }
-            )
+            evidence = dict(verdict.evidence)
+            evidence |= {"step": verdict.step} if verdict.step is not None else {}
+            evidence |= {"times": finding.times} if finding.times > 1 else {}
+            evidence |= {"run": finding.run} if self.num_runs > 1 else {}
+            row = {"name": verdict.name, "epoch": verdict.epoch, "severity": verdict.severity}
+            rows.append(row | {"evidence": evidence})
         return rows
 
 
@@ -77,13 +124,13 @@ def diagnose(path: Path, base_rate: BaseRate | None = None) -> Diagnosis:
         if is_log or not ours.take(line, number):
             is_cut = not line.endswith(("\n", "\r"))
             is_log = log.take(line, number, is_cut) or is_log
-    if ours.replay is not None:
-        return ours.finish()
+    if ours.found is not None:
+        return ours.finish(ours.found)
     runs = log.finish()
     if not runs:
         what = "scores, but no line that names an epoch" if log.notes else "no event and no epoch"
         raise InputError(f"{path} holds {what}; {EXPECTED}.")
-    found = Replay(MonitorsConfig())
+    found = Diagnosis("OpenLTM console log", MonitorsConfig())
     for logged in runs:
         found.start()
         for event in logged.events(base_rate):
@@ -97,82 +144,15 @@ def diagnose(path: Path, base_rate: BaseRate | None = None) -> Diagnosis:
             "standard errors come from counts, as if windows were independent: they are too small."
         )
     found.notes += log.notes
-    return found.diagnosis("OpenLTM console log")
-
-
-class Replay:
-    """Watchers over the events of one run after the other."""
-
-    def __init__(self, limits: MonitorsConfig) -> None:
-        self.limits = limits
-        self.findings: list[Finding] = []
-        self.notes: list[str] = []
-        self.num_runs = self.num_evaluations = self.num_checks = 0
-        self._said: dict[tuple[str, str], Verdict] = {}
-        self._found: dict[tuple[str, str], Finding] = {}
-
-    def start(self) -> None:
-        """Begin the next run."""
-        self._take_over()
-        self.num_runs += 1
-        self._watcher = Watcher(self.limits, repeat=True)
-        self._found, self._said, self._sources = {}, {}, dict[str, str]()
-
-    def see(self, event: dict[str, Any]) -> None:
-        """As ``Watcher.see``; what steps and costs repeat is kept once and counted."""
-        kind = str(event["event"])
-        self.num_evaluations += kind == "validation"
-        self.num_checks += kind == "check"
-        if "rain_share_source" in event:
-            self._sources[kind] = event["rain_share_source"]
-        for verdict in self._watcher.see(event):
-            key = verdict.name, verdict.severity
-            if key in self._found and kind not in ("validation", "check"):
-                self._found[key].times += 1
-                continue
-            finding = Finding(self._with_source(verdict), self.num_runs)
-            self.findings.append(finding)
-            self._found.setdefault(key, finding)
-        self._watcher.verdicts.clear()  # a file may hold millions of steps
-
-    def said(self, verdict: Verdict) -> None:
-        """What the run itself said when it ran."""
-        self._said.setdefault((verdict.name, verdict.severity), verdict)
-
-    def diagnosis(self, kind: str) -> Diagnosis:
-        self._take_over()
-        counts = self.num_runs, self.num_evaluations
-        return Diagnosis(kind, *counts, self.findings, self.notes, self.num_checks)
-
-    def _take_over(self) -> None:
-        """A gradient of NaN is null in JSON, as is one unknown: only the run's own word is left."""
-        for key, verdict in self._said.items():
-            if key not in self._found:
-                self.findings.append(Finding(verdict, self.num_runs))
-                self.notes.append(
-                    f"{verdict.name} ({verdict.severity}) is what the run itself said; its numbers "
-                    "alone do not show it."
-                )
-        self._said = {}
-
-    def _with_source(self, verdict: Verdict) -> Verdict:
-        evidence, added = verdict.evidence, dict[str, str]()
-        for key, name, event in (
-            ("rain_share", "rain_share_source", "validation"),
-            ("validation_rain_share", "rain_share_source", "validation"),
-            ("test_rain_share", "test_rain_share_source", "test_every_epoch"),
-        ):
-            if key in evidence and event in self._sources:
-                added[name] = self._sources[event]
-        return replace(verdict, evidence=evidence | added)
+    return found
 
 
 class MetricsReader:
-    """Takes metrics.jsonl line by line; ``replay`` is None until a line is an event of ours."""
+    """Takes metrics.jsonl line by line; ``found`` is None until a line is an event of ours."""
 
     def __init__(self, path: Path, base_rate: BaseRate | None) -> None:
         self.path, self.base_rate = path, base_rate
-        self.replay: Replay | None = None
+        self.found: Diagnosis | None = None
         self._damaged: list[int] = []
         self._faults: list[str] = []
         self._num_faults = self._num_damaged = 0
@@ -181,53 +161,51 @@ class MetricsReader:
     def take(self, line: str, number: int) -> bool:
         """True where the file is metrics.jsonl, as far as is known after ``line``."""
         if not line.strip():
-            return self.replay is not None
+            return self.found is not None
         event = event_of(line)
         if event is None:
             self._num_damaged += 1
             self._damaged = [*self._damaged, number][:MAX_NAMED]
             self._is_cut = not line.endswith(("\n", "\r"))
-        elif self.replay is None and event["event"] in _EVENTS:
-            self.replay = Replay(self._limits())
-            self.replay.start()
-        if event is None or self.replay is None:
-            return self.replay is not None
-        self._see(self.replay, event, number)
-        return True
+        elif self.found is None and event["event"] in _EVENTS:
+            self.found = Diagnosis("metrics.jsonl", self._limits())
+            self.found.start()
+        if event is not None and self.found is not None:
+            self._see(self.found, event, number)
+        return self.found is not None
 
-    def finish(self) -> Diagnosis:
-        """To be called once, after the last line of a file that is metrics.jsonl."""
-        assert self.replay is not None
-        notes = self.replay.notes
+    def finish(self, found: Diagnosis) -> Diagnosis:
+        """Add the notes; to be called once, after the last line."""
         if self._num_damaged:
             lines = listed("line", self._damaged, self._num_damaged)
             cut = " (the last one is cut off)" if self._is_cut else ""
-            notes.append(f"{lines}: no event of ours{cut}; left out, the rest is used.")
-        notes += self._faults
+            found.notes.append(f"{lines}: no event of ours{cut}; left out, the rest is used.")
+        found.notes += self._faults
         if self._num_faults > len(self._faults):
-            notes.append(f"{self._num_faults} such values in all were left out.")
+            found.notes.append(f"{self._num_faults} such values in all were left out.")
         if self.base_rate is not None and not self._is_base_rate_used:
-            notes.append("the log holds the share of rain: --base-rate is not used.")
-        return self.replay.diagnosis("metrics.jsonl")
+            found.notes.append("the log holds the share of rain: --base-rate is not used.")
+        found.finish()
+        return found
 
-    def _see(self, replay: Replay, event: dict[str, Any], number: int) -> None:
+    def _see(self, found: Diagnosis, event: dict[str, Any], number: int) -> None:
         name = event["event"]
-        if name == "verdict" and (said := verdict_of(event)) is not None:
-            replay.said(said)
+        if name == "verdict" and (own := verdict_of(event)) is not None:
+            found.note_own(own)
         if name == "verdict" or name not in _EVENTS:
             return
         if name == "start" and self._has_begun:
-            replay.start()
-        self._has_begun = name != "start" and (self._has_begun or name in LOOKS_AT)
+            found.start()
+        self._has_begun = name != "start" and (self._has_begun or name in READ_BY)
         for key, value in take_unfit(event).items():
             self._fault(f"line {number}: {key} is {excerpt(repr(value))}; left out.")
         if missing := missing_keys(event):
             self._fault(f"line {number}: {name} without its {' and '.join(missing)} is left out.")
-        else:
-            if name == "validation" and self.base_rate and event.get("rain_share") is None:
-                event |= {"rain_share": self.base_rate.share, "rain_share_source": "given"}
-                self._is_base_rate_used = True
-            replay.see(event)
+            return
+        if name == "validation" and self.base_rate and event.get("rain_share") is None:
+            event |= {"rain_share": self.base_rate.share, "rain_share_source": "given"}
+            self._is_base_rate_used = True
+        found.see(event)
 
     def _fault(self, what: str) -> None:
         self._num_faults += 1

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from timerxl.config import MonitorsConfig
-from timerxl.training.monitors.history import History, Scores, StepNumbers, feed
+from timerxl.training.monitors.history import History, Scores, StepNumbers
 
 INFO, SUSPECTED, CERTAIN = "info", "suspected", "certain"
 SEVERITIES = (INFO, SUSPECTED, CERTAIN)
@@ -26,7 +26,7 @@ RANKS_NOTHING = "the forecasts rank nothing"
 CONSECUTIVE_CHECKS = 3
 STD_ERRORS = 3.0  # many evaluations of many runs are looked at: two would be passed by chance
 EXPLODING = 100.0  # times the median gradient norm
-SLOW_LOOKS = 3
+SLOW_EPOCHS = 3
 MOST_SKIPPED = 15  # a scale of 2^16 is at 1 soon after, where DeepSpeed ends by an error of its own
 
 
@@ -64,12 +64,12 @@ class Verdict:
 def verdict_at(
     name: str,
     severity: str,
-    at: Scores | None,
+    at: Scores | StepNumbers | None,
     evidence: Mapping[str, Any],
     explanation: str,
     remedy: str,
 ) -> Verdict:
-    """A verdict on this evaluation."""
+    """Return a verdict on this evaluation or step."""
     epoch, step = (None, None) if at is None else (at.epoch, at.step)
     return Verdict(name, severity, epoch, step, dict(evidence), explanation, remedy)
 
@@ -77,8 +77,8 @@ def verdict_at(
 def collapse(history: History, limits: MonitorsConfig) -> Verdict | None:
     """(Nearly) one class on validation, accuracy at the base rate, or no ranking at all.
 
-    Certain at the second full evaluation in a row, or at the third look in a row (checks between
-    evaluations included), counted once the grace steps are over.
+    Certain at the second full evaluation in a row, or at the third in a row with the checks between
+    evaluations, counted once the grace steps are over.
     """
     latest = history.latest
     if latest is None or (reason := collapsed(latest)) is None:
@@ -103,9 +103,9 @@ def collapse(history: History, limits: MonitorsConfig) -> Verdict | None:
         )
     grace = history.grace_steps
     past = [one for one in history.evaluations if one.step is None or one.step >= grace]
-    looks = past[-CONSECUTIVE_CHECKS:]
+    recent = past[-CONSECUTIVE_CHECKS:]
     full = [one for one in past if not one.is_sample][-2:]
-    often = len(looks) == CONSECUTIVE_CHECKS and all(map(collapsed, looks))
+    often = len(recent) == CONSECUTIVE_CHECKS and all(map(collapsed, recent))
     twice = not latest.is_sample and len(full) == 2 and all(map(collapsed, full))
     ranking = "" if auc is None or "ROC-AUC" in reason else f" ROC-AUC {auc:.3f}: {_ranks(latest)}."
     if past[-1:] != [latest]:
@@ -339,7 +339,7 @@ def _plus_minus(error: float | None) -> str:
 
 
 def nonfinite(history: History, limits: MonitorsConfig) -> Verdict | None:
-    """A loss or gradient norm that is no number, or a norm far above those before it."""
+    """A loss or gradient norm that is NaN or infinite, or a norm far above those before it."""
     if not history.steps:
         return None
     now = history.steps[-1]
@@ -350,11 +350,10 @@ def nonfinite(history: History, limits: MonitorsConfig) -> Verdict | None:
     for name in ("batch", "checkpoint"):
         evidence |= {name: found} if (found := getattr(now, name)) else {}
     if now.skipped >= MOST_SKIPPED:
-        return Verdict(
+        return verdict_at(
             "nonfinite",
             CERTAIN,
-            now.epoch,
-            now.step,
+            now,
             evidence | {"skipped_updates": now.skipped},
             f"fp16 has left out {now.skipped} updates in a row up to {at}: the "
             f"gradients are no numbers at any scale of the loss, and nothing is learned.{kept}",
@@ -362,11 +361,10 @@ def nonfinite(history: History, limits: MonitorsConfig) -> Verdict | None:
         )
     for name, value in (("loss", now.loss), ("gradient norm", now.grad_norm)):
         if value is not None and not math.isfinite(value):
-            return Verdict(
+            return verdict_at(
                 "nonfinite",
                 CERTAIN,
-                now.epoch,
-                now.step,
+                now,
                 evidence,
                 f"the {name} is {value} at {at}{where}.{kept}",
                 "Lower optim.lr, or look for extreme values in these windows of the series.",
@@ -376,11 +374,10 @@ def nonfinite(history: History, limits: MonitorsConfig) -> Verdict | None:
     if usual is None or is_early or not explodes(now.grad_norm, usual):
         return None
     norm = float(now.grad_norm or 0.0)
-    return Verdict(
+    return verdict_at(
         "nonfinite",
         SUSPECTED,
-        now.epoch,
-        now.step,
+        now,
         evidence | {"median_grad_norm": usual},
         f"the gradient norm exploded to {norm:.3g} at {at}, "
         f"{norm / usual:.0f} times its median{where}.{kept}",
@@ -416,13 +413,13 @@ def memory(history: History, limits: MonitorsConfig) -> Verdict | None:
 
 
 def slow(history: History, limits: MonitorsConfig) -> Verdict | None:
-    """An epoch that will take ``slow_factor`` times what the plan said; certain at the third look
+    """An epoch that will take ``slow_factor`` times what the plan said; certain the third time
     in a row, since a device may be shared for a while."""
-    planned, recent = history.planned_epoch_seconds, history.epoch_seconds[-SLOW_LOOKS:]
+    planned, recent = history.planned_epoch_seconds, history.epoch_seconds[-SLOW_EPOCHS:]
     if not planned or not recent or recent[-1] <= limits.slow_factor * planned:
         return None
     took = recent[-1]
-    stays = len(recent) == SLOW_LOOKS and min(recent) > limits.slow_factor * planned
+    stays = len(recent) == SLOW_EPOCHS and min(recent) > limits.slow_factor * planned
     return verdict_at(
         "slow",
         CERTAIN if stays else SUSPECTED,
@@ -498,21 +495,21 @@ MONITORS: dict[str, Monitor] = {
     "dead_input": dead_input,
     "target": target,
 }
-# Event -> monitors that have something new to look at.
-_ALL_BUT_STEPS = ("collapse stagnation oscillation divergence overfitting target").split()
-LOOKS_AT = {
+# Event -> the monitors that read it.
+READ_BY = {
     "start": ["dead_input"],
     "train": ["nonfinite", "dead_input"],
     "check": ["collapse"],
-    "validation": _ALL_BUT_STEPS,
+    "validation": "collapse stagnation oscillation divergence overfitting target".split(),
     "cost": ["memory", "slow"],
 }
 
 
 @dataclass
 class Watcher:
-    """Feeds events to a history and asks the monitors that are on.
+    """The monitors over a stream of events: those of a live run, or of its metrics.jsonl again.
 
+    Both go through these lines, so that ``launch/diagnose.py`` says what the run itself said.
     ``repeat`` False says each (name, severity) once, as in a run; True every time, as in a replay.
     ``holdout`` and ``test_every_epoch`` events must come before the ``validation`` of their step.
     """
@@ -524,9 +521,9 @@ class Watcher:
 
     def see(self, event: Mapping[str, Any]) -> list[Verdict]:
         """The verdicts that this event brings."""
-        feed(self.history, event)
+        self.history.add(event)
         found = []
-        for name in LOOKS_AT.get(str(event.get("event")), []):
+        for name in READ_BY.get(str(event.get("event")), []):
             if getattr(self.limits, name) == "off":
                 continue
             verdict = MONITORS[name](self.history, self.limits)

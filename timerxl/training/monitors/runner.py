@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,8 @@ class MonitorRunner:
 
     config: RunConfig
     accelerator: Accelerator
-    log: MetricsLog
-    say: Any
+    metrics: MetricsLog
+    say: Callable[[str], None]
     watcher: Watcher = field(init=False)
     stop: Verdict | None = None
 
@@ -50,11 +51,11 @@ class MonitorRunner:
         """Write an event and show it to the monitors; call on any rank."""
         if not self.accelerator.is_main_process:
             return
-        self.log.write(name, **values)
+        self.metrics.write(name, **values)
         for verdict in self.watcher.see({"event": name, **values}):
             stops = self.watcher.stops(verdict)
             action = "stop" if stops else "warn"
-            self.log.write("verdict", **verdict.to_dict(), action=action)
+            self.metrics.write("verdict", **verdict.to_dict(), action=action)
             self.say(f"{'STOP' if stops else 'warning'}: {verdict.sentence()}")
             if stops and self.stop is None:
                 self.stop = verdict
