@@ -100,7 +100,7 @@ def _plan(config: RunConfig, choice: str, world_size: int, status: dict[str, Any
     if status.get("code") == EXIT_OK and (output_dir / "results.json").exists():
         if not (_is_longer(config) and config.train.resume_force and candidates):
             _refuse_finished(config)
-        found = _go_on(config, candidates, world_size)
+        found = _resume_from(config, candidates, world_size)
         note = (
             f"the finished run {output_dir} goes on: the learning rate follows the longer schedule "
             "from here, and the test split, scored once already, is scored again at its end."
@@ -110,7 +110,7 @@ def _plan(config: RunConfig, choice: str, world_size: int, status: dict[str, Any
     if not candidates:
         note = f"{output_dir} holds a run without a checkpoint: training starts anew."
         return Resumption(config, notes=[note])
-    return _go_on(config, candidates, world_size)
+    return _resume_from(config, candidates, world_size)
 
 
 def _is_longer(config: RunConfig) -> bool:
@@ -198,7 +198,7 @@ def _from_path(config: RunConfig, folder: Path, world_size: int) -> Resumption:
             f"train.resume={folder} is of another run than output_dir {config.output_dir}, which "
             "holds one; choose an empty folder."
         )
-    return _go_on(config, [folder], world_size)
+    return _resume_from(config, [folder], world_size)
 
 
 def _is_folder(path: Path) -> bool:
@@ -208,7 +208,7 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _go_on(config: RunConfig, candidates: list[Path], world_size: int) -> Resumption:
+def _resume_from(config: RunConfig, candidates: list[Path], world_size: int) -> Resumption:
     state, problems = None, []
     for folder in candidates:
         if (found := find_problem(folder, names=[TRAINER_STATE])) is not None:

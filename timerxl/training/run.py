@@ -37,14 +37,14 @@ from timerxl.training.assembly import (
 )
 from timerxl.training.checkpoint.manager import Checkpoints
 from timerxl.training.checkpoint.mirror import Mirror, open_mirror
-from timerxl.training.checkpoint.storage import Progress, short_of_room
+from timerxl.training.checkpoint.storage import Progress, disk_warning
 from timerxl.training.dataloader import BatchPlan, place_data
 from timerxl.training.distributed import (
     Launch,
     build_accelerator,
     fill_deepspeed,
-    limit_waiting,
     plan_launch,
+    set_collective_timeout,
     translate_distributed_errors,
 )
 from timerxl.training.evaluator import Evaluator, check_interval
@@ -156,7 +156,7 @@ def set_up(
     placed = prediction.data_on_device if prediction is not None else None
     place_data(config, windows, accelerator, placed, log)
     prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
-    limit_waiting(config)
+    set_collective_timeout(config)
     use_seed(config.seed, rank=accelerator.process_index)  # other dropout masks on every rank
     parts = (accelerator, prepared, prepared_optimizer, schedule)
     checkpoints = Checkpoints(
@@ -296,7 +296,7 @@ def say_derived_settings(
         )
     under_copy = 2 if config.train.mirror else 0  # one is copied, one waits
     keep_last = config.train.keep_last
-    if short := short_of_room(folder.path, model.num_parameters(), keep_last, under_copy):
+    if short := disk_warning(folder.path, model.num_parameters(), keep_last, under_copy):
         log(f"warning: {short}")
 
 

@@ -39,15 +39,15 @@ from timerxl.training.checkpoint.model_folder import copy_model, model_problem
 from timerxl.training.checkpoint.storage import (
     CHECKPOINTS,
     StorageFailed,
+    clear_unfinished,
+    final_name,
     find_checkpoints,
     find_problem,
+    finish_replacement,
     fresh_folder,
     is_storage_error,
     read_trainer_state,
-    settle,
-    settled,
     space_left,
-    sweep,
 )
 from timerxl.training.distributed import PeerLost, agree
 from timerxl.training.end_watcher import EndWatcher
@@ -96,16 +96,16 @@ class RunFolder:
         Raises InputError or StorageFailed on all of them where it can't be done: none may wait for
         a main process that stopped.
         """
-        self._on_main(self._take_lock)
-        self._check_shared(self._sight_of_the_lock())
+        self._run_on_main(self._take_lock)
+        self._check_shared(self._describe_lock())
         self._check_shared("checkpoints" if found.candidates else "no checkpoint")
-        self._on_main(lambda: self._check_unchanged(found))
+        self._run_on_main(lambda: self._check_unchanged(found))
         if found.candidates:
-            self._on_main(lambda: sweep(self.path / CHECKPOINTS))
-            self._choose([settled(path) for path in found.candidates])
-            self._on_main(self._reopen)
+            self._run_on_main(lambda: clear_unfinished(self.path / CHECKPOINTS))
+            self._choose_checkpoint([final_name(path) for path in found.candidates])
+            self._run_on_main(self._rewind_to_checkpoint)
         else:
-            self._on_main(self._begin)
+            self._run_on_main(self._begin_anew)
 
     def end(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Write how the run ended, in status.json and on its page; then the folder is free."""
@@ -138,7 +138,7 @@ class RunFolder:
             self._lock.release()
             self._lock = None
 
-    def _on_main(self, action: Any) -> None:
+    def _run_on_main(self, action: Any) -> None:
         bad_input = storage = None
         if self.accelerator.is_main_process:
             try:
@@ -192,7 +192,7 @@ class RunFolder:
                     "the storage of output_dir (NFS, Lustre, a mounted bucket)."
                 )
 
-    def _sight_of_the_lock(self) -> str:
+    def _describe_lock(self) -> str:
         """Of the main process's lock; shared storage may take seconds to show it."""
         path, until = self.path / LOCK_FILE, time.monotonic() + SHOWN_SECONDS
         mine = agree(self.accelerator, path.read_bytes() if self._lock is not None else None)
@@ -202,7 +202,7 @@ class RunFolder:
             time.sleep(0.2)
         return f"its {LOCK_FILE}"
 
-    def _begin(self) -> None:
+    def _begin_anew(self) -> None:
         """An earlier run is moved aside, under its own lock; the new folder gets a new one."""
         if moved := prepare_output_dir(self.path):
             old = self._lock
@@ -213,7 +213,7 @@ class RunFolder:
         write_text(self.path / RUN_CONFIG, to_yaml(self.config))
         self._write_first_files()
 
-    def _choose(self, candidates: list[Path]) -> None:
+    def _choose_checkpoint(self, candidates: list[Path]) -> None:
         """The newest checkpoint that is whole, the same for all ranks, who share the reading."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         said = []
@@ -237,7 +237,7 @@ class RunFolder:
                 "train.resume=never trains anew and moves the run aside."
             )
 
-    def _reopen(self) -> None:
+    def _rewind_to_checkpoint(self) -> None:
         """Back to the moment of the checkpoint: what came after it is done again."""
         assert self.checkpoint is not None
         problem, notes = check_fingerprints(
@@ -252,7 +252,7 @@ class RunFolder:
             self._branch_off(source)
         else:
             self.run_id = str(self.state.get("run_id", self.run_id))
-        settle(self.path / "model")
+        finish_replacement(self.path / "model")
         metrics, length = self.path / METRICS, int(self.state["metrics_bytes"])
         known = b""
         if metrics.exists():

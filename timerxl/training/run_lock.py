@@ -77,7 +77,9 @@ class RunLock:
         owner = self._owner(file)
         if owner:
             is_here = owner["host"] == socket.gethostname()
-            lives = _is_process(owner["pid"]) and not is_locked if is_here else self._beats()
+            lives = (
+                _is_process(owner["pid"]) and not is_locked if is_here else self._owner_is_alive()
+            )
             if lives:
                 file.close()
                 raise InputError(self._refusal(owner))
@@ -92,7 +94,7 @@ class RunLock:
         file.flush()
         self._file = file
         _held.add(self)
-        self._beat = threading.Thread(target=self._touch, name="run-lock", daemon=True)
+        self._beat = threading.Thread(target=self._keep_touching, name="run-lock", daemon=True)
         self._beat.start()
 
     def release(self) -> None:
@@ -106,7 +108,7 @@ class RunLock:
         self._file.close()
         self._file = None
 
-    def _beats(self) -> bool:
+    def _owner_is_alive(self) -> bool:
         """Whether the owner, on another machine, touches its lock again before it is stale: one
         that is gone is waited for, so that a job can begin anew elsewhere at once."""
         age = self._age()
@@ -122,7 +124,7 @@ class RunLock:
                 return True
         return False
 
-    def _touch(self) -> None:
+    def _keep_touching(self) -> None:
         while not self._done.wait(HEARTBEAT_SECONDS):
             with contextlib.suppress(OSError, ValueError):  # closed meanwhile
                 os.utime(self._file.fileno())

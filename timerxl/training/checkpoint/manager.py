@@ -44,7 +44,7 @@ _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # D
 
 @dataclass
 class Checkpoints:
-    """Writes and reads the checkpoints of one run; every method is to be called by all ranks.
+    """Write and read the checkpoints of one run; all ranks call every method.
 
     Args:
         facts: what does not change during the run (configuration, fingerprints, batch layout).

@@ -170,11 +170,11 @@ class MirrorStore:
                 file.write(block)
 
     def probe(self) -> None:
-        """Write a small file; raises whatever the storage raises."""
+        """Write a small file; let every error of the storage pass."""
         self.write(self.path(NOTE), iter([_NOTE_TEXT.encode()]))
 
     def copy_in(self, slot: int) -> Copy | None:
-        """The manifest of a slot; None where there is none that can be used."""
+        """Read the manifest of a slot; return None where none can be used."""
         try:
             path = self.path(f"slot-{slot}", MANIFEST)
             content = self.fs.cat_file(path, end=MOST_JSON_BYTES)
@@ -193,13 +193,13 @@ class MirrorStore:
         return copy
 
     def copies(self) -> list[Copy]:
-        """Of both slots, newest first, unfinished ones among them."""
+        """Read the manifests of both slots, newest first, unfinished ones among them."""
         self.fs.invalidate_cache()
         found = [copy for slot in SLOTS if (copy := self.copy_in(slot)) is not None]
         return sorted(found, key=lambda copy: copy.number, reverse=True)
 
     def fetch(self, copy: Copy, folder: Path) -> None:
-        """Bring the files of a whole copy into ``folder``, verified while they come.
+        """Download the files of a whole copy into ``folder``, verified while they arrive.
 
         Raises Unusable where the mirror is at fault, OSError where this machine is.
         """
@@ -235,14 +235,14 @@ class MirrorStore:
 
 
 def _foreign_note(note: Path) -> bool:
-    """Whether a file that would be overwritten by the note is somebody's own."""
+    """Whether a file that would be overwritten by the note is not a mirror's."""
     with note.open("rb") as file:
         begin = file.read(40)
     return begin not in _NOTE_TEXT.encode()
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a path in a manifest is one that a copy holds, and leads nowhere else."""
+    """Whether a path in a manifest is one that a copy may hold, inside its slot."""
     path = PurePosixPath(name)
     return (
         str(path) == name
@@ -254,13 +254,14 @@ def _is_ours(name: str) -> bool:
 
 
 def _why(error: BaseException) -> str:
-    """What went wrong, in a clause that is the same every time it does."""
+    """Describe an error in a clause that is the same every time it happens."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else reason(error)
     return f"{type(error).__name__}: {said}".rstrip(".")
 
 
 def open_mirror(config: RunConfig, log: Callable[[str], None]) -> Mirror | None:
-    """The mirror of a run on its main process; None elsewhere, and without ``train.mirror``.
+    """Open the mirror of a run on its main process; return None elsewhere, and without
+    ``train.mirror``.
 
     To be called by all ranks, before plan_resume. Where ``train.resume`` is auto, an ``output_dir``
     that is empty or not there is filled from the newest whole copy; ranks other than the main one
@@ -298,7 +299,8 @@ def open_mirror(config: RunConfig, log: Callable[[str], None]) -> Mirror | None:
 
 
 def _is_free(output_dir: Path) -> bool:
-    """Whether a run could be put there: nothing is, or what an attempt that was refused leaves."""
+    """Whether a run can be put there: the folder is not there, or holds only what a refused attempt
+    leaves."""
     if not output_dir.is_dir():
         return not output_dir.exists()
     return all(path.name in NO_FILES_OF_A_RUN for path in output_dir.iterdir())
@@ -360,7 +362,7 @@ def _fill(
 
 @contextlib.contextmanager
 def _only_here(folder: Path) -> Iterator[Path]:
-    """A folder's name with nothing behind it, before and after."""
+    """Make sure that nothing lies under a folder's name, before and after the block."""
     shutil.rmtree(folder, ignore_errors=True)
     try:
         yield folder
@@ -369,7 +371,7 @@ def _only_here(folder: Path) -> Iterator[Path]:
 
 
 def _wait_until_filled(place: MirrorStore, output_dir: Path) -> None:
-    """Until the main process has filled the folder that all ranks share.
+    """Wait until the main process has filled the folder that all ranks share.
 
     Returns as well where there is nothing to fill it with, or nothing is seen to happen: the
     processes compare what they see before anything is written (RunFolder.open).
@@ -426,11 +428,11 @@ class _Snapshot:
 
 
 class _Abandoned(Exception):
-    """The process ends, and does not wait for this copy."""
+    """The process ends and does not wait for this copy."""
 
 
 class Mirror:
-    """Copies the run to ``place``, one moment at a time, in a thread of its own.
+    """Copy the run to ``place``, one moment at a time, in a background thread.
 
     A moment that waits while a newer one comes is dropped. Failures become one sentence for
     ``log``, which may be called from another thread; they are said again where the reason changes.
@@ -461,7 +463,7 @@ class Mirror:
         self._moved = time.monotonic()  # when a block last went through
 
     def start(self) -> None:
-        """``output_dir`` holds the run from now on. Say whose copies will be overwritten."""
+        """Begin mirroring ``output_dir``, and log whose copies will be overwritten."""
         try:
             stage = self.output_dir / STAGE
             stage.mkdir(exist_ok=True)
@@ -484,7 +486,7 @@ class Mirror:
             self._newest = next((c for c in whole if c.id not in self.not_sound), None)
 
     def take(self, is_final: bool = False) -> None:
-        """Note the run's state as it is now, to be copied soon; returns at once.
+        """Take a snapshot of the run, to be copied soon; return at once.
 
         Files that the run may delete or replace meanwhile get a second name (a hard link), where
         the disk has none a copy.
@@ -508,7 +510,7 @@ class Mirror:
             dropped.remove()
 
     def end(self, patient: bool) -> None:
-        """Copy the run's last state, and say in one line whether it arrived.
+        """Copy the run's last state, and log in one line whether it arrived.
 
         Waits a minute, and up to ten while bytes flow; without patience 20 s.
         """
@@ -548,14 +550,14 @@ class Mirror:
         return now - started > (MOST_SECONDS if flows else END_SECONDS)
 
     def _warn(self, what: str, error: Exception) -> None:
-        """Say a failure, unless it is the same as before."""
+        """Log a failure, unless it is the same as before."""
         why = _why(error)
         if why != self._trouble and not self._abandoned:
             self.log(f"warning: mirror: {what}: {why}. The run goes on.")
         self._trouble = why
 
     def _gather(self, is_final: bool) -> _Snapshot | None:
-        """What a copy of this moment consists of; None where there is no checkpoint to go on
+        """Collect what a copy of this moment consists of; None without a checkpoint to resume
         from."""
         found = find_checkpoints(self.output_dir / CHECKPOINTS)
         if not found:
@@ -567,10 +569,10 @@ class Mirror:
         job = _Snapshot(folder, step, is_final)
         try:
             for name, record in records.items():
-                kept = _keep(checkpoint / name, folder / "checkpoint" / name)
+                kept = _link_or_copy(checkpoint / name, folder / "checkpoint" / name)
                 job.sources[f"checkpoint/{name}"] = _Source(kept, **record)
             for name, path in self._files(*_FOLDERS, *_FILES, *((FORECASTS,) if is_final else ())):
-                kept = _keep(path, folder / name)
+                kept = _link_or_copy(path, folder / name)
                 job.sources[name] = _Source(kept, kept.stat().st_size)
             for name, path in self._files(*_GROWING):
                 job.sources[name] = _Source(path, path.stat().st_size)
@@ -580,7 +582,8 @@ class Mirror:
         return job
 
     def _files(self, *names: str) -> Iterator[tuple[str, Path]]:
-        """(path in the run's folder, path) of every file with these names, or in such folders."""
+        """Yield (path in the run's folder, path) of every file with these names, or in such
+        folders."""
         for name in names:
             top = self.output_dir / name
             for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
@@ -605,14 +608,14 @@ class Mirror:
                 job.remove()
 
     def _copy(self, job: _Snapshot) -> None:
-        """Write one moment into the slot that does not hold the newest sound copy."""
+        """Write a snapshot into the slot that does not hold the newest sound copy."""
         copies = self.place.copies()
         if self._known is None:
             self._known = {copy.id for copy in copies}
         if self._is_foreign(copies):
             return
         records = {name: source.record() for name, source in job.sources.items()}
-        if self._newest in copies and self._holds(records, job.is_final):
+        if self._newest in copies and self._has_already(records, job.is_final):
             self._trouble = ""
             return
         sound = [c for c in copies if c.files is not None and c.id not in self.not_sound]
@@ -666,8 +669,9 @@ class Mirror:
             )
         return bool(others)
 
-    def _holds(self, records: dict[str, dict[str, Any]], is_final: bool) -> bool:
-        """Whether our newest copy has it already; curves alone are not copied before the end."""
+    def _has_already(self, records: dict[str, dict[str, Any]], is_final: bool) -> bool:
+        """Whether our newest copy holds these files already; before the end, metrics alone are not
+        copied."""
         assert self._newest is not None
 
         def matter(files: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -678,19 +682,21 @@ class Mirror:
 
     def _write_manifest(self, copy: Copy) -> None:
         self.place.write(
-            self.place.path(f"slot-{copy.slot}", MANIFEST), self._paced(iter([copy.to_json()]))
+            self.place.path(f"slot-{copy.slot}", MANIFEST),
+            self._until_abandoned(iter([copy.to_json()])),
         )
 
     def _checked(self, name: str, source: _Source, expected: dict[str, Any]) -> Iterator[bytes]:
-        """The bytes of a file, which must be those of its record."""
+        """Yield the bytes of a file; raise OSError where they are not those of its record."""
         digest = hashlib.sha256()
-        for block in self._paced(source.blocks()):
+        for block in self._until_abandoned(source.blocks()):
             digest.update(block)
             yield block
         if digest.hexdigest() != expected["sha256"]:
             raise OSError(f"{name} reads back other than it was written")
 
-    def _paced(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    def _until_abandoned(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the blocks until the process gives up waiting."""
         for block in blocks:
             if self._abandoned:
                 raise _Abandoned
@@ -706,7 +712,7 @@ class Mirror:
                 self.place.fs.rm_file(path)
 
 
-def _keep(path: Path, name: Path) -> Path:
+def _link_or_copy(path: Path, name: Path) -> Path:
     """Give a file a second name, or copy it where the disk has no hard links."""
     name.parent.mkdir(parents=True, exist_ok=True)
     try:

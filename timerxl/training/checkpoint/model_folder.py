@@ -35,7 +35,7 @@ transformers_logging.disable_progress_bar()  # it would cut through the run's ow
 def write_model(
     model: torch.nn.Module, state: dict[str, Any], folder: Path, extras: dict[str, Any]
 ) -> None:
-    """Weights ``state``, configuration, code and ``extras`` of the unwrapped ``model``.
+    """Write weights ``state``, configuration, code and ``extras`` of the unwrapped ``model``.
 
     Weights are written as fp32 (an exact copy of half-precision ones), so that the folder loads
     and runs on any machine.
@@ -53,7 +53,7 @@ def write_model(
 def _replace_model(
     model: torch.nn.Module, state: dict[str, Any], folder: Path, extras: dict[str, Any]
 ) -> None:
-    """``folder`` as :func:`write_model` has it, with size and SHA-256 of the weights."""
+    """Write ``folder`` as :func:`write_model` does, with size and SHA-256 of the weights."""
     fresh = fresh_folder(folder)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -101,7 +101,8 @@ def copy_model(source: Path, folder: Path) -> None:
 
 
 def model_problem(folder: Path) -> str | None:
-    """What is wrong with a folder of :func:`save_model`, as a clause; None where it is whole."""
+    """Return what is wrong with a folder of :func:`save_model`, as a clause; None where it is
+    whole."""
     try:
         saved = read_json(folder / PREPROCESSING)
         found = file_record(folder / WEIGHTS)

@@ -34,7 +34,7 @@ def write_random_state(path: Path) -> None:
 
 
 def read_random_state(path: Path) -> None:
-    """Set what :func:`write_random_state` wrote; a GPU that was not there then is left alone.
+    """Restore what :func:`write_random_state` wrote; leave a GPU alone that was not there then.
 
     Raises StorageFailed where the file holds no such state.
     """

@@ -270,7 +270,7 @@ class LoggedRun:
 
 
 @dataclass
-class _Printed:
+class _ProcessOutput:
     """What one process printed of one run, between two places of the log."""
 
     rank: int
@@ -289,8 +289,8 @@ class LogReader:
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self._printed: list[_Printed] = []
-        self._newest: dict[int, list[_Printed]] = {}  # rank -> those that may still print
+        self._printed: list[_ProcessOutput] = []
+        self._newest: dict[int, list[_ProcessOutput]] = {}  # rank -> those that may still print
         self._starts: list[tuple[int, int]] = []  # (rank, place) of the runs that only began
         self._waiting: dict[int, Epoch] = {}  # rank -> scores whose epoch a later line may name
         self._classes: list[tuple[str, int, int]] = []
@@ -303,12 +303,12 @@ class LogReader:
 
         ``is_cut``: the file ends here, perhaps within a number.
         """
-        if "\x1b" not in line and "\x00" not in line and not _may_say(line):
+        if "\x1b" not in line and "\x00" not in line and not _is_relevant(line):
             return False
         line = _ANSI.sub("", line).replace("\x00", "")  # NULs: UTF-16 after other text
         if is_cut:
-            line = self._without_cut_number(line)
-        return any([self._take(part, number) for part in _GLUED.split(line) if _may_say(part)])
+            line = self._drop_cut_number(line)
+        return any([self._take(part, number) for part in _GLUED.split(line) if _is_relevant(part)])
 
     def _take(self, line: str, number: int) -> bool:
         self._place += 1
@@ -325,10 +325,10 @@ class LogReader:
     def finish(self) -> list[LoggedRun]:
         """All runs; to be called once, after the last line."""
         for rank in list(self._waiting):
-            self._give_up(rank)
+            self._drop_waiting(rank)
         if self._printed:
             self._printed[-1].classes += self._classes
-        runs = [run for at_once in self._together() for run in self._runs(*at_once)]
+        runs = [run for at_once in self._concurrent_outputs() for run in self._build_runs(*at_once)]
         if self._num_left_out > MAX_NAMED:
             self.notes.append(f"{self._num_left_out} lines or parts in all were left out so.")
         return runs
@@ -370,12 +370,12 @@ class LogReader:
         process that still prints rather than one that fell silent before others began. Where there
         is none, another process or the next run has begun.
         """
-        self._give_up(rank)
+        self._drop_waiting(rank)
         mine = self._newest.setdefault(rank, [])
         latest = max(mine, key=lambda printed: printed.last, default=None)
         began = max((place for who, place in self._starts if who == rank), default=-1)
 
-        def distance(printed: _Printed) -> tuple[bool, int, bool, int] | None:
+        def distance(printed: _ProcessOutput) -> tuple[bool, int, bool, int] | None:
             last = printed.epochs[-1]
             assert latest is not None
             assert last.number is not None
@@ -393,7 +393,7 @@ class LogReader:
         else:
             start = (rank, began) if began > 0 else (rank, self._place)
             self._starts = [one for one in self._starts if one != start]
-            printed, is_next = _Printed(rank, start[1], self._place), True
+            printed, is_next = _ProcessOutput(rank, start[1], self._place), True
             self._printed.append(printed)
             mine.append(printed)
             del mine[:-_MOST_PROCESSES]
@@ -424,19 +424,19 @@ class LogReader:
                 printed = beside[min(ranked)[1]]
                 printed.last = self._place
                 return printed.epochs[-1]
-        self._give_up(rank)
+        self._drop_waiting(rank)
         self._close(rank)
         self._waiting[rank] = Epoch(None, number)
         return self._waiting[rank]
 
-    def _still_open(self, rank: int) -> list[_Printed]:
+    def _still_open(self, rank: int) -> list[_ProcessOutput]:
         """Who printed the latest line, and who is at the same epoch beside it; the latest last."""
         mine = [printed for printed in self._newest.get(rank, []) if printed.is_open]
         if not mine:
             return []
         latest = max(mine, key=lambda printed: printed.last)
 
-        def is_beside(printed: _Printed) -> bool:
+        def is_beside(printed: _ProcessOutput) -> bool:
             both_began = len(printed.epochs) == len(latest.epochs) == 1
             same = printed.epochs[-1].number == latest.epochs[-1].number
             return same and (printed.last >= latest.first or both_began)
@@ -494,7 +494,7 @@ class LogReader:
     def _note_decimals(self, kind: str, decimals: str | None) -> None:
         self._decimals[kind] = max(self._decimals.get(kind, 0), len(decimals or ""))
 
-    def _without_cut_number(self, line: str) -> str:
+    def _drop_cut_number(self, line: str) -> str:
         """``line`` without a last number that has fewer decimals than its like had before."""
         if (last := _LAST_NUMBER.search(line)) is None:
             return line
@@ -506,7 +506,7 @@ class LogReader:
         is_whole = len(last[3]) >= self._decimals.get(last[1].lower(), 0) and last[1] != "out of"
         return line if is_whole else before
 
-    def _together(self) -> list[tuple[list[_Printed], list[_Printed]]]:
+    def _concurrent_outputs(self) -> list[tuple[list[_ProcessOutput], list[_ProcessOutput]]]:
         """What was printed at the same time, in the order of the log, and what joins it.
 
         Where lines have a rank, one rank leads. The others print the same runs, if not at the same
@@ -514,7 +514,7 @@ class LogReader:
         """
         main = _says_most([printed for printed in self._printed if printed.rank >= 0])
         found = _overlapping([printed for printed in self._printed if printed.rank in (-1, main)])
-        joining: list[list[_Printed]] = [[] for _ in found]
+        joining: list[list[_ProcessOutput]] = [[] for _ in found]
         for other in self._printed:
             if other.rank not in (-1, main):
                 apart = [
@@ -524,14 +524,16 @@ class LogReader:
                 joining[apart.index(min(apart))].append(other)
         return list(zip(found, joining, strict=True))
 
-    def _runs(self, leading: list[_Printed], others: list[_Printed]) -> list[LoggedRun]:
+    def _build_runs(
+        self, leading: list[_ProcessOutput], others: list[_ProcessOutput]
+    ) -> list[LoggedRun]:
         """The runs of what was printed at the same time, from the process that said most."""
         together = leading + others
         most = _says_most(leading)
         parts = _overlapping([printed for printed in together if printed.rank == most])
         runs = []
         for part in parts:
-            run = LoggedRun(max(part, key=_Printed.num_scores).epochs)
+            run = LoggedRun(max(part, key=_ProcessOutput.num_scores).epochs)
             run.classes = [one for printed in part for one in printed.classes]
             run.num_processes = max(len(part), len({printed.rank for printed in together}))
             run.is_mixed = _differ(part)
@@ -540,13 +542,13 @@ class LogReader:
                 for other in all_alike[epoch.number]:
                     epoch.nonfinite = epoch.nonfinite | other.nonfinite
                 if not epoch.accuracy:
-                    self._give_names(epoch, alike[epoch.number])
-            _settle_units(run.epochs)
-            run.has_only_test = _put_test_first(run.epochs)
+                    self._name_accuracies(epoch, alike[epoch.number])
+            _convert_percent(run.epochs)
+            run.has_only_test = _use_test_as_validation(run.epochs)
             runs.append(run)
         return runs
 
-    def _give_names(self, epoch: Epoch, beside: list[Epoch]) -> None:
+    def _name_accuracies(self, epoch: Epoch, beside: list[Epoch]) -> None:
         """Accuracies without a name: validation first, the same ones in all processes."""
         printed = [
             accuracy
@@ -569,7 +571,7 @@ class LogReader:
         for printed in self._newest.get(rank, []):
             printed.is_open = False
 
-    def _give_up(self, rank: int) -> None:
+    def _drop_waiting(self, rank: int) -> None:
         """No line has named the epoch of the scores that wait."""
         if epoch := self._waiting.pop(rank, None):
             self._leave_out(f"line {epoch.line} has scores, but no line names their epoch")
@@ -580,7 +582,7 @@ class LogReader:
             self.notes.append(f"{what}; left out.")
 
 
-def _by_number(all_printed: list[_Printed]) -> dict[int | None, list[Epoch]]:
+def _by_number(all_printed: list[_ProcessOutput]) -> dict[int | None, list[Epoch]]:
     """Each epoch as all of these processes printed it."""
     found: dict[int | None, list[Epoch]] = {}
     for epoch in (epoch for printed in all_printed for epoch in printed.epochs):
@@ -588,7 +590,7 @@ def _by_number(all_printed: list[_Printed]) -> dict[int | None, list[Epoch]]:
     return found
 
 
-def _says_most(all_printed: list[_Printed]) -> int | None:
+def _says_most(all_printed: list[_ProcessOutput]) -> int | None:
     """The rank with the most scores, the lowest of several; None where nothing has a rank."""
     said: dict[int, int] = {}
     for printed in sorted(all_printed, key=lambda printed: printed.rank):
@@ -596,9 +598,9 @@ def _says_most(all_printed: list[_Printed]) -> int | None:
     return max(said, key=lambda rank: said[rank], default=None)
 
 
-def _overlapping(all_printed: list[_Printed]) -> list[list[_Printed]]:
+def _overlapping(all_printed: list[_ProcessOutput]) -> list[list[_ProcessOutput]]:
     """What was printed at the same time, in the order of the log."""
-    found: list[list[_Printed]] = []
+    found: list[list[_ProcessOutput]] = []
     end = -1
     for printed in sorted(all_printed, key=lambda printed: printed.first):
         if printed.first > end:
@@ -612,7 +614,7 @@ def _has_same_loss(split: str, before: Epoch, after: Epoch) -> bool:
     return split in after.loss and before.loss.get(split) == after.loss[split]
 
 
-def _differ(part: list[_Printed]) -> bool:
+def _differ(part: list[_ProcessOutput]) -> bool:
     """Whether processes have different validation scores of the same epoch."""
     seen: dict[tuple[int | None, str], set[str]] = {}
     for epoch in (epoch for printed in part for epoch in printed.epochs):
@@ -623,7 +625,7 @@ def _differ(part: list[_Printed]) -> bool:
     return any(len(values) > 1 for values in seen.values())
 
 
-def _put_test_first(epochs: list[Epoch]) -> bool:
+def _use_test_as_validation(epochs: list[Epoch]) -> bool:
     """Judge test as validation where the log has no validation, and say whether that is so."""
     splits = {split for epoch in epochs for split in (*epoch.accuracy, *epoch.loss)}
     if "validation" in splits or "test" not in splits:
@@ -636,7 +638,7 @@ def _put_test_first(epochs: list[Epoch]) -> bool:
     return True
 
 
-def _settle_units(epochs: list[Epoch]) -> None:
+def _convert_percent(epochs: list[Epoch]) -> None:
     """Make shares of accuracies without a percent sign, which are percent where one is above 1.
 
     All are rounded as the finest is: 0.7 beside 0.6833 was not cut to one decimal.
@@ -651,7 +653,7 @@ def _settle_units(epochs: list[Epoch]) -> None:
                 epoch.accuracy[split] = Accuracy(share, decimals=max(places))
 
 
-def _may_say(line: str) -> bool:
+def _is_relevant(line: str) -> bool:
     return any(map(line.lower().__contains__, _WORDS))
 
 

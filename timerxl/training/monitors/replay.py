@@ -279,14 +279,14 @@ def remarks(run: LoggedRun, base_rate: BaseRate | None) -> list[str]:
         elif not accuracy.is_share(share):
             notes.append(f"{same}, as if one class were forecast; but {share:.2%} is rain.")
     if given is None and not run.repeated("validation"):
-        notes += _alike(run)
+        notes += _repeated_accuracies(run)
     last = run.epochs[-1]
     if last.stopping is not None and last.stopping[0] >= last.stopping[1]:
         notes.append(f"early stopping ended it after epoch {last.number}.")
     return notes
 
 
-def _alike(run: LoggedRun) -> list[str]:
+def _repeated_accuracies(run: LoggedRun) -> list[str]:
     """Accuracies of validation that come again, where test or the counts do not prove anything."""
     found = []
     for first, second in pairwise(run.epochs):
