@@ -22,7 +22,7 @@ REASON = (
 
 
 class EndWatcher:
-    """Watches this process from another one, until :meth:`close`."""
+    """Watch this process from another one, until :meth:`close`."""
 
     def __init__(self, output_dir: Path, resume_hint: str):
         # Without site packages: it starts in milliseconds and imports nothing of this project.
@@ -36,7 +36,7 @@ class EndWatcher:
         )
 
     def close(self) -> None:
-        """The run has written its own end."""
+        """Stop watching: the run has written its own end."""
         self._process.kill()
         self._process.wait()
 

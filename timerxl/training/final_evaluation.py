@@ -71,7 +71,7 @@ def forecast_splits(
     seed: int,
     batch_size: int,
 ) -> dict[str, Forecasts]:
-    """Forecasts of each split, or of a seeded sample of ``max_windows``, in fp32."""
+    """Forecast each split, or a seeded sample of ``max_windows``, in fp32."""
     model = model.to(accelerator.device)
     found = {}
     for split in splits:
@@ -88,7 +88,7 @@ def assess_windows(
     seed: int,
     log: Callable[[str], None],
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]], dict[str, Sample]]:
-    """The model beside every baseline on the very windows it forecast.
+    """Score the model beside every baseline on the very windows it forecast.
 
     ``forecasts`` holds validation and one more split. Returns what ``assess`` found, and for
     further cuts the forecasts (name -> split -> P(rain)) and the samples they are scored on.
@@ -113,7 +113,7 @@ def forecast_table(
     forecasts: dict[str, Forecasts],
     probabilities: dict[str, dict[str, np.ndarray]],
 ) -> pd.DataFrame:
-    """A row per scored window: split, region, issue_time (UTC), label, and P(rain) of every
+    """Build a row per scored window: split, region, issue_time (UTC), label, and P(rain) of every
     forecast in a column of its name."""
     parts = []
     for split, given in forecasts.items():
@@ -131,7 +131,8 @@ def forecast_table(
 
 
 def gap_recovered(scores: Scores) -> float | None:
-    """Share of the ROC-AUC gap from climatology (0) to the best possible (1); None without it."""
+    """Return the share of the ROC-AUC gap from climatology (0) to the best possible (1); None
+    without it."""
     if "bayes" not in scores:
         return None
     low, high = scores["climatology"]["roc_auc"], scores["bayes"]["roc_auc"]
@@ -145,7 +146,7 @@ def results(
     sampled: dict[str, Any],
     cost: dict[str, Any],
 ) -> dict[str, Any]:
-    """What results.json holds; ``baselines`` are scores on the test split."""
+    """Build what results.json holds; ``baselines`` are scores on the test split."""
     validation, test = found["validation"], found["scores"]
     return {
         "validation": validation["model"],
@@ -176,7 +177,8 @@ def score_best(
     started: float,
     log: Log,
 ) -> dict[str, Any]:
-    """Threshold from validation, test once, baselines, results.json and the table.
+    """Score the run's best model: threshold from validation, test once, baselines, results.json,
+    tables.
 
     Scored is what was saved, as the Forecaster uses it: read from its folder, in fp32, without the
     wrappers and half precision of training. Raises StorageFailed on all ranks where it is damaged.
@@ -218,7 +220,7 @@ def score_best(
 
 
 def _caption(config: RunConfig, total: int, found: dict[str, Any], decision: Decision) -> str:
-    """What stands below the table of all forecasts."""
+    """Write what stands below the table of all forecasts."""
     count, sampled = found["num_windows"], ""
     if config.eval.max_windows is not None:
         sampled = f" (a seeded sample of {total:,})" if count < total else ""
@@ -260,7 +262,7 @@ def _print_results(
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What is asked of ``launch/evaluate.py``; ``thresholds_mm`` empty means the trained event."""
+    """Arguments of ``launch/evaluate.py``; ``thresholds_mm`` empty means the trained event."""
 
     model: Path
     data: str | None = None
@@ -294,7 +296,8 @@ class EvaluationRequest:
 def evaluate_saved(
     request: EvaluationRequest, accelerator: Accelerator, log: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Forecast and score; the same dict for any number of processes, {} but on the main one.
+    """Forecast and score a saved model; the same dict for any number of processes, {} but on the
+    main one.
 
     Keys: ``model``, ``data``, ``is_synthetic``, ``split``, ``label``, ``events`` (one entry per
     rain threshold as ``assess`` gives it, with ``rain_threshold_mm``), ``strata`` (by -> list).
@@ -351,7 +354,7 @@ def evaluate_saved(
 
 
 def _data_path(request: EvaluationRequest, saved: Preprocessing) -> str | None:
-    """The series asked for; without one the synthetic series, where that trained the model.
+    """Return the series asked for; without one the synthetic series, where that trained the model.
 
     The path in preprocessing.json is never read: a stranger's could be any file here.
     """
@@ -367,7 +370,8 @@ def _data_path(request: EvaluationRequest, saved: Preprocessing) -> str | None:
 def _events(
     request: EvaluationRequest, saved: Preprocessing, windows: WeatherWindows, config: DataConfig
 ) -> list[tuple[float | None, WeatherWindows]]:
-    """(rain threshold in mm, windows with that event's labels); the trained one is ``windows``."""
+    """List (rain threshold in mm, windows with that event's labels); the trained one is
+    ``windows``."""
     trained = saved.content["label"].get("threshold_mm")
     if not request.thresholds_mm:
         return [(trained, windows)]
@@ -401,7 +405,7 @@ def _events(
 
 
 def _with_labels_of(event: WeatherWindows, forecasts: dict[str, Forecasts]) -> dict[str, Forecasts]:
-    """The forecasts with the event's labels, without windows whose label isn't known."""
+    """Give the forecasts the event's labels; leave out windows whose label isn't known."""
     found = {}
     for split, given in forecasts.items():
         label = event.label[event.issue_rows(split)[given.positions]]
@@ -413,7 +417,7 @@ def _with_labels_of(event: WeatherWindows, forecasts: dict[str, Forecasts]) -> d
 
 
 def _saved_decision(saved: Preprocessing) -> Decision | None:
-    """Threshold and calibration as the run saved them; None in a folder without them."""
+    """Read threshold and calibration as the run saved them; None in a folder without them."""
     threshold, line = saved.content.get("decision_threshold"), saved.content.get("calibration")
     if threshold is None or line is None:
         return None
@@ -421,7 +425,8 @@ def _saved_decision(saved: Preprocessing) -> Decision | None:
 
 
 def print_report(found: dict[str, Any]) -> None:
-    """The tables of every event and stratum in ``found``, as ``evaluate_saved`` returns it."""
+    """Print the tables of every event and stratum in ``found``, as ``evaluate_saved`` returns
+    it."""
     kind = "SYNTHETIC data" if found["is_synthetic"] else str(found["data"].get("path"))
     say(f"Model {found['model']} on {kind}, {found['split']} split.")
     say(f"Label: {found['label']['text']}")

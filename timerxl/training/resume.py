@@ -69,7 +69,7 @@ class Resumption:
 
 
 def read_status(output_dir: Path) -> dict[str, Any]:
-    """status.json; empty where there is none that can be read."""
+    """Read status.json; {} where there is none that can be read."""
     return _json(output_dir / "status.json")
 
 
@@ -123,7 +123,7 @@ def _is_longer(config: RunConfig) -> bool:
 
 
 def _refuse_finished(config: RunConfig) -> None:
-    """RunEnded with these settings, InputError with others."""
+    """Raise RunEnded with these settings, InputError with others."""
     output_dir = config.output_dir
     saved = _yaml(Path(output_dir) / RUN_CONFIG)
     # Its data are not read again to be compared, so their path must be the same.
@@ -155,7 +155,7 @@ def _refuse_finished(config: RunConfig) -> None:
 
 
 def _refuse_stopped(config: RunConfig, status: dict[str, Any], candidates: list[Path]) -> None:
-    """RunEnded where a monitor ended the run and would end it again.
+    """Raise RunEnded where a monitor ended the run and would end it again.
 
     The checkpoint of the stop says so too: status.json does not, where the main process was killed
     before it could write.
@@ -179,7 +179,7 @@ def _refuse_stopped(config: RunConfig, status: dict[str, Any], candidates: list[
 
 
 def _from_path(config: RunConfig, folder: Path, world_size: int) -> Resumption:
-    """``train.resume=PATH``: this checkpoint or none."""
+    """Plan ``train.resume=PATH``: this checkpoint or none."""
     if not _is_folder(folder):
         raise InputError(
             f"train.resume={folder}: no such folder; expected auto, never or a checkpoint "
@@ -233,7 +233,7 @@ def _resume_from(config: RunConfig, candidates: list[Path], world_size: int) -> 
 
 
 def changes(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (then, now) of every setting that both have and that differs."""
+    """Return dotted key -> (then, now) of every setting that both have and that differs."""
     before, after = flat(saved), flat(now)
     return {
         key: (before[key], value)
@@ -246,7 +246,7 @@ def changes(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, 
 
 
 def _refuse_changes(saved: dict[str, Any], config: RunConfig, what: str) -> list[str]:
-    """Notes on harmless changes; InputError on others, unless forced."""
+    """Return notes on harmless changes; raise InputError on others, unless forced."""
     notes, harmful = [], []
     for key, (then, now) in changes(saved, asdict(config)).items():
         sentence = f"{key} was {_short(then)}, is {_short(now)}"
@@ -304,7 +304,7 @@ def fit_layout(
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON object of a run folder; empty where there is none that can be read."""
+    """Read a JSON object of a run folder; {} where there is none that can be read."""
     try:
         content = read_json(path)
     except InputError:
@@ -324,7 +324,7 @@ _CODE = ("config.py", "data", "evaluation", "model", "training")
 
 
 def data_fingerprint(windows: WeatherWindows) -> str:
-    """SHA-256 of all that training and scoring read of the data."""
+    """Hash (SHA-256) all that training and scoring read of the data."""
     digest = hashlib.sha256()
     series = windows.series
     names = [series.feature_names, series.regions, windows.static_feature_names]
@@ -341,7 +341,7 @@ def data_fingerprint(windows: WeatherWindows) -> str:
 
 
 def code_fingerprint() -> str:
-    """SHA-256 of the code that makes samples, updates and scores."""
+    """Hash (SHA-256) the code that makes samples, updates and scores."""
     package, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
     for part in _CODE:
         path = package / part
@@ -353,7 +353,8 @@ def code_fingerprint() -> str:
 def check_fingerprints(
     state: dict[str, Any], data: str, code: str, force: bool
 ) -> tuple[str | None, list[str]]:
-    """(why the run can't go on, or None; notes) from a checkpoint's fingerprints and today's."""
+    """Compare a checkpoint's fingerprints with today's; return (why the run can't go on, or None;
+    notes)."""
     notes = []
     if state.get("code_fingerprint") != code:
         notes.append(

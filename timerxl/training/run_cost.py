@@ -24,7 +24,7 @@ from timerxl.training.distributed import SettingChoice
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run has settled when it asks what it will cost."""
+    """What a run has settled before its cost is predicted."""
 
     precision: str
     zero_stage: int
@@ -33,7 +33,7 @@ class RunFacts:
 
     @classmethod
     def of(cls, accelerator: Accelerator) -> RunFacts:
-        """Read off the accelerator: the launcher's choice wins over the recipe's."""
+        """Read the facts from the accelerator: the launcher's choice wins over the recipe's."""
         precision, stage = accelerator.mixed_precision, 0
         if accelerator.distributed_type == DistributedType.DEEPSPEED:
             settings = accelerator.state.deepspeed_plugin.deepspeed_config
@@ -64,7 +64,7 @@ Predictor = Callable[[RunConfig, WeatherWindows, RunFacts], Prediction]
 
 
 def compare_with_plan(prediction: Prediction, epoch_seconds: float) -> dict[str, Any]:
-    """Predicted and measured, as results.json holds them.
+    """Return predicted and measured cost, as results.json holds them.
 
     Memory is measured now: call it at the end of training, before the best model is scored.
     """
@@ -96,7 +96,8 @@ def plan_table(found: dict[str, Any]) -> Table:
 
 
 def peak_memory_gib() -> float:
-    """Peak of this process so far: the allocator's on a GPU, the resident set on a CPU."""
+    """Return this process's peak memory so far: the allocator's on a GPU, the resident set on a
+    CPU."""
     if uses_gpu():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -72,7 +72,8 @@ SHOWN_SECONDS = 30.0  # NFS remembers for so long that a file is not there
 
 @dataclass
 class RunFolder:
-    """``checkpoint`` and its ``state`` are what the run goes on from; None in a fresh start."""
+    """The folder of a run. ``checkpoint`` and its ``state`` are what it resumes from; None in a
+    fresh start."""
 
     accelerator: Accelerator
     config: RunConfig
@@ -118,7 +119,7 @@ class RunFolder:
         self.close()
 
     def note_stuck(self, number: int) -> None:
-        """status.json where a signal came and this process waits for another that is gone."""
+        """Write status.json where a signal came and this process waits for another that is gone."""
         several = self.accelerator.num_processes > 1
         why = "another process of the run is lost or hangs" if several else "the step hangs"
         reason = (
@@ -130,7 +131,7 @@ class RunFolder:
         say(f"error: {reason}", file=sys.stderr)
 
     def close(self) -> None:
-        """Let the next process have the folder."""
+        """Release the folder for the next process."""
         if self._end_watcher is not None:
             self._end_watcher.close()
             self._end_watcher = None
@@ -166,8 +167,8 @@ class RunFolder:
         self._lock = lock
 
     def _check_unchanged(self, found: Resumption) -> None:
-        """Between the plan and the lock, while the data were read, another process may have begun,
-        gone on with or ended its run here."""
+        """Refuse where another process began, resumed or ended its run here between the plan and
+        the lock, while the data were read."""
         if found.choice == NEVER:
             return
         same = read_status(self.path) == found.status
@@ -180,7 +181,8 @@ class RunFolder:
             )
 
     def _check_shared(self, seen: str) -> None:
-        """Every process must see the same folder: on several machines it is on shared storage."""
+        """Check that every process sees the same folder: on several machines it is on shared
+        storage."""
         here = (self.accelerator.process_index, socket.gethostname(), seen)
         first, *others = gather_object([here])
         for rank, host, other in others:
@@ -193,7 +195,8 @@ class RunFolder:
                 )
 
     def _describe_lock(self) -> str:
-        """Of the main process's lock; shared storage may take seconds to show it."""
+        """Say whether this process sees the main process's lock; shared storage may take seconds to
+        show it."""
         path, until = self.path / LOCK_FILE, time.monotonic() + SHOWN_SECONDS
         mine = agree(self.accelerator, path.read_bytes() if self._lock is not None else None)
         while not path.exists() or path.read_bytes() != mine:
@@ -203,7 +206,8 @@ class RunFolder:
         return f"its {LOCK_FILE}"
 
     def _begin_anew(self) -> None:
-        """An earlier run is moved aside, under its own lock; the new folder gets a new one."""
+        """Begin in an empty folder. An earlier run is moved aside, under its own lock; the new
+        folder gets a new one."""
         if moved := prepare_output_dir(self.path):
             old = self._lock
             self._take_lock()
@@ -214,7 +218,8 @@ class RunFolder:
         self._write_first_files()
 
     def _choose_checkpoint(self, candidates: list[Path]) -> None:
-        """The newest checkpoint that is whole, the same for all ranks, who share the reading."""
+        """Choose the newest checkpoint that is whole, the same for all ranks, who share the
+        reading."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         said = []
         for folder in agree(self.accelerator, candidates):
@@ -238,7 +243,8 @@ class RunFolder:
             )
 
     def _rewind_to_checkpoint(self) -> None:
-        """Back to the moment of the checkpoint: what came after it is done again."""
+        """Bring the folder back to the moment of the checkpoint: what came after it is done
+        again."""
         assert self.checkpoint is not None
         problem, notes = check_fingerprints(
             self.state, **self.fingerprints, force=self.config.train.resume_force
@@ -276,8 +282,8 @@ class RunFolder:
         self.log(f"going on after step {self.step} from {self.checkpoint}.")
 
     def missing_best(self, best_step: int) -> str | None:
-        """Why ``model/`` is not the best model of this step, in a sentence; None where it is, or
-        where there was none. It may be of a later step, which comes again."""
+        """Return why ``model/`` is not the best model of this step, in a sentence; None where it
+        is, or where there was none. It may be of a later step, which comes again."""
         problem, folder = None, self.path / "model"
         if self.accelerator.is_main_process and best_step:
             problem = model_problem(folder)
@@ -301,7 +307,8 @@ class RunFolder:
         return int(self.state.get("step", 0))
 
     def _branch_off(self, source: Path) -> None:
-        """A checkpoint of another run folder: its curves and its best model come along."""
+        """Copy metrics and best model of another run's folder, whose checkpoint this run resumes
+        from."""
         check_run_files(source)  # it may have come from anywhere: nothing beside it is copied
         if (source / METRICS).exists():
             with (source / METRICS).open("rb") as file, whole_file(self.path / METRICS) as fresh:
@@ -324,7 +331,7 @@ class RunFolder:
 
 
 def check_output_dir(output_dir: Path) -> None:
-    """Raise InputError where :func:`prepare_output_dir` would fail; makes and moves nothing.
+    """Raise InputError where :func:`prepare_output_dir` would fail; make and move nothing.
 
     To be called before any long work, by every rank.
     """
@@ -356,8 +363,8 @@ def check_output_dir(output_dir: Path) -> None:
 
 
 def check_storage(output_dir: Path) -> None:
-    """As :func:`check_output_dir`, but StorageFailed where the disk is at fault and not the input:
-    it is full or broken, or a run that is there can't be written to any more."""
+    """Check as :func:`check_output_dir`, but raise StorageFailed where the disk is at fault and not
+    the input: it is full or broken, or a run that is there can't be written to any more."""
     try:
         check_output_dir(output_dir)
     except InputError as error:
@@ -369,7 +376,7 @@ def check_storage(output_dir: Path) -> None:
 
 
 def prepare_output_dir(output_dir: Path) -> str | None:
-    """Make sure that a run can be written to ``output_dir``; returns a sentence to log or None.
+    """Make ``output_dir`` ready for a new run; return a sentence to log or None.
 
     An earlier run found there is moved aside to ``NAME.1``, ``NAME.2``, ...: never deleted, never
     mixed with the new one. Raises InputError where the folder can't be made or written to.
@@ -390,7 +397,7 @@ def prepare_output_dir(output_dir: Path) -> str | None:
 
 
 def note_bad_input(output_dir: Path, reason: str) -> None:
-    """Leave status.json with code 2 for a run that never began, where the folder is free for it.
+    """Write status.json with code 2 for a run that never began, where the folder is free for it.
 
     An earlier run's folder, one with other files and one that can't be written to stay untouched.
     """
@@ -403,7 +410,7 @@ def note_bad_input(output_dir: Path, reason: str) -> None:
 
 
 def note_end(output_dir: Path, code: int, reason: str) -> None:
-    """status.json as :func:`write_status`; a disk that takes not even that is said."""
+    """Write status.json; log a disk that takes not even that."""
     try:
         write_status(output_dir, code, reason)
     except OSError as error:
@@ -411,15 +418,15 @@ def note_end(output_dir: Path, code: int, reason: str) -> None:
 
 
 def write_status(output_dir: Path, code: int, reason: str) -> None:
-    """status.json holds the exit code where a launcher turns every failure into 1; ``reason`` as it
-    is printed, one plain line of bounded length."""
+    """Write status.json, which holds the exit code where a launcher turns every failure into 1;
+    ``reason`` as it is printed, one plain line of bounded length."""
     output_dir.mkdir(parents=True, exist_ok=True)
     write_json(output_dir / "status.json", {"code": code, "reason": plain(reason)})
 
 
 def outcome_of(error: BaseException | None) -> tuple[int, str] | None:
-    """(exit code, reason) of a run that ended by ``error``, or without one; None where the error
-    is no end that was foreseen, and its traceback the best that can be shown."""
+    """Return (exit code, reason) of a run that ended by ``error``, or without one; None where the
+    error was not foreseen and its traceback is the best that can be shown."""
     if error is None:
         return EXIT_OK, "finished"
     if isinstance(error, InputError):
@@ -444,7 +451,7 @@ LIBRARIES = (
 
 
 def environment(accelerator: Accelerator) -> dict[str, Any]:
-    """One flat object for environment.json."""
+    """Describe machine, libraries and command, one flat object for environment.json."""
     return {
         "timerxl": timerxl.__version__,
         "python": platform.python_version(),

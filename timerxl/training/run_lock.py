@@ -48,7 +48,7 @@ def check_run_files(output_dir: Path) -> None:
 
 
 class RunLock:
-    """Held from :meth:`acquire` to :meth:`release`, or to the end of the process."""
+    """Lock a run's folder from :meth:`acquire` to :meth:`release`, or to the end of the process."""
 
     def __init__(self, output_dir: Path, log: Callable[[str], None] = lambda sentence: None):
         self.path = output_dir / LOCK_FILE
@@ -58,7 +58,8 @@ class RunLock:
         self._beat: threading.Thread | None = None
 
     def acquire(self) -> None:
-        """Raises InputError, naming host and process, where another run holds the folder."""
+        """Take the lock; raise InputError, naming host and process, where another run holds the
+        folder."""
         file = open_own(self.path, "a+")
         is_locked = True
         try:
@@ -98,7 +99,7 @@ class RunLock:
         self._beat.start()
 
     def release(self) -> None:
-        """Let go, and leave no owner behind."""
+        """Release the lock, and leave no owner behind."""
         if self._file is None:
             return
         self._done.set()
@@ -139,7 +140,7 @@ class RunLock:
 
     @staticmethod
     def _owner(file: Any) -> dict[str, Any]:
-        """What the file says of its owner; empty where it says nothing that can be read."""
+        """Read what the file says of its owner; {} where it says nothing that can be read."""
         file.seek(0)
         try:
             owner = json.loads(file.read() or "{}")
@@ -149,7 +150,8 @@ class RunLock:
         return owner if good else {}
 
     def _age(self) -> float:
-        """Seconds since the last touch by the clock of the file system, not of this machine."""
+        """Return the seconds since the last touch by the clock of the file system, not of this
+        machine."""
         probe = self.path.with_name(f".{LOCK_FILE}.{os.getpid()}")
         try:
             probe.unlink(missing_ok=True)
@@ -168,7 +170,8 @@ _held: set[RunLock] = set()
 
 
 def _let_go_in_child() -> None:
-    """A forked child (a worker that loads data) must not hold the lock when its run is gone."""
+    """Close the lock in a forked child (a worker that loads data): it must not hold it when its run
+    is gone."""
     for lock in _held:
         if lock._file is not None:
             lock._file.close()

@@ -29,14 +29,14 @@ class Interrupted(RuntimeError):
 
 
 def resume_hint(resume: str) -> str:
-    """How a run that was cut off goes on, in a sentence; ``resume`` is its train.resume."""
+    """Say how a run that was cut off goes on; ``resume`` is its train.resume."""
     same = "The same command goes on from the newest checkpoint."
     return same if resume == "auto" else same.replace("command", "command with train.resume=auto")
 
 
 class Interruption:
-    """Notes the first of HANDLED (a SIGHUP that nohup ignores stays ignored); a second Ctrl-C ends
-    the process at once, as ever.
+    """Note the first of HANDLED (a SIGHUP that nohup ignores stays ignored); a second Ctrl-C ends
+    the process at once.
 
     The same signal may come twice, from a scheduler and from the launcher that passes it on: more
     SIGTERMs change nothing, nor does a SIGINT within half a second.
@@ -69,7 +69,7 @@ class Interruption:
         self._fd_before = -1
 
     def beat(self) -> None:
-        """Say that the run moves: called at every step and every batch of an evaluation."""
+        """Report progress: called at every step and every batch of an evaluation."""
         now = time.monotonic()
         if self._num_beats >= FIRST_BEATS:
             self._longest_pause = max(self._longest_pause, now - self._last_beat)
@@ -99,7 +99,7 @@ class Interruption:
             os.close(wakeup)  # the thread reads the end of the pipe
 
     def restore_signal_handlers(self) -> None:
-        """What there was to write is written: SIGTERM ends the process as before the block."""
+        """Restore SIGTERM: what there was to write is written."""
         if signal.SIGTERM in self._before:
             signal.signal(signal.SIGTERM, self._before[signal.SIGTERM])
 

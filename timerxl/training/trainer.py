@@ -254,7 +254,7 @@ class TrainingLoop:
         return self.progress.step / self.plan.steps_per_epoch
 
     def _due(self, is_last: bool) -> tuple[bool, bool]:
-        """(is an evaluation due, is a check due) at this step."""
+        """Return (is an evaluation due, is a check due) at this step."""
         step = self.progress.step
         if step <= self.progress.last_evaluated_step:
             return False, False
@@ -264,7 +264,7 @@ class TrainingLoop:
     def _take_step(
         self, group: Any, batches: Any, normalizer: float, samples: np.ndarray
     ) -> tuple[float, float | None]:
-        """One optimizer step; a loss or gradient that is not finite goes to the monitors."""
+        """Take one optimizer step; report a loss or gradient that is not finite to the monitors."""
         number = self.progress.step + 1
         try:
             return self.step(number, group, batches, normalizer)
@@ -283,7 +283,7 @@ class TrainingLoop:
             raise
 
     def _suspects(self, samples: np.ndarray) -> dict[str, str]:
-        """Of a step that went wrong: its windows, and the state to go back to."""
+        """Name the windows of a step that went wrong, and the checkpoint to go back to."""
         kept = {"checkpoint": saved} if (saved := self._newest_checkpoint()) else {}
         return {"batch": describe_batch(self.windows, samples)} | kept
 
@@ -303,7 +303,7 @@ class TrainingLoop:
         self._leave_if_asked(number)
 
     def _local_requests(self) -> tuple[bool, int]:
-        """(a checkpoint is due by time, the number of a signal that came or 0) on this rank.
+        """Return (a checkpoint is due by time, the number of a signal that came or 0) on this rank.
 
         They differ from rank to rank. One asking is enough, and all hear of it in the step.
         """
@@ -332,7 +332,7 @@ class TrainingLoop:
             self.interruption.beat()
 
     def _evaluate(self) -> dict[str, Any]:
-        """Scores on validation at threshold 0.5, the same on every rank."""
+        """Score validation at threshold 0.5, the same on every rank, and the splits beside it."""
         limit = self.config.eval.max_windows
         beside = {"holdout": "holdout"} if "holdout" in self.windows.splits else {}
         if self.config.eval.test_every_epoch:
@@ -382,7 +382,7 @@ class TrainingLoop:
         self.accelerator.log(curves, step)
 
     def _record_cost(self) -> None:
-        """Memory and time so far, for the monitors."""
+        """Record memory and time so far, for the monitors."""
         progress = self.progress
         self.monitors.event(
             "cost",
@@ -448,6 +448,6 @@ class TrainingLoop:
 
 
 def train_curves(values: dict[str, Any]) -> dict[str, float]:
-    """What TensorBoard shows of a training step, from its event in metrics.jsonl."""
+    """Select what TensorBoard shows of a training step's event."""
     names = ("loss", "lr", "grad_norm", "samples_per_s")
     return {f"train/{name}": values[name] for name in names if values.get(name) is not None}

@@ -45,8 +45,8 @@ class Scores:
 
     @property
     def std_error(self) -> float | None:
-        """Of the accuracy. A run's comes from resampled blocks of time, or is not known; a log
-        (no step) has counts alone, and windows are taken as independent: too small."""
+        """Standard error of the accuracy. A run's comes from resampled blocks of time, or is not
+        known; a log (no step) has counts alone, and windows are taken as independent: too small."""
         if self.accuracy_std_error is not None or self.step is not None:
             return self.accuracy_std_error
         if self.accuracy is None or not self.num_windows:
@@ -55,7 +55,7 @@ class Scores:
 
     @property
     def accuracy_tolerance(self) -> float:
-        """Within this two accuracies are the same: half a window, half of the last digit that a log
+        """Two accuracies this close are the same: half a window, half of the last digit that a log
         printed (of three decimals at least), or 5e-5."""
         if self.num_windows:
             return 0.5 / self.num_windows
@@ -69,8 +69,9 @@ class Scores:
 
     @property
     def roc_auc_std_error(self) -> float | None:
-        """Of the ROC-AUC of forecasts without skill (Mann & Whitney 1947), widened by as much as
-        blocks of time widen the error of the accuracy; None where the labels are not known."""
+        """Standard error of the ROC-AUC of forecasts without skill (Mann & Whitney 1947), widened
+        by as much as blocks of time widen that of the accuracy; None where the labels are not
+        known."""
         share, count = self.rain_share, self.num_windows
         if share is None or not count or not 0 < share < 1:
             return None
@@ -82,12 +83,12 @@ class Scores:
 
     @property
     def always_rain_f1(self) -> float | None:
-        """2 p / (1 + p): what saying "rain" to everything gets."""
+        """F1 of saying "rain" to everything, 2 p / (1 + p)."""
         return None if self.rain_share is None else 2 * self.rain_share / (1 + self.rain_share)
 
 
 def scores_of(event: Mapping[str, Any], is_sample: bool = False) -> Scores:
-    """The part of an evaluation's event that monitors read.
+    """Read the part of an evaluation's event that monitors use.
 
     Null, NaN and infinities are "not known": JSON, which a replay reads, has but null for them.
     """
@@ -144,7 +145,7 @@ class History:
         return [scores for scores in self.evaluations if not scores.is_sample]
 
     def elsewhere(self, scores: Scores) -> tuple[str, Scores] | None:
-        """The holdout's scores (or, by the old habit, those of test) beside these."""
+        """Scores on the holdout (or, by the old habit, on test) beside these."""
         at = scores.step if scores.step is not None else scores.epoch
         if at is None:
             return None
@@ -154,7 +155,7 @@ class History:
         return None
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """Take in one event; those that say nothing to the monitors are passed over."""
+        """Record one event; those that say nothing to the monitors are passed over."""
         kind = event.get("event")
         if kind == "start":
             self.grace_steps = int(event.get("grace_steps") or 0)

@@ -150,7 +150,7 @@ class LoggedRun:
     is_mixed: bool = False  # processes that score differently, and no line says whose it is
 
     def events(self, base_rate: BaseRate | None = None) -> Iterator[dict[str, Any]]:
-        """Events for ``Watcher.see``, those of test before the validation of their epoch.
+        """Yield events for ``Watcher.see``, those of test before the validation of their epoch.
 
         A log counts epochs, not steps: no event has a step, and test is kept under its epoch,
         where ``History.elsewhere`` then looks.
@@ -197,14 +197,14 @@ class LoggedRun:
         return found
 
     def class_share(self, split: str, windows: int | None) -> float | None:
-        """From the last class distribution that adds up to ``windows``."""
+        """Return the share of rain from the last class distribution that adds up to ``windows``."""
         for name, dry, rain in reversed(self.classes):
             if (name, dry + rain) == (split, windows) and windows:
                 return rain / windows
         return None
 
     def unchanged(self) -> list[list[Epoch]]:
-        """Epochs in a row that score the same too often for chance.
+        """Find epochs in a row that score the same too often for chance.
 
         Counts of right answers that validation AND test keep over two epochs are enough. Rounded
         accuracies must come again more often, where losses that are printed alike count too. They
@@ -240,7 +240,7 @@ class LoggedRun:
         return accuracy.share == min(one.share for one in known)
 
     def repeated(self, split: str) -> dict[Accuracy, list[Epoch]]:
-        """Accuracies that look like the share of a class, with epochs in a row that have them.
+        """Find accuracies that look like the share of a class, with epochs in a row that have them.
 
         They do not change, and where they are rounded, no epoch of the run has a lower one: what
         has learned something and learns no more does not change either.
@@ -254,7 +254,7 @@ class LoggedRun:
         return found
 
     def sharpened(self, given: BaseRate) -> float:
-        """A rounded share made exact by an accuracy that is that share as far as it was given.
+        """Make a rounded share exact by an accuracy that is that share as far as it was given.
 
         Accuracies that repeat go first. One count alone is taken, so that accuracies that are
         merely near the share do not become the same.
@@ -285,7 +285,7 @@ class _ProcessOutput:
 
 
 class LogReader:
-    """Takes a log line by line; ``finish`` gives its runs, ``notes`` says what was left out."""
+    """Read a log line by line; ``finish`` gives its runs, ``notes`` says what was left out."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -299,7 +299,7 @@ class LogReader:
         self._place = 0
 
     def take(self, line: str, number: int, is_cut: bool = False) -> bool:
-        """True where ``line``, the ``number``-th, said something.
+        """Read the ``number``-th line; return whether it said something.
 
         ``is_cut``: the file ends here, perhaps within a number.
         """
@@ -323,7 +323,7 @@ class LogReader:
         return any([*found, self._losses(line, number, rank, epoch), self._others(line, rank)])
 
     def finish(self) -> list[LoggedRun]:
-        """All runs; to be called once, after the last line."""
+        """Return all runs; to be called once, after the last line."""
         for rank in list(self._waiting):
             self._drop_waiting(rank)
         if self._printed:
@@ -334,7 +334,7 @@ class LogReader:
         return runs
 
     def _named_epoch(self, line: str, number: int, rank: int) -> Epoch | None:
-        """The epoch that a line names by its number, and its time where that stands there."""
+        """Find the epoch that a line names by its number, and its time where that stands there."""
         if match := _COST_TIME.search(line):
             epoch = self._epoch(int(match[1]), number, rank, lambda e: e.seconds is None)
             epoch.seconds = float(match[2])
@@ -364,7 +364,7 @@ class LogReader:
         lacks: Callable[[Epoch], bool],
         new: Epoch | None = None,
     ) -> Epoch:
-        """Epoch ``named`` of the process that can have printed this line next.
+        """Find epoch ``named`` of the process that can have printed this line next.
 
         That is one whose last epoch is ``named`` and ``lacks`` this line, or is an earlier one; a
         process that still prints rather than one that fell silent before others began. Where there
@@ -406,7 +406,8 @@ class LogReader:
         return printed.epochs[-1]
 
     def _scored(self, number: int, rank: int, lacks: Callable[[Epoch], int | None]) -> Epoch:
-        """The epoch of scores that name none: one that ``lacks`` them, the smaller the more.
+        """Find the epoch of scores that name none: the one that ``lacks`` them most, by the lowest
+        number.
 
         None: it has others. Then a line that names their epoch may follow.
         """
@@ -430,7 +431,8 @@ class LogReader:
         return self._waiting[rank]
 
     def _still_open(self, rank: int) -> list[_ProcessOutput]:
-        """Who printed the latest line, and who is at the same epoch beside it; the latest last."""
+        """List who printed the latest line and who is at the same epoch beside it, the latest
+        last."""
         mine = [printed for printed in self._newest.get(rank, []) if printed.is_open]
         if not mine:
             return []
@@ -495,7 +497,8 @@ class LogReader:
         self._decimals[kind] = max(self._decimals.get(kind, 0), len(decimals or ""))
 
     def _drop_cut_number(self, line: str) -> str:
-        """``line`` without a last number that has fewer decimals than its like had before."""
+        """Return ``line`` without a last number that has fewer decimals than its like had
+        before."""
         if (last := _LAST_NUMBER.search(line)) is None:
             return line
         before = line[: last.start(2)]
@@ -507,7 +510,7 @@ class LogReader:
         return line if is_whole else before
 
     def _concurrent_outputs(self) -> list[tuple[list[_ProcessOutput], list[_ProcessOutput]]]:
-        """What was printed at the same time, in the order of the log, and what joins it.
+        """Group what was printed at the same time, in the order of the log, with what joins it.
 
         Where lines have a rank, one rank leads. The others print the same runs, if not at the same
         time, and join the nearest.
@@ -527,7 +530,7 @@ class LogReader:
     def _build_runs(
         self, leading: list[_ProcessOutput], others: list[_ProcessOutput]
     ) -> list[LoggedRun]:
-        """The runs of what was printed at the same time, from the process that said most."""
+        """Build the runs of what was printed at the same time, from the process that said most."""
         together = leading + others
         most = _says_most(leading)
         parts = _overlapping([printed for printed in together if printed.rank == most])
@@ -549,7 +552,7 @@ class LogReader:
         return runs
 
     def _name_accuracies(self, epoch: Epoch, beside: list[Epoch]) -> None:
-        """Accuracies without a name: validation first, the same ones in all processes."""
+        """Name accuracies that have no name: validation first, the same ones in all processes."""
         printed = [
             accuracy
             for _, accuracy in sorted(
@@ -572,7 +575,7 @@ class LogReader:
             printed.is_open = False
 
     def _drop_waiting(self, rank: int) -> None:
-        """No line has named the epoch of the scores that wait."""
+        """Leave out scores whose epoch no line has named."""
         if epoch := self._waiting.pop(rank, None):
             self._leave_out(f"line {epoch.line} has scores, but no line names their epoch")
 
@@ -583,7 +586,7 @@ class LogReader:
 
 
 def _by_number(all_printed: list[_ProcessOutput]) -> dict[int | None, list[Epoch]]:
-    """Each epoch as all of these processes printed it."""
+    """Map an epoch's number to that epoch as each of these processes printed it."""
     found: dict[int | None, list[Epoch]] = {}
     for epoch in (epoch for printed in all_printed for epoch in printed.epochs):
         found.setdefault(epoch.number, []).append(epoch)
@@ -591,7 +594,8 @@ def _by_number(all_printed: list[_ProcessOutput]) -> dict[int | None, list[Epoch
 
 
 def _says_most(all_printed: list[_ProcessOutput]) -> int | None:
-    """The rank with the most scores, the lowest of several; None where nothing has a rank."""
+    """Return the rank with the most scores, the lowest of several; None where nothing has a
+    rank."""
     said: dict[int, int] = {}
     for printed in sorted(all_printed, key=lambda printed: printed.rank):
         said[printed.rank] = said.get(printed.rank, 0) + printed.num_scores()
@@ -599,7 +603,7 @@ def _says_most(all_printed: list[_ProcessOutput]) -> int | None:
 
 
 def _overlapping(all_printed: list[_ProcessOutput]) -> list[list[_ProcessOutput]]:
-    """What was printed at the same time, in the order of the log."""
+    """Group what was printed at the same time, in the order of the log."""
     found: list[list[_ProcessOutput]] = []
     end = -1
     for printed in sorted(all_printed, key=lambda printed: printed.first):
@@ -626,7 +630,7 @@ def _differ(part: list[_ProcessOutput]) -> bool:
 
 
 def _use_test_as_validation(epochs: list[Epoch]) -> bool:
-    """Judge test as validation where the log has no validation, and say whether that is so."""
+    """Judge test as validation where the log has no validation, and return whether that is so."""
     splits = {split for epoch in epochs for split in (*epoch.accuracy, *epoch.loss)}
     if "validation" in splits or "test" not in splits:
         return False
@@ -639,7 +643,7 @@ def _use_test_as_validation(epochs: list[Epoch]) -> bool:
 
 
 def _convert_percent(epochs: list[Epoch]) -> None:
-    """Make shares of accuracies without a percent sign, which are percent where one is above 1.
+    """Convert accuracies without a percent sign to shares: they are percent where one is above 1.
 
     All are rounded as the finest is: 0.7 beside 0.6833 was not cut to one decimal.
     """
@@ -663,7 +667,8 @@ def _split(word: str) -> str:
 
 
 def _lacking(kind: str, split: str, value: Accuracy | float) -> Callable[[Epoch], int | None]:
-    """0 where an epoch has no such score, 1 where it has the same, None where it has another."""
+    """Make a test of an epoch: 0 where it has no such score, 1 where it has the same, None where it
+    has another."""
 
     def lacks(epoch: Epoch) -> int | None:
         has = getattr(epoch, kind).get(split)
@@ -674,21 +679,22 @@ def _lacking(kind: str, split: str, value: Accuracy | float) -> Callable[[Epoch]
 
 
 def _lacking_summary(line: str) -> Callable[[Epoch], bool]:
-    """Whether an epoch has no summary, or one with none of the scores of ``line``."""
+    """Make a test of an epoch: whether it has no summary, or one with none of the scores of
+    ``line``."""
     accuracies = {_split(match[1]) for match in _NAMED.finditer(line)}
     losses = {_split(match[1]) for match in _LOSS.finditer(line)}
     return lambda e: not e.has_summary or not (accuracies & {*e.accuracy} or losses & {*e.loss})
 
 
 def _num_unnamed(epoch: Epoch) -> int | None:
-    """The fewer an epoch has, the more it lacks; after its summary it lacks none."""
+    """Count an epoch's accuracies without a name; None after its summary, which ends it."""
     return None if epoch.has_summary else len(epoch.unnamed)
 
 
 def _accuracy(
     number: str | None, decimals: str | None, sign: str | None, right: str | None, all_: str | None
 ) -> Accuracy | None:
-    """From a share or percent, right answers and windows; None where they do not agree."""
+    """Parse a share or percent, right answers and windows; None where they do not agree."""
     if number is None or float(number) > 100:
         return None
     places = len(decimals or "")
@@ -706,5 +712,5 @@ def _accuracy(
 
 
 def excerpt(line: str) -> str:
-    """Enough of a line to find it, without what a terminal would obey."""
+    """Cut a line to what is enough to find it, without control characters."""
     return plain(line.strip()[:70])

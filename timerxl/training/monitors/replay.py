@@ -148,7 +148,7 @@ def diagnose(path: Path, base_rate: BaseRate | None = None) -> Diagnosis:
 
 
 class MetricsReader:
-    """Takes metrics.jsonl line by line; ``found`` is None until a line is an event of ours."""
+    """Read metrics.jsonl line by line; ``found`` is None until a line is an event of ours."""
 
     def __init__(self, path: Path, base_rate: BaseRate | None) -> None:
         self.path, self.base_rate = path, base_rate
@@ -159,7 +159,7 @@ class MetricsReader:
         self._has_begun = self._is_cut = self._is_base_rate_used = False
 
     def take(self, line: str, number: int) -> bool:
-        """True where the file is metrics.jsonl, as far as is known after ``line``."""
+        """Read a line; return whether the file is metrics.jsonl, as far as is known."""
         if not line.strip():
             return self.found is not None
         event = event_of(line)
@@ -212,7 +212,7 @@ class MetricsReader:
         self._faults = [*self._faults, what][:MAX_NAMED]
 
     def _limits(self) -> MonitorsConfig:
-        """Those of the run's own config.yaml, where it lies beside the file."""
+        """Read the limits from the run's own config.yaml, where it lies beside the file."""
         config = self.path.with_name("config.yaml")
         if not config.is_file():
             return MonitorsConfig()
@@ -224,7 +224,7 @@ class MetricsReader:
 
 
 def remarks(run: LoggedRun, base_rate: BaseRate | None) -> list[str]:
-    """What is missing in a logged run, and what was assumed to judge it."""
+    """List what is missing in a logged run, and what was assumed to judge it."""
     notes = []
     numbers = [epoch.number or 0 for epoch in run.epochs]
     if numbers[0] > 1:
@@ -287,7 +287,7 @@ def remarks(run: LoggedRun, base_rate: BaseRate | None) -> list[str]:
 
 
 def _repeated_accuracies(run: LoggedRun) -> list[str]:
-    """Accuracies of validation that come again, where test or the counts do not prove anything."""
+    """Note accuracies of validation that come again, where test or the counts prove nothing."""
     found = []
     for first, second in pairwise(run.epochs):
         one, other = first.accuracy.get("validation"), second.accuracy.get("validation")
@@ -326,7 +326,8 @@ _NEEDED = {"train": ("step", "loss"), "holdout": ("step",), "test_every_epoch": 
 
 
 def file_of(path: Path) -> Path:
-    """``path``, or metrics.jsonl in the folder ``path``; InputError where that is no file."""
+    """Return ``path``, or metrics.jsonl in the folder ``path``; raise InputError where that is no
+    file."""
     try:
         if path.is_dir():
             if not (path / "metrics.jsonl").is_file():
@@ -341,7 +342,8 @@ def file_of(path: Path) -> Path:
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, text) of every line; what a progress bar wrote over is a line with its number."""
+    """Yield (number, text) of every line; what a progress bar wrote over is a line with its
+    number."""
     try:
         if (size := path.stat().st_size) > MOST_BYTES:
             raise InputError(f"{path} has {size:,} bytes, expected at most {MOST_BYTES:,}.")
@@ -384,7 +386,7 @@ def _decodes(start: bytes, encoding: str) -> bool:
 
 
 def event_of(line: str) -> dict[str, Any] | None:
-    """A JSON object with a string under "event", or None."""
+    """Parse a JSON object with a string under "event"; None where it is something else."""
     event = json_object(line)
     return event if event is not None and isinstance(event.get("event"), str) else None
 
@@ -404,12 +406,12 @@ def fits(key: str, value: Any) -> bool:
 
 
 def take_unfit(event: dict[str, Any]) -> dict[str, Any]:
-    """Take out of an event, and return, what the monitors can't read."""
+    """Remove from an event, and return, what the monitors can't read."""
     return {key: event.pop(key) for key in list(event) if not fits(key, event[key])}
 
 
 def missing_keys(event: dict[str, Any]) -> tuple[str, ...]:
-    """What an event lacks to be shown to the monitors; () where it has all."""
+    """Return what an event lacks to be shown to the monitors; () where it has all."""
     needed = _NEEDED.get(event["event"], ())
     # A null loss is one that was no number; without a step nothing can be placed.
     if event.get("step", 0) is None or not all(key in event for key in needed):
@@ -424,7 +426,7 @@ def is_whole(line: str) -> bool:
 
 
 def verdict_of(event: dict[str, Any]) -> Verdict | None:
-    """The verdict that the run itself wrote, or None where it is damaged."""
+    """Read the verdict that the run itself wrote; None where it is damaged."""
     names = [item.name for item in fields(Verdict)]
     if not all(name in event and fits(name, event[name]) for name in names):
         return None
@@ -435,7 +437,7 @@ def verdict_of(event: dict[str, Any]) -> Verdict | None:
 
 
 def _is_flat(evidence: Any) -> bool:
-    """Plain values and lists of them, by name."""
+    """Whether evidence is plain values and lists of them, by name."""
     if not isinstance(evidence, dict):
         return False
     rows = [value if isinstance(value, list) else [value] for value in evidence.values()]

@@ -32,7 +32,7 @@ MOST_SKIPPED = 15  # a scale of 2^16 is at 1 soon after, where DeepSpeed ends by
 
 @dataclass(frozen=True)
 class Verdict:
-    """One sign, named.
+    """What a monitor says: which sign, how sure, on which numbers, and what to do.
 
     ``severity``: ``certain`` where the rule is met beyond doubt (only this stops a run),
     ``suspected`` where it is met but may have another cause, ``info`` for what is no fault.
@@ -122,7 +122,7 @@ def collapse(history: History, limits: MonitorsConfig) -> Verdict | None:
 
 
 def collapsed(scores: Scores) -> str | None:
-    """Why these scores are those of a collapsed model, or None."""
+    """Return why these scores are those of a collapsed model, or None."""
     share, base, accuracy = scores.predicted_rain_share, scores.rain_share, scores.accuracy
     if share is not None and scores.says_one_class:
         says = "rain" if share > 0.5 else "no rain"
@@ -147,7 +147,7 @@ def collapsed(scores: Scores) -> str | None:
 
 
 def _ranks(scores: Scores) -> str | None:
-    """What a ROC-AUC of SOME_RANKING or less says, as a clause; None where it is not known."""
+    """Say what a ROC-AUC of SOME_RANKING or less means, as a clause; None where it is not known."""
     if scores.roc_auc is None:
         return None
     distance, error = scores.roc_auc - 0.5, scores.roc_auc_std_error
@@ -308,19 +308,19 @@ def _less(a: float | None, b: float | None) -> bool:
 
 
 def _points_apart(a: float, b: float) -> float:
-    """In points; 0.75 and 0.70 are 5 apart, not 5.000000000000004."""
+    """Return a difference in points; 0.75 and 0.70 are 5 apart, not 5.000000000000004."""
     return round(100 * (a - b), 9)
 
 
 def _difference_error(a: Scores, b: Scores) -> float | None:
-    """Standard error of the difference of two accuracies, in points."""
+    """Return the standard error of the difference of two accuracies, in points."""
     if a.std_error is None or b.std_error is None:
         return None
     return 100 * math.hypot(a.std_error, b.std_error)
 
 
 def _beyond(points: float, error: float | None, at: Scores) -> str:
-    """Certain where a difference is more than three standard errors.
+    """Return certain where a difference is more than three standard errors, else suspected.
 
     Where none is known it is certain for a log, whose user's rule is all there is, and suspected
     for a run, whose blocks of time were too few to tell.
@@ -386,7 +386,8 @@ def nonfinite(history: History, limits: MonitorsConfig) -> Verdict | None:
 
 
 def usual_norm(steps: Sequence[StepNumbers]) -> float | None:
-    """Median gradient norm of the 50 newest of these steps; None where under 20 are known."""
+    """Return the median gradient norm of the 50 newest of these steps; None where under 20 are
+    known."""
     norms = [step.grad_norm for step in steps[-50:] if step.grad_norm is not None]
     finite = [norm for norm in norms if math.isfinite(norm)]
     return max(median(finite), 1e-12) if len(finite) >= 20 else None
@@ -520,7 +521,7 @@ class Watcher:
     verdicts: list[Verdict] = field(default_factory=list)
 
     def see(self, event: Mapping[str, Any]) -> list[Verdict]:
-        """The verdicts that this event brings."""
+        """Record an event and return the verdicts that it brings."""
         self.history.add(event)
         found = []
         for name in READ_BY.get(str(event.get("event")), []):
@@ -533,7 +534,7 @@ class Watcher:
         return found
 
     def stops(self, verdict: Verdict) -> bool:
-        """True where the recipe lets this verdict end the run: it is certain, or the target."""
+        """Whether the recipe lets this verdict end the run: it is certain, or the target."""
         action = getattr(self.limits, verdict.name)
         return action == "stop" and (verdict.severity == CERTAIN or verdict.name == "target")
 

@@ -32,7 +32,7 @@ class RunStopped(RuntimeError):
 
 @dataclass
 class MonitorRunner:
-    """Writes events, says verdicts, and decides together with all ranks whether to stop.
+    """Write events, log verdicts, and decide together with all ranks whether to stop.
 
     The main process alone watches: memory and time differ from rank to rank.
     """
@@ -81,7 +81,7 @@ class MonitorRunner:
         return usual is not None and explodes(grad_norm, usual)
 
     def compare_with_expectations(self, scores: dict[str, Any], epoch: float) -> None:
-        """Say where validation leaves the bands of the recipe at the end of this epoch."""
+        """Log where validation leaves the bands of the recipe at the end of this epoch."""
         for expected in self.config.expectations:
             if abs(epoch - expected.epoch) > 1e-9:
                 continue
@@ -97,12 +97,12 @@ class MonitorRunner:
                 )
 
     def agreed_stop(self) -> Verdict | None:
-        """The verdict that ends the run, the same on every rank; to be called by all of them."""
+        """Return the verdict that ends the run, the same on every rank; all of them call this."""
         self.stop = agree(self.accelerator, self.stop)
         return self.stop
 
     def write(self) -> None:
-        """verdict.json: what was found so far, and what ended the run."""
+        """Write verdict.json: what was found so far, and what ended the run."""
         if not self.accelerator.is_main_process:
             return
         found = [
@@ -115,7 +115,7 @@ class MonitorRunner:
 
 
 def dead_features(windows: WeatherWindows) -> list[str]:
-    """Features that never vary over the rows that training sees."""
+    """List the features that never vary over the rows that training sees."""
     times = windows.series.timestamps
     seen = windows.values[torch.from_numpy(times <= times[windows.issue_rows("train")].max())]
     spread = (seen.amax(0) - seen.amin(0)).tolist()
@@ -124,7 +124,7 @@ def dead_features(windows: WeatherWindows) -> list[str]:
 
 
 def describe_batch(windows: WeatherWindows, positions: np.ndarray) -> str:
-    """Regions and issue times of training windows, short enough for a sentence."""
+    """Describe training windows by regions and issue times, short enough for a sentence."""
     rows = windows.issue_rows("train")[positions]
     series = windows.series
     times = np.sort(series.timestamps[rows]).astype("datetime64[h]")
