@@ -551,8 +551,10 @@ class Mirror:
 
     def _warn(self, what: str, error: Exception) -> None:
         """Log a failure, unless it is the same as before."""
+        if self._abandoned:  # whose files are gone
+            return
         why = _why(error)
-        if why != self._trouble and not self._abandoned:
+        if why != self._trouble:
             self.log(f"warning: mirror: {what}: {why}. The run goes on.")
         self._trouble = why
 
