@@ -135,8 +135,90 @@ class Epoch:
     stopping: tuple[int, int] | None = None
     has_summary: bool = False
 
+    def add(self, line: _Line) -> None:
+        """Take over what a line says; what is known already stays."""
+        if line.seconds is not None:
+            self.seconds = line.seconds
+        self.has_summary |= line.is_summary
+        self.accuracy = line.accuracy | self.accuracy
+        self.loss = line.loss | self.loss
+        bad = {split: loss for split, loss in line.loss.items() if not math.isfinite(loss)}
+        if line.broken is not None:
+            bad = {"training step": line.broken} | bad
+        self.nonfinite = self.nonfinite | {k: v for k, v in bad.items() if k not in self.nonfinite}
+
     def counts(self, split: str) -> tuple[int, int] | None:
         return self.accuracy[split].counts if split in self.accuracy else None
+
+
+@dataclass
+class _Line:
+    """What a line says. ``epoch`` is None where it names none, ``broken`` the loss of a training
+    step that is NaN or infinite, ``decimals`` the most that its accuracies and losses have."""
+
+    epoch: int | None = None
+    seconds: float | None = None
+    is_summary: bool = False
+    broken: float | None = None
+    accuracy: dict[str, Accuracy] = field(default_factory=dict)
+    unnamed: list[Accuracy] = field(default_factory=list)
+    loss: dict[str, float] = field(default_factory=dict)
+    decimals: dict[str, int] = field(default_factory=lambda: {"acc": 0, "loss": 0})
+    num_damaged: int = 0
+    is_unknown_epoch: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> _Line:
+        """Read all that is known of a line's layout, whatever process printed it."""
+        line, named = cls(), _NAMES_EPOCH.search(text)
+        if cost_time := _COST_TIME.search(text):
+            line.epoch, line.seconds = int(cost_time[1]), float(cost_time[2])
+        elif named and "cost time" in text.lower():
+            line.is_unknown_epoch, line.num_damaged = True, 1
+        elif named and not _OTHER_EPOCH.search(text[: named.start()]):
+            line.is_summary = bool(_SCORED.search(text, named.end()))
+            if broken := _BROKEN_STEP.search(text):
+                line.broken = float(broken[1])
+            if line.is_summary or broken:
+                line.epoch = int(named[1])
+        for match in _NAMED.finditer(text):
+            split, accuracy = _split(match[1]), _accuracy(*match.groups()[1:6])
+            if accuracy is None:
+                line.num_damaged += match[7] is None  # of NaN says nothing, its loss does
+            elif split != "train":
+                line.decimals["acc"] = max(line.decimals["acc"], len(match[3] or ""))
+                line.accuracy.setdefault(split, accuracy)
+        for match in _LOSS.finditer(text):
+            if match[2] is None:
+                line.num_damaged += 1
+                continue
+            decimals = len(match[2].partition(".")[2])
+            line.decimals["loss"] = max(line.decimals["loss"], decimals)
+            line.loss.setdefault(_split(match[1]), float(match[2]))
+        line.unnamed = [one for m in _UNNAMED.finditer(text) if (one := _accuracy(*m.groups()))]
+        if report := _REPORT.search(text):
+            line.unnamed.append(Accuracy(float(report[1]), None, len(report[2])))
+        if _BATCH.search(text):
+            line.unnamed = [one for one in line.unnamed if one.counts]
+        return line
+
+    def may_follow_in(self, epoch: Epoch) -> bool:
+        """Whether the line may be of this epoch, whose number it names."""
+        if self.seconds is not None:
+            return epoch.seconds is None
+        has_others = epoch.accuracy.keys() & self.accuracy or epoch.loss.keys() & self.loss
+        return not (epoch.has_summary and has_others)
+
+    def place_in(self, epoch: Epoch) -> int | None:
+        """0 where an epoch lacks one of the scores, 1 where it has the same, None where it has
+        others."""
+        pairs: list[tuple[Any, Any]] = [
+            (epoch.accuracy.get(s), v) for s, v in self.accuracy.items()
+        ]
+        pairs += [(epoch.loss.get(s), v) for s, v in self.loss.items()]
+        if any(has is not None and str(has) != str(value) for has, value in pairs):
+            return None
+        return int(all(has is not None for has, _ in pairs))
 
 
 @dataclass
@@ -294,7 +376,7 @@ class LogReader:
         self._starts: list[tuple[int, int]] = []  # (rank, place) of the runs that only began
         self._waiting: dict[int, Epoch] = {}  # rank -> scores whose epoch a later line may name
         self._classes: list[tuple[str, int, int]] = []
-        self._decimals: dict[str, int] = {}
+        self._decimals = {"acc": 0, "loss": 0}
         self._num_left_out = 0
         self._place = 0
 
@@ -310,17 +392,32 @@ class LogReader:
             line = self._drop_cut_number(line)
         return any([self._take(part, number) for part in _GLUED.split(line) if _is_relevant(part)])
 
-    def _take(self, line: str, number: int) -> bool:
+    def _take(self, text: str, number: int) -> bool:
         self._place += 1
-        label = _RANK.search(line[:80])
+        label = _RANK.search(text[:80])
         rank = int(next(filter(None, label.groups()))) if label else -1
-        if ">start training" in line.lower():
+        if ">start training" in text.lower():
             self._starts.append((rank, self._place))
             del self._starts[:-_MOST_PROCESSES]
             return True
-        epoch = self._named_epoch(line, number, rank)
-        found = [epoch is not None, self._accuracies(line, number, rank, epoch)]
-        return any([*found, self._losses(line, number, rank, epoch), self._others(line, rank)])
+        line = _Line.parse(text)
+        for _ in range(line.num_damaged):
+            self._leave_out(f'line {number} is not understood: "{excerpt(text)}"')
+        self._note_decimals(line)
+        if line.is_unknown_epoch:
+            self._close(rank)
+        if line.epoch is not None:
+            self._epoch(line.epoch, line, number, rank).add(line)
+        elif line.accuracy or line.loss:
+            self._scored(number, rank, line.place_in).add(line)
+        found = [line.epoch is not None, bool(line.accuracy or line.loss)]
+        for accuracy in line.unnamed:
+            is_over = all(one.epochs[-1].has_summary for one in self._still_open(rank))
+            if accuracy.counts or not is_over:  # else the report on test at the end
+                place = self._scored(number, rank, _num_unnamed)
+                place.unnamed.append((self._place, accuracy))
+                found.append(True)
+        return any([*found, self._others(text, rank)])
 
     def finish(self) -> list[LoggedRun]:
         """Return all runs; to be called once, after the last line."""
@@ -333,43 +430,14 @@ class LogReader:
             self.notes.append(f"{self._num_left_out} lines or parts in all were left out so.")
         return runs
 
-    def _named_epoch(self, line: str, number: int, rank: int) -> Epoch | None:
-        """Find the epoch that a line names by its number, and its time where that stands there."""
-        if match := _COST_TIME.search(line):
-            epoch = self._epoch(int(match[1]), number, rank, lambda e: e.seconds is None)
-            epoch.seconds = float(match[2])
-            return epoch
-        if "cost time" in line.lower() and _NAMES_EPOCH.search(line):
-            self._close(rank)  # what follows is of an unknown epoch
-            self._leave_out(f'line {number} is not understood: "{excerpt(line)}"')
-            return None
-        match = _NAMES_EPOCH.search(line)
-        if match is None or _OTHER_EPOCH.search(line[: match.start()]):
-            return None
-        is_summary, broken = _SCORED.search(line, match.end()), _BROKEN_STEP.search(line)
-        if not is_summary and not broken:
-            return None
-        waiting = self._waiting.pop(rank, None) if is_summary else None  # the name came after
-        epoch = self._epoch(int(match[1]), number, rank, _lacking_summary(line), waiting)
-        epoch.has_summary |= is_summary is not None
-        if broken:
-            epoch.nonfinite.setdefault("training step", float(broken[1]))
-        return epoch
-
-    def _epoch(
-        self,
-        named: int,
-        number: int,
-        rank: int,
-        lacks: Callable[[Epoch], bool],
-        new: Epoch | None = None,
-    ) -> Epoch:
+    def _epoch(self, named: int, line: _Line, number: int, rank: int) -> Epoch:
         """Find epoch ``named`` of the process that can have printed this line next.
 
-        That is one whose last epoch is ``named`` and ``lacks`` this line, or is an earlier one; a
+        That is one whose last epoch is ``named`` and lacks this line, or is an earlier one; a
         process that still prints rather than one that fell silent before others began. Where there
         is none, another process or the next run has begun.
         """
+        new = self._waiting.pop(rank, None) if line.is_summary else None  # the name came after
         self._drop_waiting(rank)
         mine = self._newest.setdefault(rank, [])
         latest = max(mine, key=lambda printed: printed.last, default=None)
@@ -383,7 +451,7 @@ class LogReader:
             crashed = last.seconds is None and not last.has_summary and began > printed.last
             if far > 0:
                 return fell_silent, far, not last.has_summary, printed.last
-            is_this = far == 0 and lacks(last) and not (new or crashed)
+            is_this = far == 0 and line.may_follow_in(last) and not (new or crashed)
             return (fell_silent, far, False, printed.last) if is_this else None
 
         possible = [(far, at) for at, one in enumerate(mine) if (far := distance(one)) is not None]
@@ -445,45 +513,6 @@ class LogReader:
 
         return sorted(filter(is_beside, mine), key=lambda printed: printed.last)
 
-    def _accuracies(self, line: str, number: int, rank: int, epoch: Epoch | None) -> bool:
-        found = False
-        for match in _NAMED.finditer(line):
-            split, accuracy = _split(match[1]), _accuracy(*match.groups()[1:6])
-            if accuracy is None:
-                if match[7] is None:  # an accuracy of NaN says nothing, its loss does
-                    self._leave_out(f'line {number} is not understood: "{excerpt(line)}"')
-            elif split != "train":
-                self._note_decimals("acc", match[3])
-                place = epoch or self._scored(number, rank, _lacking("accuracy", split, accuracy))
-                place.accuracy.setdefault(split, accuracy)
-                found = True
-        unnamed = [_accuracy(*match.groups()) for match in _UNNAMED.finditer(line)]
-        if report := _REPORT.search(line):
-            unnamed.append(Accuracy(float(report[1]), None, len(report[2])))
-        for accuracy in filter(None, unnamed):
-            is_over = all(one.epochs[-1].has_summary for one in self._still_open(rank))
-            if accuracy.counts is None and (is_over or _BATCH.search(line)):
-                continue  # such as the report on test at the end, or the accuracy of a batch
-            place = self._scored(number, rank, _num_unnamed)
-            place.unnamed.append((self._place, accuracy))
-            found = True
-        return found
-
-    def _losses(self, line: str, number: int, rank: int, epoch: Epoch | None) -> bool:
-        found = False
-        for match in _LOSS.finditer(line):
-            if match[2] is None:
-                self._leave_out(f'line {number} is not understood: "{excerpt(line)}"')
-                continue
-            split, loss = _split(match[1]), float(match[2])
-            self._note_decimals("loss", match[2].partition(".")[2])
-            place = epoch or self._scored(number, rank, _lacking("loss", split, loss))
-            place.loss.setdefault(split, loss)
-            if not math.isfinite(loss):
-                place.nonfinite.setdefault(split, loss)
-            found = True
-        return found
-
     def _others(self, line: str, rank: int) -> bool:
         if match := _STOPPING.search(line):
             for printed in self._still_open(rank):
@@ -493,8 +522,8 @@ class LogReader:
         self._classes += [(_split(match[1]), int(match[2]), int(match[3])) for match in found]
         return bool(found)
 
-    def _note_decimals(self, kind: str, decimals: str | None) -> None:
-        self._decimals[kind] = max(self._decimals.get(kind, 0), len(decimals or ""))
+    def _note_decimals(self, line: _Line) -> None:
+        self._decimals = {kind: max(self._decimals[kind], n) for kind, n in line.decimals.items()}
 
     def _drop_cut_number(self, line: str) -> str:
         """Return ``line`` without a last number that has fewer decimals than its like had
@@ -502,10 +531,7 @@ class LogReader:
         if (last := _LAST_NUMBER.search(line)) is None:
             return line
         before = line[: last.start(2)]
-        for match in _NAMED.finditer(before):
-            self._note_decimals("acc", match[3])
-        for match in _LOSS.finditer(before):
-            self._note_decimals("loss", (match[2] or "").partition(".")[2])
+        self._note_decimals(_Line.parse(before))
         is_whole = len(last[3]) >= self._decimals.get(last[1].lower(), 0) and last[1] != "out of"
         return line if is_whole else before
 
@@ -664,26 +690,6 @@ def _is_relevant(line: str) -> bool:
 def _split(word: str) -> str:
     word = word.lower()
     return word if word in ("train", "test") else "validation"
-
-
-def _lacking(kind: str, split: str, value: Accuracy | float) -> Callable[[Epoch], int | None]:
-    """Make a test of an epoch: 0 where it has no such score, 1 where it has the same, None where it
-    has another."""
-
-    def lacks(epoch: Epoch) -> int | None:
-        has = getattr(epoch, kind).get(split)
-        same = has == value or (has != has and value != value)
-        return 0 if has is None else 1 if same else None
-
-    return lacks
-
-
-def _lacking_summary(line: str) -> Callable[[Epoch], bool]:
-    """Make a test of an epoch: whether it has no summary, or one with none of the scores of
-    ``line``."""
-    accuracies = {_split(match[1]) for match in _NAMED.finditer(line)}
-    losses = {_split(match[1]) for match in _LOSS.finditer(line)}
-    return lambda e: not e.has_summary or not (accuracies & {*e.accuracy} or losses & {*e.loss})
 
 
 def _num_unnamed(epoch: Epoch) -> int | None:
