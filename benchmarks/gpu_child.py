@@ -412,7 +412,7 @@ def train(out: str, action: str, until: float) -> int:
     quiet_libraries()
     from timerxl.cli import train as command
     from timerxl.training import distributed as launcher
-    from timerxl.training.distributed import SettingChoice
+    from timerxl.training.precision import SettingChoice
     from timerxl.training.trainer import TrainingLoop
 
     action, _, on_cpu = action.partition("+")

@@ -22,7 +22,7 @@ from timerxl.command_line import leave
 from timerxl.training import distributed as launcher
 from timerxl.training import final_evaluation as ending
 from timerxl.training import run
-from timerxl.training.distributed import SettingChoice
+from timerxl.training.precision import SettingChoice
 from timerxl.training.trainer import TrainingLoop
 
 ACTION, RANK, *FINAL = sys.argv.pop(1).split(":")

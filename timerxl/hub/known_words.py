@@ -20,7 +20,7 @@ _MODULES = (
     "data/audit/*.py data/windows.py data/preprocessing.py data/forecast_input.py "
     "training/monitors/rules.py training/monitors/history.py "
     "training/monitors/runner.py training/run.py training/trainer.py training/signals.py "
-    "training/distributed.py training/dataloader.py "
+    "training/precision.py training/dataloader.py "
     "evaluation/assess.py evaluation/strata.py evaluation/bootstrap.py evaluation/scores.py "
     "planner/plan_check.py planner/timing.py planner/memory.py config.py config_checks.py"
 ).split()

@@ -19,13 +19,8 @@ from timerxl.planner.devices import GIB, Device
 from timerxl.planner.memory import RankMemory, ZeroSettings, rank_memory
 from timerxl.planner.trace import StepSettings, trace_step
 from timerxl.training.assembly import model_config
-from timerxl.training.distributed import (
-    LauncherChoice,
-    SettingChoice,
-    choose_data_place,
-    choose_settings,
-    deepspeed_config_path,
-)
+from timerxl.training.distributed import LauncherChoice, choose_settings, deepspeed_config_path
+from timerxl.training.precision import SettingChoice, choose_data_place
 
 HEAD = "TimerXLForClassification"
 

@@ -19,7 +19,7 @@ from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.device import uses_gpu
 from timerxl.evaluation.tables import Table
-from timerxl.training.distributed import SettingChoice
+from timerxl.training.precision import SettingChoice
 
 
 @dataclass(frozen=True)

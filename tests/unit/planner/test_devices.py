@@ -14,7 +14,7 @@ from timerxl.planner.devices import (
     parse_devices,
     parse_size_gib,
 )
-from timerxl.training.distributed import choose_precision
+from timerxl.training.precision import choose_precision
 
 # Cores, boost clock in GHz, memory on the label in GiB, compute capability: NVIDIA's data sheets.
 CHIPS = {

@@ -18,8 +18,8 @@ from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.model import TimerXLForClassification
 from timerxl.training.assembly import model_config
 from timerxl.training.dataloader import BatchPlan, iter_global_batches, loader, place_data
-from timerxl.training.distributed import SettingChoice
 from timerxl.training.evaluator import forecast
+from timerxl.training.precision import SettingChoice
 
 CONFIG = load_recipe(
     "quickstart",

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 from timerxl.config import load_recipe
 from timerxl.training import run
-from timerxl.training.distributed import SettingChoice
+from timerxl.training.precision import SettingChoice
 from timerxl.training.run_cost import Prediction
 
 

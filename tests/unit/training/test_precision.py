@@ -7,7 +7,7 @@ import torch
 
 from timerxl.config import InputError
 from timerxl.device import DeviceFacts, device_facts
-from timerxl.training.distributed import choose_data_place, choose_precision, choose_zero_stage
+from timerxl.training.precision import choose_data_place, choose_precision, choose_zero_stage
 
 CPU = DeviceFacts(False, False, "CPU")
 T4 = DeviceFacts(True, False, "Tesla T4")
