@@ -22,6 +22,7 @@ from accelerate.utils import (
     broadcast_object_list,
 )
 
+from timerxl.command_line import ForeseenError
 from timerxl.config import InputError, RunConfig, TrainConfig, shipped_folder
 from timerxl.device import (
     CPU_ON_PURPOSE,
@@ -479,7 +480,7 @@ _NCCL = re.compile(r"\bNCCL error\b")
 _NCCL_LOST = re.compile(r"ncclRemoteError|timed? ?out|abort|connection|remote p|peer|closed", re.I)
 
 
-class PeerLost(RuntimeError):
+class PeerLost(ForeseenError):
     """Another process of the run is gone or silent; this one can't go on alone."""
 
 

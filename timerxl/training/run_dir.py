@@ -27,8 +27,8 @@ from timerxl.command_line import (
     EXIT_FAILED,
     EXIT_OK,
     EXIT_SIGNAL,
-    EXIT_STOPPED,
     EXIT_STORAGE,
+    ForeseenError,
     say,
 )
 from timerxl.config import InputError, RunConfig, to_yaml
@@ -49,10 +49,9 @@ from timerxl.training.checkpoint.storage import (
     read_trainer_state,
     space_left,
 )
-from timerxl.training.distributed import PeerLost, agree
+from timerxl.training.distributed import agree
 from timerxl.training.end_watcher import EndWatcher
 from timerxl.training.monitors.replay import is_whole
-from timerxl.training.monitors.runner import RunStopped
 from timerxl.training.resume import AUTO, NEVER, Resumption, check_fingerprints, read_status
 from timerxl.training.run_lock import (
     LOCK_FILE,
@@ -62,9 +61,8 @@ from timerxl.training.run_lock import (
     RunLock,
     check_run_files,
 )
-from timerxl.training.signals import Interrupted, resume_hint
+from timerxl.training.signals import resume_hint
 from timerxl.training.tracking import Log, draw_page
-from timerxl.training.trainer import TrainingFailed
 from timerxl.untrusted import open_own, plain, read_json, reason
 
 SHOWN_SECONDS = 30.0  # NFS remembers for so long that a file is not there
@@ -429,19 +427,13 @@ def outcome_of(error: BaseException | None) -> tuple[int, str] | None:
     error was not foreseen and its traceback is the best that can be shown."""
     if error is None:
         return EXIT_OK, "finished"
-    if isinstance(error, InputError):
-        return EXIT_BAD_INPUT, str(error)
-    if isinstance(error, RunStopped):
-        return EXIT_STOPPED, str(error)
-    if isinstance(error, TrainingFailed | PeerLost):
-        return EXIT_FAILED, str(error)
-    if isinstance(error, Interrupted):
-        return EXIT_SIGNAL + error.number, str(error)
     if isinstance(error, BrokenPipeError):
         return EXIT_FAILED, "standard output was closed by its reader."
-    if isinstance(error, StorageFailed | OSError):
+    if isinstance(error, InputError):
+        return EXIT_BAD_INPUT, str(error)
+    if isinstance(error, OSError):
         return EXIT_STORAGE, str(error)
-    return None
+    return (error.exit_code, str(error)) if isinstance(error, ForeseenError) else None
 
 
 LIBRARIES = (

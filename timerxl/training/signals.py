@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from timerxl.command_line import signals_to_handle
+from timerxl.command_line import EXIT_SIGNAL, ForeseenError, signals_to_handle
 
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AGAIN_SECONDS = 0.5
@@ -18,14 +18,14 @@ FIRST_BEATS, FIRST_SECONDS = 3, 60.0
 PATIENCE_SECONDS = 10.0  # torchrun kills what is there 30 s after its SIGTERM
 
 
-class Interrupted(RuntimeError):
+class Interrupted(ForeseenError):
     """A signal ended the run after its checkpoint was written; the same on all ranks."""
 
     def __init__(self, number: int, step: int, checkpoint: str | None, resume_hint: str = ""):
         name = signal.Signals(number).name
         kept = f"Checkpoint: {checkpoint}." if checkpoint else "No step was done, nothing to keep."
         super().__init__(f"interrupted by {name} after step {step}. {kept} {resume_hint}".rstrip())
-        self.number = number
+        self.exit_code = EXIT_SIGNAL + number
 
 
 def resume_hint(resume: str) -> str:

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from tqdm import tqdm
 
+from timerxl.command_line import ForeseenError
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.evaluation.scores import LOWER_IS_BETTER
@@ -34,7 +35,7 @@ from timerxl.training.signals import Interrupted, Interruption, resume_hint
 from timerxl.training.tracking import draw_page
 
 
-class TrainingFailed(RuntimeError):
+class TrainingFailed(ForeseenError):
     """The run cannot go on; the message says at which step and why."""
 
 

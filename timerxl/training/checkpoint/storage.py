@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from timerxl.command_line import EXIT_STORAGE, ForeseenError
 from timerxl.config import InputError
 from timerxl.files import write_json
 from timerxl.untrusted import Between, link_problem, misfit, read_json, shape_of
@@ -110,8 +111,10 @@ _BLOCK = 2**20
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
-class StorageFailed(RuntimeError):
+class StorageFailed(ForeseenError):
     """Files of the run can't be written or read; the message says which, why, and what is left."""
+
+    exit_code = EXIT_STORAGE
 
 
 def is_storage_error(error: BaseException | None) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from timerxl.command_line import EXIT_STOPPED, ForeseenError
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.files import write_json
@@ -22,8 +23,10 @@ from timerxl.training.tracking import MetricsLog
 VERDICT_FILE = "verdict.json"
 
 
-class RunStopped(RuntimeError):
+class RunStopped(ForeseenError):
     """A monitor ended the run; the message is one paragraph, ``verdict`` its reason."""
+
+    exit_code = EXIT_STOPPED
 
     def __init__(self, verdict: Verdict, checkpoint: str):
         super().__init__(f"stopped by the monitor {verdict.sentence()} Checkpoint: {checkpoint}.")
