@@ -25,6 +25,7 @@ from timerxl.training.checkpoint.storage import (
     StorageFailed,
     find_checkpoints,
     find_problem,
+    no_whole_checkpoint,
     read_trainer_state,
 )
 from timerxl.training.run_lock import RUN_CONFIG
@@ -220,10 +221,7 @@ def _resume_from(config: RunConfig, candidates: list[Path], world_size: int) -> 
         except StorageFailed as error:
             problems.append(str(error))
     if state is None:
-        raise StorageFailed(
-            f"no whole checkpoint in {candidates[0].parent}: {' '.join(problems)} "
-            "train.resume=never trains anew and moves the run aside."
-        )
+        raise no_whole_checkpoint(candidates[0].parent, problems)
     notes = _refuse_changes(state.get("config", {}), config, f"checkpoint {candidates[0].name}")
     if "global_batch_size" not in state:
         raise StorageFailed(f"{folder / TRAINER_STATE} does not say its global batch.")

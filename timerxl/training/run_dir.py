@@ -46,6 +46,7 @@ from timerxl.training.checkpoint.storage import (
     finish_replacement,
     fresh_folder,
     is_storage_error,
+    no_whole_checkpoint,
     read_trainer_state,
     space_left,
 )
@@ -235,10 +236,7 @@ class RunFolder:
             said.append(f"checkpoint {folder.name} is not used: {problem}.")
             self.log(said[-1])
         if self.checkpoint is None:
-            raise StorageFailed(
-                f"no whole checkpoint in {candidates[0].parent}: {' '.join(said)} "
-                "train.resume=never trains anew and moves the run aside."
-            )
+            raise no_whole_checkpoint(candidates[0].parent, said)
 
     def _rewind_to_checkpoint(self) -> None:
         """Bring the folder back to the moment of the checkpoint: what came after it is done

@@ -150,11 +150,14 @@ class MirrorStore:
             names = (NOTE, *(f"slot-{slot}" for slot in SLOTS))
             check_own_files(Path(self.root or "/"), names, names)
             note = Path(self.root, NOTE)
-            if note.is_file() and _foreign_note(note):
-                raise InputError(
-                    f"train.mirror={self.url} holds a {NOTE} that is not a mirror's; choose an "
-                    "empty folder."
-                )
+            if note.is_file():
+                with note.open("rb") as file:
+                    is_ours = file.read(40) in _NOTE_TEXT.encode()
+                if not is_ours:  # it would be overwritten
+                    raise InputError(
+                        f"train.mirror={self.url} holds a {NOTE} that is not a mirror's; choose an "
+                        "empty folder."
+                    )
 
     def path(self, *parts: str) -> str:
         return "/".join((self.root, *parts))
@@ -234,13 +237,6 @@ class MirrorStore:
             raise Unusable(f"{name} can't be read: {_why(error)}") from error
 
 
-def _foreign_note(note: Path) -> bool:
-    """Whether a file that would be overwritten by the note is not a mirror's."""
-    with note.open("rb") as file:
-        begin = file.read(40)
-    return begin not in _NOTE_TEXT.encode()
-
-
 def _is_ours(name: str) -> bool:
     """Whether a path in a manifest is one that a copy may hold, inside its slot."""
     path = PurePosixPath(name)
@@ -316,11 +312,12 @@ def _fill(
     whole = [copy for copy in copies if copy.files is not None]
     candidates = [copy for copy in whole if copy.run == whole[0].run]
     problems: dict[str, str] = {}
-    lock = RunLock(output_dir, log)
+    lock, fresh = RunLock(output_dir, log), fresh_folder(output_dir)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        with _only_here(fresh_folder(output_dir)) as fresh:
+        try:  # fresh is ours, once the lock is
+            shutil.rmtree(fresh, ignore_errors=True)
             for copy in candidates:
                 started = time.monotonic()
                 if copy.num_bytes > (free := shutil.disk_usage(output_dir).free):
@@ -347,6 +344,8 @@ def _fill(
                 os.replace(fresh, output_dir)
                 log(f"mirror: {output_dir} is filled, in {time.monotonic() - started:.0f} s.")
                 return set(problems)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
     except OSError as error:
         message = f"output_dir {output_dir} can't be filled from {place.url}: {error}"
         if is_storage_error(error):
@@ -358,16 +357,6 @@ def _fill(
         f"no whole copy at train.mirror={place.url}: {' '.join(problems.values())} "
         "train.resume=never trains anew."
     )
-
-
-@contextlib.contextmanager
-def _only_here(folder: Path) -> Iterator[Path]:
-    """Make sure that nothing lies under a folder's name, before and after the block."""
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait_until_filled(place: MirrorStore, output_dir: Path) -> None:
@@ -675,12 +664,13 @@ class Mirror:
         """Whether our newest copy holds these files already; before the end, metrics alone are not
         copied."""
         assert self._newest is not None
-
-        def matter(files: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-            weighty = ("checkpoint/", "model/")
-            return {k: v for k, v in files.items() if is_final or k.startswith(weighty)}
-
-        return matter(self._newest.files or {}) == matter(records)
+        parts = ("",) if is_final else ("checkpoint/", "model/")
+        known = self._newest.files or {}
+        return all(
+            known.get(name) == records.get(name)
+            for name in {*known, *records}
+            if name.startswith(parts)
+        )
 
     def _write_manifest(self, copy: Copy) -> None:
         self.place.write(

@@ -117,6 +117,14 @@ class StorageFailed(ForeseenError):
     exit_code = EXIT_STORAGE
 
 
+def no_whole_checkpoint(root: Path, problems: list[str]) -> StorageFailed:
+    """Build the error for a run whose checkpoints are all damaged."""
+    return StorageFailed(
+        f"no whole checkpoint in {root}: {' '.join(problems)} train.resume=never trains anew and "
+        "moves the run aside."
+    )
+
+
 def is_storage_error(error: BaseException | None) -> bool:
     """Whether the disk is full or broken, which no other input would mend."""
     return isinstance(error, OSError) and error.errno in _DISK_ERRORS
