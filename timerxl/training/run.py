@@ -136,10 +136,12 @@ def set_up(
     plan = BatchPlan.of(config, len(windows.issue_rows("train")), accelerator)
     total_steps, freeze_steps = plan_steps(config, plan.steps_per_epoch)
 
+    # From here on files are written: what follows ends through at_end.
     fingerprints = {"data": data_fingerprint(windows), "code": code_fingerprint()}
     folder = RunFolder(accelerator, config, log, audit, fingerprints, callbacks.draw)
     interruption, monitors = open_run(folder, found, mirror, at_end)
 
+    # On the bare model: prepare wraps it, and a wrapper's layers can't be compiled one by one.
     if config.train.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     compile_layers(config, model, log)
@@ -156,7 +158,7 @@ def set_up(
     placed = prediction.data_on_device if prediction is not None else None
     place_data(config, windows, accelerator, placed, log)
     prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
-    set_collective_timeout(config)
+    set_collective_timeout(config)  # DeepSpeed has made groups of its own by now
     use_seed(config.seed, rank=accelerator.process_index)  # other dropout masks on every rank
     parts = (accelerator, prepared, prepared_optimizer, schedule)
     checkpoints = Checkpoints(
