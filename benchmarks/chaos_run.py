@@ -51,11 +51,11 @@ def main() -> int:
     quiet_libraries()
     from timerxl.cli import train
     from timerxl.training.checkpoint import storage as checkpoint_files
-    from timerxl.training.trainer import Trainer
+    from timerxl.training.trainer import TrainingLoop
 
-    take_step, sync, files = Trainer._take_step, checkpoint_files.sync, [0]
+    take_step, sync, files = TrainingLoop._take_step, checkpoint_files.sync, [0]
 
-    def noted(self: Trainer, group: Any, batches: Any, normalizer: float, samples: Any) -> Any:
+    def noted(self: TrainingLoop, group: Any, batches: Any, normalizer: float, samples: Any) -> Any:
         step = self.progress.step + 1
         die_at("step", step)
         found = take_step(self, group, batches, normalizer, samples)
@@ -69,7 +69,7 @@ def main() -> int:
         sync(path)
 
     note({"started": os.environ.get("RANK", "0")})
-    Trainer._take_step = noted  # type: ignore[method-assign]
+    TrainingLoop._take_step = noted  # type: ignore[method-assign]
     checkpoint_files.sync = synced
     return run_command(lambda: train.run(load_recipe("quickstart", sys.argv[1:])))
 

@@ -28,7 +28,7 @@ from timerxl.config import load_recipe
 from timerxl.model import TimerXLForClassification
 from timerxl.training.assembly import build_optimizer, build_schedule, model_config
 from timerxl.training.checkpoint.manager import Checkpoints
-from timerxl.training.checkpoint.mirror import Mirror, Place
+from timerxl.training.checkpoint.mirror import Mirror, MirrorStore
 
 NUM_VARIABLES = 27
 ASKED = 0.03  # of training time at the default interval
@@ -59,7 +59,7 @@ def products(matrix: torch.Tensor) -> float:
 def mirrored(run: Path, far: Path) -> str:
     """What one copy of the run's newest checkpoint takes, in a sentence."""
     said: list[str] = []
-    mirror = Mirror(Place(str(far)), run, said.append, [])
+    mirror = Mirror(MirrorStore(str(far)), run, said.append, [])
     mirror.start()
     matrix = torch.randn(2048, 2048)
     alone = sorted(products(matrix) for _ in range(9))[4]

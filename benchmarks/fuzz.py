@@ -45,7 +45,7 @@ _SLOW = (
     "timerxl.data.audit.auditor timerxl.data.forecast_file timerxl.forecaster "
     "timerxl.hub.package timerxl.hub.push timerxl.model.convert_openltm timerxl.planner.planning "
     "timerxl.planner.plan_check timerxl.report.compare timerxl.report.page "
-    "timerxl.report.figures timerxl.training.run timerxl.training.model_evaluation"
+    "timerxl.report.figures timerxl.training.run timerxl.training.final_evaluation"
 ).split()
 
 

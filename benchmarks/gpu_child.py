@@ -381,7 +381,7 @@ def facts(trainer: Any, periods_ms: list[float]) -> dict[str, Any]:
     from timerxl.planner.throughput import device_at_hand
     from timerxl.planner.workload import HEAD
     from timerxl.training.assembly import bare_model, compile_seconds
-    from timerxl.training.prediction import RunFacts
+    from timerxl.training.run_cost import RunFacts
 
     run, train, device = RunFacts.of(trainer.accelerator), trainer.config.train, device_at_hand()
     config = bare_model(trainer.accelerator, trainer.model).config
@@ -412,31 +412,31 @@ def train(out: str, action: str, until: float) -> int:
     quiet_libraries()
     from timerxl.cli import train as command
     from timerxl.training import distributed as launcher
-    from timerxl.training.precision import Decision
-    from timerxl.training.trainer import Trainer
+    from timerxl.training.precision import SettingChoice
+    from timerxl.training.trainer import TrainingLoop
 
     action, _, on_cpu = action.partition("+")
-    watch, log_step = Watch(out, action, until), Trainer._log_step
+    watch, log_step = Watch(out, action, until), TrainingLoop._log_step
 
-    def logged(trainer: Trainer, *arguments: Any) -> None:
+    def logged(trainer: TrainingLoop, *arguments: Any) -> None:
         log_step(trainer, *arguments)
         watch(trainer)
 
-    Trainer._log_step = logged  # type: ignore
+    TrainingLoop._log_step = logged  # type: ignore
     if on_cpu == "fp16":
         from deepspeed.accelerator import get_accelerator
 
         get_accelerator().is_fp16_supported = lambda: True
-        launcher.choose_precision = lambda *_: Decision("fp16", "rehearsed on a CPU")
+        launcher.choose_precision = lambda *_: SettingChoice("fp16", "rehearsed on a CPU")
     if watch.action == "infinite":
-        run = Trainer.run
+        run = TrainingLoop.run
 
-        def infinite(trainer: Trainer) -> Any:  # the run's own steps, not those of the plan
+        def infinite(trainer: TrainingLoop) -> Any:  # the run's own steps, not those of the plan
             backward = trainer.step._backward
             trainer.step._backward = lambda number, loss: backward(number, loss * math.inf)  # type: ignore
             return run(trainer)
 
-        Trainer.run = infinite  # type: ignore
+        TrainingLoop.run = infinite  # type: ignore
     if watch.action == "raise":
         on_gpu = torch.cuda.is_available()
         store = torch.distributed.HashStore()

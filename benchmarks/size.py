@@ -3,12 +3,14 @@
     python benchmarks/size.py [--tree FOLDER ...] [--no-walks]
 
 One table, with a column for each checkout. Nothing of the checkout is imported for the table. The
-two walks run its code in a process of their own, on a CPU, within a minute:
+walks run its code in a process of their own, on a CPU, within a minute:
 
 - from file to logits: a generated CSV is read, cut into windows, and one batch goes through a tiny
   model;
 - from the command line to the optimizer: ``--config transfer train.batch_size=8`` with a tiny
-  network, from ``main()`` of launch/train.py until the optimizer is made.
+  network, from ``main()`` of launch/train.py until the optimizer is made;
+- of that, the way of the settings alone: the files entered before the first of training/, and those
+  whose calls are still open when the optimizer is made. Data, model and run folder are left out.
 
 How a walk is counted: an entry is a call into a file of timerxl/ or launch/ from any other file.
 Files stand in the order of their first entry; code that runs because a file is imported is not
@@ -38,6 +40,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 MAX_MODULES = 15
 MAX_FUNCTION_LINES = 80
+TRAINING = "timerxl/training/"
 TINY = (
     "model.hidden_size=16 model.intermediate_size=16 model.num_hidden_layers=1 "
     "model.num_attention_heads=2 model.context_length=192 train.zero_stage=0"
@@ -156,7 +159,7 @@ def measure(tree: Path) -> dict[str, int | list[str]]:
         used = names_used(source.tree)
         for node in functions(source):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
-            if source.path.startswith("timerxl/training/") and lines > MAX_FUNCTION_LINES:
+            if source.path.startswith(TRAINING) and lines > MAX_FUNCTION_LINES:
                 long_functions.append(f"{source.path}: {node.name}, {lines} lines")
             is_private = node.name.startswith("_") and not node.name.endswith("__")
             if is_private and used[node.name] == 1:
@@ -219,6 +222,16 @@ class Walk:
             return
         self.visits[path] = self.visits.get(path, 0) + 1
         self._entered_at[path] = len(self.visits)
+
+    def open_files(self) -> set[str]:
+        """Find the files with a call that has not returned yet."""
+        frame: FrameType | None = sys._getframe()
+        found = set()
+        while frame is not None:
+            if self._is_ours(frame):
+                found.add(frame.f_code.co_filename[self._start :])
+            frame = frame.f_back
+        return found
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -283,7 +296,8 @@ def walk_to_logits(tree: Path, folder: Path) -> dict[str, int]:
     return walk.visits
 
 
-def walk_to_optimizer(tree: Path, folder: Path, finish: Callable[[dict[str, int]], None]) -> None:
+def walk_to_optimizer(tree: Path, folder: Path, finish: Callable[[dict[str, int]], None],
+                      settings_alone: bool) -> None:  # fmt: skip
     """Record the files from main() of launch/train.py to the first optimizer, then finish."""
     import torch
 
@@ -291,7 +305,12 @@ def walk_to_optimizer(tree: Path, folder: Path, finish: Callable[[dict[str, int]
 
     def reached(*args: object, **kwargs: object) -> None:
         sys.setprofile(None)
-        finish(walk.visits)
+        visits = walk.visits
+        if settings_alone:
+            paths, still_open = list(visits), walk.open_files()
+            first = next(i for i, path in enumerate(paths) if path.startswith(TRAINING))
+            visits = {p: 1 for i, p in enumerate(paths) if i < first or p in still_open}
+        finish(visits)
         os._exit(0)  # the run itself is not wanted
 
     torch.optim.Optimizer.__init__ = reached  # type: ignore[method-assign, assignment]
@@ -313,7 +332,7 @@ def walk_here(kind: str, tree: Path, folder: Path) -> None:
     if kind == "logits":
         finish(walk_to_logits(tree, folder))
     else:
-        walk_to_optimizer(tree, folder, finish)
+        walk_to_optimizer(tree, folder, finish, settings_alone=kind == "settings")
 
 
 def walk_apart(kind: str, tree: Path) -> dict[str, int] | str:
@@ -360,6 +379,7 @@ def walk_lines(visits: dict[str, int] | str) -> list[str]:
 WALKS = {
     "logits": "From file to logits",
     "optimizer": "From --config transfer train.batch_size=8 to the optimizer",
+    "settings": "Of that, the way of the settings alone",
 }
 
 

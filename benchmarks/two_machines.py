@@ -291,7 +291,7 @@ def worker() -> int:
 
     from benchmarks import chaos_run
     from timerxl.training.checkpoint import manager as checkpoint
-    from timerxl.training.trainer import Trainer
+    from timerxl.training.trainer import TrainingLoop
 
     where, _, path = os.environ["HOLD"].rpartition(" ")
     file, current = Path(path), [0]
@@ -308,7 +308,7 @@ def worker() -> int:
 
         return after_waiting
 
-    Trainer._take_step = held("step", Trainer._take_step)  # type: ignore[method-assign]
+    TrainingLoop._take_step = held("step", TrainingLoop._take_step)  # type: ignore[method-assign]
     # What comes then goes over a group of DeepSpeed's own; files are written, none counts yet.
     Accelerator.backward = held("backward", Accelerator.backward)
     checkpoint.record_files = held("save", checkpoint.record_files)

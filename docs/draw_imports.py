@@ -1,7 +1,7 @@
 """Draw which room of the code imports which, from its own import lines, into docs/architecture.md.
 
     python docs/draw_imports.py            # docs/images/imports.svg and the table of imports
-    python docs/draw_imports.py --walks    # also the two walks of benchmarks/size.py, half a minute
+    python docs/draw_imports.py --walks    # also the walks of benchmarks/size.py, half a minute
     python docs/draw_imports.py --check    # write nothing; exit code 1 where the table is stale
 
 A room is a folder of timerxl/, launch/, or a file of timerxl/ that imports a room. The other files
@@ -137,7 +137,7 @@ def rooms_of_walk(visits: dict[str, int] | str) -> str:
 
 
 def walks(tree: Path) -> str:
-    """Describe both walks, with the command and the date."""
+    """Describe the walks, with the command and the date."""
     lines = [f"`python docs/draw_imports.py --walks`, {date.today()}; files of a room in brackets:"]
     for kind, title in WALKS.items():
         visits = walk_apart(kind, tree)
@@ -157,7 +157,7 @@ def between(page: str, kind: str, text: str | None = None) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Draw which room imports which.")
-    parser.add_argument("--walks", action="store_true", help="also the two walks")
+    parser.add_argument("--walks", action="store_true", help="also the walks")
     parser.add_argument("--check", action="store_true", help="exit code 1 where the table is stale")
     arguments = parser.parse_args()
     imports = room_imports(ROOT)

@@ -26,6 +26,12 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 UNWIND_SECONDS = 10.0  # to clean up in; a signal that comes again meanwhile must not cut that short
 
 
+class ForeseenError(RuntimeError):
+    """An error that ends a run in order: with ``exit_code`` and a message, without a traceback."""
+
+    exit_code = EXIT_FAILED
+
+
 def is_main_rank() -> bool:
     """True in the process that speaks and writes for the group, also before the group is there."""
     return not _is_launched() or os.environ.get("RANK", "0") == "0"

@@ -22,8 +22,8 @@ from timerxl.command_line import leave
 from timerxl.training import distributed as launcher
 from timerxl.training import final_evaluation as ending
 from timerxl.training import run
-from timerxl.training.precision import Decision
-from timerxl.training.trainer import Trainer
+from timerxl.training.precision import SettingChoice
+from timerxl.training.trainer import TrainingLoop
 
 ACTION, RANK, *FINAL = sys.argv.pop(1).split(":")
 
@@ -62,12 +62,12 @@ if __name__ == "__main__":
 
         # DeepSpeed's fp16 engine runs on a CPU, though it says no; slow, and right.
         get_accelerator().is_fp16_supported = lambda: True
-        launcher.choose_precision = lambda *_: Decision("fp16", "forced")
+        launcher.choose_precision = lambda *_: SettingChoice("fp16", "forced")
         run.build_model = overflowing(run.build_model)
     elif FINAL:
         ending.forecast = breaking(ending.forecast, lambda *_: True)
     else:
-        Trainer._take_step = breaking(  # type: ignore[method-assign]
-            Trainer._take_step, lambda trainer, *_: trainer.progress.step == 2
+        TrainingLoop._take_step = breaking(  # type: ignore[method-assign]
+            TrainingLoop._take_step, lambda trainer, *_: trainer.progress.step == 2
         )
     leave(train.main())

@@ -22,10 +22,9 @@ from timerxl.command_line import (
 )
 from timerxl.config import InputError
 from timerxl.files import json_ready
-from timerxl.training.monitors.log_lines import listed
 from timerxl.training.monitors.openltm_log import BaseRate
-from timerxl.training.monitors.replay import Diagnosis, Finding, diagnose
-from timerxl.training.monitors.verdicts import CERTAIN, INFO, SEVERITIES, SUSPECTED
+from timerxl.training.monitors.replay import Diagnosis, ReplayedVerdict, diagnose, listed
+from timerxl.training.monitors.rules import CERTAIN, INFO, SEVERITIES, SUSPECTED
 
 MAX_ROUNDING = 0.005  # 0.7 is read as 0.70: a coarser share would fit any accuracy
 
@@ -69,7 +68,7 @@ def show(found: Diagnosis) -> None:
     if all(finding.verdict.severity == INFO for finding in found.findings):
         say(f"no sign of a bad run in {evaluations}.")
     advised: set[tuple[int, str]] = set()
-    signs: dict[tuple[int, str, str], list[Finding]] = {}
+    signs: dict[tuple[int, str, str], list[ReplayedVerdict]] = {}
     for finding in found.findings:
         key = finding.run, finding.verdict.name, finding.verdict.severity
         signs.setdefault(key, []).append(finding)
@@ -94,13 +93,13 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
-def _is_said(suspected: list[Finding], certain: list[Finding]) -> bool:
+def _is_said(suspected: list[ReplayedVerdict], certain: list[ReplayedVerdict]) -> bool:
     """Whether all that is suspected stands, word by word, where it is certain."""
     said = {finding.verdict.explanation for finding in certain}
     return bool(suspected) and all(finding.verdict.explanation in said for finding in suspected)
 
 
-def where(findings: list[Finding]) -> str:
+def where(findings: list[ReplayedVerdict]) -> str:
     """The epochs of these, and how often they were met where that is more."""
     epochs = [f"{f.verdict.epoch:.4g}" for f in findings if f.verdict.epoch is not None]
     times = sum(finding.times for finding in findings)

@@ -64,14 +64,14 @@ def run(given: argparse.Namespace) -> int:
     thresholds = numbers(given.thresholds)
     from timerxl.files import json_ready
     from timerxl.training.distributed import evaluation_accelerator
-    from timerxl.training.model_evaluation import Request, print_report, verify
+    from timerxl.training.final_evaluation import EvaluationRequest, evaluate_saved, print_report
 
     config = EvalConfig(
         fitted_baselines=not given.no_fitted_baselines,
         num_resamples=given.resamples,
         block_days=given.block_days,
     )
-    request = Request(
+    request = EvaluationRequest(
         model=given.model,
         data=given.data,
         split=given.split,
@@ -89,7 +89,7 @@ def run(given: argparse.Namespace) -> int:
         if is_main_rank():
             say(sentence, file=sys.stderr)
 
-    found = verify(request, accelerator, log)
+    found = evaluate_saved(request, accelerator, log)
     if accelerator.is_main_process:
         if given.json:
             say_json(json_ready(found))

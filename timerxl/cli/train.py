@@ -56,10 +56,9 @@ def train_run(config: RunConfig, hub: BackgroundPush | None = None) -> int:
     from timerxl.planner.plan_check import predict_run
     from timerxl.report.figures import figures
     from timerxl.report.page import write_report
-    from timerxl.training.checkpoint.model_folder import note_bad_input, note_end
     from timerxl.training.resume import RunEnded, read_status
     from timerxl.training.run import RunCallbacks, train
-    from timerxl.training.run_dir import outcome_of
+    from timerxl.training.run_dir import note_bad_input, note_end, outcome_of
     from timerxl.training.tracking import Log
 
     output_dir = Path(config.output_dir)

@@ -20,7 +20,7 @@ from timerxl.data.tables.columns import KINDS, QUANTITIES
 from timerxl.evaluation.references import TITLES
 from timerxl.hub.known_words import is_known_sentence
 from timerxl.hub.privacy import looks_private
-from timerxl.training.monitors.verdicts import SEVERITIES
+from timerxl.training.monitors.rules import SEVERITIES
 
 LEFT = object()  # in the place of a value that may not be published
 MOST_NAME, MOST_TEXT = 200, 500  # characters

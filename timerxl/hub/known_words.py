@@ -18,7 +18,7 @@ from timerxl.untrusted import plain
 MOST_CHARACTERS = 1_500
 _MODULES = (
     "data/audit/*.py data/windows.py data/preprocessing.py data/forecast_input.py "
-    "training/monitors/rules.py training/monitors/health_rules.py training/monitors/verdicts.py "
+    "training/monitors/rules.py training/monitors/history.py "
     "training/monitors/runner.py training/run.py training/trainer.py training/signals.py "
     "training/precision.py training/dataloader.py "
     "evaluation/assess.py evaluation/strata.py evaluation/bootstrap.py evaluation/scores.py "

@@ -17,7 +17,7 @@ from timerxl.planner.plan_text import duration
 from timerxl.planner.throughput import calibrate, device_at_hand
 from timerxl.planner.timing import Rate, RunTime, assumed_rate, predict_time
 from timerxl.planner.workload import Choice, Workload, data_place, describe_windows, memory_of
-from timerxl.training.prediction import Prediction, RunFacts, peak_memory_gib
+from timerxl.training.run_cost import Prediction, RunFacts, peak_memory_gib
 from timerxl.training.trainer import NumberNotFinite
 
 CALIBRATION_SECONDS = 2.0

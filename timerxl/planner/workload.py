@@ -19,8 +19,8 @@ from timerxl.planner.devices import GIB, Device
 from timerxl.planner.memory import RankMemory, ZeroSettings, rank_memory
 from timerxl.planner.trace import StepSettings, trace_step
 from timerxl.training.assembly import model_config
-from timerxl.training.distributed import LauncherChoice, decide, deepspeed_config_path
-from timerxl.training.precision import Decision, choose_data_place
+from timerxl.training.distributed import LauncherChoice, choose_settings, deepspeed_config_path
+from timerxl.training.precision import SettingChoice, choose_data_place
 
 HEAD = "TimerXLForClassification"
 
@@ -139,7 +139,7 @@ class Choice:
 
 def choose(workload: Workload, device: Device) -> Choice:
     """Precision and ZeRO stage on ``device``, as the run itself would decide."""
-    precision, zero = decide(workload.config, device.facts, LauncherChoice(None, None))
+    precision, zero = choose_settings(workload.config, device.facts, LauncherChoice(None, None))
     skipped = tuple(d.skipped for d in (precision, zero) if d.skipped)
     return Choice(precision.value, int(zero.value), skipped)
 
@@ -190,7 +190,7 @@ def memory_of(
     return replace(memory, series=workload.series_bytes if place.value == "true" else 0)
 
 
-def data_place(workload: Workload, memory: RankMemory, device: Device) -> Decision:
+def data_place(workload: Workload, memory: RankMemory, device: Device) -> SettingChoice:
     """Whether the series lies on ``device`` beside a run of this memory, as the run decides."""
     return choose_data_place(
         workload.config.train.data_on_device,

@@ -44,7 +44,7 @@ from timerxl.report.run_record import (
     strata_of,
     verdicts_of,
 )
-from timerxl.training.monitors.verdicts import CERTAIN, INFO, SEVERITIES, SUSPECTED
+from timerxl.training.monitors.rules import CERTAIN, INFO, SEVERITIES, SUSPECTED
 
 # Okabe and Ito's colours by day; the page has lighter ones of the same hues for the night.
 COLOURS = {

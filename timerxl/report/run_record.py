@@ -23,7 +23,7 @@ from timerxl.evaluation import assess
 from timerxl.evaluation.scores import forecast_scores
 from timerxl.evaluation.strata import region_strata, score_strata, season_strata
 from timerxl.files import read_json_lines
-from timerxl.training.monitors.verdicts import CERTAIN, INFO, SEVERITIES, SUSPECTED
+from timerxl.training.monitors.rules import CERTAIN, INFO, SEVERITIES, SUSPECTED
 from timerxl.untrusted import check_memory, link_problem, misfit, read_json, read_text, read_yaml
 
 MOST_METRICS_BYTES, MOST_METRICS_LINES = 256 * 2**20, 1_000_000

@@ -31,33 +31,31 @@ _NOT_MODEL_FIELDS = ("attn_implementation", "pretrained", "freeze_backbone_epoch
 LABEL_NAMES = {0: "no_rain", 1: "rain"}
 
 
-def resolve_alpha(config: RunConfig, train_labels: np.ndarray) -> tuple[float, list[str]]:
-    """Weight of rain in the loss, and what to log about it.
+def resolve_alpha(config: RunConfig, train_labels: np.ndarray, log: Callable[[str], None]) -> float:
+    """Return the weight of rain in the loss, and log what it means.
 
     ``auto`` is one minus the share of rain in training, so that both classes weigh the same.
     """
-    share = float(train_labels.mean())
+    share, is_weighted = float(train_labels.mean()), config.loss.name != "cross_entropy"
     if config.loss.alpha == "auto":
-        alpha, notes = 1.0 - share, []
-        if config.loss.name != "cross_entropy":
-            notes.append(f"loss.alpha auto = {alpha:.3f} for rain, {share:.3f} for no rain.")
-        return alpha, notes
+        if is_weighted:
+            log(f"loss.alpha auto = {1.0 - share:.3f} for rain, {share:.3f} for no rain.")
+        return 1.0 - share
     alpha = float(config.loss.alpha)
-    favours_majority = (alpha - 0.5) * (share - 0.5) > 0
-    if config.loss.name != "cross_entropy" and favours_majority:
+    if is_weighted and (alpha - 0.5) * (share - 0.5) > 0:
         majority = "rain" if share > 0.5 else "no rain"
-        return alpha, [
+        log(
             f"warning: loss.alpha={alpha:g} favours {majority}, already "
             f"{max(share, 1 - share):.0%} of the training labels, and pushes towards forecasting "
             f"it always; auto would be {1 - share:.2f}."
-        ]
-    return alpha, []
+        )
+    return alpha
 
 
 def model_config(
     config: RunConfig, num_variables: int, num_static: int, alpha: float
 ) -> TimerXLConfig:
-    """The model's configuration; raises InputError where recipe and data don't fit."""
+    """Build the model's configuration; raise InputError where recipe and data don't fit."""
     chosen = asdict(config.model)
     for key, found, name in (
         ("num_variables", num_variables, "features"),
@@ -86,7 +84,8 @@ def model_config(
 def build_model(
     settings: TimerXLConfig, recipe: ModelConfig, log: Callable[[str], None]
 ) -> tuple[TimerXLForClassification, frozenset[str]]:
-    """The classifier, from ``model.pretrained`` or from scratch, and the names loaded from there.
+    """Build the classifier, from ``model.pretrained`` or from scratch; return it with the names of
+    the backbone's parameters that were loaded.
 
     Raises InputError where the pretrained weights don't fit.
     """
@@ -107,16 +106,9 @@ def build_model(
     return model, frozenset(name for name in report.loaded if name.startswith(backbone))
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How long the run is: optimizer steps in all, and with a frozen backbone."""
-
-    total_steps: int
-    freeze_steps: int
-
-
-def plan_steps(config: RunConfig, steps_per_epoch: int) -> Schedule:
-    """``train.max_steps`` overrides ``train.epochs``."""
+def plan_steps(config: RunConfig, steps_per_epoch: int) -> tuple[int, int]:
+    """Return (optimizer steps in all, steps with a frozen backbone); ``train.max_steps`` overrides
+    ``train.epochs``."""
     total = config.train.max_steps or config.train.epochs * steps_per_epoch
     freeze = config.model.freeze_backbone_epochs * steps_per_epoch
     if freeze and config.model.pretrained is None:
@@ -124,11 +116,11 @@ def plan_steps(config: RunConfig, steps_per_epoch: int) -> Schedule:
             "model.freeze_backbone_epochs without model.pretrained would freeze random weights; "
             "give model.pretrained=PATH or set model.freeze_backbone_epochs=0."
         )
-    return Schedule(total, freeze)
+    return total, freeze
 
 
 def class_share_lines(windows: WeatherWindows) -> list[str]:
-    """Windows and share of rain per split and region, one line a split."""
+    """Describe windows and share of rain per split and region, one line a split."""
     lines: list[str] = []
     shares = windows.class_shares()
     for split in windows.splits:
@@ -143,13 +135,13 @@ def class_share_lines(windows: WeatherWindows) -> list[str]:
 
 
 def use_seed(seed: int, rank: int) -> None:
-    """The same initial weights on every rank, other dropout masks on each: call before building
-    the model with rank 0 and again after it with the real rank."""
+    """Seed torch: rank 0's seed on every rank before the model is built, so that weights are the
+    same, and the rank's own after it, so that dropout masks differ."""
     torch.manual_seed(seed + 7919 * rank)
 
 
 def _depth(name: str, num_layers: int) -> int:
-    """0 for the embeddings, 1..num_layers for the layers, num_layers + 1 for what comes after."""
+    """Return 0 for the embeddings, 1..num_layers for the layers, num_layers + 1 for the head."""
     parts = name.split(".")
     if "layers" in parts:
         return 1 + int(parts[parts.index("layers") + 1])
@@ -157,7 +149,7 @@ def _depth(name: str, num_layers: int) -> int:
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
-    """Weight decay is for the weights of products: not biases, norms or embeddings by index."""
+    """Whether weight decay applies: to matrices, not to biases, norms or embeddings by index."""
     by_index = "variable_bias" in name or "variable_embedding" in name
     return parameter.ndim > 1 and not by_index
 
@@ -165,7 +157,7 @@ def _decays(name: str, parameter: nn.Parameter) -> bool:
 def parameter_groups(
     model: nn.Module, config: OptimConfig, backbone: frozenset[str] | set[str] = frozenset()
 ) -> list[dict[str, Any]]:
-    """Groups of equal learning rate and weight decay.
+    """Group parameters by learning rate and weight decay.
 
     A parameter d layers below the head has the rate ``lr * layer_lr_decay ** d``. Parameters
     named in ``backbone`` carry ``is_backbone``, so that the schedule can hold them still.
@@ -191,7 +183,7 @@ def parameter_groups(
 def build_optimizer(
     model: nn.Module, config: OptimConfig, backbone: frozenset[str] | set[str] = frozenset()
 ) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019), in torch's fused implementation."""
+    """Build AdamW (Loshchilov and Hutter 2019) in torch's fused implementation."""
     return torch.optim.AdamW(
         parameter_groups(model, config, backbone),
         lr=config.lr,
@@ -201,11 +193,16 @@ def build_optimizer(
 
 
 def warmup_cosine(step: int, warmup_steps: int, total_steps: int) -> float:
-    """Factor on the learning rate: linear up over the warm-up, then half a cosine to zero."""
+    """Return the factor on the learning rate: linear warm-up, then half a cosine to zero."""
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def warmup_steps(config: OptimConfig, total_steps: int) -> int:
+    """Return the number of steps in which the learning rate rises."""
+    return round(config.warmup_ratio * total_steps)
 
 
 def _held_still(step: int, until: int, factor: Callable[[int], float]) -> float:
@@ -215,11 +212,11 @@ def _held_still(step: int, until: int, factor: Callable[[int], float]) -> float:
 def build_schedule(
     optimizer: torch.optim.Optimizer, config: OptimConfig, total_steps: int, freeze_steps: int = 0
 ) -> LambdaLR:
-    """Warm-up and cosine, stepped once per optimizer step by the loop (never by accelerate,
-    which would step it num_processes times). Groups marked ``is_backbone`` have rate zero for
-    the first ``freeze_steps`` steps."""
-    warmup_steps = round(config.warmup_ratio * total_steps)
-    factor = partial(warmup_cosine, warmup_steps=warmup_steps, total_steps=total_steps)
+    """Build warm-up and cosine, stepped once per optimizer step by the loop (never by accelerate,
+    which would step it num_processes times). Groups marked ``is_backbone`` have rate zero for the
+    first ``freeze_steps`` steps."""
+    warmup = warmup_steps(config, total_steps)
+    factor = partial(warmup_cosine, warmup_steps=warmup, total_steps=total_steps)
     frozen = partial(_held_still, until=freeze_steps, factor=factor)
     return LambdaLR(
         optimizer, [frozen if g.get("is_backbone") else factor for g in optimizer.param_groups]
@@ -244,7 +241,7 @@ class CompilerFacts:
 
 
 def compiler_facts() -> CompilerFacts:
-    """Ask the machine at hand."""
+    """Find out what this machine has."""
     from torch._inductor.cpp_builder import get_cpp_compiler  # a second, for those who compile
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -261,13 +258,13 @@ def compiler_facts() -> CompilerFacts:
 
 
 def launcher_backend(environment: Mapping[str, str]) -> str | None:
-    """The backend of ``accelerate launch --dynamo_backend``, or None."""
+    """Return the backend of ``accelerate launch --dynamo_backend``, or None."""
     backend = environment.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
     return None if backend in ("", "no") else backend
 
 
 def is_disabled(environment: Mapping[str, str]) -> bool:
-    """torch's own switches, with which torch.compile compiles nothing."""
+    """Whether torch's own switches turn torch.compile off."""
     return "1" in map(environment.get, ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"))
 
 
@@ -331,11 +328,11 @@ def compile_layers(
 
 
 def compile_seconds() -> float:
-    """Seconds that this process has spent compiling."""
+    """Return the seconds that this process has spent compiling."""
     return float(calculate_time_spent()["total_wall_time"])
 
 
 def bare_model(accelerator: Accelerator, model: torch.nn.Module) -> Any:
-    """The model itself, whatever accelerate, DeepSpeed and torch.compile put around it: its
-    parameters have their own names."""
+    """Unwrap the model from accelerate, DeepSpeed and torch.compile: its parameters then have their
+    own names."""
     return accelerator.unwrap_model(model, keep_torch_compile=False)

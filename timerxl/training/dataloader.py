@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.model.losses_timerxl import sample_weights
-from timerxl.training.precision import Decision, choose_data_place
+from timerxl.training.precision import SettingChoice, choose_data_place
 from timerxl.training.signals import HANDLED
 
 
@@ -55,6 +55,14 @@ class BatchPlan:
     rank: int
     seed: int
 
+    @classmethod
+    def of(cls, config: RunConfig, num_samples: int, accelerator: Accelerator) -> BatchPlan:
+        """Build the plan of this process."""
+        train, processes = config.train, accelerator.num_processes
+        rank = accelerator.process_index
+        layout = (train.batch_size, train.accumulation_steps, processes, rank)
+        return cls(num_samples, *layout, config.seed)
+
     @property
     def global_batch_size(self) -> int:
         return self.batch_size * self.accumulation_steps * self.world_size
@@ -64,16 +72,18 @@ class BatchPlan:
         return -(-self.num_samples // self.global_batch_size)
 
     def order(self, epoch: int) -> np.ndarray:
-        """int64 [num_samples]: the epoch's permutation."""
+        """Return the epoch's permutation, int64 [num_samples]."""
         return np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
 
     def global_step(self, order: np.ndarray, index: int) -> np.ndarray:
-        """Positions of all ranks' samples in step ``index`` of the epoch with this order."""
+        """Return the positions of all ranks' samples in step ``index`` of the epoch with this
+        order."""
         size = self.global_batch_size
         return order[index * size : (index + 1) * size]
 
     def micro_batches(self, samples: np.ndarray) -> list[MicroBatch]:
-        """This rank's ``accumulation_steps`` micro-batches of a step's samples, in order."""
+        """Cut this rank's ``accumulation_steps`` micro-batches out of a step's samples, in
+        order."""
         batches = []
         for accumulation in range(self.accumulation_steps):
             start = (accumulation * self.world_size + self.rank) * self.batch_size
@@ -83,7 +93,8 @@ class BatchPlan:
 
 
 def evaluation_share(num_samples: int, world_size: int, rank: int) -> np.ndarray:
-    """int64 positions that ``rank`` scores: every ``world_size``-th, filled up to equal counts.
+    """Return the int64 positions that ``rank`` scores: every ``world_size``-th, filled up to equal
+    counts.
 
     The fill repeats the last position; :func:`reassemble` drops it, so every sample is scored
     exactly once.
@@ -93,7 +104,8 @@ def evaluation_share(num_samples: int, world_size: int, rank: int) -> np.ndarray
 
 
 def reassemble(gathered: np.ndarray, num_samples: int, world_size: int) -> np.ndarray:
-    """[world_size * per_rank, ...], rank after rank -> [num_samples, ...] in position order."""
+    """Reorder [world_size * per_rank, ...], rank after rank, to [num_samples, ...] in position
+    order."""
     per_rank = len(gathered) // world_size
     ranks_last = gathered.reshape(world_size, per_rank, *gathered.shape[1:]).swapaxes(0, 1)
     return ranks_last.reshape(world_size * per_rank, *gathered.shape[1:])[:num_samples]
@@ -105,8 +117,8 @@ BATCH_KEYS = ("past_values", "labels", "static_real_features")
 def loader(
     windows: WeatherWindows, split: str, batches: list[list[int]], num_workers: int, pin: bool
 ) -> Iterable[dict[str, torch.Tensor]]:
-    """The windows at each batch of positions, in order: gathered on the device where the series
-    lies there, by a DataLoader elsewhere."""
+    """Load the windows at each batch of positions, in order: gathered on the device where the
+    series lies there, by a DataLoader elsewhere."""
     if (series := windows.on_device) is not None:
         rows = windows.issue_rows(split)
         return (series.windows(torch.from_numpy(rows[positions])) for positions in batches)
@@ -126,7 +138,7 @@ def place_data(
     config: RunConfig,
     windows: WeatherWindows,
     accelerator: Accelerator,
-    planned: Decision | None,
+    planned: SettingChoice | None,
     log: Callable[[str], None],
 ) -> None:
     """Copy the series to the device where the plan's decision says so, or, without a plan,
@@ -157,14 +169,14 @@ def place_data(
 
 
 def _ignore_signals(worker: int) -> None:
-    """A signal to the whole group of processes is the run's to answer: it still needs its worker,
-    which ends with it."""
+    """Ignore signals to the whole process group in a worker: the run answers them, and still needs
+    its worker, which ends with it."""
     for number in HANDLED:
         signal.signal(number, signal.SIG_IGN)
 
 
 def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """The model's inputs of a batch on ``device``."""
+    """Copy the model's inputs of a batch to ``device``."""
     return {key: batch[key].to(device, non_blocking=True) for key in BATCH_KEYS if key in batch}
 
 
@@ -176,7 +188,7 @@ def iter_global_batches(
     numbers: range,
     pin: bool,
 ) -> Iterator[tuple[Any, Any, float, np.ndarray]]:
-    """(micro-batches, their tensors, normaliser of the global batch, its samples) of every
+    """Yield (micro-batches, their tensors, normaliser of the global batch, its samples) of every
     optimizer step of ``numbers``; the first of a run is 0."""
     labels = torch.from_numpy(windows.labels_of("train"))
     step = numbers.start

@@ -19,8 +19,10 @@ from accelerate.utils import (
     DeepSpeedPlugin,
     DistributedType,
     InitProcessGroupKwargs,
+    broadcast_object_list,
 )
 
+from timerxl.command_line import ForeseenError
 from timerxl.config import InputError, RunConfig, TrainConfig, shipped_folder
 from timerxl.device import (
     CPU_ON_PURPOSE,
@@ -30,7 +32,7 @@ from timerxl.device import (
     refuse_more_processes_than_gpus,
     refuse_unusable_gpu,
 )
-from timerxl.training.precision import Decision, choose_precision, choose_zero_stage
+from timerxl.training.precision import SettingChoice, choose_precision, choose_zero_stage
 
 DS_CONFIGS = shipped_folder("ds_configs")
 _ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -38,7 +40,7 @@ _ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 @dataclass(frozen=True)
 class LauncherChoice:
-    """What the launcher's environment decided; None where it left the choice to the recipe.
+    """What the launcher's environment decides; None where it leaves the choice to the recipe.
 
     ``deepspeed`` is the DeepSpeed config that the launcher named, or {} where it only answered
     ``accelerate config``'s questions: ours of ds_configs/ is taken then.
@@ -81,7 +83,9 @@ def read_launcher(environment: Mapping[str, str], train: TrainConfig) -> Launche
     if not is_true(environment, "ACCELERATE_USE_DEEPSPEED"):
         return LauncherChoice(precision, None)
     path = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
-    return _answers(environment, precision) if path == "none" else _config_file(path, precision)
+    if path == "none":
+        return _read_config_answers(environment, precision)
+    return _read_config_file(path, precision)
 
 
 _NOT_SUPPORTED = {
@@ -92,7 +96,7 @@ _NOT_SUPPORTED = {
 
 
 def _refuse_tasks_without_a_group(environment: Mapping[str, str]) -> None:
-    """srun and mpirun start the same command several times; each would train alone."""
+    """Refuse copies started by srun or mpirun that would each train alone."""
     if int(environment.get("WORLD_SIZE", "1")) > 1:
         return
     for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
@@ -104,8 +108,9 @@ def _refuse_tasks_without_a_group(environment: Mapping[str, str]) -> None:
             )
 
 
-def _answers(environment: Mapping[str, str], precision: str | None) -> LauncherChoice:
-    """DeepSpeed by ``accelerate config``'s questions, without a config file of DeepSpeed's own."""
+def _read_config_answers(environment: Mapping[str, str], precision: str | None) -> LauncherChoice:
+    """Read DeepSpeed settings from the answers to ``accelerate config``, without a config file of
+    DeepSpeed's own."""
     stage = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
     optimizer = environment.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none")
     parameters = environment.get("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "none")
@@ -132,8 +137,8 @@ def _check_zero(source: str, stage: Any, optimizer: Any, parameters: Any) -> Non
         )
 
 
-def _config_file(path: str, mixed: str | None) -> LauncherChoice:
-    """DeepSpeed by a config file of its own."""
+def _read_config_file(path: str, mixed: str | None) -> LauncherChoice:
+    """Read DeepSpeed settings from a config file of its own."""
     source = f"the launcher's DeepSpeed config {path}"
     try:
         settings = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -180,10 +185,10 @@ def _config_file(path: str, mixed: str | None) -> LauncherChoice:
     return LauncherChoice(precision, 2, offload, settings, tuple(notes))
 
 
-def decide(
+def choose_settings(
     config: RunConfig, device: DeviceFacts, launcher: LauncherChoice
-) -> tuple[Decision, Decision]:
-    """(precision, ZeRO stage) of the run."""
+) -> tuple[SettingChoice, SettingChoice]:
+    """Choose (precision, ZeRO stage) of the run."""
     return (
         choose_precision(config.train.precision, device, launcher.precision),
         choose_zero_stage(config.train.zero_stage, device, launcher.zero_stage),
@@ -191,7 +196,7 @@ def decide(
 
 
 def _stand_alone_environment() -> None:
-    """DeepSpeed wants a process group even for one process that no launcher gave one."""
+    """Set the environment of a process group of one, which DeepSpeed wants."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -201,15 +206,15 @@ def _stand_alone_environment() -> None:
 
 
 def disable_deepspeed_shm_op() -> None:
-    """DeepSpeed builds a shared-memory all-reduce with the C++ compiler at its first start on a
-    CPU: minutes, and a compiler, for two rehearsing processes. gloo does the same without it."""
+    """Disable DeepSpeed's shared-memory all-reduce, which it builds with the C++ compiler at its
+    first start on a CPU: minutes, for what gloo does as well."""
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def _use_threads(world_size: int) -> None:
-    """torchrun sets OMP_NUM_THREADS=1; give every process of this machine its share of cores.
+    """Give every process of this machine its share of cores; torchrun sets OMP_NUM_THREADS=1.
 
     Without a launcher OMP_NUM_THREADS is the user's own word, and kept: threads on busy cores wait
     for each other.
@@ -249,8 +254,8 @@ def rejoin_after_restart(backend: str, timeout: timedelta, log: Callable[[str], 
     )
 
 
-def limit_waiting(config: RunConfig) -> None:
-    """``train.collective_timeout_minutes`` for every process group there is; after ``prepare``.
+def set_collective_timeout(config: RunConfig) -> None:
+    """Apply ``train.collective_timeout_minutes`` to every process group; call it after ``prepare``.
 
     DeepSpeed makes groups of its own, which wait torch's half an hour whatever the main one does.
     """
@@ -263,14 +268,14 @@ def limit_waiting(config: RunConfig) -> None:
 
 
 def deepspeed_config_path(precision: str, offload_optimizer: bool) -> Path:
-    """The file of ds_configs/ for a run in fp32, fp16 or bf16."""
+    """Return the file of ds_configs/ for a run in fp32, fp16 or bf16."""
     return DS_CONFIGS / f"zero2_{precision}{'_offload' if offload_optimizer else ''}.json"
 
 
 def deepspeed_settings(
     launcher: LauncherChoice, precision: str, offload_optimizer: bool
 ) -> dict[str, Any]:
-    """DeepSpeed's config: the launcher's file, or ours with what the launcher answered."""
+    """Build DeepSpeed's config: the launcher's file, or ours with what the launcher answered."""
     settings = dict(launcher.deepspeed or {})
     if "zero_optimization" not in settings:
         path = deepspeed_config_path(precision, offload_optimizer)
@@ -282,12 +287,12 @@ def deepspeed_settings(
 
 @dataclass(frozen=True)
 class Launch:
-    """What device, launcher and recipe together come to, before anything slow begins."""
+    """What device, launcher and recipe decide together, before anything slow begins."""
 
     device: DeviceFacts
     launcher: LauncherChoice
-    precision: Decision
-    zero: Decision
+    precision: SettingChoice
+    zero: SettingChoice
 
 
 def plan_launch(config: RunConfig, environment: Mapping[str, str] = os.environ) -> Launch:
@@ -300,18 +305,19 @@ def plan_launch(config: RunConfig, environment: Mapping[str, str] = os.environ) 
     device, launcher = device_facts(environment), read_launcher(environment, config.train)
     if device.has_gpu:
         refuse_more_processes_than_gpus(torch.cuda.device_count(), environment)
-    return Launch(device, launcher, *decide(config, device, launcher))
+    return Launch(device, launcher, *choose_settings(config, device, launcher))
 
 
-def _forget_earlier_ranks() -> None:
-    """What an earlier cell or job left: accelerate would wait for the others."""
+def _clear_stale_ranks() -> None:
+    """Remove ranks that an earlier notebook cell or job left: accelerate would wait for the
+    others."""
     if "WORLD_SIZE" not in os.environ:
         for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
             os.environ.pop(name, None)
 
 
-def _settle(accelerator: Accelerator) -> None:
-    """What accelerate leaves open or changes beside what it is asked for."""
+def _undo_accelerate_defaults(accelerator: Accelerator) -> None:
+    """Undo or complete what accelerate changes besides what it is asked for."""
     # With a dynamo backend it allows TF32: fp32 products of 10 bits, in the final scores too.
     torch.backends.cuda.matmul.allow_tf32 = False
     if accelerator.device.type == "cuda" and accelerator.device.index is not None:
@@ -319,12 +325,12 @@ def _settle(accelerator: Accelerator) -> None:
 
 
 def build_accelerator(config: RunConfig, launch: Launch, log: Callable[[str], None]) -> Accelerator:
-    """Accelerator with the chosen precision and ZeRO stage.
+    """Build the Accelerator with the chosen precision and ZeRO stage.
 
     Raises InputError where the process group is not what the launcher started: training would
     otherwise run as several independent "main" processes.
     """
-    _forget_earlier_ranks()
+    _clear_stale_ranks()
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     device, launcher = launch.device, launch.launcher
     precision, zero = launch.precision, launch.zero
@@ -378,7 +384,7 @@ def build_accelerator(config: RunConfig, launch: Launch, log: Callable[[str], No
             "ACCELERATE_TORCH_DEVICE, and ask for DeepSpeed or the CPU (ACCELERATE_USE_CPU), not "
             f"both. {CPU_ON_PURPOSE}."
         )
-    _settle(accelerator)
+    _undo_accelerate_defaults(accelerator)
     if accelerator.is_main_process:
         log(f"precision {precision.value}: {precision.reason}.")
         for note in (*launcher.notes, precision.skipped, zero.skipped):
@@ -394,15 +400,16 @@ def build_accelerator(config: RunConfig, launch: Launch, log: Callable[[str], No
 
 
 def evaluation_accelerator() -> Accelerator:
-    """For scoring a saved model: fp32 on every process, whatever the launcher's precision,
-    DeepSpeed or compilation. Raises InputError where a GPU is there and can't be used."""
+    """Build an Accelerator for scoring a saved model: fp32 on every process, whatever the
+    launcher's precision, DeepSpeed or compilation. Raises InputError where a GPU is there and can't
+    be used."""
     refuse_unusable_gpu()
     device = device_facts()
     if device.has_gpu:
         refuse_more_processes_than_gpus(torch.cuda.device_count(), os.environ)
     for name in ("USE_DEEPSPEED", "USE_FSDP", "DYNAMO_BACKEND"):
         os.environ.pop(f"ACCELERATE_{name}", None)
-    _forget_earlier_ranks()
+    _clear_stale_ranks()
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     accelerator = Accelerator(mixed_precision="no", cpu=not device.has_gpu)
     if accelerator.num_processes != expected:
@@ -410,12 +417,12 @@ def evaluation_accelerator() -> Accelerator:
             f"the launcher started {expected} processes but accelerate sees "
             f"{accelerator.num_processes}: start them with torchrun or accelerate launch."
         )
-    _settle(accelerator)
+    _undo_accelerate_defaults(accelerator)
     return accelerator
 
 
 def environment_notes(environment: Mapping[str, str]) -> list[str]:
-    """What the environment changes of the numbers without being asked for by anybody here."""
+    """List what environment variables change about the numbers."""
     return [
         f"{name}={environment[name]} in the environment lets GPUs compute fp32 products in TF32, "
         "with 10 bits instead of 23: final scores too."
@@ -448,6 +455,23 @@ def fill_deepspeed(accelerator: Accelerator, config: RunConfig) -> None:
         settings[key] = value
 
 
+def agree(accelerator: Accelerator, value: Any) -> Any:
+    """Return the main process's ``value`` on every rank: one rank alone must never decide to
+    stop."""
+    shared = [value]
+    broadcast_object_list(shared)
+    return shared[0]
+
+
+def agree_on_any(accelerator: Accelerator, wish: bool, number: int) -> tuple[bool, int]:
+    """Return (does any rank wish it, the largest number of all), the same on every rank."""
+    if accelerator.num_processes == 1:
+        return wish, number
+    own = torch.tensor([[int(wish), number]], device=accelerator.device)
+    wishes = accelerator.gather(own).amax(0).tolist()
+    return bool(wishes[0]), int(wishes[1])
+
+
 # What gloo and NCCL say when the other side is gone or silent; the store has errors of its own.
 _SIGNS = re.compile(r"\bgloo\b|\bNCCL\b|connection (closed|reset) by peer|connectFullMesh", re.I)
 # Of NCCL's own errors, those of the other side; the rest is this machine's fault (shared memory of
@@ -456,12 +480,12 @@ _NCCL = re.compile(r"\bNCCL error\b")
 _NCCL_LOST = re.compile(r"ncclRemoteError|timed? ?out|abort|connection|remote p|peer|closed", re.I)
 
 
-class PeerLost(RuntimeError):
+class PeerLost(ForeseenError):
     """Another process of the run is gone or silent; this one can't go on alone."""
 
 
 def lost_peer(error: BaseException) -> str | None:
-    """What the library said, in a line, where ``error`` is a lost contact; else None."""
+    """Return what the library said, in a line, where ``error`` is a lost contact; else None."""
     distributed = torch.distributed
     named = isinstance(error, distributed.DistError)
     if isinstance(error, ConnectionError | TimeoutError) and not isinstance(error, BrokenPipeError):
@@ -481,8 +505,8 @@ def lost_peer(error: BaseException) -> str | None:
 
 @contextmanager
 def translate_distributed_errors(when: Callable[[], str], resume_hint: str) -> Iterator[None]:
-    """A contact lost in the block is a PeerLost that says ``when`` and how the run goes on; every
-    other error passes as it is."""
+    """Turn a lost contact in the block into a PeerLost that says ``when`` and how the run goes on;
+    let every other error pass."""
     try:
         yield
     except (RuntimeError, ConnectionError, TimeoutError) as error:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
@@ -19,6 +18,7 @@ from timerxl.evaluation.forecast_skill import skill
 from timerxl.evaluation.scores import best_threshold
 from timerxl.model.losses_timerxl import classification_loss
 from timerxl.training.dataloader import evaluation_share, loader, reassemble, to_device
+from timerxl.training.distributed import agree
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def forecast(
     batch_size: int,
     beat: Callable[[], None] = lambda: None,
 ) -> Forecasts:
-    """Logits of the windows at ``positions`` of ``split``, the same on every rank.
+    """Forecast the windows at ``positions`` of ``split``; logits are the same on every rank.
 
     ``beat`` is called after every batch.
     """
@@ -72,25 +72,9 @@ def forecast(
 
 
 def mean_loss(forecasts: Forecasts, name: str, alpha: float, gamma: float) -> float:
-    """The training loss over a whole split."""
+    """Compute the training loss over a whole split."""
     logits, labels = torch.from_numpy(forecasts.logits), torch.from_numpy(forecasts.label)
     return float(classification_loss(logits, labels, name=name, alpha=alpha, gamma=gamma))
-
-
-def agree(accelerator: Accelerator, value: Any) -> Any:
-    """The main process's ``value`` on every rank: one rank alone must never decide to stop."""
-    shared = [value]
-    broadcast_object_list(shared)
-    return shared[0]
-
-
-def agree_on_any(accelerator: Accelerator, wish: bool, number: int) -> tuple[bool, int]:
-    """(does any rank wish it, the largest number of all), the same on every rank."""
-    if accelerator.num_processes == 1:
-        return wish, number
-    own = torch.tensor([[int(wish), number]], device=accelerator.device)
-    wishes = accelerator.gather(own).amax(0).tolist()
-    return bool(wishes[0]), int(wishes[1])
 
 
 CHECK_SHARE = 0.015  # of training time that checks between evaluations may cost
@@ -103,7 +87,7 @@ class NotFinite(ArithmeticError):
 
 @dataclass
 class Evaluator:
-    """Forecasts of the live model, scored the same on every rank."""
+    """Score the live model; every rank gets the same numbers."""
 
     config: RunConfig
     accelerator: Accelerator
@@ -115,7 +99,8 @@ class Evaluator:
     def evaluate(
         self, split: str, max_windows: int | None, is_sample: bool = False
     ) -> dict[str, Any]:
-        """Scores at threshold 0.5, loss, shares, spread of the logits and seconds taken.
+        """Score a split at threshold 0.5: scores, loss, shares, spread of the logits, seconds
+        taken.
 
         ``is_sample`` leaves out what takes longest: the standard error from resampled blocks.
         Raises NotFinite on all ranks where a forecast is no number.
@@ -149,7 +134,8 @@ class Evaluator:
         }
 
     def _std_error(self, found: Forecasts) -> float:
-        """Of the accuracy, from resampled blocks of time; NaN where there are too few blocks."""
+        """Estimate the accuracy's standard error from resampled blocks of time; NaN where there are
+        too few blocks."""
         rows = self.windows.issue_rows(found.split)[found.positions]
         resampled = resample_scores(
             {"model": found.probability},
@@ -164,7 +150,7 @@ class Evaluator:
 
 
 def check_interval(config: RunConfig, model: Any, global_batch: int, num_windows: int) -> int:
-    """Steps between two checks; 0 is never.
+    """Return the steps between two checks; 0 is never.
 
     ``eval.every_steps``, or as many as keep the forward passes of ``eval.check_windows`` under
     CHECK_SHARE of the operations of training.

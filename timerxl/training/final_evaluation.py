@@ -1,20 +1,29 @@
-"""The end of a run: decisions from validation, the test split once, baselines beside it."""
+"""Score a saved model beside every baseline: at the end of a run, and by launch/evaluate.py.
+
+The model is used as it was saved: its scaling, its cuts in time, its threshold and its calibration.
+Baselines are fitted on the training windows, thresholds chosen on validation.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from accelerate import Accelerator
 
 from timerxl.command_line import say
-from timerxl.config import EvalConfig, RunConfig
-from timerxl.data.preprocessing import PREPROCESSING
-from timerxl.data.windows import WeatherWindows
+from timerxl.config import DataConfig, EvalConfig, InputError, RunConfig
+from timerxl.data.enso import read_oni
+from timerxl.data.preprocessing import PREPROCESSING, Preprocessing, label_and_persistence
+from timerxl.data.readers import load_series
+from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.evaluation.assess import (
     MODELS,
     VALIDATION,
@@ -26,17 +35,49 @@ from timerxl.evaluation.assess import (
     thresholds_of,
     with_calibrated,
 )
+from timerxl.evaluation.calibration import Calibration
 from timerxl.evaluation.references import reference_probabilities
-from timerxl.evaluation.tables import comparison_table, print_table, recovered_words, score_table
+from timerxl.evaluation.strata import score_strata, strata_by
+from timerxl.evaluation.tables import (
+    comparison_table,
+    print_table,
+    recovered_words,
+    score_table,
+    strata_table,
+)
 from timerxl.files import whole_file, write_json
+from timerxl.forecaster import load_classifier
 from timerxl.model.convert_openltm import load_saved
 from timerxl.training.checkpoint.model_folder import model_problem
 from timerxl.training.checkpoint.storage import StorageFailed
-from timerxl.training.evaluator import Forecasts, agree, forecast
-from timerxl.training.prediction import Check, check_table, peak_memory_gib
+from timerxl.training.distributed import agree
+from timerxl.training.evaluator import Forecasts, forecast
+from timerxl.training.run_cost import peak_memory_gib, plan_table
 from timerxl.training.run_lock import FORECASTS
 from timerxl.training.tracking import Log
 from timerxl.untrusted import read_json
+
+SPLITS = ("test", "validation", "train")
+STRATA = ("region", "season", "enso")
+SYNTHETIC = "synthetic"
+
+
+def forecast_splits(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    windows: WeatherWindows,
+    splits: tuple[str, str],
+    max_windows: int | None,
+    seed: int,
+    batch_size: int,
+) -> dict[str, Forecasts]:
+    """Forecast each split, or a seeded sample of ``max_windows``, in fp32."""
+    model = model.to(accelerator.device)
+    found = {}
+    for split in splits:
+        positions = windows.sample_windows(split, max_windows, seed)
+        found[split] = forecast(accelerator, model, windows, split, positions, batch_size)
+    return found
 
 
 def assess_windows(
@@ -47,7 +88,7 @@ def assess_windows(
     seed: int,
     log: Callable[[str], None],
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]], dict[str, Sample]]:
-    """The model beside every baseline on the very windows it forecast.
+    """Score the model beside every baseline on the very windows it forecast.
 
     ``forecasts`` holds validation and one more split. Returns what ``assess`` found, and for
     further cuts the forecasts (name -> split -> P(rain)) and the samples they are scored on.
@@ -72,7 +113,7 @@ def forecast_table(
     forecasts: dict[str, Forecasts],
     probabilities: dict[str, dict[str, np.ndarray]],
 ) -> pd.DataFrame:
-    """A row per scored window: split, region, issue_time (UTC), label, and P(rain) of every
+    """Build a row per scored window: split, region, issue_time (UTC), label, and P(rain) of every
     forecast in a column of its name."""
     parts = []
     for split, given in forecasts.items():
@@ -90,7 +131,8 @@ def forecast_table(
 
 
 def gap_recovered(scores: Scores) -> float | None:
-    """Share of the ROC-AUC gap from climatology (0) to the best possible (1); None without it."""
+    """Return the share of the ROC-AUC gap from climatology (0) to the best possible (1); None
+    without it."""
     if "bayes" not in scores:
         return None
     low, high = scores["climatology"]["roc_auc"], scores["bayes"]["roc_auc"]
@@ -104,7 +146,7 @@ def results(
     sampled: dict[str, Any],
     cost: dict[str, Any],
 ) -> dict[str, Any]:
-    """What results.json holds; ``baselines`` are scores on the test split."""
+    """Build what results.json holds; ``baselines`` are scores on the test split."""
     validation, test = found["validation"], found["scores"]
     return {
         "validation": validation["model"],
@@ -135,7 +177,8 @@ def score_best(
     started: float,
     log: Log,
 ) -> dict[str, Any]:
-    """Threshold from validation, test once, baselines, results.json and the table.
+    """Score the run's best model: threshold from validation, test once, baselines, results.json,
+    tables.
 
     Scored is what was saved, as the Forecaster uses it: read from its folder, in fp32, without the
     wrappers and half precision of training. Raises StorageFailed on all ranks where it is damaged.
@@ -147,12 +190,10 @@ def score_best(
             f"the best model in {folder} can't be scored: {problem}. The same command goes on from "
             "the newest checkpoint, without that model."
         )
-    model = load_saved(folder).to(accelerator.device)
-    size = config.eval.batch_size or config.train.batch_size
-    final: dict[str, Forecasts] = {}
-    for split in ("validation", "test"):
-        positions = windows.sample_windows(split, config.eval.max_windows, config.seed)
-        final[split] = forecast(accelerator, model, windows, split, positions, size)
+    size, limit = config.eval.batch_size or config.train.batch_size, config.eval.max_windows
+    final = forecast_splits(
+        accelerator, load_saved(folder), windows, (VALIDATION, "test"), limit, config.seed, size
+    )
     if not accelerator.is_main_process:
         return {}
     decision = decide(config.eval, final["validation"].probability, final["validation"].label)
@@ -179,7 +220,7 @@ def score_best(
 
 
 def _caption(config: RunConfig, total: int, found: dict[str, Any], decision: Decision) -> str:
-    """What stands below the table of all forecasts."""
+    """Write what stands below the table of all forecasts."""
     count, sampled = found["num_windows"], ""
     if config.eval.max_windows is not None:
         sampled = f" (a seeded sample of {total:,})" if count < total else ""
@@ -216,4 +257,194 @@ def _print_results(
         f"Model: {config.output_dir}/model"
     )
     if "plan" in cost:
-        print_table(check_table(Check(**cost["plan"])))
+        print_table(plan_table(cost["plan"]))
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """Arguments of ``launch/evaluate.py``; ``thresholds_mm`` empty means the trained event."""
+
+    model: Path
+    data: str | None = None
+    split: str = "test"
+    by: tuple[str, ...] = ()
+    thresholds_mm: tuple[float, ...] = ()
+    enso: Path | None = None
+    batch_size: int = 64
+    max_windows: int | None = None
+    seed: int = 0
+    config: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        """Raise InputError on a split, stratum or threshold that there isn't."""
+        if self.split not in SPLITS:
+            raise InputError(f"--split {self.split}: expected one of {', '.join(SPLITS)}.")
+        if self.split == VALIDATION:
+            raise InputError(
+                "--split validation: thresholds and calibration were chosen there, its scores "
+                "would flatter; expected test or train."
+            )
+        unknown = [name for name in self.by if name not in STRATA]
+        if unknown:
+            raise InputError(f"--by {unknown[0]}: expected some of {', '.join(STRATA)}.")
+        if "enso" in self.by and self.enso is None:
+            raise InputError("--by enso needs --enso FILE, NOAA's oni.ascii.txt.")
+        if any(not 0 < mm < float("inf") for mm in self.thresholds_mm):
+            raise InputError("--thresholds: expected amounts of rain above 0 mm, such as 0.1,1,10.")
+
+
+def evaluate_saved(
+    request: EvaluationRequest, accelerator: Accelerator, log: Callable[[str], None]
+) -> dict[str, Any]:
+    """Forecast and score a saved model; the same dict for any number of processes, {} but on the
+    main one.
+
+    Keys: ``model``, ``data``, ``is_synthetic``, ``split``, ``label``, ``events`` (one entry per
+    rain threshold as ``assess`` gives it, with ``rain_threshold_mm``), ``strata`` (by -> list).
+    """
+    saved = Preprocessing.load(request.model)
+    oni = None if request.enso is None else read_oni(request.enso)
+    config = saved.data_config(_data_path(request, saved), request.enso)
+    windows = build_windows(load_series(config), config, saved.context_length, saved)
+    for note in windows.notes:
+        log(f"data: {note}")
+    events = _events(request, saved, windows, config)
+    model, splits = load_classifier(request.model, saved), (VALIDATION, request.split)
+    limit, seed = request.max_windows, request.seed
+    forecasts = forecast_splits(
+        accelerator, model, windows, splits, limit, seed, request.batch_size
+    )
+    if not accelerator.is_main_process:
+        return {}
+    found: dict[str, Any] = {
+        "model": str(request.model),
+        "data": windows.series.source,
+        "is_synthetic": windows.series.is_synthetic,
+        "split": request.split,
+        "label": windows.definition["label"],
+        "seed": request.seed,
+        "max_windows": request.max_windows,
+        "events": [],
+        "strata": {},
+    }
+    for millimetres, event in events:
+        trained = event is windows
+        known = _with_labels_of(event, forecasts)
+        decision = _saved_decision(saved) if trained else None
+        if decision is None:
+            of_validation = known[VALIDATION]
+            decision = decide(request.config, of_validation.probability, of_validation.label)
+        assessed, probabilities, samples = assess_windows(
+            event, known, decision, request.config, request.seed, log
+        )
+        entry = {"rain_threshold_mm": millimetres, "is_trained_event": trained}
+        found["events"].append(entry | assessed)
+        if trained or len(events) == 1:
+            rows = windows.issue_rows(request.split)[known[request.split].positions]
+            for by in request.by:
+                found["strata"][by] = score_strata(
+                    strata_by(by, windows.series, rows, oni),
+                    probabilities["model"][request.split],
+                    samples[request.split],
+                    decision.threshold,
+                    request.config,
+                    request.seed,
+                )
+    return found
+
+
+def _data_path(request: EvaluationRequest, saved: Preprocessing) -> str | None:
+    """Return the series asked for; without one the synthetic series, where that trained the model.
+
+    The path in preprocessing.json is never read: a stranger's could be any file here.
+    """
+    trained = saved.content["data"]["path"]
+    if request.data is None and trained is not None:
+        raise InputError(
+            f"--data is needed: the model was trained on {trained}. If that series is here, give "
+            "its path."
+        )
+    return None if request.data == SYNTHETIC else request.data
+
+
+def _events(
+    request: EvaluationRequest, saved: Preprocessing, windows: WeatherWindows, config: DataConfig
+) -> list[tuple[float | None, WeatherWindows]]:
+    """List (rain threshold in mm, windows with that event's labels); the trained one is
+    ``windows``."""
+    trained = saved.content["label"].get("threshold_mm")
+    if not request.thresholds_mm:
+        return [(trained, windows)]
+    if trained is None or windows.series.precipitation_mm is None:
+        raise InputError(
+            "--thresholds needs measured precipitation; this model's label is a ready column."
+        )
+    events: list[tuple[float | None, WeatherWindows]] = []
+    for millimetres in request.thresholds_mm:
+        if millimetres == trained:
+            events.append((millimetres, windows))
+            continue
+        series = dataclasses.replace(windows.series, ready_label=None, true_probability=None)
+        changed = dataclasses.replace(config, rain_threshold_mm=millimetres, label_column=None)
+        label, before = label_and_persistence(series, changed)
+        train = windows.issue_rows("train")
+        rows = windows.rows | {"train": train[~np.isnan(label[train])]}
+        event = dataclasses.replace(
+            windows, series=series, label=label, rained_before=before, rows=rows
+        )
+        for split in ("train", VALIDATION, request.split):
+            rainy = int(np.nansum(label[rows[split]]))
+            count = int(np.count_nonzero(~np.isnan(label[rows[split]])))
+            if rainy in (0, count):
+                raise InputError(
+                    f"--thresholds {millimetres:g}: {rainy} of {count} {split} windows have that "
+                    "much rain; expected some, not all: there is nothing to score."
+                )
+        events.append((millimetres, event))
+    return events
+
+
+def _with_labels_of(event: WeatherWindows, forecasts: dict[str, Forecasts]) -> dict[str, Forecasts]:
+    """Give the forecasts the event's labels; leave out windows whose label isn't known."""
+    found = {}
+    for split, given in forecasts.items():
+        label = event.label[event.issue_rows(split)[given.positions]]
+        known = ~np.isnan(label)
+        found[split] = Forecasts(
+            split, given.positions[known], given.logits[known], label[known].astype(np.int64)
+        )
+    return found
+
+
+def _saved_decision(saved: Preprocessing) -> Decision | None:
+    """Read threshold and calibration as the run saved them; None in a folder without them."""
+    threshold, line = saved.content.get("decision_threshold"), saved.content.get("calibration")
+    if threshold is None or line is None:
+        return None
+    return Decision(float(threshold), Calibration.from_dict(line))
+
+
+def print_report(found: dict[str, Any]) -> None:
+    """Print the tables of every event and stratum in ``found``, as ``evaluate_saved`` returns
+    it."""
+    kind = "SYNTHETIC data" if found["is_synthetic"] else str(found["data"].get("path"))
+    say(f"Model {found['model']} on {kind}, {found['split']} split.")
+    say(f"Label: {found['label']['text']}")
+    for event in found["events"]:
+        threshold = event["rain_threshold_mm"]
+        name = "the trained event" if threshold is None else f"rain of {threshold:g} mm or more"
+        if not event["is_trained_event"]:
+            name += " (not what the model was trained for; threshold and calibration chosen anew)"
+        caption = (
+            f"{event['num_windows']:,} windows, {event['rain_share']:.1%} with the event; decision "
+            f"thresholds from validation (Timer-XL: {event['thresholds']['model']:.3f})."
+        )
+        print_table(comparison_table(event["scores"], f"Event: {name}", caption))
+        print_table(score_table(event, f"Timer-XL score by score: {name}"))
+    for by, strata in found["strata"].items():
+        print_table(strata_table(strata, by))
+    if "enso" in found["strata"]:
+        say(
+            "ENSO phases: NOAA's rule of five overlapping seasons at or beyond ±0.5 K, unlagged "
+            "and with hindsight; for looking back, not as a feature."
+        )

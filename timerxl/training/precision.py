@@ -1,4 +1,4 @@
-"""Which number format and ZeRO stage a run gets and where its series lies, and why: decisions
+"""Which number format and ZeRO stage a run gets and where its series lies, and why: choices
 without side effects."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ DATA_MARGIN = 0.1  # of a GPU's memory stays free where the series is put there 
 
 
 @dataclass(frozen=True)
-class Decision:
+class SettingChoice:
     """A value and the sentence that explains it; ``skipped`` names a setting not followed."""
 
     value: str
@@ -20,8 +20,9 @@ class Decision:
     skipped: str | None = None
 
 
-def choose_precision(requested: str, device: DeviceFacts, launcher: str | None) -> Decision:
-    """``requested``: auto, bf16, fp16 or fp32; ``launcher``: what the launcher chose, or None.
+def choose_precision(requested: str, device: DeviceFacts, launcher: str | None) -> SettingChoice:
+    """Choose the number format. ``requested``: auto, bf16, fp16 or fp32; ``launcher``: what the
+    launcher chose, or None.
 
     auto is bf16 on GPUs that have it natively, fp16 on other GPUs, fp32 on a CPU (where bf16
     products are far slower than fp32 without AMX or AVX512-BF16 kernels). Raises InputError where
@@ -43,13 +44,15 @@ def choose_precision(requested: str, device: DeviceFacts, launcher: str | None) 
         skipped = None
         if requested not in ("auto", launcher):
             skipped = f"train.precision={requested} is not followed: the launcher chose {launcher}."
-        return Decision(launcher, "chosen by the launcher", skipped)
+        return SettingChoice(launcher, "chosen by the launcher", skipped)
     if not device.has_gpu:
         if requested == "fp16":
-            return Decision("fp32", "no GPU", "train.precision=fp16 needs a GPU; fp32 instead.")
+            return SettingChoice(
+                "fp32", "no GPU", "train.precision=fp16 needs a GPU; fp32 instead."
+            )
         if requested == "bf16":
-            return Decision("bf16", "asked for; on a CPU bf16 is slow, fp32 is faster")
-        return Decision("fp32", "on a CPU fp32 is fastest")
+            return SettingChoice("bf16", "asked for; on a CPU bf16 is slow, fp32 is faster")
+        return SettingChoice("fp32", "on a CPU fp32 is fastest")
     if requested in ("auto", "bf16") and not device.native_bf16:
         skipped = None
         if requested == "bf16":
@@ -57,45 +60,46 @@ def choose_precision(requested: str, device: DeviceFacts, launcher: str | None) 
                 f"train.precision=bf16 becomes fp16: {device.name} has no bf16 of its own "
                 "(emulation is slow)."
             )
-        return Decision("fp16", f"{device.name} has no native bf16", skipped)
+        return SettingChoice("fp16", f"{device.name} has no native bf16", skipped)
     if requested == "auto":
-        return Decision("bf16", f"{device.name} has native bf16")
-    return Decision(requested, "asked for")
+        return SettingChoice("bf16", f"{device.name} has native bf16")
+    return SettingChoice(requested, "asked for")
 
 
-def choose_zero_stage(requested: int, device: DeviceFacts, launcher: int | None) -> Decision:
-    """``launcher``: the ZeRO stage of the launcher's DeepSpeed config, or None without one."""
+def choose_zero_stage(requested: int, device: DeviceFacts, launcher: int | None) -> SettingChoice:
+    """Choose the ZeRO stage. ``launcher``: that of the launcher's DeepSpeed config, or None without
+    one."""
     if launcher is not None:
         skipped = None
         if requested != launcher:
             skipped = f"train.zero_stage={requested} is not followed: the launcher chose {launcher}"
-        return Decision(str(launcher), "chosen by the launcher", skipped)
+        return SettingChoice(str(launcher), "chosen by the launcher", skipped)
     if requested and not device.has_gpu:
-        return Decision(
+        return SettingChoice(
             "0",
             "no GPU",
             f"train.zero_stage={requested} is for GPUs; to run it on CPU processes: "
             "accelerate launch --config_file accelerate_configs/zero2_cpu.yaml ...",
         )
-    return Decision(str(requested), "asked for")
+    return SettingChoice(str(requested), "asked for")
 
 
 def choose_data_place(
     requested: bool | str, series_gib: float, planned_gib: float | None, memory_gib: float | None
-) -> Decision:
-    """Whether the series lies on the device, "true" or "false".
+) -> SettingChoice:
+    """Choose whether the series lies on the device, "true" or "false".
 
     ``requested``: auto, True or False; ``planned_gib``: peak of the run without the series, None
     where nothing was planned; ``memory_gib``: the GPU's, None on a CPU.
     """
     if requested != "auto":
-        return Decision(str(requested).lower(), f"train.data_on_device={requested}")
+        return SettingChoice(str(requested).lower(), f"train.data_on_device={requested}")
     if memory_gib is None:
-        return Decision("false", "no GPU")
+        return SettingChoice("false", "no GPU")
     if planned_gib is None:
-        return Decision("false", "the run's memory is not planned")
+        return SettingChoice("false", "the run's memory is not planned")
     fits = series_gib + planned_gib <= (1 - DATA_MARGIN) * memory_gib
-    return Decision(
+    return SettingChoice(
         str(fits).lower(),
         f"{series_gib:.3g} GiB beside {planned_gib:.3g} GiB of the plan "
         f"{'leave' if fits else 'would not leave'} {DATA_MARGIN:.0%} of {memory_gib:.3g} GiB free",

@@ -6,20 +6,26 @@ else would make it another experiment, and is refused by name unless forced.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from timerxl.command_line import EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError, RunConfig
 from timerxl.data.preprocessing import PREPROCESSING
+from timerxl.data.windows import WeatherWindows
 from timerxl.training.checkpoint.storage import (
     CHECKPOINTS,
     TRAINER_STATE,
     StorageFailed,
     find_checkpoints,
     find_problem,
+    no_whole_checkpoint,
     read_trainer_state,
 )
 from timerxl.training.run_lock import RUN_CONFIG
@@ -49,10 +55,12 @@ class RunEnded(RuntimeError):
 
 @dataclass(frozen=True)
 class Resumption:
-    """``candidates``: checkpoints to go on from, newest first; none is a fresh start. ``status`` is
-    what status.json said then, ``choice`` what train.resume comes to; ``was_finished`` where more
-    steps were asked of a finished run."""
+    """``config`` is the recipe's, its batch fitted to the number of processes. ``candidates``:
+    checkpoints to go on from, newest first; none is a fresh start. ``status`` is what status.json
+    said then, ``choice`` what train.resume comes to; ``was_finished`` where more steps were asked
+    of a finished run."""
 
+    config: RunConfig
     candidates: list[Path] = field(default_factory=list)
     global_batch_size: int | None = None
     notes: list[str] = field(default_factory=list)
@@ -62,12 +70,12 @@ class Resumption:
 
 
 def read_status(output_dir: Path) -> dict[str, Any]:
-    """status.json; empty where there is none that can be read."""
+    """Read status.json; {} where there is none that can be read."""
     return _json(output_dir / "status.json")
 
 
 def plan_resume(config: RunConfig, world_size: int) -> Resumption:
-    """What ``train.resume`` means here; fits ``config.train`` to the checkpoint's global batch.
+    """Decide what ``train.resume`` means here; the batch is fitted to the checkpoint's global one.
 
     Reads only, and finds the same on every rank. Raises RunEnded where there is nothing to do,
     InputError where the run can't go on with these settings.
@@ -84,16 +92,16 @@ def plan_resume(config: RunConfig, world_size: int) -> Resumption:
 def _plan(config: RunConfig, choice: str, world_size: int, status: dict[str, Any]) -> Resumption:
     output_dir = Path(config.output_dir)
     if choice == NEVER:
-        return Resumption()
+        return Resumption(config)
     if choice != AUTO:
         return _from_path(config, Path(choice), world_size)
     if not (output_dir / RUN_CONFIG).exists():
-        return Resumption()
+        return Resumption(config)
     candidates = [path for _, path in find_checkpoints(output_dir / CHECKPOINTS)]
     if status.get("code") == EXIT_OK and (output_dir / "results.json").exists():
         if not (_is_longer(config) and config.train.resume_force and candidates):
             _refuse_finished(config)
-        found = _go_on(config, candidates, world_size)
+        found = _resume_from(config, candidates, world_size)
         note = (
             f"the finished run {output_dir} goes on: the learning rate follows the longer schedule "
             "from here, and the test split, scored once already, is scored again at its end."
@@ -102,8 +110,8 @@ def _plan(config: RunConfig, choice: str, world_size: int, status: dict[str, Any
     _refuse_stopped(config, status, candidates)
     if not candidates:
         note = f"{output_dir} holds a run without a checkpoint: training starts anew."
-        return Resumption(notes=[note])
-    return _go_on(config, candidates, world_size)
+        return Resumption(config, notes=[note])
+    return _resume_from(config, candidates, world_size)
 
 
 def _is_longer(config: RunConfig) -> bool:
@@ -116,7 +124,7 @@ def _is_longer(config: RunConfig) -> bool:
 
 
 def _refuse_finished(config: RunConfig) -> None:
-    """RunEnded with these settings, InputError with others."""
+    """Raise RunEnded with these settings, InputError with others."""
     output_dir = config.output_dir
     saved = _yaml(Path(output_dir) / RUN_CONFIG)
     # Its data are not read again to be compared, so their path must be the same.
@@ -148,7 +156,7 @@ def _refuse_finished(config: RunConfig) -> None:
 
 
 def _refuse_stopped(config: RunConfig, status: dict[str, Any], candidates: list[Path]) -> None:
-    """RunEnded where a monitor ended the run and would end it again.
+    """Raise RunEnded where a monitor ended the run and would end it again.
 
     The checkpoint of the stop says so too: status.json does not, where the main process was killed
     before it could write.
@@ -172,7 +180,7 @@ def _refuse_stopped(config: RunConfig, status: dict[str, Any], candidates: list[
 
 
 def _from_path(config: RunConfig, folder: Path, world_size: int) -> Resumption:
-    """``train.resume=PATH``: this checkpoint or none."""
+    """Plan ``train.resume=PATH``: this checkpoint or none."""
     if not _is_folder(folder):
         raise InputError(
             f"train.resume={folder}: no such folder; expected auto, never or a checkpoint "
@@ -191,7 +199,7 @@ def _from_path(config: RunConfig, folder: Path, world_size: int) -> Resumption:
             f"train.resume={folder} is of another run than output_dir {config.output_dir}, which "
             "holds one; choose an empty folder."
         )
-    return _go_on(config, [folder], world_size)
+    return _resume_from(config, [folder], world_size)
 
 
 def _is_folder(path: Path) -> bool:
@@ -201,7 +209,7 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _go_on(config: RunConfig, candidates: list[Path], world_size: int) -> Resumption:
+def _resume_from(config: RunConfig, candidates: list[Path], world_size: int) -> Resumption:
     state, problems = None, []
     for folder in candidates:
         if (found := find_problem(folder, names=[TRAINER_STATE])) is not None:
@@ -213,21 +221,17 @@ def _go_on(config: RunConfig, candidates: list[Path], world_size: int) -> Resump
         except StorageFailed as error:
             problems.append(str(error))
     if state is None:
-        raise StorageFailed(
-            f"no whole checkpoint in {candidates[0].parent}: {' '.join(problems)} "
-            "train.resume=never trains anew and moves the run aside."
-        )
+        raise no_whole_checkpoint(candidates[0].parent, problems)
     notes = _refuse_changes(state.get("config", {}), config, f"checkpoint {candidates[0].name}")
     if "global_batch_size" not in state:
         raise StorageFailed(f"{folder / TRAINER_STATE} does not say its global batch.")
     total = int(state["global_batch_size"])
-    if note := fit_layout(config, state.get("config", {}), world_size, total):
-        notes.append(note)
-    return Resumption(candidates, total, notes)
+    fitted, note = fit_layout(config, state.get("config", {}), world_size, total)
+    return Resumption(fitted, candidates, total, notes + ([note] if note else []))
 
 
 def changes(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (then, now) of every setting that both have and that differs."""
+    """Return dotted key -> (then, now) of every setting that both have and that differs."""
     before, after = flat(saved), flat(now)
     return {
         key: (before[key], value)
@@ -240,7 +244,7 @@ def changes(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, 
 
 
 def _refuse_changes(saved: dict[str, Any], config: RunConfig, what: str) -> list[str]:
-    """Notes on harmless changes; InputError on others, unless forced."""
+    """Return notes on harmless changes; raise InputError on others, unless forced."""
     notes, harmful = [], []
     for key, (then, now) in changes(saved, asdict(config)).items():
         sentence = f"{key} was {_short(then)}, is {_short(now)}"
@@ -265,15 +269,15 @@ def _short(value: Any) -> str:
 
 def fit_layout(
     config: RunConfig, saved: dict[str, Any], world_size: int, global_batch_size: int
-) -> str | None:
-    """Set batch and accumulation so that the global batch stays; returns what was changed.
+) -> tuple[RunConfig, str | None]:
+    """Choose batch and accumulation so that the global batch stays; return what was changed, too.
 
     Raises InputError where this number of processes can't hold it, or the recipe asks for another.
     """
     train = config.train
     asked = train.batch_size * train.accumulation_steps
     if asked * world_size == global_batch_size:
-        return None
+        return config, None
     then = saved.get("train", {})
     if asked != then.get("batch_size", 0) * then.get("accumulation_steps", 0):
         raise InputError(
@@ -287,18 +291,18 @@ def fit_layout(
             f"the run's global batch of {global_batch_size} can't be shared by {world_size} "
             "processes; choose a number of processes that divides it."
         )
-    before = (train.batch_size, train.accumulation_steps)
-    train.batch_size = max(n for n in range(1, before[0] + 1) if per_rank % n == 0)
-    train.accumulation_steps = per_rank // train.batch_size
-    return (
-        f"resume: {world_size} processes now; batch {before[0]} x {before[1]} accumulation becomes "
-        f"{train.batch_size} x {train.accumulation_steps}, so that the global batch stays "
-        f"{global_batch_size}."
+    batch = max(n for n in range(1, train.batch_size + 1) if per_rank % n == 0)
+    steps = per_rank // batch
+    fitted = replace(config, train=replace(train, batch_size=batch, accumulation_steps=steps))
+    return fitted, (
+        f"resume: {world_size} processes now; batch {train.batch_size} x "
+        f"{train.accumulation_steps} accumulation becomes {batch} x {steps}, so that the global "
+        f"batch stays {global_batch_size}."
     )
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON object of a run folder; empty where there is none that can be read."""
+    """Read a JSON object of a run folder; {} where there is none that can be read."""
     try:
         content = read_json(path)
     except InputError:
@@ -312,3 +316,56 @@ def _yaml(path: Path) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"{error} Choose another output_dir.") from error
     return content if isinstance(content, dict) else {}
+
+
+_CODE = ("config.py", "data", "evaluation", "model", "training")
+
+
+def data_fingerprint(windows: WeatherWindows) -> str:
+    """Hash (SHA-256) all that training and scoring read of the data."""
+    digest = hashlib.sha256()
+    series = windows.series
+    names = [series.feature_names, series.regions, windows.static_feature_names]
+    digest.update(json.dumps([[list(part) for part in names], windows.context_length]).encode())
+    arrays = [windows.values.numpy(), windows.label, windows.rained_before, series.region_index]
+    arrays.append(series.timestamps.astype("datetime64[s]").astype(np.int64))
+    arrays += [] if windows.static is None else [windows.static.numpy()]
+    for split in sorted(windows.rows):
+        digest.update(split.encode())
+        arrays.append(windows.rows[split])
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def code_fingerprint() -> str:
+    """Hash (SHA-256) the code that makes samples, updates and scores."""
+    package, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
+    for part in _CODE:
+        path = package / part
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def check_fingerprints(
+    state: dict[str, Any], data: str, code: str, force: bool
+) -> tuple[str | None, list[str]]:
+    """Compare a checkpoint's fingerprints with today's; return (why the run can't go on, or None;
+    notes)."""
+    notes = []
+    if state.get("code_fingerprint") != code:
+        notes.append(
+            "resume: the code of timerxl changed since the checkpoint; it goes on, but need not "
+            "give the numbers that the old code would have given."
+        )
+    if state.get("data_fingerprint") == data:
+        return None, notes
+    if force:
+        return None, [*notes, "resume: the data changed since the checkpoint (forced)."]
+    problem = (
+        "the data are not those of the checkpoint (values, labels, times or splits differ). Give "
+        "the old data to go on; train.resume=never or another output_dir for a new run; "
+        "train.resume_force=true to go on all the same."
+    )
+    return problem, notes

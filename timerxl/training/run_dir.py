@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -26,53 +27,52 @@ from timerxl.command_line import (
     EXIT_FAILED,
     EXIT_OK,
     EXIT_SIGNAL,
-    EXIT_STOPPED,
     EXIT_STORAGE,
+    ForeseenError,
     say,
 )
 from timerxl.config import InputError, RunConfig, to_yaml
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.device import device_facts
 from timerxl.files import whole_file, write_json, write_text
-from timerxl.training.checkpoint.fingerprints import check_fingerprints
-from timerxl.training.checkpoint.model_folder import (
-    check_output_dir,
-    copy_model,
-    model_problem,
-    note_end,
-    prepare_output_dir,
-)
+from timerxl.training.checkpoint.model_folder import copy_model, model_problem
 from timerxl.training.checkpoint.storage import (
     CHECKPOINTS,
     StorageFailed,
+    clear_unfinished,
+    final_name,
     find_checkpoints,
     find_problem,
+    finish_replacement,
     fresh_folder,
     is_storage_error,
+    no_whole_checkpoint,
     read_trainer_state,
-    settle,
-    settled,
     space_left,
-    sweep,
 )
-from timerxl.training.distributed import PeerLost
-from timerxl.training.evaluator import agree
-from timerxl.training.monitors.last_word import LastWord
-from timerxl.training.monitors.log_lines import is_whole
-from timerxl.training.monitors.runner import RunStopped
-from timerxl.training.resume import AUTO, NEVER, Resumption, read_status
-from timerxl.training.run_lock import LOCK_FILE, METRICS, RUN_CONFIG, RunLock, check_run_files
-from timerxl.training.signals import Interrupted, resume_hint
-from timerxl.training.tracking import Log, draw_page, write_status
-from timerxl.training.trainer import TrainingFailed
-from timerxl.untrusted import open_own, read_json, reason
+from timerxl.training.distributed import agree
+from timerxl.training.end_watcher import EndWatcher
+from timerxl.training.monitors.replay import is_whole
+from timerxl.training.resume import AUTO, NEVER, Resumption, check_fingerprints, read_status
+from timerxl.training.run_lock import (
+    LOCK_FILE,
+    METRICS,
+    NO_FILES_OF_A_RUN,
+    RUN_CONFIG,
+    RunLock,
+    check_run_files,
+)
+from timerxl.training.signals import resume_hint
+from timerxl.training.tracking import Log, draw_page
+from timerxl.untrusted import open_own, plain, read_json, reason
 
 SHOWN_SECONDS = 30.0  # NFS remembers for so long that a file is not there
 
 
 @dataclass
 class RunFolder:
-    """``checkpoint`` and its ``state`` are what the run goes on from; None in a fresh start."""
+    """The folder of a run. ``checkpoint`` and its ``state`` are what it resumes from; None in a
+    fresh start."""
 
     accelerator: Accelerator
     config: RunConfig
@@ -84,7 +84,7 @@ class RunFolder:
     state: dict[str, Any] = field(default_factory=dict)
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # the same after a resume
     _lock: RunLock | None = None
-    _last_word: LastWord | None = None
+    _end_watcher: EndWatcher | None = None
 
     @property
     def path(self) -> Path:
@@ -96,16 +96,16 @@ class RunFolder:
         Raises InputError or StorageFailed on all of them where it can't be done: none may wait for
         a main process that stopped.
         """
-        self._on_main(self._take_lock)
-        self._check_shared(self._sight_of_the_lock())
+        self._run_on_main(self._take_lock)
+        self._check_shared(self._describe_lock())
         self._check_shared("checkpoints" if found.candidates else "no checkpoint")
-        self._on_main(lambda: self._check_unchanged(found))
+        self._run_on_main(lambda: self._check_unchanged(found))
         if found.candidates:
-            self._on_main(lambda: sweep(self.path / CHECKPOINTS))
-            self._choose([settled(path) for path in found.candidates])
-            self._on_main(self._reopen)
+            self._run_on_main(lambda: clear_unfinished(self.path / CHECKPOINTS))
+            self._choose_checkpoint([final_name(path) for path in found.candidates])
+            self._run_on_main(self._rewind_to_checkpoint)
         else:
-            self._on_main(self._begin)
+            self._run_on_main(self._begin_anew)
 
     def end(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Write how the run ended, in status.json and on its page; then the folder is free."""
@@ -118,7 +118,7 @@ class RunFolder:
         self.close()
 
     def note_stuck(self, number: int) -> None:
-        """status.json where a signal came and this process waits for another that is gone."""
+        """Write status.json where a signal came and this process waits for another that is gone."""
         several = self.accelerator.num_processes > 1
         why = "another process of the run is lost or hangs" if several else "the step hangs"
         reason = (
@@ -130,15 +130,15 @@ class RunFolder:
         say(f"error: {reason}", file=sys.stderr)
 
     def close(self) -> None:
-        """Let the next process have the folder."""
-        if self._last_word is not None:
-            self._last_word.close()
-            self._last_word = None
+        """Release the folder for the next process."""
+        if self._end_watcher is not None:
+            self._end_watcher.close()
+            self._end_watcher = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
-    def _on_main(self, action: Any) -> None:
+    def _run_on_main(self, action: Any) -> None:
         bad_input = storage = None
         if self.accelerator.is_main_process:
             try:
@@ -166,8 +166,8 @@ class RunFolder:
         self._lock = lock
 
     def _check_unchanged(self, found: Resumption) -> None:
-        """Between the plan and the lock, while the data were read, another process may have begun,
-        gone on with or ended its run here."""
+        """Refuse where another process began, resumed or ended its run here between the plan and
+        the lock, while the data were read."""
         if found.choice == NEVER:
             return
         same = read_status(self.path) == found.status
@@ -180,7 +180,8 @@ class RunFolder:
             )
 
     def _check_shared(self, seen: str) -> None:
-        """Every process must see the same folder: on several machines it is on shared storage."""
+        """Check that every process sees the same folder: on several machines it is on shared
+        storage."""
         here = (self.accelerator.process_index, socket.gethostname(), seen)
         first, *others = gather_object([here])
         for rank, host, other in others:
@@ -192,8 +193,9 @@ class RunFolder:
                     "the storage of output_dir (NFS, Lustre, a mounted bucket)."
                 )
 
-    def _sight_of_the_lock(self) -> str:
-        """Of the main process's lock; shared storage may take seconds to show it."""
+    def _describe_lock(self) -> str:
+        """Say whether this process sees the main process's lock; shared storage may take seconds to
+        show it."""
         path, until = self.path / LOCK_FILE, time.monotonic() + SHOWN_SECONDS
         mine = agree(self.accelerator, path.read_bytes() if self._lock is not None else None)
         while not path.exists() or path.read_bytes() != mine:
@@ -202,8 +204,9 @@ class RunFolder:
             time.sleep(0.2)
         return f"its {LOCK_FILE}"
 
-    def _begin(self) -> None:
-        """An earlier run is moved aside, under its own lock; the new folder gets a new one."""
+    def _begin_anew(self) -> None:
+        """Begin in an empty folder. An earlier run is moved aside, under its own lock; the new
+        folder gets a new one."""
         if moved := prepare_output_dir(self.path):
             old = self._lock
             self._take_lock()
@@ -213,8 +216,9 @@ class RunFolder:
         write_text(self.path / RUN_CONFIG, to_yaml(self.config))
         self._write_first_files()
 
-    def _choose(self, candidates: list[Path]) -> None:
-        """The newest checkpoint that is whole, the same for all ranks, who share the reading."""
+    def _choose_checkpoint(self, candidates: list[Path]) -> None:
+        """Choose the newest checkpoint that is whole, the same for all ranks, who share the
+        reading."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         said = []
         for folder in agree(self.accelerator, candidates):
@@ -232,13 +236,11 @@ class RunFolder:
             said.append(f"checkpoint {folder.name} is not used: {problem}.")
             self.log(said[-1])
         if self.checkpoint is None:
-            raise StorageFailed(
-                f"no whole checkpoint in {candidates[0].parent}: {' '.join(said)} "
-                "train.resume=never trains anew and moves the run aside."
-            )
+            raise no_whole_checkpoint(candidates[0].parent, said)
 
-    def _reopen(self) -> None:
-        """Back to the moment of the checkpoint: what came after it is done again."""
+    def _rewind_to_checkpoint(self) -> None:
+        """Bring the folder back to the moment of the checkpoint: what came after it is done
+        again."""
         assert self.checkpoint is not None
         problem, notes = check_fingerprints(
             self.state, **self.fingerprints, force=self.config.train.resume_force
@@ -252,7 +254,7 @@ class RunFolder:
             self._branch_off(source)
         else:
             self.run_id = str(self.state.get("run_id", self.run_id))
-        settle(self.path / "model")
+        finish_replacement(self.path / "model")
         metrics, length = self.path / METRICS, int(self.state["metrics_bytes"])
         known = b""
         if metrics.exists():
@@ -275,9 +277,9 @@ class RunFolder:
         self._write_first_files()
         self.log(f"going on after step {self.step} from {self.checkpoint}.")
 
-    def lost_best(self, best_step: int) -> str | None:
-        """Why ``model/`` is not the best model of this step, in a sentence; None where it is, or
-        where there was none. It may be of a later step, which comes again."""
+    def missing_best(self, best_step: int) -> str | None:
+        """Return why ``model/`` is not the best model of this step, in a sentence; None where it
+        is, or where there was none. It may be of a later step, which comes again."""
         problem, folder = None, self.path / "model"
         if self.accelerator.is_main_process and best_step:
             problem = model_problem(folder)
@@ -292,8 +294,8 @@ class RunFolder:
         )
 
     @property
-    def looked(self) -> bool:
-        """Whether the evaluation or check of the checkpoint's step is behind it."""
+    def is_evaluated(self) -> bool:
+        """Whether the evaluation or check of the checkpoint's step was done."""
         return bool(self.state) and self.state["progress"]["looked_step"] == self.step
 
     @property
@@ -301,7 +303,8 @@ class RunFolder:
         return int(self.state.get("step", 0))
 
     def _branch_off(self, source: Path) -> None:
-        """A checkpoint of another run folder: its curves and its best model come along."""
+        """Copy metrics and best model of another run's folder, whose checkpoint this run resumes
+        from."""
         check_run_files(source)  # it may have come from anywhere: nothing beside it is copied
         if (source / METRICS).exists():
             with (source / METRICS).open("rb") as file, whole_file(self.path / METRICS) as fresh:
@@ -318,29 +321,117 @@ class RunFolder:
 
     def _write_first_files(self) -> None:
         write_status(self.path, EXIT_FAILED, "running")
-        self._last_word = LastWord(self.path, resume_hint(self.config.train.resume))
+        self._end_watcher = EndWatcher(self.path, resume_hint(self.config.train.resume))
         write_json(self.path / "environment.json", environment(self.accelerator))
         write_json(self.path / "audit.json", {"lines": self.audit})
 
 
+def check_output_dir(output_dir: Path) -> None:
+    """Raise InputError where :func:`prepare_output_dir` would fail; make and move nothing.
+
+    To be called before any long work, by every rank.
+    """
+    try:
+        check_run_files(output_dir)
+        if output_dir.is_dir() and not (output_dir / RUN_CONFIG).exists():
+            if any(path.name not in NO_FILES_OF_A_RUN for path in output_dir.iterdir()):
+                raise InputError(
+                    f"output_dir {output_dir} holds files that are not a run's; choose an empty "
+                    "folder."
+                )
+            place = output_dir
+        else:
+            # An earlier run is renamed in the folder above; a folder that isn't there is made in
+            # the nearest one that is.
+            absolute = output_dir.absolute()
+            place = absolute.parent if output_dir.is_dir() else absolute
+            while not place.exists() and not place.is_symlink():
+                place = place.parent
+        if not place.is_dir():
+            raise InputError(
+                f"output_dir {output_dir} can't be made: {place} is no folder; choose another."
+            )
+        # Only a file tells (root passes every check of permissions); this one has no name.
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise InputError(f"output_dir {output_dir} can't be written to: {error}") from error
+
+
+def check_storage(output_dir: Path) -> None:
+    """Check as :func:`check_output_dir`, but raise StorageFailed where the disk is at fault and not
+    the input: it is full or broken, or a run that is there can't be written to any more."""
+    try:
+        check_output_dir(output_dir)
+    except InputError as error:
+        cause = error.__cause__
+        is_known = isinstance(cause, OSError) and (output_dir / RUN_CONFIG).exists()
+        if is_known or is_storage_error(cause):
+            raise StorageFailed(str(error)) from error
+        raise
+
+
+def prepare_output_dir(output_dir: Path) -> str | None:
+    """Make ``output_dir`` ready for a new run; return a sentence to log or None.
+
+    An earlier run found there is moved aside to ``NAME.1``, ``NAME.2``, ...: never deleted, never
+    mixed with the new one. Raises InputError where the folder can't be made or written to.
+    """
+    check_output_dir(output_dir)
+    moved = None
+    try:
+        if (output_dir / RUN_CONFIG).exists():
+            number = 1
+            while (aside := output_dir.with_name(f"{output_dir.name}.{number}")).exists():
+                number += 1
+            output_dir.rename(aside)
+            moved = f"{output_dir} held an earlier run; it is now {aside}."
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output_dir {output_dir} can't be written to: {error}") from error
+    return moved
+
+
+def note_bad_input(output_dir: Path, reason: str) -> None:
+    """Write status.json with code 2 for a run that never began, where the folder is free for it.
+
+    An earlier run's folder, one with other files and one that can't be written to stay untouched.
+    """
+    try:
+        check_output_dir(output_dir)
+    except InputError:
+        return  # the reason itself is on stderr
+    if not (output_dir / RUN_CONFIG).exists():
+        write_status(output_dir, EXIT_BAD_INPUT, reason)
+
+
+def note_end(output_dir: Path, code: int, reason: str) -> None:
+    """Write status.json; log a disk that takes not even that."""
+    try:
+        write_status(output_dir, code, reason)
+    except OSError as error:
+        say(f"warning: status.json can't be written: {error}", file=sys.stderr)
+
+
+def write_status(output_dir: Path, code: int, reason: str) -> None:
+    """Write status.json, which holds the exit code where a launcher turns every failure into 1;
+    ``reason`` as it is printed, one plain line of bounded length."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_json(output_dir / "status.json", {"code": code, "reason": plain(reason)})
+
+
 def outcome_of(error: BaseException | None) -> tuple[int, str] | None:
-    """(exit code, reason) of a run that ended by ``error``, or without one; None where the error
-    is no end that was foreseen, and its traceback the best that can be shown."""
+    """Return (exit code, reason) of a run that ended by ``error``, or without one; None where the
+    error was not foreseen and its traceback is the best that can be shown."""
     if error is None:
         return EXIT_OK, "finished"
-    if isinstance(error, InputError):
-        return EXIT_BAD_INPUT, str(error)
-    if isinstance(error, RunStopped):
-        return EXIT_STOPPED, str(error)
-    if isinstance(error, TrainingFailed | PeerLost):
-        return EXIT_FAILED, str(error)
-    if isinstance(error, Interrupted):
-        return EXIT_SIGNAL + error.number, str(error)
     if isinstance(error, BrokenPipeError):
         return EXIT_FAILED, "standard output was closed by its reader."
-    if isinstance(error, StorageFailed | OSError):
+    if isinstance(error, InputError):
+        return EXIT_BAD_INPUT, str(error)
+    if isinstance(error, OSError):
         return EXIT_STORAGE, str(error)
-    return None
+    return (error.exit_code, str(error)) if isinstance(error, ForeseenError) else None
 
 
 LIBRARIES = (
@@ -350,7 +441,7 @@ LIBRARIES = (
 
 
 def environment(accelerator: Accelerator) -> dict[str, Any]:
-    """One flat object for environment.json."""
+    """Describe machine, libraries and command, one flat object for environment.json."""
     return {
         "timerxl": timerxl.__version__,
         "python": platform.python_version(),

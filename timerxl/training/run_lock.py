@@ -48,7 +48,7 @@ def check_run_files(output_dir: Path) -> None:
 
 
 class RunLock:
-    """Held from :meth:`acquire` to :meth:`release`, or to the end of the process."""
+    """Lock a run's folder from :meth:`acquire` to :meth:`release`, or to the end of the process."""
 
     def __init__(self, output_dir: Path, log: Callable[[str], None] = lambda sentence: None):
         self.path = output_dir / LOCK_FILE
@@ -58,7 +58,8 @@ class RunLock:
         self._beat: threading.Thread | None = None
 
     def acquire(self) -> None:
-        """Raises InputError, naming host and process, where another run holds the folder."""
+        """Take the lock; raise InputError, naming host and process, where another run holds the
+        folder."""
         file = open_own(self.path, "a+")
         is_locked = True
         try:
@@ -77,7 +78,9 @@ class RunLock:
         owner = self._owner(file)
         if owner:
             is_here = owner["host"] == socket.gethostname()
-            lives = _is_process(owner["pid"]) and not is_locked if is_here else self._beats()
+            lives = (
+                _is_process(owner["pid"]) and not is_locked if is_here else self._owner_is_alive()
+            )
             if lives:
                 file.close()
                 raise InputError(self._refusal(owner))
@@ -92,11 +95,11 @@ class RunLock:
         file.flush()
         self._file = file
         _held.add(self)
-        self._beat = threading.Thread(target=self._touch, name="run-lock", daemon=True)
+        self._beat = threading.Thread(target=self._keep_touching, name="run-lock", daemon=True)
         self._beat.start()
 
     def release(self) -> None:
-        """Let go, and leave no owner behind."""
+        """Release the lock, and leave no owner behind."""
         if self._file is None:
             return
         self._done.set()
@@ -106,7 +109,7 @@ class RunLock:
         self._file.close()
         self._file = None
 
-    def _beats(self) -> bool:
+    def _owner_is_alive(self) -> bool:
         """Whether the owner, on another machine, touches its lock again before it is stale: one
         that is gone is waited for, so that a job can begin anew elsewhere at once."""
         age = self._age()
@@ -122,7 +125,7 @@ class RunLock:
                 return True
         return False
 
-    def _touch(self) -> None:
+    def _keep_touching(self) -> None:
         while not self._done.wait(HEARTBEAT_SECONDS):
             with contextlib.suppress(OSError, ValueError):  # closed meanwhile
                 os.utime(self._file.fileno())
@@ -137,7 +140,7 @@ class RunLock:
 
     @staticmethod
     def _owner(file: Any) -> dict[str, Any]:
-        """What the file says of its owner; empty where it says nothing that can be read."""
+        """Read what the file says of its owner; {} where it says nothing that can be read."""
         file.seek(0)
         try:
             owner = json.loads(file.read() or "{}")
@@ -147,7 +150,8 @@ class RunLock:
         return owner if good else {}
 
     def _age(self) -> float:
-        """Seconds since the last touch by the clock of the file system, not of this machine."""
+        """Return the seconds since the last touch by the clock of the file system, not of this
+        machine."""
         probe = self.path.with_name(f".{LOCK_FILE}.{os.getpid()}")
         try:
             probe.unlink(missing_ok=True)
@@ -166,7 +170,8 @@ _held: set[RunLock] = set()
 
 
 def _let_go_in_child() -> None:
-    """A forked child (a worker that loads data) must not hold the lock when its run is gone."""
+    """Close the lock in a forked child (a worker that loads data): it must not hold it when its run
+    is gone."""
     for lock in _held:
         if lock._file is not None:
             lock._file.close()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from timerxl.command_line import signals_to_handle
+from timerxl.command_line import EXIT_SIGNAL, ForeseenError, signals_to_handle
 
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AGAIN_SECONDS = 0.5
@@ -18,25 +18,25 @@ FIRST_BEATS, FIRST_SECONDS = 3, 60.0
 PATIENCE_SECONDS = 10.0  # torchrun kills what is there 30 s after its SIGTERM
 
 
-class Interrupted(RuntimeError):
+class Interrupted(ForeseenError):
     """A signal ended the run after its checkpoint was written; the same on all ranks."""
 
     def __init__(self, number: int, step: int, checkpoint: str | None, resume_hint: str = ""):
         name = signal.Signals(number).name
         kept = f"Checkpoint: {checkpoint}." if checkpoint else "No step was done, nothing to keep."
         super().__init__(f"interrupted by {name} after step {step}. {kept} {resume_hint}".rstrip())
-        self.number = number
+        self.exit_code = EXIT_SIGNAL + number
 
 
 def resume_hint(resume: str) -> str:
-    """How a run that was cut off goes on, in a sentence; ``resume`` is its train.resume."""
+    """Say how a run that was cut off goes on; ``resume`` is its train.resume."""
     same = "The same command goes on from the newest checkpoint."
     return same if resume == "auto" else same.replace("command", "command with train.resume=auto")
 
 
 class Interruption:
-    """Notes the first of HANDLED (a SIGHUP that nohup ignores stays ignored); a second Ctrl-C ends
-    the process at once, as ever.
+    """Note the first of HANDLED (a SIGHUP that nohup ignores stays ignored); a second Ctrl-C ends
+    the process at once.
 
     The same signal may come twice, from a scheduler and from the launcher that passes it on: more
     SIGTERMs change nothing, nor does a SIGINT within half a second.
@@ -69,7 +69,7 @@ class Interruption:
         self._fd_before = -1
 
     def beat(self) -> None:
-        """Say that the run moves: called at every step and every batch of an evaluation."""
+        """Report progress: called at every step and every batch of an evaluation."""
         now = time.monotonic()
         if self._num_beats >= FIRST_BEATS:
             self._longest_pause = max(self._longest_pause, now - self._last_beat)
@@ -99,7 +99,7 @@ class Interruption:
             os.close(wakeup)  # the thread reads the end of the pipe
 
     def restore_signal_handlers(self) -> None:
-        """What there was to write is written: SIGTERM ends the process as before the block."""
+        """Restore SIGTERM: what there was to write is written."""
         if signal.SIGTERM in self._before:
             signal.signal(signal.SIGTERM, self._before[signal.SIGTERM])
 

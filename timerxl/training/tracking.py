@@ -16,8 +16,8 @@ from accelerate.utils import LoggerType
 from tqdm import tqdm
 
 from timerxl.config import InputError, RunConfig
-from timerxl.files import json_ready, write_json
-from timerxl.training.evaluator import agree
+from timerxl.files import json_ready
+from timerxl.training.distributed import agree
 from timerxl.untrusted import flat, open_own, plain
 
 PROJECT = "timerxl"
@@ -25,7 +25,7 @@ PROJECT = "timerxl"
 
 @dataclass
 class Log:
-    """Sentences for the reader, each a plain line, from the main process alone."""
+    """Log sentences for the reader, each a plain line, from the main process alone."""
 
     active: bool = True
 
@@ -35,15 +35,8 @@ class Log:
             sys.stdout.flush()
 
 
-def write_status(output_dir: Path, code: int, reason: str) -> None:
-    """status.json holds the exit code where a launcher turns every failure into 1; ``reason`` as it
-    is printed, one plain line of bounded length."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    write_json(output_dir / "status.json", {"code": code, "reason": plain(reason)})
-
-
 def draw_page(draw: Callable[[Path], object] | None, folder: Path) -> None:
-    """A page that can't be drawn must not end a run; it is said."""
+    """Draw the page of the run; a page that can't be drawn is logged and does not end the run."""
     try:
         if draw is not None:
             draw(folder)
@@ -65,7 +58,7 @@ def check_trackers(names: list[str]) -> None:
 
 
 def _mlflow(run_id: str) -> dict[str, Any]:
-    """MLflow chooses its own ids: ours is a tag, by which the run is found again."""
+    """Find the MLflow run by our id, which is a tag: MLflow chooses its own ids."""
     import mlflow
 
     tag = f"{PROJECT}.run_id"
@@ -138,7 +131,7 @@ def _start(
 
 
 class MetricsLog:
-    """metrics.jsonl: one JSON object a line, flushed at once; only the main process writes."""
+    """Write metrics.jsonl: one JSON object a line, flushed at once, by the main process alone."""
 
     def __init__(self, path: Path, active: bool):
         self._file = open_own(path, "a") if active else None
@@ -149,7 +142,7 @@ class MetricsLog:
             self._file.flush()
 
     def sync(self) -> int:
-        """Have the disk hold what was written; returns the length in bytes (0 elsewhere)."""
+        """Flush what was written to the disk; return the length in bytes (0 elsewhere)."""
         if self._file is None:
             return 0
         os.fsync(self._file.fileno())

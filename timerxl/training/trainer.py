@@ -1,4 +1,4 @@
-"""The training loop: checkpoint -> evaluate -> save -> stop? -> step -> log, top to bottom."""
+"""The training loop: checkpoint -> evaluate -> save the best -> stop? -> step -> log."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from tqdm import tqdm
 
+from timerxl.command_line import ForeseenError
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.evaluation.scores import LOWER_IS_BETTER
@@ -23,22 +24,23 @@ from timerxl.model.losses_timerxl import IGNORE_INDEX
 from timerxl.training.assembly import compile_seconds
 from timerxl.training.checkpoint.manager import Checkpoints
 from timerxl.training.checkpoint.model_folder import save_model
-from timerxl.training.checkpoint.progress import Progress
-from timerxl.training.checkpoint.storage import CHECKPOINTS, checkpoint_name
+from timerxl.training.checkpoint.storage import CHECKPOINTS, Progress, checkpoint_name
 from timerxl.training.dataloader import BatchPlan, MicroBatch, iter_global_batches, to_device
-from timerxl.training.evaluator import Evaluator, NotFinite, agree_on_any
-from timerxl.training.monitors.health_rules import MOST_SKIPPED
+from timerxl.training.distributed import agree_on_any
+from timerxl.training.evaluator import Evaluator, NotFinite
+from timerxl.training.monitors.rules import MOST_SKIPPED
 from timerxl.training.monitors.runner import MonitorRunner, RunStopped, describe_batch
-from timerxl.training.prediction import peak_memory_gib
+from timerxl.training.run_cost import peak_memory_gib
 from timerxl.training.signals import Interrupted, Interruption, resume_hint
+from timerxl.training.tracking import draw_page
 
 
-class TrainingFailed(RuntimeError):
+class TrainingFailed(ForeseenError):
     """The run cannot go on; the message says at which step and why."""
 
 
 class NumberNotFinite(TrainingFailed):
-    """The loss or the gradient is no number; raised on all ranks before the weights change."""
+    """The loss or the gradient is not finite; raised on all ranks before the weights change."""
 
     def __init__(self, step: int, loss: float, grad_norm: float | None = None):
         name, value = ("loss", loss) if grad_norm is None else ("gradient norm", grad_norm)
@@ -57,12 +59,12 @@ class TrainingStep:
     the gradient norm and what a rank has to tell the others.
 
     Args:
-        accelerator: accelerate's Accelerator, or the planner's rank on paper.
+        accelerator: accelerate's Accelerator, or the planner's SoloRank.
         accumulation_steps: micro-batches of one rank in a step.
         max_grad_norm: the global gradient norm is clipped to this.
         skipped: updates in a row, up to now, that fp16 left out because gradients overflowed.
-        ask: (this rank wants a checkpoint, the signal that it got or 0), asked in every step.
-        asked: (does any rank want one, the largest signal of all), as of the last step.
+        local_requests: (this rank wants a checkpoint, the signal it got or 0), read every step.
+        requests: (does any rank want one, the largest signal of all), as of the last step.
     """
 
     accelerator: Any
@@ -73,8 +75,8 @@ class TrainingStep:
     max_grad_norm: float
     loading_seconds: float = 0.0
     skipped: int = 0
-    ask: Callable[[], tuple[bool, int]] = lambda: (False, 0)
-    asked: tuple[bool, int] = (False, 0)
+    local_requests: Callable[[], tuple[bool, int]] = lambda: (False, 0)
+    requests: tuple[bool, int] = (False, 0)
 
     def __call__(
         self,
@@ -87,10 +89,10 @@ class TrainingStep:
 
         ``normalizer`` is the weight of the global batch (``losses_timerxl.sample_weights``).
         Returns the batch's mean loss and the gradient norm before clipping (None where DeepSpeed
-        does not tell it). Raises NumberNotFinite on all ranks where the loss is no number, or,
-        outside fp16, the gradient norm; the weights are then those of the step before (under
-        DeepSpeed the update is part of backward: where the loss is a number and the norm is not,
-        it has been made).
+        does not tell it). Raises NumberNotFinite on all ranks where the loss is NaN or infinite,
+        or, outside fp16, the gradient norm; the weights are then those of the step before (under
+        DeepSpeed the update is part of backward: where the norm alone is not finite, it has been
+        made).
         """
         accelerator = self.accelerator
         self.model.train()
@@ -108,13 +110,13 @@ class TrainingStep:
                 loss = self.model(**batch, loss_normalizer=normalizer).loss
                 own = own + loss.detach()
                 if updates_in_backward and index == len(group):
-                    total, _ = self._meet(number, own, torch.zeros_like(own))
+                    total, _ = self._gather_step(number, own, torch.zeros_like(own))
                 self._backward(number, loss * scale)
         norm = accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
         if updates_in_backward:
             grad_norm = None if norm is None else float(norm)
         else:
-            total, grad_norm = self._meet(number, own, norm)
+            total, grad_norm = self._gather_step(number, own, norm)
         # fp16 skips steps whose gradients overflow, and lowers its scale: no fault.
         if grad_norm is not None and not math.isfinite(grad_norm) and not self._is_fp16:
             raise NumberNotFinite(number, total, grad_norm)
@@ -144,17 +146,20 @@ class TrainingStep:
     def _is_fp16(self) -> bool:
         return bool(self.accelerator.mixed_precision == "fp16")
 
-    def _meet(self, number: int, loss: torch.Tensor, norm: torch.Tensor) -> tuple[float, float]:
-        """The global batch's loss and the gradient norm: the step's one wait for GPU and ranks.
+    def _gather_step(
+        self, number: int, loss: torch.Tensor, norm: torch.Tensor
+    ) -> tuple[float, float]:
+        """Gather the global batch's loss and the gradient norm: the step's one wait for GPU and
+        ranks.
 
-        Fills ``asked``. Raises NumberNotFinite where the loss is no number: all ranks see the same
-        numbers and stop together.
+        Fills ``requests``. Raises NumberNotFinite where the loss is NaN or infinite: all ranks see
+        the same numbers and stop together.
         """
         # Numbers known to the host are written by kernels: a copy would wait for the GPU.
-        told = [loss.new_full((), float(value)) for value in self.ask()]
+        told = [loss.new_full((), float(value)) for value in self.local_requests()]
         row = torch.stack([loss, norm.to(loss), *told])[None]
         losses, norms, wishes, signals = zip(*self.accelerator.gather(row).tolist(), strict=True)
-        self.asked = any(wishes), int(max(signals))
+        self.requests = any(wishes), int(max(signals))
         total = sum(losses)
         if not math.isfinite(total):
             raise NumberNotFinite(number, total)
@@ -162,12 +167,12 @@ class TrainingStep:
 
 
 @dataclass
-class Trainer:
-    """One run's objects, and the loop over them.
+class TrainingLoop:
+    """The objects of one run, and the loop over them.
 
-    ``after_evaluation`` is called on the main process with the run's folder whenever validation
-    was scored: the page of the run is drawn there; ``new_best`` likewise where the model was kept.
-    ``take_copy`` is called there after a checkpoint, its evaluation and its best model included.
+    ``draw`` and ``new_best`` are called on the main process with the run's folder: the first
+    whenever validation was scored, the second whenever the model was kept. ``take_copy`` is called
+    there after a checkpoint, its evaluation and its best model included.
     """
 
     config: RunConfig
@@ -178,13 +183,12 @@ class Trainer:
     plan: BatchPlan
     total_steps: int
     evaluator: Evaluator
-    guard: MonitorRunner
+    monitors: MonitorRunner
     check_every: int
-    model_extras: dict[str, Any]
+    preprocessing: dict[str, Any]  # saved beside the weights
     checkpoints: Checkpoints
     interruption: Interruption
-    sync_metrics: Callable[[], int]
-    after_evaluation: Callable[[Path], None] | None = None
+    draw: Callable[[Path], object] | None = None
     new_best: Callable[[Path], None] | None = None
     take_copy: Callable[[], None] | None = None
     evaluate_at: int | None = None  # the last step of a finished run that goes on
@@ -197,35 +201,25 @@ class Trainer:
         run, Interrupted where a signal does, TrainingFailed where it can't go on, StorageFailed
         where a checkpoint or the model can't be written.
         """
-        progress, steps_per_epoch = self.progress, self.plan.steps_per_epoch
-        self.step.ask = self._asks
-        self.step.asked = agree_on_any(self.accelerator, *self._asks())
+        progress = self.progress
+        self.step.local_requests = self._local_requests
+        self.step.requests = agree_on_any(self.accelerator, *self._local_requests())
+        steps = iter_global_batches(
+            self.config,
+            self.windows,
+            self.plan,
+            self.evaluator.alpha,
+            range(progress.step, self.total_steps),
+            pin=self.accelerator.device.type == "cuda",
+        )
         with self._bar() as bar:
-            steps = iter_global_batches(
-                self.config,
-                self.windows,
-                self.plan,
-                self.evaluator.alpha,
-                range(progress.step, self.total_steps),
-                pin=self.accelerator.device.type == "cuda",
-            )
-            while True:
-                # N + 1 passes, so that the last state is scored and saved by the same lines.
-                last = progress.step >= self.total_steps
-                looks = progress.step > progress.last_evaluated_step
-                asked = last or progress.step == self.evaluate_at
-                evaluates = looks and (progress.step % steps_per_epoch == 0 or asked)
-                every = self.check_every
-                checks = looks and not evaluates and every > 0 and progress.step % every == 0
+            while True:  # N + 1 passes: the last state is evaluated and saved by the same lines
+                is_last = progress.step >= self.total_steps
+                evaluates, checks = self._due(is_last)
+                # Checkpoints precede evaluation; a run killed during evaluation repeats it.
                 self._save_if_due(evaluates)
                 if evaluates:
-                    scores = self._evaluate(bar)
-                    if self._is_best(scores):
-                        folder = Path(self.config.output_dir) / "model"
-                        extras = self.model_extras | {"step": progress.step, "validation": scores}
-                        save_model(self.accelerator, self.model, folder, extras)
-                        if self.new_best is not None and self.accelerator.is_main_process:
-                            self.new_best(folder.parent)
+                    self._keep_if_best(self._evaluate())
                 elif checks:
                     self._check()
                 self.interruption.beat()
@@ -234,13 +228,13 @@ class Trainer:
                     self.take_copy()
                 if evaluates or checks:
                     self._stop_if_agreed()
-                if not last and progress.evaluations_without_gain >= self.config.train.patience:
+                if is_last:
+                    break
+                if progress.evaluations_without_gain >= self.config.train.patience:
                     progress.stop_reason = (
                         f"no better {self.config.train.metric_for_best_model} in "
                         f"{self.config.train.patience} evaluations"
                     )
-                    break
-                if last:
                     break
                 started, compiling = time.perf_counter(), compile_seconds()
                 lr = float(max(self.step.schedule.get_last_lr()))  # this step's: it moves on
@@ -256,17 +250,29 @@ class Trainer:
         self._leave_if_asked(agree_on_any(self.accelerator, False, self.interruption.number)[1])
         return progress
 
+    @property
+    def _epoch(self) -> float:
+        return self.progress.step / self.plan.steps_per_epoch
+
+    def _due(self, is_last: bool) -> tuple[bool, bool]:
+        """Return (is an evaluation due, is a check due) at this step."""
+        step = self.progress.step
+        if step <= self.progress.last_evaluated_step:
+            return False, False
+        evaluates = is_last or step == self.evaluate_at or step % self.plan.steps_per_epoch == 0
+        return evaluates, not evaluates and self.check_every > 0 and step % self.check_every == 0
+
     def _take_step(
         self, group: Any, batches: Any, normalizer: float, samples: np.ndarray
     ) -> tuple[float, float | None]:
-        """One optimizer step; a loss or gradient that is no number goes to the monitors."""
+        """Take one optimizer step; report a loss or gradient that is not finite to the monitors."""
         number = self.progress.step + 1
         try:
             return self.step(number, group, batches, normalizer)
         except NumberNotFinite as error:
             # The checkpoint of a stop is of the step before: so are its curves.
-            length = self.sync_metrics()
-            self.guard.event(
+            length = self.monitors.metrics.sync()
+            self.monitors.event(
                 "train",
                 step=number,
                 epoch=number / self.plan.steps_per_epoch,
@@ -278,26 +284,27 @@ class Trainer:
             raise
 
     def _suspects(self, samples: np.ndarray) -> dict[str, str]:
-        """Of a step that went wrong: its windows, and the state to go back to."""
-        saved = self.checkpoints.saved_step
-        kept = {"checkpoint": f"{CHECKPOINTS}/{checkpoint_name(saved)}"} if saved else {}
+        """Name the windows of a step that went wrong, and the checkpoint to go back to."""
+        kept = {"checkpoint": saved} if (saved := self._newest_checkpoint()) else {}
         return {"batch": describe_batch(self.windows, samples)} | kept
 
+    def _newest_checkpoint(self) -> str | None:
+        step = self.checkpoints.saved_step
+        return f"{CHECKPOINTS}/{checkpoint_name(step)}" if step else None
+
     def _save_if_due(self, evaluates: bool) -> None:
-        """A checkpoint before an evaluation, by steps, by time, or because a signal came."""
-        config, step = self.config.train, self.progress.step
-        alone = self.accelerator.num_processes == 1
-        due, number = self._asks() if alone else self.step.asked
-        due |= evaluates
-        if config.checkpoint_every_steps is not None:
-            due |= step % config.checkpoint_every_steps == 0
+        """Save before an evaluation, by steps, by time, or because a signal came."""
+        every, step = self.config.train.checkpoint_every_steps, self.progress.step
+        is_alone = self.accelerator.num_processes == 1
+        due, number = self._local_requests() if is_alone else self.step.requests
+        due |= evaluates or (every is not None and step % every == 0)
         self.interruption.beat()
         if step and (due or number) and self.checkpoints.saved_step != step:
-            self._save(self.model_extras)
+            self._save(self.preprocessing)
         self._leave_if_asked(number)
 
-    def _asks(self) -> tuple[bool, int]:
-        """What clocks and signals ask of this rank: a checkpoint by time, the signal's number.
+    def _local_requests(self) -> tuple[bool, int]:
+        """Return (a checkpoint is due by time, the number of a signal that came or 0) on this rank.
 
         They differ from rank to rank. One asking is enough, and all hear of it in the step.
         """
@@ -306,17 +313,15 @@ class Trainer:
         return due, self.interruption.number
 
     def _leave_if_asked(self, number: int) -> None:
-        """Interrupted where a signal came to any rank."""
+        """Raise Interrupted where a signal came to any rank."""
         if number:
-            saved = self.checkpoints.saved_step
-            kept = f"{CHECKPOINTS}/{checkpoint_name(saved)}" if saved else None
-            way = resume_hint(self.config.train.resume)
-            raise Interrupted(number, self.progress.step, kept, way)
+            hint = resume_hint(self.config.train.resume)
+            raise Interrupted(number, self.progress.step, self._newest_checkpoint(), hint)
 
     def _save(self, extras: dict[str, Any], metrics_bytes: int | None = None) -> Path:
         progress = self.progress
         progress.loading_seconds = self.step.loading_seconds
-        length = self.sync_metrics()
+        length = self.monitors.metrics.sync()
         self.checkpoints.facts["metrics_bytes"] = length if metrics_bytes is None else metrics_bytes
         self.interruption.is_saving = True
         try:
@@ -327,106 +332,100 @@ class Trainer:
             self.interruption.is_saving = False
             self.interruption.beat()
 
-    def _evaluate(self, bar: Any) -> dict[str, float]:
-        """Scores on validation at threshold 0.5, the same on every rank."""
+    def _evaluate(self) -> dict[str, Any]:
+        """Score validation at threshold 0.5, the same on every rank, and the splits beside it."""
         limit = self.config.eval.max_windows
         beside = {"holdout": "holdout"} if "holdout" in self.windows.splits else {}
         if self.config.eval.test_every_epoch:
             beside["test_every_epoch"] = "test"
         for event, split in beside.items():
-            self._record(event, self._look(split, limit))
-        scores = self._look("validation", limit)
-        record = self._record("validation", scores | {"train_loss": self._recent_loss()})
+            self._record(event, self._scores_on(split, limit))
+        scores = self._scores_on("validation", limit)
+        losses, self.progress.losses = self.progress.losses, []
+        self._record("validation", scores | {"train_loss": float(np.mean(losses))})
         self._record_cost()
-        self.guard.compare_with_expectations(scores, record["epoch"])
-        shown = " ".join(
-            f"{name} {scores[name]:.3f}"
-            for name in ("loss", "roc_auc", "mcc", "macro_f1", "f1", "predicted_rain_share")
-        )
+        self.monitors.compare_with_expectations(scores, self._epoch)
         if self.accelerator.is_main_process:
-            line = f"epoch {record['epoch']:.3g}, step {record['step']}: validation {shown}"
-            self.guard.say(line)
-            if self.after_evaluation is not None:
-                self.after_evaluation(Path(self.config.output_dir))
+            shown = " ".join(
+                f"{name} {scores[name]:.3f}"
+                for name in ("loss", "roc_auc", "mcc", "macro_f1", "f1", "predicted_rain_share")
+            )
+            step = self.progress.step
+            self.monitors.say(f"epoch {self._epoch:.3g}, step {step}: validation {shown}")
+            draw_page(self.draw, Path(self.config.output_dir))
         return scores
 
     def _check(self) -> None:
-        """A look at a fixed sample of validation between two evaluations."""
+        """Score a fixed sample of validation between two evaluations."""
         started = time.perf_counter()
-        scores = self._look("validation", self.config.eval.check_windows, is_sample=True)
-        self._record("check", scores)
+        limit = self.config.eval.check_windows
+        self._record("check", self._scores_on("validation", limit, is_sample=True))
         self._record_cost()
         self.progress.check_seconds += time.perf_counter() - started
 
-    def _look(self, split: str, limit: int | None, is_sample: bool = False) -> dict[str, Any]:
+    def _scores_on(self, split: str, limit: int | None, is_sample: bool = False) -> dict[str, Any]:
+        step = self.progress.step
         try:
             return self.evaluator.evaluate(split, limit, is_sample)
         except NotFinite as error:
-            step = self.progress.step
-            nothing = float("nan")
-            epoch = step / self.plan.steps_per_epoch
-            batch = str(error)
-            self.guard.event(
-                "train", step=step, epoch=epoch, loss=nothing, grad_norm=None, batch=batch
-            )
+            bad = {"loss": float("nan"), "grad_norm": None, "batch": str(error)}
+            self.monitors.event("train", step=step, epoch=self._epoch, **bad)
             self._stop_if_agreed()
             raise TrainingFailed(
                 f"the {error} at step {step}; lower optim.lr or look for extreme values in the "
                 "series."
             ) from error
 
-    def _record(self, event: str, scores: dict[str, Any]) -> dict[str, Any]:
+    def _record(self, event: str, scores: dict[str, Any]) -> None:
         step = self.progress.step
-        record = {"step": step, "epoch": step / self.plan.steps_per_epoch} | scores
-        self.guard.event(event, **record)
+        self.monitors.event(event, step=step, epoch=self._epoch, **scores)
         curves = {f"{event}/{k}": v for k, v in scores.items() if isinstance(v, int | float)}
         self.accelerator.log(curves, step)
-        return record
 
     def _record_cost(self) -> None:
-        """Memory and time so far, for the monitors."""
+        """Record memory and time so far, for the monitors."""
         progress = self.progress
-        self.guard.event(
+        self.monitors.event(
             "cost",
             step=progress.step,
             peak_memory_gb=peak_memory_gib() * 2**30 / 1e9,
             epoch_seconds=progress.train_seconds / progress.step * self.plan.steps_per_epoch,
         )
 
-    def _recent_loss(self) -> float:
-        """Mean training loss since the evaluation before."""
-        losses, self.progress.losses = self.progress.losses, []
-        return float(np.mean(losses))
-
     def _stop_if_agreed(self, metrics_bytes: int | None = None) -> None:
         """End the run on all ranks where a monitor asks for it; its state is saved first."""
-        verdict = self.guard.agreed_stop()
+        verdict = self.monitors.agreed_stop()
         if verdict is None:
             return
-        extras = self.model_extras | {"stopped_by": verdict.to_dict()}
+        extras = self.preprocessing | {"stopped_by": verdict.to_dict()}
         folder = self._save(extras, metrics_bytes)
-        self.guard.write()
+        self.monitors.write()
         raise RunStopped(verdict, f"{CHECKPOINTS}/{folder.name}")
 
-    def _is_best(self, scores: dict[str, float]) -> bool:
-        """Note the evaluation; True where it is the best so far (the first always is)."""
+    def _keep_if_best(self, scores: dict[str, Any]) -> None:
+        """Save the model where these scores are the best so far (the first always are)."""
         progress, name = self.progress, self.config.train.metric_for_best_model
         value = -scores[name] if name in {"loss"} | LOWER_IS_BETTER else scores[name]
         if progress.best_step and not value > progress.best_score:
             progress.evaluations_without_gain += 1
-            return False
+            return
         progress.best_score = value if value == value else -float("inf")
         progress.best_step = progress.step
         progress.evaluations_without_gain = 0
-        return True
+        folder = Path(self.config.output_dir) / "model"
+        extras = self.preprocessing | {"step": progress.step, "validation": scores}
+        save_model(self.accelerator, self.model, folder, extras)
+        if self.new_best is not None and self.accelerator.is_main_process:
+            self.new_best(folder.parent)
 
     def _bar(self) -> Any:
-        quiet = not self.accelerator.is_main_process
-        # On a terminal several times a second; in a log file a line every ten seconds.
-        interval = 0.2 if sys.stderr.isatty() else 10.0
-        begun = self.progress.step
         return tqdm(
-            total=self.total_steps, initial=begun, disable=quiet, mininterval=interval, unit="step"
+            total=self.total_steps,
+            initial=self.progress.step,
+            disable=not self.accelerator.is_main_process,
+            # On a terminal several times a second; in a log file a line every ten seconds.
+            mininterval=0.2 if sys.stderr.isatty() else 10.0,
+            unit="step",
         )
 
     def _log_step(self, bar: Any, loss: float, grad_norm: float | None, lr: float,
@@ -437,20 +436,19 @@ class Trainer:
             loss=f"{loss:.4f}", lr=f"{lr:.2e}", samples_per_s=f"{rate:.1f}", refresh=False
         )
         bar.update()
-        explodes = self.guard.explodes(grad_norm)
+        explodes = self.monitors.explodes(grad_norm)
         stuck = self.step.skipped >= MOST_SKIPPED  # the same on every rank
         if step % every == 0 or step == 1 or step == self.total_steps or explodes or stuck:
             values = {"loss": loss, "lr": lr, "grad_norm": grad_norm, "samples_per_s": rate}
-            epoch = step / self.plan.steps_per_epoch
             odd: dict[str, Any] = self._suspects(samples) if explodes else {}
             odd |= {"skipped": self.step.skipped} if self.step.skipped else {}
-            self.guard.event("train", step=step, epoch=epoch, **values, **odd)
+            self.monitors.event("train", step=step, epoch=self._epoch, **values, **odd)
             self.accelerator.log(train_curves(values), step)
         if stuck:
             self._stop_if_agreed()
 
 
 def train_curves(values: dict[str, Any]) -> dict[str, float]:
-    """What TensorBoard shows of a training step, from its event in metrics.jsonl."""
+    """Select what TensorBoard shows of a training step's event."""
     names = ("loss", "lr", "grad_norm", "samples_per_s")
     return {f"train/{name}": values[name] for name in names if values.get(name) is not None}

@@ -15,7 +15,7 @@ from timerxl.config import load_recipe
 from timerxl.hub.package import CardOptions, Package, stage
 from timerxl.hub.record import read_record
 from timerxl.training import run as training
-from timerxl.training.tracking import write_status
+from timerxl.training.run_dir import write_status
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path += [str(ROOT / "tests"), str(Path(__file__).parent)]  # hub_server, spoiled_runs

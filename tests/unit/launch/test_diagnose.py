@@ -223,7 +223,7 @@ def test_the_script_prints_json_alone_and_quickly(tmp_path: Path) -> None:
         ("slow", "suspected"),
         ("nonfinite", "certain"),
     ]
-    assert "timerxl.training.monitors.history" in done.stderr
+    assert "timerxl.training.monitors.rules" in done.stderr
     assert not re.search(r"\| +(torch|pandas)$", done.stderr, re.M)
 
 

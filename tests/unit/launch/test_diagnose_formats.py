@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from timerxl.config import InputError, MonitorsConfig
+from timerxl.training.monitors.history import History, Scores
 from timerxl.training.monitors.openltm_log import BaseRate
 from timerxl.training.monitors.replay import Diagnosis, diagnose
 from timerxl.training.monitors.rules import stagnation
-from timerxl.training.monitors.verdicts import History, Scores
 
 CASES = Path(__file__).resolve().parents[4] / "shared" / "data" / "cases" / "logs"
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are absent")

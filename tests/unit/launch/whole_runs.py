@@ -20,7 +20,7 @@ import timerxl.planner.plan_check
 import timerxl.report.figures
 import timerxl.report.page
 from timerxl.training.run_dir import RunFolder
-from timerxl.training.trainer import Trainer
+from timerxl.training.trainer import TrainingLoop
 
 SCRIPT = Path(__file__).resolve().parents[3] / "launch" / "train.py"
 # 710 training windows of the synthetic series, 6 steps an epoch; checkpoints at 5, 6, 10 and 12.
@@ -68,15 +68,15 @@ def command(*overrides: str) -> int:
 
 @contextlib.contextmanager
 def before_step(step: Any, action: Callable[[], object]) -> Iterator[None]:
-    take_step = Trainer._take_step
+    take_step = TrainingLoop._take_step
 
-    def noted(self: Trainer, *rest: Any) -> Any:
+    def noted(self: TrainingLoop, *rest: Any) -> Any:
         if self.progress.step + 1 == step:
             action()
         return take_step(self, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_take_step", noted)
+        patch.setattr(TrainingLoop, "_take_step", noted)
         yield
 
 

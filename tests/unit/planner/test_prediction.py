@@ -18,7 +18,7 @@ from timerxl.planner.one_gpu import one_gpu
 from timerxl.planner.plan_check import predict_run
 from timerxl.planner.timing import Rate
 from timerxl.planner.workload import Choice, Workload, memory_of
-from timerxl.training.prediction import RunFacts
+from timerxl.training.run_cost import RunFacts
 
 MakeWorkload = Callable[..., Workload]
 CONFIG = load_recipe(

@@ -85,10 +85,10 @@ def main() -> None:
     for number in (1, 2):
         # A checkpoint wished for by rank 0 in step 1, a SIGTERM to rank 1 in step 2.
         asks = (number == 1 and rank == 0, 15 if number == 2 and rank == 1 else 0)
-        step.ask = lambda asks=asks: asks
+        step.local_requests = lambda asks=asks: asks
         calls.clear()
         found["steps"].append(take(number))
-        found["asked"].append(list(step.asked))
+        found["asked"].append(list(step.requests))
     found["calls"] = list(calls)
     for bad in bad_ones:
         before = weights()

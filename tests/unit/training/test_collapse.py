@@ -7,8 +7,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from timerxl.config import MonitorsConfig
-from timerxl.training.monitors.rules import collapse
-from timerxl.training.monitors.verdicts import History, Scores, Verdict
+from timerxl.training.monitors.history import History, Scores
+from timerxl.training.monitors.rules import Verdict, collapse
 
 LIMITS = MonitorsConfig()
 

@@ -26,9 +26,9 @@ from timerxl.training.checkpoint.model_folder import model_problem, save_model
 from timerxl.training.checkpoint.storage import (
     StorageFailed,
     checkpoint_name,
+    clear_unfinished,
     find_problem,
     read_trainer_state,
-    sweep,
 )
 from timerxl.training.resume import plan_resume
 
@@ -155,7 +155,7 @@ def test_a_save_cut_off_anywhere_leaves_a_whole_checkpoint(
         if error is OSError and list(run.root.glob(".*.new")):
             left.append(fail_at)  # this process lives on, and clears up behind itself
         # The same command again: leftovers go, what was there stays, and the save succeeds.
-        sweep(run.root)
+        clear_unfinished(run.root)
         assert run.valid(), fail_at
         run.save(step)
         assert run.valid() == [step], fail_at

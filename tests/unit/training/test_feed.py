@@ -19,7 +19,7 @@ from timerxl.model import TimerXLForClassification
 from timerxl.training.assembly import model_config
 from timerxl.training.dataloader import BatchPlan, iter_global_batches, loader, place_data
 from timerxl.training.evaluator import forecast
-from timerxl.training.precision import Decision
+from timerxl.training.precision import SettingChoice
 
 CONFIG = load_recipe(
     "quickstart",
@@ -106,15 +106,15 @@ def test_the_same_forecasts(
         ("auto", None, False, "stays in the host's memory: no GPU"),
         ("true", None, True, "lies on cpu"),
         ("false", None, False, "train.data_on_device=False"),
-        ("auto", Decision("true", "it fits"), True, "it fits"),
-        ("auto", Decision("false", "it does not fit"), False, "it does not fit"),
+        ("auto", SettingChoice("true", "it fits"), True, "it fits"),
+        ("auto", SettingChoice("false", "it does not fit"), False, "it does not fit"),
     ],
 )
 def test_where_it_lies_is_said(
     windows: WeatherWindows,
     accelerator: Accelerator,
     requested: str,
-    planned: Decision | None,
+    planned: SettingChoice | None,
     expected: bool,
     said: str,
 ) -> None:

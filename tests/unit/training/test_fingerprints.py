@@ -15,12 +15,8 @@ from timerxl.config import load_recipe
 from timerxl.data.readers import load_series
 from timerxl.data.series import WeatherSeries
 from timerxl.data.windows import build_windows
-from timerxl.training.checkpoint import fingerprints
-from timerxl.training.checkpoint.fingerprints import (
-    check_fingerprints,
-    code_fingerprint,
-    data_fingerprint,
-)
+from timerxl.training import resume
+from timerxl.training.resume import check_fingerprints, code_fingerprint, data_fingerprint
 
 # Without static features, into which times and regions go as well.
 SERIES = "data.synthetic.start=2024-06-01 model.context_length=16 data.static_features=false"
@@ -57,11 +53,11 @@ def test_the_data_s_fingerprint_sees_any_change() -> None:
 
 
 def test_the_code_s_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = Path(fingerprints.__file__).parents[2]
+    package = Path(resume.__file__).parents[1]
     copy = shutil.copytree(package, tmp_path / "p", ignore=shutil.ignore_patterns("__pycache__"))
     first = code_fingerprint()
-    copied = copy / "training" / "checkpoint" / "fingerprints.py"
-    monkeypatch.setattr(fingerprints, "__file__", str(copied))
+    copied = copy / "training" / "resume.py"
+    monkeypatch.setattr(resume, "__file__", str(copied))
     assert code_fingerprint() == first  # of the content, not of the place
     for name, counts in (("training/trainer.py", True), ("data/series.py", True), ("hub", False)):
         path = copy / name if counts else next((copy / name).glob("*.py"))

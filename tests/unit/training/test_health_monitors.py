@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from timerxl.config import MonitorsConfig
-from timerxl.training.monitors.health_rules import dead_input, memory, nonfinite, slow, target
-from timerxl.training.monitors.verdicts import History, Scores, StepNumbers, Verdict
+from timerxl.training.monitors.history import History, Scores, StepNumbers
+from timerxl.training.monitors.rules import Verdict, dead_input, memory, nonfinite, slow, target
 
 LIMITS = MonitorsConfig()
 NAN, INF = math.nan, math.inf

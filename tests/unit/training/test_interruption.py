@@ -169,7 +169,7 @@ def test_a_peer_lost_before_the_first_step_is_not_waited_for(
         raise RuntimeError("Gloo connectFullMesh failed with: closed")
 
     waited: list[Any] = []
-    monkeypatch.setattr(run_module, "limit_waiting", lost)
+    monkeypatch.setattr(run_module, "set_collective_timeout", lost)
     monkeypatch.setattr(torch.distributed, "destroy_process_group", waited.append)
     with pytest.raises(PeerLost, match="another process before the first step: Gloo") as error:
         run_here(tiny, tmp_path / "run", RunCallbacks())

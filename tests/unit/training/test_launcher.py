@@ -21,7 +21,7 @@ from timerxl.training.distributed import (
     Launch,
     LauncherChoice,
     build_accelerator,
-    decide,
+    choose_settings,
     deepspeed_settings,
     environment_notes,
     fill_deepspeed,
@@ -201,13 +201,13 @@ def test_answers_without_a_file_get_ours() -> None:
 def test_the_recipe_decides_where_the_launcher_chose_nothing() -> None:
     config = RunConfig()
     config.train.precision, config.train.zero_stage = "bf16", 2
-    precision, zero = decide(config, T4, LauncherChoice(None, None))
+    precision, zero = choose_settings(config, T4, LauncherChoice(None, None))
     assert (precision.value, zero.value) == ("fp16", "2")
     assert "Tesla T4" in str(precision.skipped)
     # Every precision that can meet ZeRO-2 without a launcher has its DeepSpeed file.
     for value in ("fp16", "bf16", "fp32"):
         assert (DS_CONFIGS / f"zero2_{value}.json").is_file()
-    precision, zero = decide(config, CPU, LauncherChoice("fp32", 2))
+    precision, zero = choose_settings(config, CPU, LauncherChoice("fp32", 2))
     assert (precision.value, zero.value) == ("fp32", "2")
     assert "the launcher chose fp32" in str(precision.skipped)
 
@@ -285,7 +285,7 @@ def no_group(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def launch_on(device: DeviceFacts, config: RunConfig) -> Launch:
     launcher = LauncherChoice(None, None)
-    return Launch(device, launcher, *decide(config, device, launcher))
+    return Launch(device, launcher, *choose_settings(config, device, launcher))
 
 
 @pytest.mark.usefixtures("no_group")

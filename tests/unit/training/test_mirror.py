@@ -17,7 +17,7 @@ import pytest
 
 from timerxl.config import InputError, RunConfig, load_recipe
 from timerxl.training.checkpoint import mirror as module
-from timerxl.training.checkpoint.mirror import Copy, Mirror, Place, open_mirror
+from timerxl.training.checkpoint.mirror import Copy, Mirror, MirrorStore, open_mirror
 from timerxl.training.checkpoint.storage import (
     StorageFailed,
     checkpoint_name,
@@ -197,7 +197,7 @@ def test_taking_returns_at_once_and_only_the_newest_waits(
     manifests = [p.split("/far/")[1] for _, p in SlowStore.done if p.endswith("manifest.json")]
     own = [path for path in manifests if "checkpoint" not in path]
     assert own == ["slot-0/manifest.json"] * 2 + ["slot-1/manifest.json"] * 2
-    steps = {copy.slot: copy.step for copy in Place(store).copies()}
+    steps = {copy.slot: copy.step for copy in MirrorStore(store).copies()}
     assert steps == {0: 1, 1: 8}
     assert not said.about("warning")
     shutil.rmtree(run)
@@ -216,7 +216,7 @@ def test_a_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     mirror.take()
     shutil.rmtree(run / "checkpoints")
     settle(mirror)
-    assert [copy.step for copy in Place(str(tmp_path / "far")).copies()] == [7]
+    assert [copy.step for copy in MirrorStore(str(tmp_path / "far")).copies()] == [7]
 
 
 def test_curves_are_cut_where_they_stood(tmp_path: Path, store: str) -> None:
@@ -247,13 +247,13 @@ def test_errors_are_said_once_and_do_not_count(
         settle(mirror)
     (warning,) = said.about("warning")
     assert "No space left on device. The run goes on" in warning
-    assert [c.step for c in Place(store).copies() if c.files is not None] == [7]
+    assert [c.step for c in MirrorStore(store).copies() if c.files is not None] == [7]
     monkeypatch.delenv("MIRROR_ROOM")
     save(run, 28)
     mirror.take()
     settle(mirror)
     assert said[-1].startswith("mirror: reached again, step 28 is at")
-    assert [c.step for c in Place(store).copies() if c.files is not None] == [28, 7]
+    assert [c.step for c in MirrorStore(store).copies() if c.files is not None] == [28, 7]
     monkeypatch.setenv("MIRROR_ROOM", "10000")
     save(run, 35)
     mirror.end(patient=True)
@@ -291,7 +291,7 @@ def test_a_damaged_copy_is_not_used(tmp_path: Path, damage: str, store: str) -> 
     again.start()
     again.take()
     settle(again)
-    assert {copy.slot: copy.step for copy in Place(store).copies()} == {0: 7, 1: 15}
+    assert {copy.slot: copy.step for copy in MirrorStore(store).copies()} == {0: 7, 1: 15}
 
 
 def test_nothing_but_damaged_copies(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_nothing_but_damaged_copies(tmp_path: Path) -> None:
     "name", ["../out", "/tmp/out", "model/../../out", "run.lock", "model//x", "checkpoint/\0"]
 )
 def test_a_manifest_leads_nowhere_else(tmp_path: Path, name: str) -> None:
-    place = Place(str(tmp_path / "far"))
+    place = MirrorStore(str(tmp_path / "far"))
     record = {"size": 0, "sha256": "e3b0"}
     copy = Copy(0, "a", "b", 1, 7, "now", {"config.yaml": record, name: record})
     path = place.path("slot-0", "manifest.json")
@@ -327,7 +327,7 @@ def test_a_manifest_leads_nowhere_else(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b'{"format": 2}', b"\xff", b"null"])
 def test_a_manifest_that_is_none(tmp_path: Path, content: bytes) -> None:
-    place = Place(str(tmp_path / "far"))
+    place = MirrorStore(str(tmp_path / "far"))
     place.write(place.path("slot-1", "manifest.json"), iter([content]))
     assert place.copies() == []
 
@@ -342,7 +342,7 @@ def test_an_unfinished_slot_is_written_again(tmp_path: Path, store: str) -> None
     save(run, 14)
     mirror.take()
     settle(mirror)
-    place = Place(store)
+    place = MirrorStore(store)
     newest = place.copies()[0]
     place.write(place.path("slot-1", "manifest.json"),
                 iter([module.replace(newest, files=None).to_json()]))  # fmt: skip
@@ -479,7 +479,7 @@ def test_other_ranks_wait_for_the_main_one(tmp_path: Path, monkeypatch: pytest.M
         assert open_mirror(config, print) is None  # a run is there
         shutil.move(run, tmp_path / "elsewhere")
         assert open_mirror(config, print) is None  # there is nothing to wait for
-        mirror = Mirror(Place(str(far)), tmp_path / "elsewhere", print, [])
+        mirror = Mirror(MirrorStore(str(far)), tmp_path / "elsewhere", print, [])
         mirror.start()
         mirror.end(patient=True)
         waiting.start()
@@ -595,7 +595,7 @@ def test_whole_runs(tmp_path: Path, train_tiny: Any, capsys: Any) -> None:
     assert ended.value.code == 0
     assert contents(run).items() <= before.items()
     assert {"results.json", "forecasts.parquet", "model/model.safetensors"} <= contents(run).keys()
-    old = {copy.run for copy in Place(far).copies()}
+    old = {copy.run for copy in MirrorStore(far).copies()}
     assert len(old) == 1
     shutil.rmtree(run)
     capsys.readouterr()
@@ -603,7 +603,7 @@ def test_whole_runs(tmp_path: Path, train_tiny: Any, capsys: Any) -> None:
     said = capsys.readouterr().out
     assert "holds another run (step 8" in said
     assert "bringing" not in said
-    new = {copy.run for copy in Place(far).copies()[:1]}
+    new = {copy.run for copy in MirrorStore(far).copies()[:1]}
     assert not new & old
     # With other settings it is another experiment, as with any run's folder.
     shutil.rmtree(run)
@@ -632,6 +632,6 @@ def test_copies_beside_a_run(tmp_path: Path, train_tiny: Any, store: str) -> Non
         *[(number, "running", False) for number in (0, 0, 1, 2, 2)],
         (2, "finished", True),
     ]
-    numbers = [(copy.number, copy.step) for copy in Place(store).copies()]
+    numbers = [(copy.number, copy.step) for copy in MirrorStore(store).copies()]
     assert numbers == [(5, 15), (4, 15)]
     assert contents(tmp_path / "far" / "slot-0")["status.json"] == contents(run)["status.json"]

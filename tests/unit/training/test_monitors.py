@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from timerxl.config import MonitorsConfig
+from timerxl.training.monitors.history import History, Scores
 from timerxl.training.monitors.rules import (
     MONITORS,
+    Verdict,
     divergence,
     oscillation,
     overfitting,
     stagnation,
 )
-from timerxl.training.monitors.verdicts import History, Scores, Verdict
 
 LIMITS = MonitorsConfig()  # 3 evaluations in a row, 5 points
 

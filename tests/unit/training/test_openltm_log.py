@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from timerxl.config import MonitorsConfig
-from timerxl.training.monitors.history import Watcher
 from timerxl.training.monitors.openltm_log import BaseRate, LoggedRun, LogReader
+from timerxl.training.monitors.rules import Watcher
 
 # The user's two runs, as the console showed them.
 COLLAPSED = """\

@@ -145,13 +145,13 @@ def test_a_frozen_backbone_stays_bit_for_bit_and_then_moves(
     """From an earlier run's folder: without static features the classifier has to be a new one,
     with them it comes along; either way it learns from the first step on."""
     states: list[dict[str, torch.Tensor]] = []
-    log_step = loop.Trainer._log_step
+    log_step = loop.TrainingLoop._log_step
 
-    def watch(self: loop.Trainer, *arguments: Any) -> None:
+    def watch(self: loop.TrainingLoop, *arguments: Any) -> None:
         states.append({k: v.detach().clone() for k, v in self.model.state_dict().items()})
         log_step(self, *arguments)
 
-    monkeypatch.setattr(loop.Trainer, "_log_step", watch)
+    monkeypatch.setattr(loop.TrainingLoop, "_log_step", watch)
     pretrained = finished.folder / "model"
     freeze = ["model.freeze_backbone_epochs=1", f"data.static_features={static}", "train.epochs=2"]
     run = train_tiny(tmp_path / "run", f"model.pretrained={pretrained}", *freeze)

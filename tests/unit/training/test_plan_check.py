@@ -11,8 +11,8 @@ from accelerate.state import AcceleratorState, GradientState
 
 from timerxl.config import load_recipe
 from timerxl.training import run
-from timerxl.training.precision import Decision
-from timerxl.training.prediction import Prediction
+from timerxl.training.precision import SettingChoice
+from timerxl.training.run_cost import Prediction
 
 
 def test_the_peak_is_read_before_the_final_scores(
@@ -26,7 +26,7 @@ def test_the_peak_is_read_before_the_final_scores(
     )
     config = load_recipe("quickstart", [*tiny.split(), f"output_dir={tmp_path / 'run'}"])
     now = {"peak": 3.0}
-    monkeypatch.setattr("timerxl.training.prediction.peak_memory_gib", lambda: now["peak"])
+    monkeypatch.setattr("timerxl.training.run_cost.peak_memory_gib", lambda: now["peak"])
     score_best = run.score_best
 
     def scored(*arguments: Any) -> Any:
@@ -36,7 +36,7 @@ def test_the_peak_is_read_before_the_final_scores(
     monkeypatch.setattr(run, "score_best", scored)
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    said = Prediction(2.0, 1.0, "plan: two", Decision("false", "no GPU"))
+    said = Prediction(2.0, 1.0, "plan: two", SettingChoice("false", "no GPU"))
     found = run.train(config, run.RunCallbacks(predict=lambda *facts: said))
     assert found["plan"]["measured_peak_memory_gib"] == 3.0
     assert found["plan"]["predicted_peak_memory_gib"] == 2.0

@@ -14,8 +14,12 @@ from hypothesis import strategies as st
 
 from timerxl.config import InputError, RunConfig, load_recipe, to_yaml
 from timerxl.training.checkpoint import storage as files
-from timerxl.training.checkpoint.progress import Progress
-from timerxl.training.checkpoint.storage import TRAINER_STATE, StorageFailed, checkpoint_name
+from timerxl.training.checkpoint.storage import (
+    TRAINER_STATE,
+    Progress,
+    StorageFailed,
+    checkpoint_name,
+)
 from timerxl.training.resume import (
     RunEnded,
     fit_layout,
@@ -212,8 +216,9 @@ def test_the_global_batch_stays(then: tuple[int, int, int], world: int) -> None:
         with pytest.raises(InputError, match=f"batch of {total} can't be shared by {world} "):
             fit_layout(config, saved, world, total)
         return
-    note = fit_layout(config, saved, world, total)
-    train = config.train
+    fitted, note = fit_layout(config, saved, world, total)
+    assert asdict(config) == saved  # given settings stay as they are
+    train = fitted.train
     assert train.batch_size * train.accumulation_steps * world == total
     assert train.batch_size <= batch  # what fitted into memory still does
     if world == then[2]:
@@ -230,10 +235,10 @@ def test_the_global_batch_stays(then: tuple[int, int, int], world: int) -> None:
 def test_a_wish_for_another_global_batch_is_refused(tmp_path: Path, force: str) -> None:
     run = make_run(tmp_path / "run", (12,))
     same = given_config(run, "train.batch_size=16", "train.accumulation_steps=4")
-    plan_resume(same, 1)
+    same = plan_resume(same, 1).config
     assert (same.train.batch_size, same.train.accumulation_steps) == (16, 4)
     on_two = given_config(run, "train.batch_size=32")
-    plan_resume(on_two, 2)
+    on_two = plan_resume(on_two, 2).config
     assert (on_two.train.batch_size, on_two.train.accumulation_steps) == (32, 1)
     for world, wish in ((1, "train.batch_size=32"), (2, "train.accumulation_steps=2")):
         with pytest.raises(InputError, match=r"= (32|256).* global batch is 64"):

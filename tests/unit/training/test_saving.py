@@ -15,15 +15,14 @@ from accelerate import Accelerator
 
 from timerxl.config import InputError
 from timerxl.model import TimerXLConfig, TimerXLForClassification
-from timerxl.training.checkpoint.model_folder import (
+from timerxl.training.checkpoint.model_folder import model_problem, save_model
+from timerxl.training.checkpoint.storage import StorageFailed
+from timerxl.training.run_dir import (
     check_output_dir,
-    check_room,
-    model_problem,
+    check_storage,
     note_bad_input,
     prepare_output_dir,
-    save_model,
 )
-from timerxl.training.checkpoint.storage import StorageFailed
 
 # Root passes checks of permissions; this file system takes no new file from anybody.
 READ_ONLY = Path("/proc")
@@ -218,7 +217,7 @@ def test_a_full_disk_is_no_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     with pytest.raises(StorageFailed, match="No space left on device"):
-        check_room(tmp_path / "run")
+        check_storage(tmp_path / "run")
 
 
 def test_half_precision_is_saved_as_an_exact_fp32_copy(

@@ -17,7 +17,7 @@ import torch
 from timerxl import Forecaster
 from timerxl.config import InputError
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing, content_problem
-from timerxl.training.model_evaluation import Request, verify
+from timerxl.training.final_evaluation import EvaluationRequest, evaluate_saved
 
 NAN, INF = float("nan"), float("inf")
 SPARSE = 20 * 2**30
@@ -180,7 +180,7 @@ def test_a_path_in_a_models_own_data_is_never_read(folder: Path, tmp_path: Path)
     put(folder / PREPROCESSING, "data.oni_path", None)
     put(folder / PREPROCESSING, "data.path", str(secret))
     put(folder / PREPROCESSING, "is_synthetic", False)
-    said = refusal(lambda: verify(Request(model=folder), None, print))  # type: ignore[arg-type]
+    said = refusal(lambda: evaluate_saved(EvaluationRequest(model=folder), None, print))  # type: ignore[arg-type]
     assert said.startswith("--data is needed: the model was trained on ")
     assert "hunter2" not in said
 

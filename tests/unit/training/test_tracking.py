@@ -15,7 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from timerxl.config import InputError, load_recipe
 from timerxl.files import json_ready, write_json, write_text
-from timerxl.training.tracking import MetricsLog, check_trackers, start_trackers, write_status
+from timerxl.training.run_dir import write_status
+from timerxl.training.tracking import MetricsLog, check_trackers, start_trackers
 
 
 def refuse_constant(name: str) -> float:

@@ -14,9 +14,8 @@ import pytest
 from timerxl.config import MonitorsConfig
 from timerxl.config_checks import MONITOR_NAMES
 from timerxl.files import json_ready
-from timerxl.training.monitors.history import LOOKS_AT, Watcher, scores_of
-from timerxl.training.monitors.rules import MONITORS
-from timerxl.training.monitors.verdicts import Scores
+from timerxl.training.monitors.history import Scores, scores_of
+from timerxl.training.monitors.rules import MONITORS, READ_BY, Watcher
 from timerxl.training.tracking import MetricsLog
 
 NAN = float("nan")
@@ -41,7 +40,7 @@ def watch(events: list[dict[str, Any]], repeat: bool = False, **limits: Any) -> 
 
 
 def test_every_monitor_is_woken_by_some_event() -> None:
-    assert {name for names in LOOKS_AT.values() for name in names} == set(MONITORS)
+    assert {name for names in READ_BY.values() for name in names} == set(MONITORS)
     assert set(MONITORS) == set(MONITOR_NAMES)
 
 

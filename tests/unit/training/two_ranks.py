@@ -20,8 +20,8 @@ from timerxl.data.readers import load_series
 from timerxl.data.windows import build_windows
 from timerxl.model import TimerXLForClassification
 from timerxl.training import run_dir as run_folder
-from timerxl.training.distributed import build_accelerator, plan_launch
-from timerxl.training.evaluator import agree, forecast
+from timerxl.training.distributed import agree, build_accelerator, plan_launch
+from timerxl.training.evaluator import forecast
 from timerxl.training.resume import Resumption
 from timerxl.training.run_dir import RunFolder
 from timerxl.training.tracking import Log
@@ -49,7 +49,7 @@ def main() -> None:
     found["agreed"] = agree(accelerator, f"said by rank {accelerator.process_index}")
     try:
         elsewhere = replace(config, output_dir=str(taken))
-        RunFolder(accelerator, elsewhere, Log(active=False), [], {}).open(Resumption())
+        RunFolder(accelerator, elsewhere, Log(active=False), [], {}).open(Resumption(elsewhere))
     except InputError as error:
         found["error"] = str(error)
     rank = accelerator.process_index
@@ -59,7 +59,7 @@ def main() -> None:
             own.mkdir()
             (own / "run.lock").touch()
         elsewhere = replace(config, output_dir=str(own))
-        RunFolder(accelerator, elsewhere, Log(active=False), [], {}).open(Resumption())
+        RunFolder(accelerator, elsewhere, Log(active=False), [], {}).open(Resumption(elsewhere))
     except InputError as error:
         found["not shared"] = str(error)
     (found_dir / f"rank{rank}.json").write_text(json.dumps(found))

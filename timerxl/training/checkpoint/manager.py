@@ -1,7 +1,6 @@
 """Checkpoints of a run on all its processes: everything that the next step depends on.
 
-A checkpoint is taken between two steps, before the looks that belong to it (evaluation, check), so
-that whoever goes on from it looks first and then steps, as the run itself would have.
+Checkpoints precede evaluation; a run killed during evaluation repeats it.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from timerxl.training.checkpoint.storage import (
     record_files,
     space_left,
 )
-from timerxl.training.evaluator import agree
+from timerxl.training.distributed import agree
 
 OPTIMIZER_FILES = "optimizer-*.safetensors"
 _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # DeepSpeed's, in fp16
@@ -45,7 +44,7 @@ _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # D
 
 @dataclass
 class Checkpoints:
-    """Writes and reads the checkpoints of one run; every method is to be called by all ranks.
+    """Write and read the checkpoints of one run; all ranks call every method.
 
     Args:
         facts: what does not change during the run (configuration, fingerprints, batch layout).
@@ -62,7 +61,7 @@ class Checkpoints:
     saved_step: int = 0
     seconds: float = 0.0
     _saved_at: float = field(default_factory=time.monotonic)
-    _sound: list[Path] = field(default_factory=list)  # read back, or gone on from
+    _verified: list[Path] = field(default_factory=list)  # read back, or resumed from
 
     @property
     def root(self) -> Path:
@@ -73,12 +72,16 @@ class Checkpoints:
         return bare_model(self.accelerator, self.model)
 
     @property
+    def _optimizer_state(self) -> OptimizerState:
+        return OptimizerState(self.optimizer, self._bare_model)
+
+    @property
     def age_seconds(self) -> float:
         """Time since the last save, or since the start."""
         return time.monotonic() - self._saved_at
 
     def save(self, step: int, progress: dict[str, Any], extras: dict[str, Any]) -> Path:
-        """Write the state after optimizer step ``step``; returns the folder, whole and verified.
+        """Write the state after optimizer step ``step``; return the folder, whole and verified.
 
         ``extras`` goes beside the weights (preprocessing.json). Raises StorageFailed on all ranks
         where one can't write; older checkpoints and the best model are untouched then.
@@ -105,8 +108,8 @@ class Checkpoints:
         if problem is None and self.accelerator.is_main_process:
             try:
                 publish(folder, step, files)
-                prune(self.root, self.keep_last, folder, self._sound)
-                self._sound.append(folder)
+                prune(self.root, self.keep_last, folder, self._verified)
+                self._verified.append(folder)
             except (OSError, StorageFailed) as error:
                 problem = str(error)
         self._refuse(folder, problem)
@@ -115,7 +118,8 @@ class Checkpoints:
         return folder
 
     def _refuse(self, folder: Path, problem: str | None) -> None:
-        """StorageFailed on all ranks where the main process has a problem; nothing half-written."""
+        """Raise StorageFailed on all ranks where the main process has a problem, and remove what
+        is half-written."""
         problem = agree(self.accelerator, problem)
         if problem is None:
             return
@@ -136,12 +140,12 @@ class Checkpoints:
         progress: dict[str, Any],
         extras: dict[str, Any],
     ) -> list[str]:
-        """This rank's files; their names."""
+        """Write this rank's files; return their names."""
         accelerator = self.accelerator
         world, rank = accelerator.num_processes, accelerator.process_index
         names = [f"rng-{rank:05d}.safetensors"]
         write_random_state(fresh / names[0])
-        optimizer = OptimizerState(self.optimizer, self._bare_model)
+        optimizer = self._optimizer_state
         owners = world if optimizer.zero is not None else 1
         if rank < owners:
             names.append(f"optimizer-{rank:05d}-of-{owners:05d}.safetensors")
@@ -149,7 +153,10 @@ class Checkpoints:
         if accelerator.is_main_process:
             write_model(self._bare_model, state, fresh, extras)
             content = {"format": FORMAT, "step": step, "world_size": world, "progress": progress}
-            content |= {"schedule": _schedule_state(self.schedule), "scaler": self._scaler()}
+            schedule = self.schedule.state_dict()  # the curve comes from the configuration
+            kept = ("last_epoch", "_step_count", "_last_lr")
+            content["schedule"] = {key: schedule[key] for key in kept}
+            content["scaler"] = self._scaler_state()
             write_json(fresh / TRAINER_STATE, content | self.facts)
             # Other ranks write here at the same time.
             theirs = (".", "rng-", "optimizer-")
@@ -157,17 +164,16 @@ class Checkpoints:
         return names
 
     def load(self, folder: Path, state: dict[str, Any]) -> list[str]:
-        """Take over everything but the progress; returns what is otherwise than it was.
+        """Load all state except progress; return the differences.
 
         Raises StorageFailed where the files don't fit this run.
         """
         accelerator = self.accelerator
         saved = SavedState(folder, OPTIMIZER_FILES, read_manifest(folder)["files"])
-        model = self._bare_model
         try:
             weights = load_file(folder / WEIGHTS)
-            model.load_state_dict(weights, strict=True)
-            OptimizerState(self.optimizer, model).read(saved, weights)
+            self._bare_model.load_state_dict(weights, strict=True)
+            self._optimizer_state.read(saved, weights)
         except (KeyError, RuntimeError, SafetensorError) as error:
             raise StorageFailed(f"{folder} does not fit this run's model: {error}") from error
         if not all(tensor.isfinite().all() for tensor in weights.values()):
@@ -181,19 +187,18 @@ class Checkpoints:
                 f"{folder} has {len(rates)} groups of parameters, this run {len(groups)}: give the "
                 "old model.pretrained and optim.layer_lr_decay."
             )
-        _set_schedule(self.schedule, state["schedule"])
-        self._set_scaler(state.get("scaler"))
+        self._set_schedule(state["schedule"])
+        self._set_scaler(state.get("scaler") or {})
         self.saved_step = int(state["step"])
-        self._sound.append(self.root / folder.name)
+        self._verified.append(self.root / folder.name)
         rank = accelerator.process_index
-        random_numbers = folder / f"rng-{rank:05d}.safetensors"
         notes = [
             f"{name} was {state[key]}, is {self.facts[key]}."
             for key, name in (("precision", "the precision"), ("zero_stage", "the ZeRO stage"))
             if key in self.facts and state.get(key, self.facts[key]) != self.facts[key]
         ]
         if int(state["world_size"]) == accelerator.num_processes:
-            read_random_state(random_numbers)
+            read_random_state(folder / f"rng-{rank:05d}.safetensors")
             return notes
         use_seed(self.seed + 15_485_863 * self.saved_step, rank)
         return [
@@ -203,39 +208,35 @@ class Checkpoints:
             "drawn anew.",
         ]
 
-    def _scaler(self) -> dict[str, Any] | None:
+    @property
+    def _deepspeed_scaler(self) -> Any:
+        return getattr(self._optimizer_state.zero, "loss_scaler", None)
+
+    def _scaler_state(self) -> dict[str, Any] | None:
+        """The loss scale of fp16, torch's or DeepSpeed's; None without one."""
         if self.accelerator.scaler is not None:
             return dict(self.accelerator.scaler.state_dict())
-        zero = OptimizerState(self.optimizer, self._bare_model).zero
-        scaler = getattr(zero, "loss_scaler", None)
+        scaler = self._deepspeed_scaler
         found = {name: getattr(scaler, name) for name in _SCALER if hasattr(scaler, name)}
         return {k: float(v) if k == "cur_scale" else int(v) for k, v in found.items()} or None
 
-    def _set_scaler(self, saved: dict[str, Any] | None) -> None:
-        if not saved:
-            return
+    def _set_scaler(self, saved: dict[str, Any]) -> None:
         if self.accelerator.scaler is not None:
             if "scale" in saved:
                 self.accelerator.scaler.load_state_dict(saved)
             return
-        zero = OptimizerState(self.optimizer, self._bare_model).zero
+        scaler = self._deepspeed_scaler
         for name in _SCALER:
-            if name in saved and hasattr(getattr(zero, "loss_scaler", None), name):
-                setattr(zero.loss_scaler, name, saved[name])  # type: ignore[union-attr]
+            if name in saved and hasattr(scaler, name):
+                setattr(scaler, name, saved[name])
 
-
-def _schedule_state(schedule: torch.optim.lr_scheduler.LRScheduler) -> dict[str, Any]:
-    """Position and rates; the shape of the curve comes from the configuration."""
-    state = schedule.state_dict()
-    return {key: state[key] for key in ("last_epoch", "_step_count", "_last_lr")}
-
-
-def _set_schedule(schedule: torch.optim.lr_scheduler.LambdaLR, saved: dict[str, Any]) -> None:
-    """The position as it was; the rates are those of this run's curve there, which is the saved
-    one unless a longer run or another rate was forced."""
-    schedule.last_epoch = int(saved["last_epoch"])
-    schedule._step_count = int(saved["_step_count"])
-    curves = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-    schedule._last_lr = [rate * factor(schedule.last_epoch) for rate, factor in curves]
-    for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
-        group["lr"] = rate
+    def _set_schedule(self, saved: dict[str, Any]) -> None:
+        """Set the saved position; the rates are those of this run's curve there, which is the saved
+        one unless a longer run or another rate was forced."""
+        schedule = self.schedule
+        schedule.last_epoch = int(saved["last_epoch"])
+        schedule._step_count = int(saved["_step_count"])
+        curves = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        schedule._last_lr = [rate * factor(schedule.last_epoch) for rate, factor in curves]
+        for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
+            group["lr"] = rate

@@ -113,7 +113,7 @@ class Copy:
         return (json.dumps({"format": FORMAT, **content}, indent=2) + "\n").encode()
 
 
-class Place:
+class MirrorStore:
     """The folder or bucket that holds the copies.
 
     Raises InputError where ``url`` names no file system that can be used here.
@@ -150,11 +150,14 @@ class Place:
             names = (NOTE, *(f"slot-{slot}" for slot in SLOTS))
             check_own_files(Path(self.root or "/"), names, names)
             note = Path(self.root, NOTE)
-            if note.is_file() and _foreign_note(note):
-                raise InputError(
-                    f"train.mirror={self.url} holds a {NOTE} that is not a mirror's; choose an "
-                    "empty folder."
-                )
+            if note.is_file():
+                with note.open("rb") as file:
+                    is_ours = file.read(40) in _NOTE_TEXT.encode()
+                if not is_ours:  # it would be overwritten
+                    raise InputError(
+                        f"train.mirror={self.url} holds a {NOTE} that is not a mirror's; choose an "
+                        "empty folder."
+                    )
 
     def path(self, *parts: str) -> str:
         return "/".join((self.root, *parts))
@@ -170,11 +173,11 @@ class Place:
                 file.write(block)
 
     def probe(self) -> None:
-        """Write a small file; raises whatever the storage raises."""
+        """Write a small file; let every error of the storage pass."""
         self.write(self.path(NOTE), iter([_NOTE_TEXT.encode()]))
 
     def copy_in(self, slot: int) -> Copy | None:
-        """The manifest of a slot; None where there is none that can be used."""
+        """Read the manifest of a slot; return None where none can be used."""
         try:
             path = self.path(f"slot-{slot}", MANIFEST)
             content = self.fs.cat_file(path, end=MOST_JSON_BYTES)
@@ -193,13 +196,13 @@ class Place:
         return copy
 
     def copies(self) -> list[Copy]:
-        """Of both slots, newest first, unfinished ones among them."""
+        """Read the manifests of both slots, newest first, unfinished ones among them."""
         self.fs.invalidate_cache()
         found = [copy for slot in SLOTS if (copy := self.copy_in(slot)) is not None]
         return sorted(found, key=lambda copy: copy.number, reverse=True)
 
     def fetch(self, copy: Copy, folder: Path) -> None:
-        """Bring the files of a whole copy into ``folder``, verified while they come.
+        """Download the files of a whole copy into ``folder``, verified while they arrive.
 
         Raises Unusable where the mirror is at fault, OSError where this machine is.
         """
@@ -234,15 +237,8 @@ class Place:
             raise Unusable(f"{name} can't be read: {_why(error)}") from error
 
 
-def _foreign_note(note: Path) -> bool:
-    """Whether a file that would be overwritten by the note is somebody's own."""
-    with note.open("rb") as file:
-        begin = file.read(40)
-    return begin not in _NOTE_TEXT.encode()
-
-
 def _is_ours(name: str) -> bool:
-    """Whether a path in a manifest is one that a copy holds, and leads nowhere else."""
+    """Whether a path in a manifest is one that a copy may hold, inside its slot."""
     path = PurePosixPath(name)
     return (
         str(path) == name
@@ -254,13 +250,14 @@ def _is_ours(name: str) -> bool:
 
 
 def _why(error: BaseException) -> str:
-    """What went wrong, in a clause that is the same every time it does."""
+    """Describe an error in a clause that is the same every time it happens."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else reason(error)
     return f"{type(error).__name__}: {said}".rstrip(".")
 
 
 def open_mirror(config: RunConfig, log: Callable[[str], None]) -> Mirror | None:
-    """The mirror of a run on its main process; None elsewhere, and without ``train.mirror``.
+    """Open the mirror of a run on its main process; return None elsewhere, and without
+    ``train.mirror``.
 
     To be called by all ranks, before plan_resume. Where ``train.resume`` is auto, an ``output_dir``
     that is empty or not there is filled from the newest whole copy; ranks other than the main one
@@ -270,7 +267,7 @@ def open_mirror(config: RunConfig, log: Callable[[str], None]) -> Mirror | None:
     """
     if config.train.mirror is None:
         return None
-    place, output_dir = Place(config.train.mirror), Path(config.output_dir).resolve()
+    place, output_dir = MirrorStore(config.train.mirror), Path(config.output_dir).resolve()
     place.check_apart(output_dir)
     place.check_files()
     goes_on = (output_dir / RUN_CONFIG).exists() and config.train.resume != "never"
@@ -298,14 +295,15 @@ def open_mirror(config: RunConfig, log: Callable[[str], None]) -> Mirror | None:
 
 
 def _is_free(output_dir: Path) -> bool:
-    """Whether a run could be put there: nothing is, or what an attempt that was refused leaves."""
+    """Whether a run can be put there: the folder is not there, or holds only what a refused attempt
+    leaves."""
     if not output_dir.is_dir():
         return not output_dir.exists()
     return all(path.name in NO_FILES_OF_A_RUN for path in output_dir.iterdir())
 
 
 def _fill(
-    place: Place, copies: list[Copy], output_dir: Path, log: Callable[[str], None]
+    place: MirrorStore, copies: list[Copy], output_dir: Path, log: Callable[[str], None]
 ) -> set[str]:
     """Put the newest whole copy into ``output_dir``, whole or not at all.
 
@@ -314,11 +312,12 @@ def _fill(
     whole = [copy for copy in copies if copy.files is not None]
     candidates = [copy for copy in whole if copy.run == whole[0].run]
     problems: dict[str, str] = {}
-    lock = RunLock(output_dir, log)
+    lock, fresh = RunLock(output_dir, log), fresh_folder(output_dir)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        with _only_here(fresh_folder(output_dir)) as fresh:
+        try:  # fresh is ours, once the lock is
+            shutil.rmtree(fresh, ignore_errors=True)
             for copy in candidates:
                 started = time.monotonic()
                 if copy.num_bytes > (free := shutil.disk_usage(output_dir).free):
@@ -345,6 +344,8 @@ def _fill(
                 os.replace(fresh, output_dir)
                 log(f"mirror: {output_dir} is filled, in {time.monotonic() - started:.0f} s.")
                 return set(problems)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
     except OSError as error:
         message = f"output_dir {output_dir} can't be filled from {place.url}: {error}"
         if is_storage_error(error):
@@ -358,18 +359,8 @@ def _fill(
     )
 
 
-@contextlib.contextmanager
-def _only_here(folder: Path) -> Iterator[Path]:
-    """A folder's name with nothing behind it, before and after."""
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait_until_filled(place: Place, output_dir: Path) -> None:
-    """Until the main process has filled the folder that all ranks share.
+def _wait_until_filled(place: MirrorStore, output_dir: Path) -> None:
+    """Wait until the main process has filled the folder that all ranks share.
 
     Returns as well where there is nothing to fill it with, or nothing is seen to happen: the
     processes compare what they see before anything is written (RunFolder.open).
@@ -413,7 +404,7 @@ class _Source:
 
 
 @dataclass
-class _Job:
+class _Snapshot:
     """The run as it was at one moment; ``folder`` holds what the run may delete meanwhile."""
 
     folder: Path
@@ -426,11 +417,11 @@ class _Job:
 
 
 class _Abandoned(Exception):
-    """The process ends, and does not wait for this copy."""
+    """The process ends and does not wait for this copy."""
 
 
 class Mirror:
-    """Copies the run to ``place``, one moment at a time, in a thread of its own.
+    """Copy the run to ``place``, one moment at a time, in a background thread.
 
     A moment that waits while a newer one comes is dropped. Failures become one sentence for
     ``log``, which may be called from another thread; they are said again where the reason changes.
@@ -438,7 +429,7 @@ class Mirror:
 
     def __init__(
         self,
-        place: Place,
+        place: MirrorStore,
         output_dir: Path,
         log: Callable[[str], None],
         copies: list[Copy] | None = None,
@@ -454,14 +445,14 @@ class Mirror:
         self._ids: dict[int, str] = {}
         self._newest: Copy | None = None  # ours
         self._changed = threading.Condition()
-        self._waiting: _Job | None = None
+        self._waiting: _Snapshot | None = None
         self._thread: threading.Thread | None = None
         self._closing = self._abandoned = self._gave_up = self._has_copied = False
         self._trouble = ""
         self._moved = time.monotonic()  # when a block last went through
 
     def start(self) -> None:
-        """``output_dir`` holds the run from now on. Say whose copies will be overwritten."""
+        """Begin mirroring ``output_dir``, and log whose copies will be overwritten."""
         try:
             stage = self.output_dir / STAGE
             stage.mkdir(exist_ok=True)
@@ -484,7 +475,7 @@ class Mirror:
             self._newest = next((c for c in whole if c.id not in self.not_sound), None)
 
     def take(self, is_final: bool = False) -> None:
-        """Note the run's state as it is now, to be copied soon; returns at once.
+        """Take a snapshot of the run, to be copied soon; return at once.
 
         Files that the run may delete or replace meanwhile get a second name (a hard link), where
         the disk has none a copy.
@@ -508,7 +499,7 @@ class Mirror:
             dropped.remove()
 
     def end(self, patient: bool) -> None:
-        """Copy the run's last state, and say in one line whether it arrived.
+        """Copy the run's last state, and log in one line whether it arrived.
 
         Waits a minute, and up to ten while bytes flow; without patience 20 s.
         """
@@ -548,14 +539,16 @@ class Mirror:
         return now - started > (MOST_SECONDS if flows else END_SECONDS)
 
     def _warn(self, what: str, error: Exception) -> None:
-        """Say a failure, unless it is the same as before."""
+        """Log a failure, unless it is the same as before."""
+        if self._abandoned:  # whose files are gone
+            return
         why = _why(error)
-        if why != self._trouble and not self._abandoned:
+        if why != self._trouble:
             self.log(f"warning: mirror: {what}: {why}. The run goes on.")
         self._trouble = why
 
-    def _gather(self, is_final: bool) -> _Job | None:
-        """What a copy of this moment consists of; None where there is no checkpoint to go on
+    def _gather(self, is_final: bool) -> _Snapshot | None:
+        """Collect what a copy of this moment consists of; None without a checkpoint to resume
         from."""
         found = find_checkpoints(self.output_dir / CHECKPOINTS)
         if not found:
@@ -564,13 +557,13 @@ class Mirror:
         records = read_manifest(checkpoint)["files"]
         records[MANIFEST] = file_record(checkpoint / MANIFEST)
         folder = Path(tempfile.mkdtemp(prefix="copy-", dir=self.output_dir / STAGE))
-        job = _Job(folder, step, is_final)
+        job = _Snapshot(folder, step, is_final)
         try:
             for name, record in records.items():
-                kept = _keep(checkpoint / name, folder / "checkpoint" / name)
+                kept = _link_or_copy(checkpoint / name, folder / "checkpoint" / name)
                 job.sources[f"checkpoint/{name}"] = _Source(kept, **record)
             for name, path in self._files(*_FOLDERS, *_FILES, *((FORECASTS,) if is_final else ())):
-                kept = _keep(path, folder / name)
+                kept = _link_or_copy(path, folder / name)
                 job.sources[name] = _Source(kept, kept.stat().st_size)
             for name, path in self._files(*_GROWING):
                 job.sources[name] = _Source(path, path.stat().st_size)
@@ -580,7 +573,8 @@ class Mirror:
         return job
 
     def _files(self, *names: str) -> Iterator[tuple[str, Path]]:
-        """(path in the run's folder, path) of every file with these names, or in such folders."""
+        """Yield (path in the run's folder, path) of every file with these names, or in such
+        folders."""
         for name in names:
             top = self.output_dir / name
             for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
@@ -604,15 +598,15 @@ class Mirror:
             finally:
                 job.remove()
 
-    def _copy(self, job: _Job) -> None:
-        """Write one moment into the slot that does not hold the newest sound copy."""
+    def _copy(self, job: _Snapshot) -> None:
+        """Write a snapshot into the slot that does not hold the newest sound copy."""
         copies = self.place.copies()
         if self._known is None:
             self._known = {copy.id for copy in copies}
         if self._is_foreign(copies):
             return
         records = {name: source.record() for name, source in job.sources.items()}
-        if self._newest in copies and self._holds(records, job.is_final):
+        if self._newest in copies and self._has_already(records, job.is_final):
             self._trouble = ""
             return
         sound = [c for c in copies if c.files is not None and c.id not in self.not_sound]
@@ -666,31 +660,35 @@ class Mirror:
             )
         return bool(others)
 
-    def _holds(self, records: dict[str, dict[str, Any]], is_final: bool) -> bool:
-        """Whether our newest copy has it already; curves alone are not copied before the end."""
+    def _has_already(self, records: dict[str, dict[str, Any]], is_final: bool) -> bool:
+        """Whether our newest copy holds these files already; before the end, metrics alone are not
+        copied."""
         assert self._newest is not None
-
-        def matter(files: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-            weighty = ("checkpoint/", "model/")
-            return {k: v for k, v in files.items() if is_final or k.startswith(weighty)}
-
-        return matter(self._newest.files or {}) == matter(records)
+        parts = ("",) if is_final else ("checkpoint/", "model/")
+        known = self._newest.files or {}
+        return all(
+            known.get(name) == records.get(name)
+            for name in {*known, *records}
+            if name.startswith(parts)
+        )
 
     def _write_manifest(self, copy: Copy) -> None:
         self.place.write(
-            self.place.path(f"slot-{copy.slot}", MANIFEST), self._paced(iter([copy.to_json()]))
+            self.place.path(f"slot-{copy.slot}", MANIFEST),
+            self._until_abandoned(iter([copy.to_json()])),
         )
 
     def _checked(self, name: str, source: _Source, expected: dict[str, Any]) -> Iterator[bytes]:
-        """The bytes of a file, which must be those of its record."""
+        """Yield the bytes of a file; raise OSError where they are not those of its record."""
         digest = hashlib.sha256()
-        for block in self._paced(source.blocks()):
+        for block in self._until_abandoned(source.blocks()):
             digest.update(block)
             yield block
         if digest.hexdigest() != expected["sha256"]:
             raise OSError(f"{name} reads back other than it was written")
 
-    def _paced(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    def _until_abandoned(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the blocks until the process gives up waiting."""
         for block in blocks:
             if self._abandoned:
                 raise _Abandoned
@@ -706,7 +704,7 @@ class Mirror:
                 self.place.fs.rm_file(path)
 
 
-def _keep(path: Path, name: Path) -> Path:
+def _link_or_copy(path: Path, name: Path) -> Path:
     """Give a file a second name, or copy it where the disk has no hard links."""
     name.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -31,7 +31,7 @@ _RANK = re.compile(r"-(\d+)-of-(\d+)\.")
 
 @dataclass(frozen=True)
 class Piece:
-    """Elements ``start`` to ``start + numel`` of a parameter, and where this rank keeps them.
+    """Elements ``start`` to ``start + numel`` of a parameter, and where this rank holds them.
 
     ``flat`` is the tensor whose key the optimizer's state has (the parameter itself, or ZeRO's
     partition of a group), ``offset`` the place of the piece in it.
@@ -45,7 +45,8 @@ class Piece:
     offset: int
 
     def of(self, flat: torch.Tensor) -> torch.Tensor:
-        """This piece of a tensor laid out as ``flat``, one-dimensional, sharing its memory."""
+        """Return this piece of a tensor laid out as ``flat``, one-dimensional, sharing its
+        memory."""
         return flat.view(-1).narrow(0, self.offset, self.numel)
 
 
@@ -62,7 +63,7 @@ class OptimizerState:
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
 
     def pieces(self) -> Iterator[Piece]:
-        """What this rank owns: under ZeRO its partition, otherwise everything."""
+        """Yield what this rank owns: under ZeRO its partition, otherwise everything."""
         if self.zero is None:
             for group in self.inner.param_groups:
                 for p in group["params"]:
@@ -76,7 +77,7 @@ class OptimizerState:
                     yield Piece(name, p, place.start, place.numel, flat, own.start)
 
     def write(self, path: Path) -> None:
-        """This rank's pieces into one file."""
+        """Write this rank's pieces into one file."""
         tensors: dict[str, torch.Tensor] = {}
         ranges: dict[str, list[int]] = {}
         for piece in self.pieces():
@@ -93,7 +94,7 @@ class OptimizerState:
 
     @torch.no_grad()
     def read(self, saved: SavedState, weights: dict[str, torch.Tensor]) -> None:
-        """Take over this rank's part of the saved state; the model has its ``weights`` already.
+        """Load this rank's part of the saved state; the model has its ``weights`` already.
 
         Under ZeRO the fp32 weights are the optimizer's; a run without it that goes on from
         half-precision ZeRO gets the master copies too.
@@ -117,7 +118,7 @@ class OptimizerState:
         self._load(flats)
 
     def _load(self, flats: dict[int, dict[str, torch.Tensor]]) -> None:
-        """Through the optimizer's own load_state_dict, which knows where its tensors must be."""
+        """Load through the optimizer's own load_state_dict, which places its tensors."""
         order = [p for group in self.inner.param_groups for p in group["params"]]
         if self.zero is not None:
             order = list(self.zero.single_partition_of_fp32_groups)
@@ -150,7 +151,7 @@ class SavedState:
                 raise StorageFailed(f"{path} can't be read: {error}") from error
 
     def _check_ranks(self, paths: list[Path]) -> None:
-        """``-00001-of-00004`` stands beside the three others; a name without numbers says nothing.
+        """Check that the files of all ranks are there: ``-00001-of-00004`` needs three others.
 
         Of a parameter that only a missing file knows nothing would be left to be counted.
         """
@@ -163,7 +164,7 @@ class SavedState:
             )
 
     def _open(self, path: Path) -> None:
-        """Take note of a file's pieces; raises ValueError and others where they are none."""
+        """Index a file's pieces; raise ValueError and others where it holds none."""
         if not path.is_file():
             raise ValueError("it is no file")
         file = safe_open(path, framework="pt")
@@ -180,8 +181,8 @@ class SavedState:
             self._pieces.setdefault(key, []).append((start, numel, file, key))
 
     def has_state(self, name: str) -> bool:
-        """Whether a parameter was stepped; raises StorageFailed where half of its state is there:
-        AdamW would begin the other half anew."""
+        """Whether a parameter was stepped; raise StorageFailed where only part of its state is
+        there: AdamW would begin the rest anew."""
         kinds = (*MOMENTS, STEP)
         found = [kind for kind in kinds if f"{kind}/{name}" in self._pieces]
         if found and len(found) < len(kinds):
@@ -189,8 +190,8 @@ class SavedState:
         return bool(found)
 
     def read(self, kind: str, name: str, start: int, numel: int) -> torch.Tensor | None:
-        """Elements ``start`` to ``start + numel`` of the flattened tensor; None where none were
-        saved. Raises StorageFailed where some are missing or there twice."""
+        """Read elements ``start`` to ``start + numel`` of the flattened tensor; None where none
+        were saved. Raises StorageFailed where some are missing or there twice."""
         pieces = self._pieces.get(f"{kind}/{name}")
         if not pieces:
             return None
@@ -210,7 +211,8 @@ class SavedState:
         return found
 
     def step_of(self, name: str) -> torch.Tensor:
-        """AdamW's own count of steps for a parameter; raises StorageFailed where it is none."""
+        """Read AdamW's count of steps for a parameter; raise StorageFailed where it is not a
+        count."""
         file, key = self._pieces[f"{STEP}/{name}"][0][2:]
         count: torch.Tensor = file.get_tensor(key)[0]
         if not (1 <= count < 2**53 and count == count.round()):

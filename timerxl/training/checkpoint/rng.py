@@ -17,9 +17,9 @@ _WORDS = 624  # of a Mersenne Twister; a place behind them is not checked by num
 
 
 def write_random_state(path: Path) -> None:
-    """The states of torch (CPU and every GPU), numpy and Python."""
+    """Save the states of torch (CPU and every GPU), NumPy and Python."""
     _, words, gauss = random.getstate()
-    # Whoever uses numpy's one global generator, it goes on.
+    # Also save NumPy's global RNG: user code may draw from it.
     _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
     tensors = {
         "torch": torch.get_rng_state(),
@@ -34,7 +34,7 @@ def write_random_state(path: Path) -> None:
 
 
 def read_random_state(path: Path) -> None:
-    """Set what :func:`write_random_state` wrote; a GPU that was not there then is left alone.
+    """Restore what :func:`write_random_state` wrote; leave a GPU alone that was not there then.
 
     Raises StorageFailed where the file holds no such state.
     """

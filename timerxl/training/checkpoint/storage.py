@@ -9,17 +9,65 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import re
 import shutil
 from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from timerxl.command_line import EXIT_STORAGE, ForeseenError
 from timerxl.config import InputError
 from timerxl.files import write_json
-from timerxl.training.checkpoint.progress import Progress, on_disk
 from timerxl.untrusted import Between, link_problem, misfit, read_json, shape_of
+
+
+def on_disk(name: str) -> str:
+    """Return the key of a field in trainer_state.json, which older versions read and wrote too."""
+    return "looked_step" if name == "last_evaluated_step" else name
+
+
+@dataclass
+class Progress:
+    """What a run has done so far. ``losses`` are those of the steps since the last evaluation;
+    ``last_evaluated_step`` is the last step whose evaluation or check is done."""
+
+    step: int = 0
+    last_evaluated_step: int = 0
+    best_score: float = -math.inf
+    best_step: int = 0
+    evaluations_without_gain: int = 0
+    stop_reason: str = "all steps done"
+    train_seconds: float = 0.0
+    check_seconds: float = 0.0
+    loading_seconds: float = 0.0
+    samples_seen: int = 0
+    resumes: int = 0
+    losses: list[float] = field(default_factory=list)
+
+    def forget_best(self) -> None:
+        """Forget the best model, which is lost: the next evaluation is the best again."""
+        self.best_score, self.best_step = -math.inf, 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what trainer_state.json holds; JSON knows no infinity, so that is null."""
+        found = {on_disk(name): value for name, value in asdict(self).items()}
+        if not math.isfinite(self.best_score):
+            found["best_score"] = None
+        return found
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Progress:
+        """Read the progress of a checkpoint, and count one more resume."""
+        fields = {name: value for name, value in saved.items() if name != "looked_step"}
+        progress = cls(last_evaluated_step=saved.get("looked_step", 0), **fields)
+        if saved["best_score"] is None:
+            progress.best_score = -math.inf
+        progress.resumes += 1
+        return progress
+
 
 CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
@@ -63,8 +111,18 @@ _BLOCK = 2**20
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
-class StorageFailed(RuntimeError):
+class StorageFailed(ForeseenError):
     """Files of the run can't be written or read; the message says which, why, and what is left."""
+
+    exit_code = EXIT_STORAGE
+
+
+def no_whole_checkpoint(root: Path, problems: list[str]) -> StorageFailed:
+    """Build the error for a run whose checkpoints are all damaged."""
+    return StorageFailed(
+        f"no whole checkpoint in {root}: {' '.join(problems)} train.resume=never trains anew and "
+        "moves the run aside."
+    )
 
 
 def is_storage_error(error: BaseException | None) -> bool:
@@ -73,17 +131,17 @@ def is_storage_error(error: BaseException | None) -> bool:
 
 
 def space_left(folder: Path) -> str:
-    """How much room a message can report."""
+    """Describe the free space, for a message."""
     try:
         return f"{shutil.disk_usage(folder).free / 1e9:.2f} GB are free there"
     except OSError:
         return "its free space can't be read"
 
 
-def short_of_room(
+def disk_warning(
     folder: Path, num_parameters: int, keep_last: int, under_copy: int = 0
 ) -> str | None:
-    """A sentence where the disk can't hold the checkpoints to come; None where it can.
+    """Return a sentence where the disk can't hold the checkpoints to come; None where it can.
 
     fp32 weights and two moments, 12 bytes a parameter; one more than is kept while it is written,
     and those that are held for a mirror.
@@ -100,33 +158,34 @@ def short_of_room(
 
 
 def checkpoint_name(step: int) -> str:
-    """The folder of the checkpoint after optimizer step ``step``."""
+    """Return the folder name of the checkpoint after optimizer step ``step``."""
     return f"step_{step:08d}"
 
 
 def fresh_folder(folder: Path) -> Path:
-    """Where ``folder`` is written before it is whole."""
+    """Return where ``folder`` is written before it is whole."""
     return folder.with_name(f".{folder.name}.new")
 
 
 def find_checkpoints(root: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of the checkpoints in ``root``, newest first, valid or not."""
+    """List (step, folder) of the checkpoints in ``root``, newest first, valid or not."""
     if not root.is_dir():
         return []
     folders = [path for path in root.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)]
     # One that was about to be replaced by a process that was killed counts under its own name.
-    folders += [old for old in root.glob(".step_*.old") if not settled(old).exists()]
-    named = [(_NAME.fullmatch(settled(path).name), path) for path in folders]
+    folders += [old for old in root.glob(".step_*.old") if not final_name(old).exists()]
+    named = [(_NAME.fullmatch(final_name(path).name), path) for path in folders]
     return sorted(((int(name[1]), path) for name, path in named if name), reverse=True)
 
 
-def settled(path: Path) -> Path:
-    """The name of a folder that was found under the one it has while it is replaced."""
+def final_name(path: Path) -> Path:
+    """Return the name of a folder that was found under its temporary one, ``.NAME.old`` or
+    ``.NAME.new``."""
     return path.with_name(re.sub(r"^\.(.+)\.(old|new)$", r"\1", path.name))
 
 
 def sync(path: Path) -> None:
-    """Have the disk itself hold a file, or the names in a folder."""
+    """Flush a file, or the names in a folder, to the disk itself."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -135,7 +194,7 @@ def sync(path: Path) -> None:
 
 
 def file_record(path: Path) -> dict[str, Any]:
-    """Size in bytes and SHA-256 of a file, as the manifest holds them."""
+    """Return size in bytes and SHA-256 of a file, as the manifest holds them."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -144,7 +203,7 @@ def file_record(path: Path) -> dict[str, Any]:
 
 
 def record_files(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Sync the files of ``folder`` with these names, and describe them."""
+    """Sync the files of ``folder`` with these names, and return their records."""
     records = {}
     for name in names:
         sync(folder / name)
@@ -168,10 +227,10 @@ def publish(folder: Path, step: int, files: dict[str, dict[str, Any]]) -> None:
 
 
 def replace_folder(fresh: Path, folder: Path) -> None:
-    """Give ``fresh`` the name of ``folder``; what had it goes, or comes back where this fails.
+    """Rename ``fresh`` to ``folder``; what had that name is deleted, or restored where this fails.
 
     A kill between the two renames leaves it as ``.NAME.old``, where :func:`find_checkpoints` and
-    :func:`settle` look.
+    :func:`finish_replacement` look.
     """
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -187,7 +246,7 @@ def replace_folder(fresh: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def settle(folder: Path) -> None:
+def finish_replacement(folder: Path) -> None:
     """Finish what a kill in the middle of :func:`replace_folder` left, and clear up behind it."""
     old = folder.with_name(f".{folder.name}.old")
     if old.exists() and not folder.exists():
@@ -197,7 +256,7 @@ def settle(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest; raises ValueError with a sentence where it can't be used."""
+    """Read the manifest; raise ValueError with a sentence where it can't be used."""
     if not os.path.lexists(folder / MANIFEST):
         raise ValueError(f"{MANIFEST} is missing")
     if problem := link_problem(folder / MANIFEST):
@@ -220,7 +279,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def find_problem(
     folder: Path, share: int = 0, shares: int = 1, names: Collection[str] | None = None
 ) -> str | None:
-    """What is wrong with a checkpoint, naming the file; None where it is whole.
+    """Return what is wrong with a checkpoint, naming the file; None where it is whole.
 
     Every ``shares``-th file is read, from the ``share``-th on, so that ranks can divide the work;
     or only those called ``names``. All must be there with their size.
@@ -253,7 +312,7 @@ def find_problem(
 def prune(
     root: Path, keep_last: int, verified: Path, sound: Collection[Path] | None = None
 ) -> list[Path]:
-    """Delete all but the newest ``keep_last`` checkpoints; returns what was deleted.
+    """Delete all but the newest ``keep_last`` checkpoints; return what was deleted.
 
     ``verified`` was just read back and found whole: only what is older than it goes. Where
     ``sound`` names the others known to be whole, those alone count as kept.
@@ -270,16 +329,16 @@ def prune(
     return gone
 
 
-def sweep(root: Path) -> None:
-    """Clear away what a process that was killed in the middle of a save left behind."""
+def clear_unfinished(root: Path) -> None:
+    """Delete what a process that was killed in the middle of a save left behind."""
     if not root.is_dir():
         return
     for left in (*root.glob(".step_*.old"), *root.glob(".step_*.new")):
-        settle(settled(left))
+        finish_replacement(final_name(left))
 
 
 def read_trainer_state(folder: Path, complete: bool = False) -> dict[str, Any]:
-    """Position, scores, configuration and fingerprints of a checkpoint.
+    """Read position, scores, configuration and fingerprints of a checkpoint.
 
     Raises StorageFailed where the file can't be used: what is there is of its kind and of this
     checkpoint. To go on from it, it must be ``complete`` as well.
@@ -295,7 +354,7 @@ def read_trainer_state(folder: Path, complete: bool = False) -> dict[str, Any]:
 
 
 def _state_problem(state: Any, folder: Path, complete: bool) -> str | None:
-    """What is wrong with the content of trainer_state.json, as a clause."""
+    """Return what is wrong with the content of trainer_state.json, as a clause."""
     progress = state.get("progress") if isinstance(state, dict) else None
     if not isinstance(progress, dict):
         return "it has no progress"

@@ -22,9 +22,9 @@ from itertools import chain, groupby, pairwise
 from operator import itemgetter
 from typing import Any
 
-from timerxl.training.monitors.log_lines import MAX_NAMED
 from timerxl.untrusted import plain
 
+MAX_NAMED = 5  # lines or epochs that a note names before it only counts them
 _NUMBER = r"([-+]?\d{1,20}(?:\.\d{0,20})?(?:e[-+]?\d{1,3})?|[-+]?nan|[-+]?inf(?:inity)?)(?!\w|\.\d)"
 # 0.6905 or 69.05%, alone or with (4160/6025); a damaged bracket spoils the whole.
 _SHARE = (
@@ -135,8 +135,90 @@ class Epoch:
     stopping: tuple[int, int] | None = None
     has_summary: bool = False
 
+    def add(self, line: _Line) -> None:
+        """Take over what a line says; what is known already stays."""
+        if line.seconds is not None:
+            self.seconds = line.seconds
+        self.has_summary |= line.is_summary
+        self.accuracy = line.accuracy | self.accuracy
+        self.loss = line.loss | self.loss
+        bad = {split: loss for split, loss in line.loss.items() if not math.isfinite(loss)}
+        if line.broken is not None:
+            bad = {"training step": line.broken} | bad
+        self.nonfinite = self.nonfinite | {k: v for k, v in bad.items() if k not in self.nonfinite}
+
     def counts(self, split: str) -> tuple[int, int] | None:
         return self.accuracy[split].counts if split in self.accuracy else None
+
+
+@dataclass
+class _Line:
+    """What a line says. ``epoch`` is None where it names none, ``broken`` the loss of a training
+    step that is NaN or infinite, ``decimals`` the most that its accuracies and losses have."""
+
+    epoch: int | None = None
+    seconds: float | None = None
+    is_summary: bool = False
+    broken: float | None = None
+    accuracy: dict[str, Accuracy] = field(default_factory=dict)
+    unnamed: list[Accuracy] = field(default_factory=list)
+    loss: dict[str, float] = field(default_factory=dict)
+    decimals: dict[str, int] = field(default_factory=lambda: {"acc": 0, "loss": 0})
+    num_damaged: int = 0
+    is_unknown_epoch: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> _Line:
+        """Read all that is known of a line's layout, whatever process printed it."""
+        line, named = cls(), _NAMES_EPOCH.search(text)
+        if cost_time := _COST_TIME.search(text):
+            line.epoch, line.seconds = int(cost_time[1]), float(cost_time[2])
+        elif named and "cost time" in text.lower():
+            line.is_unknown_epoch, line.num_damaged = True, 1
+        elif named and not _OTHER_EPOCH.search(text[: named.start()]):
+            line.is_summary = bool(_SCORED.search(text, named.end()))
+            if broken := _BROKEN_STEP.search(text):
+                line.broken = float(broken[1])
+            if line.is_summary or broken:
+                line.epoch = int(named[1])
+        for match in _NAMED.finditer(text):
+            split, accuracy = _split(match[1]), _accuracy(*match.groups()[1:6])
+            if accuracy is None:
+                line.num_damaged += match[7] is None  # of NaN says nothing, its loss does
+            elif split != "train":
+                line.decimals["acc"] = max(line.decimals["acc"], len(match[3] or ""))
+                line.accuracy.setdefault(split, accuracy)
+        for match in _LOSS.finditer(text):
+            if match[2] is None:
+                line.num_damaged += 1
+                continue
+            decimals = len(match[2].partition(".")[2])
+            line.decimals["loss"] = max(line.decimals["loss"], decimals)
+            line.loss.setdefault(_split(match[1]), float(match[2]))
+        line.unnamed = [one for m in _UNNAMED.finditer(text) if (one := _accuracy(*m.groups()))]
+        if report := _REPORT.search(text):
+            line.unnamed.append(Accuracy(float(report[1]), None, len(report[2])))
+        if _BATCH.search(text):
+            line.unnamed = [one for one in line.unnamed if one.counts]
+        return line
+
+    def may_follow_in(self, epoch: Epoch) -> bool:
+        """Whether the line may be of this epoch, whose number it names."""
+        if self.seconds is not None:
+            return epoch.seconds is None
+        has_others = epoch.accuracy.keys() & self.accuracy or epoch.loss.keys() & self.loss
+        return not (epoch.has_summary and has_others)
+
+    def place_in(self, epoch: Epoch) -> int | None:
+        """0 where an epoch lacks one of the scores, 1 where it has the same, None where it has
+        others."""
+        pairs: list[tuple[Any, Any]] = [
+            (epoch.accuracy.get(s), v) for s, v in self.accuracy.items()
+        ]
+        pairs += [(epoch.loss.get(s), v) for s, v in self.loss.items()]
+        if any(has is not None and str(has) != str(value) for has, value in pairs):
+            return None
+        return int(all(has is not None for has, _ in pairs))
 
 
 @dataclass
@@ -150,7 +232,7 @@ class LoggedRun:
     is_mixed: bool = False  # processes that score differently, and no line says whose it is
 
     def events(self, base_rate: BaseRate | None = None) -> Iterator[dict[str, Any]]:
-        """Events for ``Watcher.see``, those of test before the validation of their epoch.
+        """Yield events for ``Watcher.see``, those of test before the validation of their epoch.
 
         A log counts epochs, not steps: no event has a step, and test is kept under its epoch,
         where ``History.elsewhere`` then looks.
@@ -197,14 +279,14 @@ class LoggedRun:
         return found
 
     def class_share(self, split: str, windows: int | None) -> float | None:
-        """From the last class distribution that adds up to ``windows``."""
+        """Return the share of rain from the last class distribution that adds up to ``windows``."""
         for name, dry, rain in reversed(self.classes):
             if (name, dry + rain) == (split, windows) and windows:
                 return rain / windows
         return None
 
     def unchanged(self) -> list[list[Epoch]]:
-        """Epochs in a row that score the same too often for chance.
+        """Find epochs in a row that score the same too often for chance.
 
         Counts of right answers that validation AND test keep over two epochs are enough. Rounded
         accuracies must come again more often, where losses that are printed alike count too. They
@@ -240,7 +322,7 @@ class LoggedRun:
         return accuracy.share == min(one.share for one in known)
 
     def repeated(self, split: str) -> dict[Accuracy, list[Epoch]]:
-        """Accuracies that look like the share of a class, with epochs in a row that have them.
+        """Find accuracies that look like the share of a class, with epochs in a row that have them.
 
         They do not change, and where they are rounded, no epoch of the run has a lower one: what
         has learned something and learns no more does not change either.
@@ -254,7 +336,7 @@ class LoggedRun:
         return found
 
     def sharpened(self, given: BaseRate) -> float:
-        """A rounded share made exact by an accuracy that is that share as far as it was given.
+        """Make a rounded share exact by an accuracy that is that share as far as it was given.
 
         Accuracies that repeat go first. One count alone is taken, so that accuracies that are
         merely near the share do not become the same.
@@ -270,7 +352,7 @@ class LoggedRun:
 
 
 @dataclass
-class _Printed:
+class _ProcessOutput:
     """What one process printed of one run, between two places of the log."""
 
     rank: int
@@ -285,97 +367,83 @@ class _Printed:
 
 
 class LogReader:
-    """Takes a log line by line; ``finish`` gives its runs, ``notes`` says what was left out."""
+    """Read a log line by line; ``finish`` gives its runs, ``notes`` says what was left out."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self._printed: list[_Printed] = []
-        self._newest: dict[int, list[_Printed]] = {}  # rank -> those that may still print
+        self._printed: list[_ProcessOutput] = []
+        self._newest: dict[int, list[_ProcessOutput]] = {}  # rank -> those that may still print
         self._starts: list[tuple[int, int]] = []  # (rank, place) of the runs that only began
         self._waiting: dict[int, Epoch] = {}  # rank -> scores whose epoch a later line may name
         self._classes: list[tuple[str, int, int]] = []
-        self._decimals: dict[str, int] = {}
+        self._decimals = {"acc": 0, "loss": 0}
         self._num_left_out = 0
         self._place = 0
 
     def take(self, line: str, number: int, is_cut: bool = False) -> bool:
-        """True where ``line``, the ``number``-th, said something.
+        """Read the ``number``-th line; return whether it said something.
 
         ``is_cut``: the file ends here, perhaps within a number.
         """
-        if "\x1b" not in line and "\x00" not in line and not _may_say(line):
+        if "\x1b" not in line and "\x00" not in line and not _is_relevant(line):
             return False
         line = _ANSI.sub("", line).replace("\x00", "")  # NULs: UTF-16 after other text
         if is_cut:
-            line = self._without_cut_number(line)
-        return any([self._take(part, number) for part in _GLUED.split(line) if _may_say(part)])
+            line = self._drop_cut_number(line)
+        return any([self._take(part, number) for part in _GLUED.split(line) if _is_relevant(part)])
 
-    def _take(self, line: str, number: int) -> bool:
+    def _take(self, text: str, number: int) -> bool:
         self._place += 1
-        label = _RANK.search(line[:80])
+        label = _RANK.search(text[:80])
         rank = int(next(filter(None, label.groups()))) if label else -1
-        if ">start training" in line.lower():
+        if ">start training" in text.lower():
             self._starts.append((rank, self._place))
             del self._starts[:-_MOST_PROCESSES]
             return True
-        epoch = self._named_epoch(line, number, rank)
-        found = [epoch is not None, self._accuracies(line, number, rank, epoch)]
-        return any([*found, self._losses(line, number, rank, epoch), self._others(line, rank)])
+        line = _Line.parse(text)
+        for _ in range(line.num_damaged):
+            self._leave_out(f'line {number} is not understood: "{excerpt(text)}"')
+        self._note_decimals(line)
+        if line.is_unknown_epoch:
+            self._close(rank)
+        if line.epoch is not None:
+            self._epoch(line.epoch, line, number, rank).add(line)
+        elif line.accuracy or line.loss:
+            self._scored(number, rank, line.place_in).add(line)
+        found = [line.epoch is not None, bool(line.accuracy or line.loss)]
+        for accuracy in line.unnamed:
+            is_over = all(one.epochs[-1].has_summary for one in self._still_open(rank))
+            if accuracy.counts or not is_over:  # else the report on test at the end
+                place = self._scored(number, rank, _num_unnamed)
+                place.unnamed.append((self._place, accuracy))
+                found.append(True)
+        return any([*found, self._others(text, rank)])
 
     def finish(self) -> list[LoggedRun]:
-        """All runs; to be called once, after the last line."""
+        """Return all runs; to be called once, after the last line."""
         for rank in list(self._waiting):
-            self._give_up(rank)
+            self._drop_waiting(rank)
         if self._printed:
             self._printed[-1].classes += self._classes
-        runs = [run for at_once in self._together() for run in self._runs(*at_once)]
+        runs = [run for at_once in self._concurrent_outputs() for run in self._build_runs(*at_once)]
         if self._num_left_out > MAX_NAMED:
             self.notes.append(f"{self._num_left_out} lines or parts in all were left out so.")
         return runs
 
-    def _named_epoch(self, line: str, number: int, rank: int) -> Epoch | None:
-        """The epoch that a line names by its number, and its time where that stands there."""
-        if match := _COST_TIME.search(line):
-            epoch = self._epoch(int(match[1]), number, rank, lambda e: e.seconds is None)
-            epoch.seconds = float(match[2])
-            return epoch
-        if "cost time" in line.lower() and _NAMES_EPOCH.search(line):
-            self._close(rank)  # what follows is of an unknown epoch
-            self._leave_out(f'line {number} is not understood: "{excerpt(line)}"')
-            return None
-        match = _NAMES_EPOCH.search(line)
-        if match is None or _OTHER_EPOCH.search(line[: match.start()]):
-            return None
-        is_summary, broken = _SCORED.search(line, match.end()), _BROKEN_STEP.search(line)
-        if not is_summary and not broken:
-            return None
-        waiting = self._waiting.pop(rank, None) if is_summary else None  # the name came after
-        epoch = self._epoch(int(match[1]), number, rank, _lacking_summary(line), waiting)
-        epoch.has_summary |= is_summary is not None
-        if broken:
-            epoch.nonfinite.setdefault("training step", float(broken[1]))
-        return epoch
+    def _epoch(self, named: int, line: _Line, number: int, rank: int) -> Epoch:
+        """Find epoch ``named`` of the process that can have printed this line next.
 
-    def _epoch(
-        self,
-        named: int,
-        number: int,
-        rank: int,
-        lacks: Callable[[Epoch], bool],
-        new: Epoch | None = None,
-    ) -> Epoch:
-        """Epoch ``named`` of the process that can have printed this line next.
-
-        That is one whose last epoch is ``named`` and ``lacks`` this line, or is an earlier one; a
+        That is one whose last epoch is ``named`` and lacks this line, or is an earlier one; a
         process that still prints rather than one that fell silent before others began. Where there
         is none, another process or the next run has begun.
         """
-        self._give_up(rank)
+        new = self._waiting.pop(rank, None) if line.is_summary else None  # the name came after
+        self._drop_waiting(rank)
         mine = self._newest.setdefault(rank, [])
         latest = max(mine, key=lambda printed: printed.last, default=None)
         began = max((place for who, place in self._starts if who == rank), default=-1)
 
-        def distance(printed: _Printed) -> tuple[bool, int, bool, int] | None:
+        def distance(printed: _ProcessOutput) -> tuple[bool, int, bool, int] | None:
             last = printed.epochs[-1]
             assert latest is not None
             assert last.number is not None
@@ -383,7 +451,7 @@ class LogReader:
             crashed = last.seconds is None and not last.has_summary and began > printed.last
             if far > 0:
                 return fell_silent, far, not last.has_summary, printed.last
-            is_this = far == 0 and lacks(last) and not (new or crashed)
+            is_this = far == 0 and line.may_follow_in(last) and not (new or crashed)
             return (fell_silent, far, False, printed.last) if is_this else None
 
         possible = [(far, at) for at, one in enumerate(mine) if (far := distance(one)) is not None]
@@ -393,7 +461,7 @@ class LogReader:
         else:
             start = (rank, began) if began > 0 else (rank, self._place)
             self._starts = [one for one in self._starts if one != start]
-            printed, is_next = _Printed(rank, start[1], self._place), True
+            printed, is_next = _ProcessOutput(rank, start[1], self._place), True
             self._printed.append(printed)
             mine.append(printed)
             del mine[:-_MOST_PROCESSES]
@@ -406,7 +474,8 @@ class LogReader:
         return printed.epochs[-1]
 
     def _scored(self, number: int, rank: int, lacks: Callable[[Epoch], int | None]) -> Epoch:
-        """The epoch of scores that name none: one that ``lacks`` them, the smaller the more.
+        """Find the epoch of scores that name none: the one that ``lacks`` them most, by the lowest
+        number.
 
         None: it has others. Then a line that names their epoch may follow.
         """
@@ -424,63 +493,25 @@ class LogReader:
                 printed = beside[min(ranked)[1]]
                 printed.last = self._place
                 return printed.epochs[-1]
-        self._give_up(rank)
+        self._drop_waiting(rank)
         self._close(rank)
         self._waiting[rank] = Epoch(None, number)
         return self._waiting[rank]
 
-    def _still_open(self, rank: int) -> list[_Printed]:
-        """Who printed the latest line, and who is at the same epoch beside it; the latest last."""
+    def _still_open(self, rank: int) -> list[_ProcessOutput]:
+        """List who printed the latest line and who is at the same epoch beside it, the latest
+        last."""
         mine = [printed for printed in self._newest.get(rank, []) if printed.is_open]
         if not mine:
             return []
         latest = max(mine, key=lambda printed: printed.last)
 
-        def is_beside(printed: _Printed) -> bool:
+        def is_beside(printed: _ProcessOutput) -> bool:
             both_began = len(printed.epochs) == len(latest.epochs) == 1
             same = printed.epochs[-1].number == latest.epochs[-1].number
             return same and (printed.last >= latest.first or both_began)
 
         return sorted(filter(is_beside, mine), key=lambda printed: printed.last)
-
-    def _accuracies(self, line: str, number: int, rank: int, epoch: Epoch | None) -> bool:
-        found = False
-        for match in _NAMED.finditer(line):
-            split, accuracy = _split(match[1]), _accuracy(*match.groups()[1:6])
-            if accuracy is None:
-                if match[7] is None:  # an accuracy of NaN says nothing, its loss does
-                    self._leave_out(f'line {number} is not understood: "{excerpt(line)}"')
-            elif split != "train":
-                self._note_decimals("acc", match[3])
-                place = epoch or self._scored(number, rank, _lacking("accuracy", split, accuracy))
-                place.accuracy.setdefault(split, accuracy)
-                found = True
-        unnamed = [_accuracy(*match.groups()) for match in _UNNAMED.finditer(line)]
-        if report := _REPORT.search(line):
-            unnamed.append(Accuracy(float(report[1]), None, len(report[2])))
-        for accuracy in filter(None, unnamed):
-            is_over = all(one.epochs[-1].has_summary for one in self._still_open(rank))
-            if accuracy.counts is None and (is_over or _BATCH.search(line)):
-                continue  # such as the report on test at the end, or the accuracy of a batch
-            place = self._scored(number, rank, _num_unnamed)
-            place.unnamed.append((self._place, accuracy))
-            found = True
-        return found
-
-    def _losses(self, line: str, number: int, rank: int, epoch: Epoch | None) -> bool:
-        found = False
-        for match in _LOSS.finditer(line):
-            if match[2] is None:
-                self._leave_out(f'line {number} is not understood: "{excerpt(line)}"')
-                continue
-            split, loss = _split(match[1]), float(match[2])
-            self._note_decimals("loss", match[2].partition(".")[2])
-            place = epoch or self._scored(number, rank, _lacking("loss", split, loss))
-            place.loss.setdefault(split, loss)
-            if not math.isfinite(loss):
-                place.nonfinite.setdefault(split, loss)
-            found = True
-        return found
 
     def _others(self, line: str, rank: int) -> bool:
         if match := _STOPPING.search(line):
@@ -491,30 +522,28 @@ class LogReader:
         self._classes += [(_split(match[1]), int(match[2]), int(match[3])) for match in found]
         return bool(found)
 
-    def _note_decimals(self, kind: str, decimals: str | None) -> None:
-        self._decimals[kind] = max(self._decimals.get(kind, 0), len(decimals or ""))
+    def _note_decimals(self, line: _Line) -> None:
+        self._decimals = {kind: max(self._decimals[kind], n) for kind, n in line.decimals.items()}
 
-    def _without_cut_number(self, line: str) -> str:
-        """``line`` without a last number that has fewer decimals than its like had before."""
+    def _drop_cut_number(self, line: str) -> str:
+        """Return ``line`` without a last number that has fewer decimals than its like had
+        before."""
         if (last := _LAST_NUMBER.search(line)) is None:
             return line
         before = line[: last.start(2)]
-        for match in _NAMED.finditer(before):
-            self._note_decimals("acc", match[3])
-        for match in _LOSS.finditer(before):
-            self._note_decimals("loss", (match[2] or "").partition(".")[2])
+        self._note_decimals(_Line.parse(before))
         is_whole = len(last[3]) >= self._decimals.get(last[1].lower(), 0) and last[1] != "out of"
         return line if is_whole else before
 
-    def _together(self) -> list[tuple[list[_Printed], list[_Printed]]]:
-        """What was printed at the same time, in the order of the log, and what joins it.
+    def _concurrent_outputs(self) -> list[tuple[list[_ProcessOutput], list[_ProcessOutput]]]:
+        """Group what was printed at the same time, in the order of the log, with what joins it.
 
         Where lines have a rank, one rank leads. The others print the same runs, if not at the same
         time, and join the nearest.
         """
         main = _says_most([printed for printed in self._printed if printed.rank >= 0])
         found = _overlapping([printed for printed in self._printed if printed.rank in (-1, main)])
-        joining: list[list[_Printed]] = [[] for _ in found]
+        joining: list[list[_ProcessOutput]] = [[] for _ in found]
         for other in self._printed:
             if other.rank not in (-1, main):
                 apart = [
@@ -524,14 +553,16 @@ class LogReader:
                 joining[apart.index(min(apart))].append(other)
         return list(zip(found, joining, strict=True))
 
-    def _runs(self, leading: list[_Printed], others: list[_Printed]) -> list[LoggedRun]:
-        """The runs of what was printed at the same time, from the process that said most."""
+    def _build_runs(
+        self, leading: list[_ProcessOutput], others: list[_ProcessOutput]
+    ) -> list[LoggedRun]:
+        """Build the runs of what was printed at the same time, from the process that said most."""
         together = leading + others
         most = _says_most(leading)
         parts = _overlapping([printed for printed in together if printed.rank == most])
         runs = []
         for part in parts:
-            run = LoggedRun(max(part, key=_Printed.num_scores).epochs)
+            run = LoggedRun(max(part, key=_ProcessOutput.num_scores).epochs)
             run.classes = [one for printed in part for one in printed.classes]
             run.num_processes = max(len(part), len({printed.rank for printed in together}))
             run.is_mixed = _differ(part)
@@ -540,14 +571,14 @@ class LogReader:
                 for other in all_alike[epoch.number]:
                     epoch.nonfinite = epoch.nonfinite | other.nonfinite
                 if not epoch.accuracy:
-                    self._give_names(epoch, alike[epoch.number])
-            _settle_units(run.epochs)
-            run.has_only_test = _put_test_first(run.epochs)
+                    self._name_accuracies(epoch, alike[epoch.number])
+            _convert_percent(run.epochs)
+            run.has_only_test = _use_test_as_validation(run.epochs)
             runs.append(run)
         return runs
 
-    def _give_names(self, epoch: Epoch, beside: list[Epoch]) -> None:
-        """Accuracies without a name: validation first, the same ones in all processes."""
+    def _name_accuracies(self, epoch: Epoch, beside: list[Epoch]) -> None:
+        """Name accuracies that have no name: validation first, the same ones in all processes."""
         printed = [
             accuracy
             for _, accuracy in sorted(
@@ -569,8 +600,8 @@ class LogReader:
         for printed in self._newest.get(rank, []):
             printed.is_open = False
 
-    def _give_up(self, rank: int) -> None:
-        """No line has named the epoch of the scores that wait."""
+    def _drop_waiting(self, rank: int) -> None:
+        """Leave out scores whose epoch no line has named."""
         if epoch := self._waiting.pop(rank, None):
             self._leave_out(f"line {epoch.line} has scores, but no line names their epoch")
 
@@ -580,25 +611,26 @@ class LogReader:
             self.notes.append(f"{what}; left out.")
 
 
-def _by_number(all_printed: list[_Printed]) -> dict[int | None, list[Epoch]]:
-    """Each epoch as all of these processes printed it."""
+def _by_number(all_printed: list[_ProcessOutput]) -> dict[int | None, list[Epoch]]:
+    """Map an epoch's number to that epoch as each of these processes printed it."""
     found: dict[int | None, list[Epoch]] = {}
     for epoch in (epoch for printed in all_printed for epoch in printed.epochs):
         found.setdefault(epoch.number, []).append(epoch)
     return found
 
 
-def _says_most(all_printed: list[_Printed]) -> int | None:
-    """The rank with the most scores, the lowest of several; None where nothing has a rank."""
+def _says_most(all_printed: list[_ProcessOutput]) -> int | None:
+    """Return the rank with the most scores, the lowest of several; None where nothing has a
+    rank."""
     said: dict[int, int] = {}
     for printed in sorted(all_printed, key=lambda printed: printed.rank):
         said[printed.rank] = said.get(printed.rank, 0) + printed.num_scores()
     return max(said, key=lambda rank: said[rank], default=None)
 
 
-def _overlapping(all_printed: list[_Printed]) -> list[list[_Printed]]:
-    """What was printed at the same time, in the order of the log."""
-    found: list[list[_Printed]] = []
+def _overlapping(all_printed: list[_ProcessOutput]) -> list[list[_ProcessOutput]]:
+    """Group what was printed at the same time, in the order of the log."""
+    found: list[list[_ProcessOutput]] = []
     end = -1
     for printed in sorted(all_printed, key=lambda printed: printed.first):
         if printed.first > end:
@@ -612,7 +644,7 @@ def _has_same_loss(split: str, before: Epoch, after: Epoch) -> bool:
     return split in after.loss and before.loss.get(split) == after.loss[split]
 
 
-def _differ(part: list[_Printed]) -> bool:
+def _differ(part: list[_ProcessOutput]) -> bool:
     """Whether processes have different validation scores of the same epoch."""
     seen: dict[tuple[int | None, str], set[str]] = {}
     for epoch in (epoch for printed in part for epoch in printed.epochs):
@@ -623,8 +655,8 @@ def _differ(part: list[_Printed]) -> bool:
     return any(len(values) > 1 for values in seen.values())
 
 
-def _put_test_first(epochs: list[Epoch]) -> bool:
-    """Judge test as validation where the log has no validation, and say whether that is so."""
+def _use_test_as_validation(epochs: list[Epoch]) -> bool:
+    """Judge test as validation where the log has no validation, and return whether that is so."""
     splits = {split for epoch in epochs for split in (*epoch.accuracy, *epoch.loss)}
     if "validation" in splits or "test" not in splits:
         return False
@@ -636,8 +668,8 @@ def _put_test_first(epochs: list[Epoch]) -> bool:
     return True
 
 
-def _settle_units(epochs: list[Epoch]) -> None:
-    """Make shares of accuracies without a percent sign, which are percent where one is above 1.
+def _convert_percent(epochs: list[Epoch]) -> None:
+    """Convert accuracies without a percent sign to shares: they are percent where one is above 1.
 
     All are rounded as the finest is: 0.7 beside 0.6833 was not cut to one decimal.
     """
@@ -651,7 +683,7 @@ def _settle_units(epochs: list[Epoch]) -> None:
                 epoch.accuracy[split] = Accuracy(share, decimals=max(places))
 
 
-def _may_say(line: str) -> bool:
+def _is_relevant(line: str) -> bool:
     return any(map(line.lower().__contains__, _WORDS))
 
 
@@ -660,33 +692,15 @@ def _split(word: str) -> str:
     return word if word in ("train", "test") else "validation"
 
 
-def _lacking(kind: str, split: str, value: Accuracy | float) -> Callable[[Epoch], int | None]:
-    """0 where an epoch has no such score, 1 where it has the same, None where it has another."""
-
-    def lacks(epoch: Epoch) -> int | None:
-        has = getattr(epoch, kind).get(split)
-        same = has == value or (has != has and value != value)
-        return 0 if has is None else 1 if same else None
-
-    return lacks
-
-
-def _lacking_summary(line: str) -> Callable[[Epoch], bool]:
-    """Whether an epoch has no summary, or one with none of the scores of ``line``."""
-    accuracies = {_split(match[1]) for match in _NAMED.finditer(line)}
-    losses = {_split(match[1]) for match in _LOSS.finditer(line)}
-    return lambda e: not e.has_summary or not (accuracies & {*e.accuracy} or losses & {*e.loss})
-
-
 def _num_unnamed(epoch: Epoch) -> int | None:
-    """The fewer an epoch has, the more it lacks; after its summary it lacks none."""
+    """Count an epoch's accuracies without a name; None after its summary, which ends it."""
     return None if epoch.has_summary else len(epoch.unnamed)
 
 
 def _accuracy(
     number: str | None, decimals: str | None, sign: str | None, right: str | None, all_: str | None
 ) -> Accuracy | None:
-    """From a share or percent, right answers and windows; None where they do not agree."""
+    """Parse a share or percent, right answers and windows; None where they do not agree."""
     if number is None or float(number) > 100:
         return None
     places = len(decimals or "")
@@ -704,5 +718,5 @@ def _accuracy(
 
 
 def excerpt(line: str) -> str:
-    """Enough of a line to find it, without what a terminal would obey."""
+    """Cut a line to what is enough to find it, without control characters."""
     return plain(line.strip()[:70])

@@ -8,35 +8,77 @@ replay a log.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
+from statistics import median
+from typing import Any
 
 from timerxl.config import MonitorsConfig
-from timerxl.training.monitors.health_rules import dead_input, memory, nonfinite, slow, target
-from timerxl.training.monitors.verdicts import (
-    CERTAIN,
-    SUSPECTED,
-    History,
-    Scores,
-    Verdict,
-    verdict_at,
-)
+from timerxl.training.monitors.history import History, Scores, StepNumbers
 
-Monitor = Callable[[History, MonitorsConfig], Verdict | None]
-
+INFO, SUSPECTED, CERTAIN = "info", "suspected", "certain"
+SEVERITIES = (INFO, SUSPECTED, CERTAIN)
 SOME_RANKING = 0.6  # ROC-AUC from which moving the threshold helps
 NO_RANKING = 0.05  # distance of ROC-AUC from 0.5 that may be none,
 RANK_STD_ERRORS = 2.0  # and is none within this many of its standard errors
 RANKS_NOTHING = "the forecasts rank nothing"
 CONSECUTIVE_CHECKS = 3
 STD_ERRORS = 3.0  # many evaluations of many runs are looked at: two would be passed by chance
+EXPLODING = 100.0  # times the median gradient norm
+SLOW_EPOCHS = 3
+MOST_SKIPPED = 15  # a scale of 2^16 is at 1 soon after, where DeepSpeed ends by an error of its own
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a monitor says: which sign, how sure, on which numbers, and what to do.
+
+    ``severity``: ``certain`` where the rule is met beyond doubt (only this stops a run),
+    ``suspected`` where it is met but may have another cause, ``info`` for what is no fault.
+    ``evidence`` holds the numbers the rule was met with.
+    """
+
+    name: str
+    severity: str
+    epoch: float | None
+    step: int | None
+    evidence: dict[str, Any]
+    explanation: str
+    remedy: str
+
+    def sentence(self) -> str:
+        """One paragraph for a terminal."""
+        where = []
+        if self.epoch is not None:
+            where.append(f"epoch {self.epoch:.3g}")
+        if self.step is not None:
+            where.append(f"step {self.step}")
+        when = f" at {', '.join(where)}" if where else ""
+        return f"{self.name} ({self.severity}){when}: {self.explanation} {self.remedy}".rstrip()
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def verdict_at(
+    name: str,
+    severity: str,
+    at: Scores | StepNumbers | None,
+    evidence: Mapping[str, Any],
+    explanation: str,
+    remedy: str,
+) -> Verdict:
+    """Return a verdict on this evaluation or step."""
+    epoch, step = (None, None) if at is None else (at.epoch, at.step)
+    return Verdict(name, severity, epoch, step, dict(evidence), explanation, remedy)
 
 
 def collapse(history: History, limits: MonitorsConfig) -> Verdict | None:
     """(Nearly) one class on validation, accuracy at the base rate, or no ranking at all.
 
-    Certain at the second full evaluation in a row, or at the third look in a row (checks between
-    evaluations included), counted once the grace steps are over.
+    Certain at the second full evaluation in a row, or at the third in a row with the checks between
+    evaluations, counted once the grace steps are over.
     """
     latest = history.latest
     if latest is None or (reason := collapsed(latest)) is None:
@@ -61,9 +103,9 @@ def collapse(history: History, limits: MonitorsConfig) -> Verdict | None:
         )
     grace = history.grace_steps
     past = [one for one in history.evaluations if one.step is None or one.step >= grace]
-    looks = past[-CONSECUTIVE_CHECKS:]
+    recent = past[-CONSECUTIVE_CHECKS:]
     full = [one for one in past if not one.is_sample][-2:]
-    often = len(looks) == CONSECUTIVE_CHECKS and all(map(collapsed, looks))
+    often = len(recent) == CONSECUTIVE_CHECKS and all(map(collapsed, recent))
     twice = not latest.is_sample and len(full) == 2 and all(map(collapsed, full))
     ranking = "" if auc is None or "ROC-AUC" in reason else f" ROC-AUC {auc:.3f}: {_ranks(latest)}."
     if past[-1:] != [latest]:
@@ -80,7 +122,7 @@ def collapse(history: History, limits: MonitorsConfig) -> Verdict | None:
 
 
 def collapsed(scores: Scores) -> str | None:
-    """Why these scores are those of a collapsed model, or None."""
+    """Return why these scores are those of a collapsed model, or None."""
     share, base, accuracy = scores.predicted_rain_share, scores.rain_share, scores.accuracy
     if share is not None and scores.says_one_class:
         says = "rain" if share > 0.5 else "no rain"
@@ -105,7 +147,7 @@ def collapsed(scores: Scores) -> str | None:
 
 
 def _ranks(scores: Scores) -> str | None:
-    """What a ROC-AUC of SOME_RANKING or less says, as a clause; None where it is not known."""
+    """Say what a ROC-AUC of SOME_RANKING or less means, as a clause; None where it is not known."""
     if scores.roc_auc is None:
         return None
     distance, error = scores.roc_auc - 0.5, scores.roc_auc_std_error
@@ -266,19 +308,19 @@ def _less(a: float | None, b: float | None) -> bool:
 
 
 def _points_apart(a: float, b: float) -> float:
-    """In points; 0.75 and 0.70 are 5 apart, not 5.000000000000004."""
+    """Return a difference in points; 0.75 and 0.70 are 5 apart, not 5.000000000000004."""
     return round(100 * (a - b), 9)
 
 
 def _difference_error(a: Scores, b: Scores) -> float | None:
-    """Standard error of the difference of two accuracies, in points."""
+    """Return the standard error of the difference of two accuracies, in points."""
     if a.std_error is None or b.std_error is None:
         return None
     return 100 * math.hypot(a.std_error, b.std_error)
 
 
 def _beyond(points: float, error: float | None, at: Scores) -> str:
-    """Certain where a difference is more than three standard errors.
+    """Return certain where a difference is more than three standard errors, else suspected.
 
     Where none is known it is certain for a log, whose user's rule is all there is, and suspected
     for a run, whose blocks of time were too few to tell.
@@ -296,6 +338,152 @@ def _plus_minus(error: float | None) -> str:
     return "" if error is None else f", standard error {error:.1f}"
 
 
+def nonfinite(history: History, limits: MonitorsConfig) -> Verdict | None:
+    """A loss or gradient norm that is NaN or infinite, or a norm far above those before it."""
+    if not history.steps:
+        return None
+    now = history.steps[-1]
+    evidence: dict[str, object] = {"loss": now.loss, "grad_norm": now.grad_norm}
+    where = f" ({now.batch})" if now.batch else ""
+    at = f"epoch {now.epoch:g}" if now.step is None else f"step {now.step}"
+    kept = f" The newest checkpoint is {now.checkpoint}." if now.checkpoint else ""
+    for name in ("batch", "checkpoint"):
+        evidence |= {name: found} if (found := getattr(now, name)) else {}
+    if now.skipped >= MOST_SKIPPED:
+        return verdict_at(
+            "nonfinite",
+            CERTAIN,
+            now,
+            evidence | {"skipped_updates": now.skipped},
+            f"fp16 has left out {now.skipped} updates in a row up to {at}: the "
+            f"gradients are no numbers at any scale of the loss, and nothing is learned.{kept}",
+            "Lower optim.lr, look for extreme values in the series, or use train.precision=fp32.",
+        )
+    for name, value in (("loss", now.loss), ("gradient norm", now.grad_norm)):
+        if value is not None and not math.isfinite(value):
+            return verdict_at(
+                "nonfinite",
+                CERTAIN,
+                now,
+                evidence,
+                f"the {name} is {value} at {at}{where}.{kept}",
+                "Lower optim.lr, or look for extreme values in these windows of the series.",
+            )
+    usual = usual_norm(history.steps[:-1])
+    is_early = now.step is not None and now.step < history.grace_steps
+    if usual is None or is_early or not explodes(now.grad_norm, usual):
+        return None
+    norm = float(now.grad_norm or 0.0)
+    return verdict_at(
+        "nonfinite",
+        SUSPECTED,
+        now,
+        evidence | {"median_grad_norm": usual},
+        f"the gradient norm exploded to {norm:.3g} at {at}, "
+        f"{norm / usual:.0f} times its median{where}.{kept}",
+        "It was clipped; if it comes again, lower optim.lr or look at these windows.",
+    )
+
+
+def usual_norm(steps: Sequence[StepNumbers]) -> float | None:
+    """Return the median gradient norm of the 50 newest of these steps; None where under 20 are
+    known."""
+    norms = [step.grad_norm for step in steps[-50:] if step.grad_norm is not None]
+    finite = [norm for norm in norms if math.isfinite(norm)]
+    return max(median(finite), 1e-12) if len(finite) >= 20 else None
+
+
+def explodes(norm: float | None, usual: float) -> bool:
+    """Whether a gradient norm is far above the usual one."""
+    return norm is not None and norm > EXPLODING * usual
+
+
+def memory(history: History, limits: MonitorsConfig) -> Verdict | None:
+    """Peak memory above ``memory_cap_gb`` (10^9 bytes)."""
+    peak, cap = history.peak_memory_gb, limits.memory_cap_gb
+    if peak is None or cap is None or peak <= cap:
+        return None
+    return verdict_at(
+        "memory",
+        CERTAIN,
+        history.latest,
+        {"peak_memory_gb": peak, "memory_cap_gb": cap},
+        f"peak memory is {peak:.1f} GB, above the cap of {cap:g} GB.",
+        f"python launch/plan.py --config RECIPE --fit {cap:g}GB finds settings that fit.",
+    )
+
+
+def slow(history: History, limits: MonitorsConfig) -> Verdict | None:
+    """An epoch that will take ``slow_factor`` times what the plan said; certain the third time
+    in a row, since a device may be shared for a while."""
+    planned, recent = history.planned_epoch_seconds, history.epoch_seconds[-SLOW_EPOCHS:]
+    if not planned or not recent or recent[-1] <= limits.slow_factor * planned:
+        return None
+    took = recent[-1]
+    stays = len(recent) == SLOW_EPOCHS and min(recent) > limits.slow_factor * planned
+    return verdict_at(
+        "slow",
+        CERTAIN if stays else SUSPECTED,
+        history.latest,
+        {"epoch_seconds": took, "planned_epoch_seconds": planned},
+        f"an epoch takes {took / 60:.1f} minutes, {took / planned:.1f} times the planned "
+        f"{planned / 60:.1f}.",
+        "Is the device shared, throttled, or waiting for data (loading_seconds)?",
+    )
+
+
+def dead_input(history: History, limits: MonitorsConfig) -> Verdict | None:
+    """A feature that never varies in training, or gradients of exactly zero ten steps long."""
+    norms = [s.grad_norm for s in history.steps[-10:]]
+    if len(norms) == 10 and all(norm == 0.0 for norm in norms):
+        return verdict_at(
+            "dead_input",
+            CERTAIN,
+            history.latest,
+            {"grad_norm": 0.0, "steps": 10},
+            "the gradient norm has been exactly zero for ten logged steps: nothing is learned.",
+            "Is everything frozen, or are all inputs or activations dead?",
+        )
+    if not history.dead_features:
+        return None
+    names = ", ".join(history.dead_features)
+    return verdict_at(
+        "dead_input",
+        SUSPECTED,
+        history.latest,
+        {"features": list(history.dead_features)},
+        f"never varying in the training windows: {names}.",
+        "Leave them out of data.features, or find out why they are constant.",
+    )
+
+
+def target(history: History, limits: MonitorsConfig) -> Verdict | None:
+    """F1 above ``target_f1``, validation and holdout within ``target_points``."""
+    latest = history.latest
+    if latest is None or latest.is_sample or limits.target_f1 is None or latest.f1 is None:
+        return None
+    other = history.elsewhere(latest)
+    if latest.f1 <= limits.target_f1 or other is None or other[1].accuracy is None:
+        return None
+    gap = round(100 * ((latest.accuracy or math.nan) - other[1].accuracy), 9)
+    if not abs(gap) <= limits.target_points:
+        return None
+    floor = latest.always_rain_f1
+    if latest.says_one_class or (floor is not None and latest.f1 <= floor):
+        return None  # no success: saying "rain" to everything gets as much
+    beside = "" if floor is None else f"; always-rain has {floor:.3f}"
+    return verdict_at(
+        "target",
+        INFO,
+        latest,
+        {"f1": latest.f1, "target_f1": limits.target_f1, "points": gap, "always_rain_f1": floor},
+        f"F1 {latest.f1:.3f} is above the target of {limits.target_f1:g}{beside}; validation and "
+        f"{other[0]} are {abs(gap):.1f} points apart.",
+        "",
+    )
+
+
+Monitor = Callable[[History, MonitorsConfig], Verdict | None]
 MONITORS: dict[str, Monitor] = {
     "collapse": collapse,
     "stagnation": stagnation,
@@ -308,3 +496,49 @@ MONITORS: dict[str, Monitor] = {
     "dead_input": dead_input,
     "target": target,
 }
+# Event -> the monitors that read it.
+READ_BY = {
+    "start": ["dead_input"],
+    "train": ["nonfinite", "dead_input"],
+    "check": ["collapse"],
+    "validation": "collapse stagnation oscillation divergence overfitting target".split(),
+    "cost": ["memory", "slow"],
+}
+
+
+@dataclass
+class Watcher:
+    """The monitors over a stream of events: those of a live run, or of its metrics.jsonl again.
+
+    Both go through these lines, so that ``launch/diagnose.py`` says what the run itself said.
+    ``repeat`` False says each (name, severity) once, as in a run; True every time, as in a replay.
+    ``holdout`` and ``test_every_epoch`` events must come before the ``validation`` of their step.
+    """
+
+    limits: MonitorsConfig
+    repeat: bool = False
+    history: History = field(default_factory=History)
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    def see(self, event: Mapping[str, Any]) -> list[Verdict]:
+        """Record an event and return the verdicts that it brings."""
+        self.history.add(event)
+        found = []
+        for name in READ_BY.get(str(event.get("event")), []):
+            if getattr(self.limits, name) == "off":
+                continue
+            verdict = MONITORS[name](self.history, self.limits)
+            if verdict is not None and (self.repeat or not self._said(verdict)):
+                found.append(verdict)
+        self.verdicts += found
+        return found
+
+    def stops(self, verdict: Verdict) -> bool:
+        """Whether the recipe lets this verdict end the run: it is certain, or the target."""
+        action = getattr(self.limits, verdict.name)
+        return action == "stop" and (verdict.severity == CERTAIN or verdict.name == "target")
+
+    def _said(self, verdict: Verdict) -> bool:
+        return any(
+            (said.name, said.severity) == (verdict.name, verdict.severity) for said in self.verdicts
+        )

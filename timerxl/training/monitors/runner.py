@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,21 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from timerxl.command_line import EXIT_STOPPED, ForeseenError
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.files import write_json
-from timerxl.training.evaluator import agree
-from timerxl.training.monitors.health_rules import explodes, usual_norm
-from timerxl.training.monitors.history import Watcher
-from timerxl.training.monitors.verdicts import Verdict
+from timerxl.training.distributed import agree
+from timerxl.training.monitors.rules import Verdict, Watcher, explodes, usual_norm
 from timerxl.training.tracking import MetricsLog
 
 VERDICT_FILE = "verdict.json"
 
 
-class RunStopped(RuntimeError):
+class RunStopped(ForeseenError):
     """A monitor ended the run; the message is one paragraph, ``verdict`` its reason."""
+
+    exit_code = EXIT_STOPPED
 
     def __init__(self, verdict: Verdict, checkpoint: str):
         super().__init__(f"stopped by the monitor {verdict.sentence()} Checkpoint: {checkpoint}.")
@@ -33,15 +35,15 @@ class RunStopped(RuntimeError):
 
 @dataclass
 class MonitorRunner:
-    """Writes events, says verdicts, and decides together with all ranks whether to stop.
+    """Write events, log verdicts, and decide together with all ranks whether to stop.
 
     The main process alone watches: memory and time differ from rank to rank.
     """
 
     config: RunConfig
     accelerator: Accelerator
-    log: MetricsLog
-    say: Any
+    metrics: MetricsLog
+    say: Callable[[str], None]
     watcher: Watcher = field(init=False)
     stop: Verdict | None = None
 
@@ -52,11 +54,11 @@ class MonitorRunner:
         """Write an event and show it to the monitors; call on any rank."""
         if not self.accelerator.is_main_process:
             return
-        self.log.write(name, **values)
+        self.metrics.write(name, **values)
         for verdict in self.watcher.see({"event": name, **values}):
             stops = self.watcher.stops(verdict)
             action = "stop" if stops else "warn"
-            self.log.write("verdict", **verdict.to_dict(), action=action)
+            self.metrics.write("verdict", **verdict.to_dict(), action=action)
             self.say(f"{'STOP' if stops else 'warning'}: {verdict.sentence()}")
             if stops and self.stop is None:
                 self.stop = verdict
@@ -82,7 +84,7 @@ class MonitorRunner:
         return usual is not None and explodes(grad_norm, usual)
 
     def compare_with_expectations(self, scores: dict[str, Any], epoch: float) -> None:
-        """Say where validation leaves the bands of the recipe at the end of this epoch."""
+        """Log where validation leaves the bands of the recipe at the end of this epoch."""
         for expected in self.config.expectations:
             if abs(epoch - expected.epoch) > 1e-9:
                 continue
@@ -98,12 +100,12 @@ class MonitorRunner:
                 )
 
     def agreed_stop(self) -> Verdict | None:
-        """The verdict that ends the run, the same on every rank; to be called by all of them."""
+        """Return the verdict that ends the run, the same on every rank; all of them call this."""
         self.stop = agree(self.accelerator, self.stop)
         return self.stop
 
     def write(self) -> None:
-        """verdict.json: what was found so far, and what ended the run."""
+        """Write verdict.json: what was found so far, and what ended the run."""
         if not self.accelerator.is_main_process:
             return
         found = [
@@ -116,7 +118,7 @@ class MonitorRunner:
 
 
 def dead_features(windows: WeatherWindows) -> list[str]:
-    """Features that never vary over the rows that training sees."""
+    """List the features that never vary over the rows that training sees."""
     times = windows.series.timestamps
     seen = windows.values[torch.from_numpy(times <= times[windows.issue_rows("train")].max())]
     spread = (seen.amax(0) - seen.amin(0)).tolist()
@@ -125,7 +127,7 @@ def dead_features(windows: WeatherWindows) -> list[str]:
 
 
 def describe_batch(windows: WeatherWindows, positions: np.ndarray) -> str:
-    """Regions and issue times of training windows, short enough for a sentence."""
+    """Describe training windows by regions and issue times, short enough for a sentence."""
     rows = windows.issue_rows("train")[positions]
     series = windows.series
     times = np.sort(series.timestamps[rows]).astype("datetime64[h]")

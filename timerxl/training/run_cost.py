@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,12 +19,12 @@ from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.device import uses_gpu
 from timerxl.evaluation.tables import Table
-from timerxl.training.precision import Decision
+from timerxl.training.precision import SettingChoice
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run has settled when it asks what it will cost."""
+    """What a run has settled before its cost is predicted."""
 
     precision: str
     zero_stage: int
@@ -33,7 +33,7 @@ class RunFacts:
 
     @classmethod
     def of(cls, accelerator: Accelerator) -> RunFacts:
-        """Read off the accelerator: the launcher's choice wins over the recipe's."""
+        """Read the facts from the accelerator: the launcher's choice wins over the recipe's."""
         precision, stage = accelerator.mixed_precision, 0
         if accelerator.distributed_type == DistributedType.DEEPSPEED:
             settings = accelerator.state.deepspeed_plugin.deepspeed_config
@@ -57,57 +57,37 @@ class Prediction:
     peak_memory_gib: float
     epoch_seconds: float | None
     summary: str
-    data_on_device: Decision
+    data_on_device: SettingChoice
 
 
 Predictor = Callable[[RunConfig, WeatherWindows, RunFacts], Prediction]
 
 
-@dataclass(frozen=True)
-class Check:
-    """Predicted and measured, with the relative error of the prediction."""
+def compare_with_plan(prediction: Prediction, epoch_seconds: float) -> dict[str, Any]:
+    """Return predicted and measured cost, as results.json holds them.
 
-    predicted_peak_memory_gib: float
-    measured_peak_memory_gib: float
-    predicted_epoch_seconds: float | None
-    measured_epoch_seconds: float
-
-    def rows(self) -> list[tuple[str, float | None, float]]:
-        where = "allocated on the GPU" if uses_gpu() else "resident"
-        return [
-            (
-                f"peak memory, GiB {where}",
-                self.predicted_peak_memory_gib,
-                self.measured_peak_memory_gib,
-            ),
-            (
-                "seconds of training an epoch",
-                self.predicted_epoch_seconds,
-                self.measured_epoch_seconds,
-            ),
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    Memory is measured now: call it at the end of training, before the best model is scored.
+    """
+    return {
+        "predicted_peak_memory_gib": prediction.peak_memory_gib,
+        "measured_peak_memory_gib": peak_memory_gib(),
+        "predicted_epoch_seconds": prediction.epoch_seconds,
+        "measured_epoch_seconds": epoch_seconds,
+    }
 
 
-def check(prediction: Prediction, steps_per_epoch: int, steps: int, train_seconds: float) -> Check:
-    """Measure now, at the end of training, before the best model is scored."""
-    return Check(
-        prediction.peak_memory_gib,
-        peak_memory_gib(),
-        prediction.epoch_seconds,
-        train_seconds / steps * steps_per_epoch,
-    )
-
-
-def check_table(checked: Check) -> Table:
-    """Predicted versus measured, a line each."""
+def plan_table(found: dict[str, Any]) -> Table:
+    """Show predicted versus measured, a line each, from :func:`compare_with_plan`."""
     table = Table(title="The plan, and what came", title_justify="left")
     table.add_column("")
     for heading in ("predicted", "measured", "prediction is"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, predicted, measured in checked.rows():
+    where = "allocated on the GPU" if uses_gpu() else "resident"
+    for name, key in (
+        (f"peak memory, GiB {where}", "peak_memory_gib"),
+        ("seconds of training an epoch", "epoch_seconds"),
+    ):
+        predicted, measured = found[f"predicted_{key}"], found[f"measured_{key}"]
         cells = ["–", f"{measured:.3g}", "–"]
         if predicted is not None:
             cells = [f"{predicted:.3g}", f"{measured:.3g}", f"{predicted / measured - 1:+.0%}"]
@@ -116,7 +96,8 @@ def check_table(checked: Check) -> Table:
 
 
 def peak_memory_gib() -> float:
-    """Peak of this process so far: the allocator's on a GPU, the resident set on a CPU."""
+    """Return this process's peak memory so far: the allocator's on a GPU, the resident set on a
+    CPU."""
     if uses_gpu():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

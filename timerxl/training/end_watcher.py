@@ -21,8 +21,8 @@ REASON = (
 )
 
 
-class LastWord:
-    """Watches this process from another one, until :meth:`close`."""
+class EndWatcher:
+    """Watch this process from another one, until :meth:`close`."""
 
     def __init__(self, output_dir: Path, resume_hint: str):
         # Without site packages: it starts in milliseconds and imports nothing of this project.
@@ -36,7 +36,7 @@ class LastWord:
         )
 
     def close(self) -> None:
-        """The run has written its own end."""
+        """Stop watching: the run has written its own end."""
         self._process.kill()
         self._process.wait()
 
