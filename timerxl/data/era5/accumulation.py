@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,8 +58,8 @@ def step_type(name: str, told: str) -> str:
     if told in (SUM, MEAN, MAX, MIN, INSTANT):
         return told
     known = {SUM: _SUMS, MAX: _LARGEST, MIN: _SMALLEST, MEAN: _MEANS}
-    kinds = [kind for kind, names in known.items() if name in names]
-    return kinds[0] if kinds else MEAN if name.startswith("avg_") else INSTANT
+    usual = MEAN if name.startswith("avg_") else INSTANT
+    return next((kind for kind, names in known.items() if name in names), usual)
 
 
 def only_rises(name: str) -> bool:
@@ -117,10 +115,8 @@ def covered_hours(
     if totals is None:
         return known.astype(np.int64) * window
     hours = first_hour + np.arange(len(known))
-    before = _known_before(known)
-    start = totals.start(hours)
-    last = np.where(before >= 0, first_hour + before, start)
-    return np.where(known, hours - np.maximum(last, start), 0)
+    before, same = _value_before(known, first_hour, totals)
+    return np.where(known, hours - np.where(same, first_hour + before, totals.start(hours)), 0)
 
 
 def deaccumulate(values: np.ndarray, first_hour: int, totals: Totals) -> np.ndarray:
@@ -129,26 +125,27 @@ def deaccumulate(values: np.ndarray, first_hour: int, totals: Totals) -> np.ndar
     The first value of a total is its own share; every later one, the last hour included (00 UTC
     of the next day in ERA5-Land), minus the known value before it in the same total.
     """
-    hours = first_hour + np.arange(len(values))
-    before = _known_before(~np.isnan(values))
-    same = (before >= 0) & (first_hour + before > totals.start(hours))
-    return values - np.where(same, values[np.maximum(before, 0)], 0.0)
+    before, same = _value_before(~np.isnan(values), first_hour, totals)
+    return values - np.where(same, values[before], 0.0)
 
 
 def changes_within(
     weight: np.ndarray, known: np.ndarray, first_hour: int, totals: Totals
 ) -> np.ndarray:
     """Find [N] known values whose ``weight`` [N] is not that of the one before in their total."""
-    hours = first_hour + np.arange(len(known))
-    before = _known_before(known)
-    same = known & (before >= 0) & (first_hour + before > totals.start(hours))
-    return same & (np.abs(weight - weight[np.maximum(before, 0)]) > 1e-9)
+    before, same = _value_before(known, first_hour, totals)
+    return known & same & (np.abs(weight - weight[before]) > 1e-9)
 
 
-def _known_before(known: np.ndarray) -> np.ndarray:
-    """[N]: index of the last known value before each place, -1 where there is none."""
-    last = np.maximum.accumulate(np.where(known, np.arange(len(known)), -1))
-    return np.concatenate([[-1], last[:-1]])
+def _value_before(
+    known: np.ndarray, first_hour: int, totals: Totals
+) -> tuple[np.ndarray, np.ndarray]:
+    """[N] the place of the known value before each, and whether that is of the same total."""
+    places = np.arange(len(known))
+    last = np.maximum.accumulate(np.where(known, places, -1))
+    before = np.concatenate([[-1], last[:-1]])
+    same = (before >= 0) & (first_hour + before > totals.start(first_hour + places))
+    return np.maximum(before, 0), same
 
 
 @dataclass(frozen=True)
@@ -262,32 +259,13 @@ class AccumulationEvidence:
         wet = seen[:, seen[2] >= self.largest * 2.0**-_NOISE_EXPONENT]
         least_share, where = np.inf, Totals()
         for totals in _candidates():
-            inside = _inside(totals)
+            inside = _inside(totals, np.arange(24)[:, None], np.arange(25)[None, :])
             if amount[inside].sum() <= _LEAST_INSIDE * amount.sum():
                 continue
             share = falls[inside].sum() / amount[inside].sum()
-            outside = max(amount[~inside].sum(), np.finfo(float).tiny)
-            lost = falls[~inside].sum() / outside
+            lost = falls[~inside].sum() / max(amount[~inside].sum(), np.finfo(float).tiny)
             if share < _RUNNING_BELOW and lost > _RESTARTS_ABOVE:
-                words = (
-                    f"within a total {share:.2%} of the amount falls from stamp to stamp, where it "
-                    f"starts again ({totals}) {lost:.0%}"
-                )
-                counts = _stamps_of_totals(totals, wet)
-                pairs, threes = len(counts), int((counts >= 2).sum())
-                if totals == Totals():
-                    is_enough = pairs >= _LEAST_OF_TWO or threes >= _LEAST_WINDOWS
-                else:  # fewer stamps in each need more of them
-                    a_day = 24 // totals.period
-                    is_enough = pairs >= 2 * _LEAST_OF_TWO * a_day
-                    is_enough |= threes >= _LEAST_OF_OTHERS * a_day
-                if is_enough:
-                    return Verdict(RUNNING, totals, words, self.largest)
-                words += "; too few of them have rain to be sure"
-                # ERA5-Land's restart is no chance find, though too few days show it; nor are
-                # several totals in which rain was seen three times and never fell.
-                is_likely = totals == Totals() or threes >= 3
-                return Verdict(UNCLEAR, None, words, self.largest, is_likely)
+                return self._running(totals, wet, share, lost)
             if share < least_share:
                 least_share, where = share, totals
         every = falls.sum() / max(amount.sum(), np.finfo(float).tiny)
@@ -308,6 +286,28 @@ class AccumulationEvidence:
         mixed = bool(least_share <= _HOURLY_ABOVE) and days >= _LEAST_DAYS
         return Verdict(UNCLEAR, None, words, self.largest, mixed)
 
+    def _running(self, totals: Totals, wet: np.ndarray, share: float, lost: float) -> Verdict:
+        """Running totals, or unclear where too few stamps with rain say so."""
+        words = (
+            f"within a total {share:.2%} of the amount falls from stamp to stamp, where it starts "
+            f"again ({totals}) {lost:.0%}"
+        )
+        # Later stamps with rain in each total: a pair has one stamp more.
+        hours, gap = wet[0].astype(np.int64), wet[1].astype(np.int64)
+        later = np.unique(hours[_inside(totals, hours, gap)])
+        counts = np.unique(totals.start(later), return_counts=True)[1]
+        pairs, threes, a_day = len(counts), int((counts >= 2).sum()), 24 // totals.period
+        if totals == Totals():
+            is_enough = pairs >= _LEAST_OF_TWO or threes >= _LEAST_WINDOWS
+        else:  # fewer stamps in each need more of them
+            is_enough = pairs >= 2 * _LEAST_OF_TWO * a_day or threes >= _LEAST_OF_OTHERS * a_day
+        if is_enough:
+            return Verdict(RUNNING, totals, words, self.largest)
+        # ERA5-Land's restart is no chance find, though too few days show it; nor are several totals
+        # in which rain was seen three times and never fell.
+        words += "; too few of them have rain to be sure"
+        return Verdict(UNCLEAR, None, words, self.largest, totals == Totals() or threes >= 3)
+
 
 def _candidates() -> list[Totals]:
     """The longest period first: totals over 24 h also rise all through its parts."""
@@ -315,17 +315,9 @@ def _candidates() -> list[Totals]:
     return [Totals(period, hour) for period in (24, 12, 6, 3) for hour in usual if hour < period]
 
 
-def _inside(totals: Totals) -> np.ndarray:
-    """[24, 25] bool: pairs of stamps (hour of the later, hours between) within one total."""
-    hour, gap = np.arange(24)[:, None], np.arange(25)[None, :]
+def _inside(totals: Totals, hour: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """Whether a stamp at ``hour`` and the one ``gap`` hours before lie within one total."""
     return (totals.start(hour) == totals.start(hour - gap)) & (gap < 24)
-
-
-def _stamps_of_totals(totals: Totals, wet: np.ndarray) -> np.ndarray:
-    """How many later stamps with rain each total has; a pair has one stamp more."""
-    hours, gap = wet[0].astype(np.int64), wet[1].astype(np.int64)
-    inside = (totals.start(hours) == totals.start(hours - gap)) & (gap < 24)
-    return np.unique(totals.start(np.unique(hours[inside])), return_counts=True)[1]
 
 
 def hours_present_per_day(hours: np.ndarray, totals: Totals | None, window: int = 1) -> int:
@@ -366,15 +358,10 @@ def per_step(
     share = covered.reshape(-1, step)
     inside = (share <= np.arange(1, step + 1)).all(axis=1)
     complete = inside & (share.sum(axis=1) >= hours_needed)
-    reductions: dict[str, Callable[..., np.ndarray]] = {
-        SUM: np.nansum,
-        MEAN: np.nanmean,
-        MAX: np.nanmax,
-        MIN: np.nanmin,
-    }
+    reductions = {SUM: np.nansum, MEAN: np.nanmean, MAX: np.nanmax, MIN: np.nanmin}
     reduced = np.full(len(hourly), np.nan)
     if complete.any():
-        reduced[complete] = reductions[kind](hourly[complete], axis=1)
+        reduced[complete] = reductions[kind](hourly[complete], axis=1)  # type: ignore[operator]
     return reduced
 
 
@@ -390,9 +377,7 @@ def rain_verdict(values: np.ndarray, timestamps: np.ndarray, region_index: np.nd
     """
     seconds = timestamps.astype("datetime64[s]").astype(np.int64)
     evidence = AccumulationEvidence()
-    # India's hours end at half past in UTC.
-    minutes, counts = np.unique(seconds % 3600, return_counts=True)
-    past = int(minutes[np.argmax(counts)])
+    past = most_common(seconds % 3600) or 0  # India's hours end at half past in UTC
     kept = seconds % 3600 == past
     evidence.add_rows(values[kept], (seconds[kept] - past) // 3600, region_index[kept])
     first = np.flatnonzero(np.diff(region_index, prepend=-1))
@@ -473,12 +458,11 @@ class SaidMeaning:
 def parse_meaning(column: str, text: str) -> SaidMeaning:
     """Parse ``mean:24h@start`` and its like; raises InputError that lists the words."""
     match = _WORDS.fullmatch(text.strip())
+    word, stamp = (match["word"], match["stamp"]) if match else ("", None)
     hours = int(match["hours"]) if match and match["hours"] else None
-    needs = match is not None and match["word"] in ("sum", "mean", "max", "min")
-    refused = match is not None and match["word"] in ("instant", "hourly") and hours is not None
-    if match is None or (needs and hours is None) or refused or hours == 0:
+    needs, takes_none = ("sum", "mean", "max", "min"), ("instant", "hourly")
+    if not word or hours == 0 or (hours is None if word in needs else word in takes_none and hours):
         raise InputError(f"{OPTION} {column}={text}: expected {_EXAMPLES}.")
-    word, stamp = match["word"], match["stamp"]
     if word == "hourly":
         return SaidMeaning(SUM, 1, stamp)
     if word == "running":
@@ -519,11 +503,13 @@ class FileTimes:
     @property
     def spacing(self) -> int | None:
         """The most common distance of neighbouring stamps, seconds; None of a single one."""
-        steps = np.diff(np.unique(self.seconds))
-        if not len(steps):
-            return None
-        lengths, counts = np.unique(steps, return_counts=True)
-        return int(lengths[np.argmax(counts)])
+        return most_common(np.diff(np.unique(self.seconds)))
+
+
+def most_common(values: np.ndarray) -> int | None:
+    """Return the most common of whole numbers, of several the least; None without any."""
+    found, counts = np.unique(values, return_counts=True)
+    return int(found[np.argmax(counts)]) if len(found) else None
 
 
 def meaning_of(
@@ -552,7 +538,7 @@ def meaning_of(
         )
     end = times.seconds + found.shift
     if (odd := end % _HOUR != 0).any():
-        when = (times.seconds[odd][0] * 10**9).astype("datetime64[ns]").astype("datetime64[s]")
+        when = times.seconds[odd][0].astype("datetime64[s]")
         raise InputError(f"{times.label} holds the time {when}; expected whole hours.")
     if found.hours is not None and found.hours > 24:
         raise InputError(
@@ -569,24 +555,24 @@ def ask(times: FileTimes, column: str, what: str, words: str) -> InputError:
 
 def _said(column: str, said: SaidMeaning, times: FileTimes) -> Meaning:
     hours = None if said.is_running else said.hours
-    known = f"{OPTION} {column}"
+    known, length = f"{OPTION} {column}", (hours or 0) * _HOUR
     if said.kind == INSTANT or said.is_running or said.stamp == "end":
         return Meaning(said.kind, hours, 0, "said", known)
-    assert said.hours is not None
-    length = said.hours * _HOUR
     if said.stamp == "start":
         return Meaning(said.kind, hours, length, "said", known, "start")
-    if _at_middle(times.seconds, length):
+    if _at_middle(times, length):
         return Meaning(said.kind, hours, length // 2, "said", known, "middle")
-    if said.hours >= 24:
+    if length >= 86400:
         what = f"{column} is over {said.hours} h, and nothing tells whether they end at the stamp"
         raise ask(times, column, what, "COLUMN=... with @start or @end")
     return Meaning(said.kind, hours, 0, "said", known)
 
 
-def _at_middle(seconds: np.ndarray, length: int) -> bool:
-    """Whether stamps stand in the middle of intervals that are counted from 00 UTC."""
-    return bool((seconds % length == length // 2).all()) and length % 2 == 0
+def _at_middle(times: FileTimes, length: int | None) -> bool:
+    """Whether stamps stand in the middle of whole hours, ``length`` seconds, from 00 UTC on."""
+    if not length or length % _HOUR:
+        return False
+    return bool((times.seconds % length == length // 2).all())
 
 
 def _daily(column: str, times: FileTimes) -> Meaning | None:
@@ -618,9 +604,8 @@ def _daily(column: str, times: FileTimes) -> Meaning | None:
 
 def _time_shift(column: str, arguments: str, times: FileTimes) -> int:
     """Seconds that were added to UTC before the days were cut: history and attribute must agree."""
-    told: list[Any] = []
-    if match := re.search(r"time_shift['\"]?\s*[:=]\s*(\{[^}]*\}|['\"][^'\"]*['\"])", arguments):
-        told.append(match[1])
+    match = re.search(r"time_shift['\"]?\s*[:=]\s*(\{[^}]*\}|['\"][^'\"]*['\"])", arguments)
+    told = [match[1]] if match else []
     if times.time_shift is not None:
         told.append(repr(times.time_shift))
     found = []
@@ -631,11 +616,10 @@ def _time_shift(column: str, arguments: str, times: FileTimes) -> int:
         except (ValueError, SyntaxError, TypeError) as error:
             what = f"the time shift of {column} can't be read: {text}"
             raise ask(times, column, what, "COLUMN=mean:24h@start or what else") from error
-    shifts = {int(shift.total_seconds()) for shift in found}
-    if len(shifts) > 1:
+    if len({int(shift.total_seconds()) for shift in found}) > 1:
         what = f"history and attribute tell two time shifts ({', '.join(map(str, found))})"
         raise ask(times, column, what, "COLUMN=mean:24h@start (days of UTC) or leave it out")
-    return shifts.pop() if shifts else 0
+    return int(found[0].total_seconds()) if found else 0
 
 
 def _cell_method(cell_methods: str) -> str | None:
@@ -663,27 +647,20 @@ def _by_bounds(
             "and lie unlike around their stamps; expected one span of whole hours"
         )
         raise ask(times, column, what, "COLUMN=mean:24h@start or what else it is")
-    length, beyond = int(widths[0]), 0
-    gap = _gap_between(times.bounds)
+    length, shift = int(widths[0]), int(shifts[0])
+    order = np.argsort(times.bounds[:, 0], kind="stable")
+    gap = most_common(times.bounds[order[1:], 0] - times.bounds[order[:-1], 1]) or 0
     if gap > 0 and length + gap == times.spacing:
         # CDO's days of hourly stamps: bounds from the first stamp of the day to its last.
-        length, beyond = length + gap, gap
+        length, shift = length + gap, shift + gap
     named = step_type(name, told)
     known: KnownBy = "file" if kind or told or named != INSTANT else "inferred"
     kind = kind or (MEAN if named == INSTANT else named)
-    shift = int(shifts[0]) + beyond
     stamp = {0: "end", length: "start"}.get(shift, "middle")
     evidence = f"time bounds of {widths[0] / _HOUR:g} h" + (
         f", cell methods {cell_methods!r}" if cell_methods else ""
     )
     return Meaning(kind, length // _HOUR, shift, known, evidence, stamp)
-
-
-def _gap_between(bounds: np.ndarray) -> int:
-    """The most common seconds from the end of one interval to the start of the next."""
-    order = np.argsort(bounds[:, 0], kind="stable")
-    gaps, counts = np.unique(bounds[order[1:], 0] - bounds[order[:-1], 1], return_counts=True)
-    return int(gaps[np.argmax(counts)]) if len(gaps) else 0
 
 
 def _by_cell_methods(column: str, told: str, cell_methods: str, times: FileTimes) -> Meaning | None:
@@ -697,7 +674,7 @@ def _by_cell_methods(column: str, told: str, cell_methods: str, times: FileTimes
     if kind == INSTANT:
         return Meaning(INSTANT, None, 0, "file", evidence)
     length = times.spacing
-    if length is not None and length % _HOUR == 0 and _at_middle(times.seconds, length):
+    if length is not None and _at_middle(times, length):
         return Meaning(kind, length // _HOUR, length // 2, "file", evidence, "middle")
     hours = f"{length // _HOUR}h" if length else "1h"
     words = {MEAN: "mean", SUM: "sum", MAX: "max", MIN: "min"}[kind]
@@ -711,14 +688,12 @@ def _by_name(column: str, name: str, told: str, window: int | None, times: FileT
         return Meaning(SUM, window, 0, "file", f"the variable's name ends in {window} h")
     known: KnownBy = "file" if told or times.is_grib or kind != INSTANT else "assumed"
     evidence = f"GRIB step type {told}" if told else f"{kind} by the name {name}"
-    half = times.spacing == _HOUR and _at_middle(times.seconds, _HOUR)
-    if half and not told and not times.is_grib:
+    is_bare = not told and not times.is_grib
+    if is_bare and times.spacing == _HOUR and _at_middle(times, _HOUR):
         evidence = "hourly stamps at half past: the hour around them"
-        if kind == INSTANT:
-            return Meaning(MEAN, 1, 1800, "inferred", evidence, "middle")
+        kind = MEAN if kind == INSTANT else kind
         return Meaning(kind, 1, 1800, "inferred", evidence, "middle")
-    once_a_day = times.spacing is not None and times.spacing >= 86400
-    if once_a_day and not told and not times.is_grib:
+    if is_bare and times.spacing is not None and times.spacing >= 86400:
         what = f"{column} comes once a day, and nothing tells which hours a value stands for"
         words = "COLUMN=instant, mean:24h@start (the day begins at the stamp), max:24h@start, ..."
         if kind == SUM:
