@@ -193,8 +193,7 @@ _ERA5_HOUR = (
 
 
 def looks_like_era5(precipitation: str, features: list[str]) -> list[str]:
-    """Return the names that say ERA5: its own for rain, or "precipitation" beside at least two
-    others.
+    """Return the names that say ERA5: its own for rain, or two others beside "precipitation".
 
     ``precipitation`` is the name in the file that the series came from (:func:`name_in_file`).
     """
@@ -205,8 +204,7 @@ def looks_like_era5(precipitation: str, features: list[str]) -> list[str]:
 
 
 def name_in_file(subject: Subject) -> str:
-    """Tell what the file called the precipitation; launch/prepare_data.py calls every table's rain
-    tp.
+    """Tell what the file called the precipitation, which launch/prepare_data.py calls tp.
 
     A series.json without records names a table's columns among its sources.
     """

@@ -143,8 +143,7 @@ _FORMULA = (
 
 
 def lag_one_correlation(label: np.ndarray, follows: np.ndarray) -> float:
-    """Return r1 of a 0/1 sequence [N]; ``follows`` [N] bool: the entry comes next after the one
-    before.
+    """Return r1 of a 0/1 sequence [N]; ``follows`` [N] bool: the entry is next to the one before.
 
     Pairs across a gap are left out. 0 for a constant sequence or without pairs.
     """
@@ -164,8 +163,7 @@ def effective_size(count: int, r1: float) -> float:
 
 
 def effective_regions(correlation: np.ndarray) -> float:
-    """Return participation ratio of a correlation matrix [G, G]: (sum of eigenvalues)^2 / sum of
-    squares.
+    """Return the participation ratio of a correlation matrix [G, G].
 
     G^2 / sum(r_ij^2): G for regions without correlation, 1 for copies (Bretherton et al. 1999).
     """

@@ -16,7 +16,6 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import numpy as np
 import xarray as xr
 
 from timerxl.config import InputError
-from timerxl.data.era5.accumulation import FileTimes
+from timerxl.data.era5.accumulation import Variable, most_common
 from timerxl.untrusted import MOST_JSON_BYTES, check_memory, plain, reason
 
 # ARCO-ERA5 and WeatherBench 2: the names of the Climate Data Store, in full.
@@ -71,8 +70,7 @@ _WINDOW = re.compile(r"(?P<name>\w+?)_(?P<hours>\d{1,2})hr?")
 
 
 def short_name(name: str) -> tuple[str, int | None]:
-    """Return (ERA5's short name, hours of the sum that the name tells); the name itself where
-    unknown.
+    """Return (ERA5's short name, else the name itself; hours of the sum that the name tells).
 
     ``total_precipitation_6hr`` of WeatherBench 2 is ``tp``, the sum over the past 6 hours.
     """
@@ -178,33 +176,14 @@ _BLOCK_BYTES = 64 * 2**20
 _DAMAGED = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError)
 
 
-@dataclass(frozen=True)
-class Variable:
-    """One column that a file offers; ``column`` holds the level where there are several.
-
-    ``name`` is ERA5's short name where there is one, ``original`` the name in the file. ``window``
-    are the hours of a sum that the name tells, ``packed_codes`` what fill values of a packed
-    variable are once unpacked.
-    """
-
-    column: str
-    name: str
-    unit: str
-    description: str
-    step_type: str  # of the GRIB message (instant, accum, avg, max, min); "" where not told
-    level: dict[str, int]  # dimension -> index, where there are several
-    original: str
-    cell_methods: str
-    window: int | None
-    packed_codes: tuple[float, ...]
-
-
 class GridFile:
     """An open file: its coordinates, its variables, and blocks of their values.
 
     ``seconds`` [T] int64 since 1970-01-01 00 UTC, as the file stamps them; ``version`` [T] int8:
     FINAL, PRELIMINARY or unknown (with ``expver`` as a dimension: see :meth:`blocks`);
-    ``latitude`` [Y], ``longitude`` [X], or both [P] where ``is_points``.
+    ``latitude`` [Y], ``longitude`` [X], or both [P] where ``is_points``. ``bounds`` [T, 2] are of
+    CF, ``spacing`` is the most common distance of neighbouring stamps in seconds (None of a single
+    one), ``time_shift`` the attribute of a daily statistic.
     """
 
     def __init__(self, dataset: xr.Dataset, label: str) -> None:
@@ -212,16 +191,26 @@ class GridFile:
         self._time, self._time_dims, self.seconds = self._find_times()
         self._space_dims, self.latitude, self.longitude = self._find_places()
         self.is_points = len(self._space_dims) == 1
-        title = " ".join(str(value) for value in dataset.attrs.values())
-        self.is_synthetic = "SYNTHETIC" in title
-        self.is_named_land = bool(re.search(r'era5[-_]land|"land"', title.lower()))
+        self.title = " ".join(str(value) for value in dataset.attrs.values())
+        self.history = str(dataset.attrs.get("history", ""))
+        self.is_synthetic = "SYNTHETIC" in self.title
+        self.is_named_land = bool(re.search(r'era5[-_]land|"land"', self.title.lower()))
+        self.is_grib = "grib_to_netcdf" in self.history or "cfgrib" in self.history
+        self.is_grib |= any(
+            str(key).startswith("GRIB_") for of in dataset.variables.values() for key in of.attrs
+        )
         self.grid_step = self._grid_step()
         self.has_steps = len(self._time_dims) == 2
+        self.spacing = most_common(np.diff(np.unique(self.seconds)))
+        shift = dataset[self._time].attrs.get("time_shift")
+        self.time_shift = None if shift is None else str(shift)
+        self.bounds: np.ndarray | None = None
+        if (name := self._bounds_name()) is not None:
+            self.bounds = dataset[name].values.astype("datetime64[s]").astype(np.int64)
         self.version = np.full(len(self.seconds), FINAL, dtype=np.int8)
         if "expver" in dataset.variables and "expver" not in dataset.dims:
             ranks = _ranks(dataset["expver"].values)
             self.version[:] = ranks if len(ranks) == len(self.version) else ranks[0]
-        self.times = self._file_times(title)
         self.skipped: list[str] = []
         self.variables = list(self._find_variables())
 
@@ -434,21 +423,6 @@ class GridFile:
         is_bounds = found.dtype.kind == "M" and found.shape == (len(self.seconds), 2)
         return name if is_bounds else None
 
-    def _file_times(self, title: str) -> FileTimes:
-        bounds, name = None, self._bounds_name()
-        if name is not None:
-            bounds = self.dataset[name].values.astype("datetime64[s]").astype(np.int64)
-        history = str(self.dataset.attrs.get("history", ""))
-        shift = self.dataset[self._time].attrs.get("time_shift")
-        is_grib = "grib_to_netcdf" in history or "cfgrib" in history
-        is_grib |= any(
-            str(key).startswith("GRIB_")
-            for found in self.dataset.variables.values()
-            for key in found.attrs
-        )
-        shift = None if shift is None else str(shift)
-        return FileTimes(self.label, self.seconds, bounds, history, title, shift, is_grib)
-
     def _find_variables(self) -> Iterator[Variable]:
         own = {*self._time_dims, *(d for d in self._space_dims if d is not None)}
         fields: dict[str, tuple[xr.DataArray, list[str]]] = {}
@@ -508,7 +482,7 @@ class GridFile:
             names[label] = ("tp" if by in _RAIN_STANDARD or grib == "tp" else name, window)
         rain = [label for label, (name, _) in names.items() if name == "tp"]
         if len(rain) > 1:
-            spacing = (self.times.spacing or 3600) // 3600
+            spacing = (self.spacing or 3600) // 3600
             hours = {label: names[label][1] or 1 for label in rain}
             best = min(rain, key=lambda n: (n != "tp", hours[n] < spacing, hours[n]))
             for label in rain:

@@ -32,12 +32,11 @@ from timerxl.data.era5.accumulation import (
     SUM,
     hours_present_per_day,
     per_step,
-    sparse_refusal,
     to_mm,
 )
 from timerxl.data.era5.derived import Derived, choose_derived, make_column
 from timerxl.data.era5.regions import load_regions
-from timerxl.data.era5.streams import Said, Streams, read_streams, stamp
+from timerxl.data.era5.streams import Said, Streams, stamp
 from timerxl.data.readers import (
     DESCRIPTION,
     FORMAT,
@@ -297,7 +296,8 @@ def prepare_era5(
     regions = load_regions(options.regions)
     with output_folder(options.output, options.overwrite) as folder:
         said = Said(options.missing, options.units, options.meanings)
-        streams = read_streams(inputs, regions, folder, options.features, said, tick)
+        streams = Streams(regions, folder, options.features, said, tick)
+        streams.read(inputs)
         _check_columns(streams, options)
         steps = _Steps(streams, options)
         units = {name: column.unit for name, column in streams.columns.items()}
@@ -431,10 +431,11 @@ class _Steps:
         apart, word = column.stamps_apart(), {SUM: "sum", MEAN: "mean"}.get(column.kind, "max")
         over = f"{word}:{apart}h@end"
         longer = f", say --meaning {name}={over} (or @start) where each value is over {apart} h"
+        wrong = "a 24-h rain label" if name == PRECIPITATION else f"a 24-h sum of {name}"
         raise InputError(
-            f"{sparse_refusal(name, present)}. Request every hour of {name} (or leave it out)"
-            f"{longer if apart > 1 else ''}, or say --allow-sparse-accumulation to take it as it "
-            "is."
+            f"{present} of 24 hours of {name} are present; {wrong} from this file would be wrong. "
+            f"Request every hour of {name} (or leave it out){longer if apart > 1 else ''}, or say "
+            "--allow-sparse-accumulation to take it as it is."
         )
 
     def rows(

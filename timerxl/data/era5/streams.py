@@ -10,6 +10,7 @@ regions, N hours.
 from __future__ import annotations
 
 import hashlib
+import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from timerxl.data.era5.accumulation import (
     Meaning,
     SaidMeaning,
     Totals,
+    Variable,
     Verdict,
     ask,
     changes_within,
@@ -42,7 +44,7 @@ from timerxl.data.era5.accumulation import (
     only_rises,
     parse_meaning,
 )
-from timerxl.data.era5.grid_files import PRELIMINARY, GridFile, Variable, open_grid_files
+from timerxl.data.era5.grid_files import PRELIMINARY, GridFile, open_grid_files
 from timerxl.data.era5.regions import GridMeans, Region, grid_means, point_means
 from timerxl.data.readers import PRECIPITATION, sha256_of
 from timerxl.data.tables.columns import (
@@ -154,8 +156,7 @@ class Column:
         return whole.decide(self.least)
 
     def hourly_values(self, region: int, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return hours ``first`` to ``stop - 1`` of a region: values [N] and the hours each covers
-        [N].
+        """Return values [N] of a region from ``first`` to ``stop - 1``, and the hours each covers.
 
         Where files hold the same hour, equal values are one, final data win over preliminary, and
         anything else is an InputError. Running totals come back as the share of each value.
@@ -195,20 +196,9 @@ class Column:
         return values[first - begin :], covered[first - begin :]
 
 
-def stamp(hour: int) -> str:
+def stamp(hour: float) -> str:
     """Return an hour since 1970 as ISO time."""
-    return str(np.datetime64(int(hour) * 3600, "s"))
-
-
-@dataclass
-class Streams:
-    """What was read: columns, number of cells per region, provenance, sentences."""
-
-    columns: dict[str, Column] = field(default_factory=dict)
-    cells: list[int] = field(default_factory=list)
-    sources: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    is_synthetic: bool = False
+    return str(np.datetime64(round(hour * 3600), "s"))
 
 
 _LEAST_RAIN_MM = 0.01  # a whole field below tells nothing of how its rain adds up
@@ -260,10 +250,7 @@ def new_column(file: GridFile, variable: Variable, said: Said) -> tuple[Column, 
     the file. Its record has the unit of the file, ``unit`` what the values become."""
     name = variable.column
     spoken = said.parsed.get(name)
-    meaning = meaning_of(
-        name, variable.name, variable.step_type, variable.cell_methods, variable.window,
-        file.times, spoken,
-    )  # fmt: skip
+    meaning = meaning_of(variable, file, spoken)
     quantity, unit = _unit_of(file, variable, said)
     hours, mm_per_unit = meaning.hours, 1.0
     kind, is_open = meaning.kind, meaning.kind == SUM and hours is None
@@ -322,16 +309,16 @@ def _rain_of(
     It becomes a sum: a rate, or a mean that the user says, times its hours. Raises InputError for
     rain that is an instant or an extreme, or a mean depth that nobody explains.
     """
-    name, hours, times = variable.column, meaning.hours, file.times
+    name, hours = variable.column, meaning.hours
     made = conversion(unit, named(RAIN))
     if made.is_rate:
-        hourly = meaning.kind == SUM and times.spacing == 3600 and variable.step_type
+        hourly = meaning.kind == SUM and file.spacing == 3600 and variable.step_type
         if meaning.kind == MEAN or hourly:
             hours = hours or 1
         if meaning.kind not in (MEAN, SUM) or hours is None:
-            step = (times.spacing or 3600) // 3600
+            step = (file.spacing or 3600) // 3600
             what = f"{name} is a rate ({unit}), and nothing tells over which hours it's a mean"
-            raise ask(times, name, what, f"COLUMN=mean:{step}h@start or mean:{step}h@end")
+            raise ask(file, name, what, f"COLUMN=mean:{step}h@start or mean:{step}h@end")
         return hours, made.scale * hours, False
     if meaning.kind == SUM:
         return hours, made.scale, hours is None
@@ -345,7 +332,7 @@ def _rain_of(
             f"{name}=mean:24h@start (read as 24 times it)."
         )
     what = f"{name} is {meaning.kind} by {meaning.evidence}; rain must be a sum over some hours"
-    raise ask(times, name, what, "COLUMN=hourly, running, sum:6h or what it is")
+    raise ask(file, name, what, "COLUMN=hourly, running, sum:6h or what it is")
 
 
 def check_values(
@@ -395,7 +382,7 @@ def check_once_a_day(
 ) -> None:
     """Ask about a column that stands once a day in a file of finer stamps: joined statistics."""
     known = np.unique(hours[~np.isnan(means).all(axis=0)])
-    spacing = file.times.spacing or 86400
+    spacing = file.spacing or 86400
     few = len(known) < 3 or np.median(np.diff(known)) < 24 or spacing >= 86400
     if few or meaning.known_by == "said" or meaning.hours is not None:
         return
@@ -404,7 +391,7 @@ def check_once_a_day(
         "day does that was joined to them, and nothing tells which hours it stands for"
     )
     words = "COLUMN=instant, hourly, mean:24h@start (the day begins at the stamp), sum:24h@end, ..."
-    raise ask(file.times, name, what, words)
+    raise ask(file, name, what, words)
 
 
 def refuse_overlap(file: GridFile, name: str, hours: np.ndarray, means: np.ndarray) -> None:
@@ -599,15 +586,14 @@ def grid_members(path: Path, folder: Path) -> Iterator[tuple[Path, str]]:
     Members are unpacked one at a time into ``folder`` under a name of ours: theirs is never a
     path, only a label. Raises InputError for other files and for damaged or encrypted archives.
     """
-    if path.is_dir():
+    magic = b""
+    if path.is_file():
+        with path.open("rb") as file:
+            magic = file.read(4)
+    if magic != b"PK\x03\x04":
         yield path, path.name
         return
-    with path.open("rb") as file:
-        magic = file.read(8)
-    if magic[:4] != b"PK\x03\x04":
-        yield path, path.name
-        return
-    found = 0
+    is_empty, copy = True, folder / "member.nc"
     try:
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.infolist() if not m.is_dir()]
@@ -615,7 +601,6 @@ def grid_members(path: Path, folder: Path) -> Iterator[tuple[Path, str]]:
                 raise InputError(f"{path.name} holds {len(members)} files; expected a few.")
             check_members(path, members)
             for member in members:
-                copy = folder / "member.nc"
                 name = member.filename.replace("\\", "/").rsplit("/", 1)[-1]
                 label = f"{path.name}:{plain(name, 80)}"
                 with archive.open(member) as packed:
@@ -625,195 +610,15 @@ def grid_members(path: Path, folder: Path) -> Iterator[tuple[Path, str]]:
                     check_room(member.file_size, folder, label)
                     with copy.open("wb") as out:
                         out.write(head)
-                        while block := packed.read(2**20):
-                            out.write(block)
-                found += 1
+                        shutil.copyfileobj(packed, out, 2**20)
+                is_empty = False
                 yield copy, label
                 copy.unlink()
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
         raise InputError(f"{path.name} is a ZIP that can't be unpacked: {error}.") from error
-    if not found:
+    if is_empty:
         raise InputError(
             f"{path.name} is a ZIP without a NetCDF or GRIB file in it; unpack a Zarr store first."
-        )
-
-
-def read_streams(
-    inputs: list[Path],
-    regions: list[Region],
-    folder: Path,
-    wanted: list[str] | None,
-    said: Said,
-    tick: Callable[[str], None],
-) -> Streams:
-    """Average the ``wanted`` columns (None: all) of all files over the regions, kept below
-    ``folder``.
-
-    ``tick`` is called with a label after every column of every file. Raises InputError for files
-    that can't be read, that don't cover a region, whose grids differ for one column, and for
-    columns that contradict themselves or of which too little is known (see :class:`Said`).
-    """
-    streams = Streams()
-    for path in inputs:
-        if not path.exists():
-            raise InputError(f"{path} is no file; give NetCDF, GRIB or Zarr (or ZIPs of them).")
-        seconds: list[int] = []
-        names: list[str] = []
-        for copy, label in grid_members(path, folder):
-            with open_grid_files(copy, label) as files:
-                for file in files:
-                    names += _read_file(streams, file, regions, folder, wanted, said, tick)
-                    seconds += [int(file.seconds.min()), int(file.seconds.max())]
-        sha256, size = (
-            sha256_of_folder(path) if path.is_dir() else (sha256_of(path), path.stat().st_size)
-        )
-        streams.sources.append(
-            {
-                "path": path.name,
-                "sha256": sha256,
-                "bytes": size,
-                "first": str(np.datetime64(min(seconds), "s")),
-                "last": str(np.datetime64(max(seconds), "s")),
-                "variables": names,
-            }
-        )
-    said.check_columns(streams.columns)
-    # Rain first: it tells best how sums add up, and the others follow it.
-    for column in sorted(
-        streams.columns.values(), key=lambda c: (not c.is_rain, not only_rises(c.variable.name))
-    ):
-        if column.is_open:
-            decide_totals(streams, column, said.parsed.get(column.name))
-        elif column.kind == SUM and only_rises(column.variable.name):
-            check_told_sums(column)
-        finite = {code: n for code, n in column.masked.items() if n and np.isfinite(code)}
-        column.record.masked(finite, "said", "--missing")
-        if endless := sum(n for code, n in column.masked.items() if not np.isfinite(code)):
-            streams.notes.append(f"{column.name}: {endless} infinite values are taken for missing.")
-        if column.totals and any(part.known is not None for part in column.parts):
-            streams.notes.append(
-                f"cells of {column.name} are missing at times: where they change within a running "
-                "total, the step is missing."
-            )
-        check_windows(streams, column)
-        if column.is_rain:
-            check_amounts(column)
-    return streams
-
-
-def _read_file(
-    streams: Streams,
-    file: GridFile,
-    regions: list[Region],
-    folder: Path,
-    wanted: list[str] | None,
-    said: Said,
-    tick: Callable[[str], None],
-) -> list[str]:
-    """Read all wanted columns of one file; returns the names of all that it holds."""
-    cells_of = point_means if file.is_points else grid_means
-    grid = cells_of(regions, file.latitude, file.longitude, file.label)
-    if streams.cells and streams.cells != grid.cells:
-        streams.notes.append(
-            f"{file.label} has {grid.cells} cells in the regions, other files "
-            f"{streams.cells}; each column is averaged on its own grid."
-        )
-    streams.cells = streams.cells or grid.cells
-    streams.is_synthetic |= file.is_synthetic
-    if file.skipped:
-        skipped = ", ".join(file.skipped)
-        streams.notes.append(f"{file.label}: {skipped} skipped.")
-    renamed = {v.original: v.name for v in file.variables if v.original != v.name}
-    if renamed:
-        words = ", ".join(f"{old} as {new}" for old, new in renamed.items())
-        note = f"read by ERA5's short names: {words}."
-        streams.notes += [] if note in streams.notes else [note]
-    for variable in file.variables:
-        if wanted is None or variable.column in wanted or variable.column == PRECIPITATION:
-            _read_column(streams, file, variable, grid, folder, said)
-            tick(f"{file.label} {variable.column}")
-    return [variable.column for variable in file.variables]
-
-
-def _read_column(
-    streams: Streams, file: GridFile, variable: Variable, grid: GridMeans, folder: Path, said: Said
-) -> None:
-    name = variable.column
-    own, meaning = new_column(file, variable, said)
-    file_hours = (file.seconds + meaning.shift) // 3600
-    size = 3 * 8 * len(grid.cells) * len(file_hours)  # means, what is known of them, one copy
-    check_memory(size, f"{file.label}: {name} at {len(file_hours):,} times")
-    means = np.empty((len(grid.cells), len(file_hours)))
-    version = np.empty(len(file_hours), dtype=np.int8)
-    known = np.ones(means.shape)  # share of a region's weight in cells with a value
-    low, high = np.inf, -np.inf
-    is_told = own.kind == SUM and name not in said.parsed
-    evidence = AccumulationEvidence() if own.is_open or is_told else None
-    extremes, masked = Extremes(variable.packed_codes), Counter(dict.fromkeys(said.codes, 0))
-    for times, block, ranks in file.blocks(variable, grid.rows, grid.columns):
-        if said.codes:
-            block, counts = mask(block, said.codes)
-            masked.update(counts)
-        extremes.add(block)
-        means[:, times], version[times] = grid.means(block), ranks
-        if own.is_open and np.isnan(block).any():
-            known[:, times] = grid.known_weights(block)
-        if not np.isnan(block).all():
-            low, high = min(low, float(np.nanmin(block))), max(high, float(np.nanmax(block)))
-        if evidence is not None and only_rises(variable.name):
-            cells = block.reshape(len(block), -1).T
-            evidence.add(cells, file_hours[times], continues=times.start > 0)
-    check_values(file, own, extremes, (low, high), said)
-    check_once_a_day(file, name, meaning, file_hours, means)
-    unit, quantity, factor = own.record.unit, own.quantity, 1.0
-    assert unit is not None
-    is_converted = quantity is not None and quantity.key in CONVERTED
-    if is_converted and own.unit != unit.value:
-        made = conversion(unit.value, quantity)
-        means, factor = made(means), made.scale
-    if name not in streams.columns:
-        streams.columns[name] = own
-        _note_column(streams, own, meaning)
-    column = streams.columns[name]
-    # Two spellings of the unit that all are converted to are one: m/s and m s**-1.
-    if (own.words, own.is_open) != (column.words, column.is_open) or (
-        column.unit != own.unit and not is_converted
-    ):
-        raise InputError(
-            f"{file.label}: {name} is {own.words} in {own.unit!r}; the files before have it "
-            f"{column.words} in {column.unit!r}. Prepare them apart."
-        )
-    if column.mm_per_unit != own.mm_per_unit:
-        factor = own.mm_per_unit / column.mm_per_unit
-        means = means * factor
-    column.masked.update(masked)
-    if preliminary := int((version == PRELIMINARY).sum()):
-        streams.notes.append(
-            f"{file.label}: {preliminary} hours of {name} are preliminary (ERA5T)."
-        )
-    if file.has_steps:
-        refuse_overlap(file, name, file_hours, means)
-    # A time that stands twice in one file (final and preliminary) makes two parts.
-    order = np.argsort(file_hours, kind="stable")
-    hours = file_hours[order]
-    occurrence = np.arange(len(hours)) - np.searchsorted(hours, hours)
-    for turn in range(int(occurrence.max()) + 1):
-        chosen = order[occurrence == turn]
-        path = folder / f"{len(list(folder.glob('*.npy')))}.npy"
-        np.save(path, means[:, chosen])
-        column.parts.append(
-            Part(
-                label=file.label,
-                hours=file_hours[chosen],
-                version=version[chosen],
-                path=path,
-                value_range=(high - low) * factor if high > low else 0.0,
-                largest=max(high, -low) * factor,
-                evidence=evidence,
-                is_named_land=evidence is not None and file.is_named_land,
-                grid_step=None if evidence is None else file.grid_step,
-                known=known[:, chosen] if (known != known[:, :1]).any() else None,
-            )
         )
 
 
@@ -829,3 +634,176 @@ def _note_column(streams: Streams, column: Column, meaning: Meaning) -> None:
     unit = column.record.unit
     if unit is not None and unit.known_by == "assumed":
         streams.notes.append(f"{column.name} is taken as {unit.value}: {unit.evidence}.")
+
+
+@dataclass
+class Streams:
+    """Area means over ``regions`` of the ``wanted`` columns (None: all), kept below ``folder``.
+
+    ``columns``, number of ``cells`` per region, ``sources`` and ``notes`` are what was read;
+    ``tick`` is called with a label after every column of every file.
+    """
+
+    regions: list[Region]
+    folder: Path
+    wanted: list[str] | None
+    said: Said
+    tick: Callable[[str], None]
+    columns: dict[str, Column] = field(default_factory=dict)
+    cells: list[int] = field(default_factory=list)
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    is_synthetic: bool = False
+
+    def read(self, inputs: list[Path]) -> None:
+        """Read all columns of all files.
+
+        Raises InputError for files that can't be read, that don't cover a region, whose grids
+        differ for one column, and for columns that contradict themselves or of which too little is
+        known (see :class:`Said`).
+        """
+        for path in inputs:
+            if not path.exists():
+                raise InputError(f"{path} is no file; give NetCDF, GRIB or Zarr (or ZIPs of them).")
+            hours: list[float] = []
+            names: list[str] = []
+            for copy, label in grid_members(path, self.folder):
+                with open_grid_files(copy, label) as files:
+                    for file in files:
+                        names += [variable.column for variable in file.variables]
+                        hours += [file.seconds.min() / 3600, file.seconds.max() / 3600]
+                        self._read_file(file)
+            is_store = path.is_dir()
+            sha256, size = (
+                sha256_of_folder(path) if is_store else (sha256_of(path), path.stat().st_size)
+            )
+            span = {"first": stamp(min(hours)), "last": stamp(max(hours))}
+            self.sources.append(
+                {"path": path.name, "sha256": sha256, "bytes": size, **span, "variables": names}
+            )
+        self.said.check_columns(self.columns)
+        # Rain first: it tells best how sums add up, and the others follow it.
+        for column in sorted(
+            self.columns.values(), key=lambda c: (not c.is_rain, not only_rises(c.variable.name))
+        ):
+            if column.is_open:
+                decide_totals(self, column, self.said.parsed.get(column.name))
+            elif column.kind == SUM and only_rises(column.variable.name):
+                check_told_sums(column)
+            finite = {code: n for code, n in column.masked.items() if n and np.isfinite(code)}
+            column.record.masked(finite, "said", "--missing")
+            if endless := sum(n for code, n in column.masked.items() if not np.isfinite(code)):
+                words = f"{endless} infinite values are taken for missing"
+                self.notes.append(f"{column.name}: {words}.")
+            if column.totals and any(part.known is not None for part in column.parts):
+                self.notes.append(
+                    f"cells of {column.name} are missing at times: where they change within a "
+                    "running total, the step is missing."
+                )
+            check_windows(self, column)
+            if column.is_rain:
+                check_amounts(column)
+
+    def _read_file(self, file: GridFile) -> None:
+        """Read all wanted columns of one file."""
+        cells_of = point_means if file.is_points else grid_means
+        grid = cells_of(self.regions, file.latitude, file.longitude, file.label)
+        if self.cells and self.cells != grid.cells:
+            self.notes.append(
+                f"{file.label} has {grid.cells} cells in the regions, other files "
+                f"{self.cells}; each column is averaged on its own grid."
+            )
+        self.cells = self.cells or grid.cells
+        self.is_synthetic |= file.is_synthetic
+        if file.skipped:
+            self.notes.append(f"{file.label}: {', '.join(file.skipped)} skipped.")
+        renamed = {v.original: v.name for v in file.variables if v.original != v.name}
+        words = ", ".join(f"{old} as {new}" for old, new in renamed.items())
+        note = f"read by ERA5's short names: {words}."
+        if renamed and note not in self.notes:
+            self.notes.append(note)
+        for variable in file.variables:
+            name = variable.column
+            if self.wanted is None or name in (*self.wanted, PRECIPITATION):
+                self._read_column(file, variable, grid)
+                self.tick(f"{file.label} {name}")
+
+    def _read_column(self, file: GridFile, variable: Variable, grid: GridMeans) -> None:
+        name = variable.column
+        own, meaning = new_column(file, variable, self.said)
+        file_hours = (file.seconds + meaning.shift) // 3600
+        size = 3 * 8 * len(grid.cells) * len(file_hours)  # means, what is known of them, one copy
+        check_memory(size, f"{file.label}: {name} at {len(file_hours):,} times")
+        means = np.empty((len(grid.cells), len(file_hours)))
+        version = np.empty(len(file_hours), dtype=np.int8)
+        known = np.ones(means.shape)  # share of a region's weight in cells with a value
+        low, high = np.inf, -np.inf
+        is_told = own.kind == SUM and name not in self.said.parsed
+        evidence = AccumulationEvidence() if own.is_open or is_told else None
+        codes, extremes = self.said.codes, Extremes(variable.packed_codes)
+        masked = Counter(dict.fromkeys(codes, 0))
+        for times, block, ranks in file.blocks(variable, grid.rows, grid.columns):
+            if codes:
+                block, counts = mask(block, codes)
+                masked.update(counts)
+            extremes.add(block)
+            means[:, times], version[times] = grid.means(block), ranks
+            if own.is_open and np.isnan(block).any():
+                known[:, times] = grid.known_weights(block)
+            if not np.isnan(block).all():
+                low, high = min(low, float(np.nanmin(block))), max(high, float(np.nanmax(block)))
+            if evidence is not None and only_rises(variable.name):
+                cells = block.reshape(len(block), -1).T
+                evidence.add(cells, file_hours[times], continues=times.start > 0)
+        check_values(file, own, extremes, (low, high), self.said)
+        check_once_a_day(file, name, meaning, file_hours, means)
+        unit, quantity, factor = own.record.unit, own.quantity, 1.0
+        assert unit is not None
+        is_converted = quantity is not None and quantity.key in CONVERTED
+        if is_converted and own.unit != unit.value:
+            made = conversion(unit.value, quantity)
+            means, factor = made(means), made.scale
+        if name not in self.columns:
+            self.columns[name] = own
+            _note_column(self, own, meaning)
+        column = self.columns[name]
+        # Two spellings of the unit that all are converted to are one: m/s and m s**-1.
+        if (own.words, own.is_open) != (column.words, column.is_open) or (
+            column.unit != own.unit and not is_converted
+        ):
+            raise InputError(
+                f"{file.label}: {name} is {own.words} in {own.unit!r}; the files before have it "
+                f"{column.words} in {column.unit!r}. Prepare them apart."
+            )
+        if column.mm_per_unit != own.mm_per_unit:
+            factor = own.mm_per_unit / column.mm_per_unit
+            means = means * factor
+        column.masked.update(masked)
+        if preliminary := int((version == PRELIMINARY).sum()):
+            self.notes.append(
+                f"{file.label}: {preliminary} hours of {name} are preliminary (ERA5T)."
+            )
+        if file.has_steps:
+            refuse_overlap(file, name, file_hours, means)
+        # A time that stands twice in one file (final and preliminary) makes two parts.
+        order = np.argsort(file_hours, kind="stable")
+        hours = file_hours[order]
+        occurrence = np.arange(len(hours)) - np.searchsorted(hours, hours)
+        for turn in range(int(occurrence.max()) + 1):
+            chosen = order[occurrence == turn]
+            path = self.folder / f"{len(list(self.folder.glob('*.npy')))}.npy"
+            np.save(path, means[:, chosen])
+            column.parts.append(
+                Part(
+                    label=file.label,
+                    hours=file_hours[chosen],
+                    version=version[chosen],
+                    path=path,
+                    value_range=(high - low) * factor if high > low else 0.0,
+                    largest=max(high, -low) * factor,
+                    evidence=evidence,
+                    is_named_land=evidence is not None and file.is_named_land,
+                    grid_step=None if evidence is None else file.grid_step,
+                    known=known[:, chosen] if (known != known[:, :1]).any() else None,
+                )
+            )
