@@ -592,8 +592,9 @@ def prepare_tables(
             },
         )
     meant = records[PRECIPITATION]["time"]
-    # --stamps says where a step ends, not how long its rain was summed.
-    if step > 1 and (meant["known_by"] == "assumed" or meant["evidence"] == "--stamps"):
+    # --stamps and layouts of hourly files say where a step ends, not how long its rain was summed.
+    most_hours = {"--stamps": np.inf, "its layout": 23}.get(meant["evidence"], 0)
+    if step > 1 and (meant["known_by"] == "assumed" or step <= most_hours):
         notes.append(
             f"a table can't tell how many of the {step:g} hours of a step its rain was summed "
             "over; where it is ERA5's tp of one hour, labels from it are wrong."
