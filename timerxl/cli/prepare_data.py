@@ -29,47 +29,24 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add(
-        "inputs",
-        nargs="*",
-        metavar="INPUT",
-        help="files or Zarr folders; with --audit key=value overrides",
-    )
+    files = "files or Zarr folders; with --audit key=value overrides"
+    add("inputs", nargs="*", metavar="INPUT", help=files)
     add("--output", type=Path, help="folder for series.parquet and series.json, or the audit's")
     add("--regions", type=Path, help="boxes and points (default: launch/regions/peru.yaml)")
     add("--step-hours", type=int, help="default: the coarsest step of the files")
     add("--features", nargs="+", help="columns to keep besides tp (default: all)")
     add("--derived", nargs="+", default=["default"], help="groups or names, default, or none")
     add("--allow-sparse-accumulation", action="store_true", help="take 2 of 24 hours as they are")
-    add(
-        "--max-gap-fill",
-        type=float,
-        default=0.0,
-        metavar="HOURS",
-        dest="max_gap_fill_hours",
-        help="carry forward (default: none)",
-    )
+    gap: dict[str, Any] = dict(type=float, default=0.0, metavar="HOURS", dest="max_gap_fill_hours")
+    add("--max-gap-fill", help="carry forward (default: none)", **gap)
     add("--precipitation-column", metavar="NAME", help="of a table (default: named like rain)")
-    add(
-        "--precipitation-unit",
-        metavar="UNIT",
-        help="mm, cm, m, in, 0.1mm, mm/h, 'kg m-2', 'kg m-2 s-1' (default: as the file tells)",
-    )
-    add(
-        "--missing",
-        nargs="+",
-        default=[],
-        metavar="VALUE",
-        help="numbers that mean missing, or none",
-    )
+    units = "mm, cm, m, in, 0.1mm, mm/h, 'kg m-2', 'kg m-2 s-1' (default: as the file tells)"
+    add("--precipitation-unit", metavar="UNIT", help=units)
+    codes = "numbers that mean missing, or none"
+    add("--missing", nargs="+", default=[], metavar="VALUE", help=codes)
     add("--unit", nargs="+", default=[], metavar="COLUMN=UNIT", help="tp=mm, t2m=degC, ...")
-    add(
-        "--meaning",
-        nargs="+",
-        default=[],
-        metavar="COLUMN=WORD",
-        help="instant, hourly, running, sum:6h, mean:24h, max:24h, min:24h; @start or @end",
-    )
+    words = "instant, hourly, running, sum:6h, mean:24h, max:24h, min:24h; @start or @end"
+    add("--meaning", nargs="+", default=[], metavar="COLUMN=WORD", help=words)
     table = parser.add_argument_group("tables", "what is not said is guessed, and printed")
     add_of_table = table.add_argument
     add_of_table("--timestamp-column", nargs="+", metavar="NAME", help="several are joined")
@@ -141,7 +118,7 @@ def prepare(arguments: argparse.Namespace) -> int:
         settings["regions"] = arguments.regions or shipped_folder("regions") / "peru.yaml"
         if arguments.precipitation_unit:
             settings["units"].setdefault("tp", arguments.precipitation_unit)
-    options = PrepareOptions(**{f.name: settings[f.name] for f in fields(PrepareOptions)})
+    options = PrepareOptions(**_taken(arguments, PrepareOptions))
     with tqdm(unit=" parts", disable=None, file=sys.stderr) as bar:  # on a terminal only
 
         def tick(label: str) -> None:
@@ -157,27 +134,22 @@ def prepare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _taken(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
+    """The arguments that are fields of an options class."""
+    given = vars(arguments)
+    return {f.name: given[f.name] for f in fields(kind) if f.name in given}
+
+
 def _said_of_tables(arguments: argparse.Namespace) -> TableOptions:
     from timerxl.data.readers import TableOptions, TimeOptions
     from timerxl.data.tables.table_files import TextOptions
 
-    of_text = {f.name: getattr(arguments, f.name) for f in fields(TextOptions)}
+    columns = tuple(arguments.timestamp_column or ())
     return TableOptions(
-        text=TextOptions(**of_text),
-        times=TimeOptions(
-            timestamp_columns=tuple(arguments.timestamp_column or ()),
-            time_format=arguments.time_format,
-            timezone=arguments.timezone,
-            stamps=arguments.stamps,
-        ),
-        region_column=arguments.region_column,
-        region=arguments.region,
-        precipitation_column=arguments.precipitation_column,
-        precipitation_unit=arguments.precipitation_unit,
-        directions=arguments.directions,
-        units=arguments.units,
-        meanings=arguments.meanings,
+        text=TextOptions(**_taken(arguments, TextOptions)),
+        times=TimeOptions(timestamp_columns=columns, **_taken(arguments, TimeOptions)),
         is_command=True,
+        **_taken(arguments, TableOptions),
     )
 
 

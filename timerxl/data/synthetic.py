@@ -23,6 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from timerxl.config import DataConfig, InputError, SyntheticConfig
+from timerxl.data.era5.derived import saturation_vapour_pressure_hpa as vapour_hpa
 from timerxl.data.preprocessing import UNITS_PER_MM, whole_steps
 from timerxl.data.series import WeatherSeries, label_like, listed_features
 from timerxl.untrusted import check_memory
@@ -254,12 +255,6 @@ def _trailing(values: Floats, steps: int) -> Floats:
     return np.concatenate([np.repeat(windows[:1], steps - 1, axis=0), windows])
 
 
-def _vapour_pressure(temperature_k: Floats) -> Floats:
-    """Saturation vapour pressure over water [hPa], Magnus form (Alduchov and Eskridge 1996)."""
-    celsius = temperature_k - 273.15
-    return 6.1094 * np.exp(17.625 * celsius / (celsius + 243.04))
-
-
 def _observe(hidden: HiddenWeather, config: SyntheticConfig) -> dict[str, Floats]:
     """The features, each [T, G]: partial, lagged, noisy views of the state; none looks ahead."""
     step, of, shape = config.step_hours, CLIMATE, hidden.state.shape
@@ -304,7 +299,7 @@ def _observe(hidden: HiddenWeather, config: SyntheticConfig) -> dict[str, Floats
         "cape": cape,
         "wind_speed": np.hypot(u10, v10),
         "dewpoint_spread": spread,
-        "relative_humidity": 100 * _vapour_pressure(t2m - spread) / _vapour_pressure(t2m),
+        "relative_humidity": 100 * vapour_hpa(t2m - spread) / vapour_hpa(t2m),
         "msl_tendency_24h": msl - lag(msl),
         "tp_lag_24h": lag(tp),
         "tp_sum_24h": np.round(_trailing(hundredths, day_steps) * day_steps) / 1e5,
@@ -325,8 +320,7 @@ def _observe(hidden: HiddenWeather, config: SyntheticConfig) -> dict[str, Floats
 
 
 def synthetic_table(config: SyntheticConfig, horizon_hours: float = HORIZON_HOURS) -> pd.DataFrame:
-    """Make columns timestamp (UTC), region, 27 features, rain_24h, true_probability; region by
-    region.
+    """Make timestamp (UTC), region, 27 features, rain_24h, true_probability; region by region.
 
     ERA5 names and units: tp [m] over the step that ends at the stamp, t2m and d2m [K], sp and msl
     [Pa], u10, v10 and wind_speed [m/s], tcwv [kg/m2], cape [J/kg], relative_humidity [%]. The rows
@@ -342,21 +336,14 @@ def synthetic_table(config: SyntheticConfig, horizon_hours: float = HORIZON_HOUR
     last = hidden.end_row + ahead
     wet = hidden.precipitation_mm[hidden.first_row + 1 : last] >= RAIN_THRESHOLD_MM
     label = np.any(np.lib.stride_tricks.sliding_window_view(wet, ahead, axis=0), axis=-1)
-    count = hidden.end_row - hidden.first_row
     tables = []
     for region, name in enumerate(REGIONS):
-        columns: dict[str, Any] = {
-            "timestamp": hidden.timestamps[rows],
-            "region": np.full(count, name),
-        }
+        columns: dict[str, Any] = {"timestamp": hidden.timestamps[rows], "region": name}
         columns |= {key: values[rows, region] for key, values in features.items()}
         columns[f"rain_{horizon_hours:g}h"] = label[:, region].astype(np.int64)
-        columns[TRUTH] = 1 - dry_probability(
-            hidden.drive[hidden.first_row : last, region],
-            hidden.state[rows, region],
-            hidden.decay,
-            ahead,
-        )
+        drive = hidden.drive[hidden.first_row : last, region]
+        dry = dry_probability(drive, hidden.state[rows, region], hidden.decay, ahead)
+        columns[TRUTH] = 1 - dry
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
 
@@ -421,14 +408,10 @@ def load_synthetic(config: DataConfig) -> WeatherSeries:
             f"data.label_column is {config.label_column}, but data.path is null and the synthetic "
             "series makes its own label; set data.label_column to null or give data.path."
         )
-    own = (config.label_horizon_hours, config.rain_threshold_mm) == (
-        HORIZON_HOURS,
-        RAIN_THRESHOLD_MM,
-    )
+    event = (config.label_horizon_hours, config.rain_threshold_mm)
+    own = event == (HORIZON_HOURS, RAIN_THRESHOLD_MM)
     reason = None if own else _why_unknown(config)
-    series = synthetic_series(
-        config.synthetic, HORIZON_HOURS if reason else config.label_horizon_hours
-    )
+    series = synthetic_series(config.synthetic, HORIZON_HOURS if reason else event[0])
     notes = list(series.notes)
     if not own:
         series = replace(series, ready_label=None)

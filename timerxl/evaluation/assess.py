@@ -123,20 +123,29 @@ def assess(
             for name in MODELS
         },
         "intervals": {},
-        "differences": {},
-        "no_interval": None,
+        "differences": {
+            key: {
+                "reference": name,
+                "estimate": scores["model"][key] - scores[name][key],
+                "low": None,
+                "high": None,
+                "skill": skill_score(scores["model"][key], scores[name][key], PERFECT[key]),
+            }
+            for key, name in references.items()
+        },
     }
-    found["differences"] = {
-        key: {
-            "reference": name,
-            "estimate": scores["model"][key] - scores[name][key],
-            "low": None,
-            "high": None,
-            "skill": skill_score(scores["model"][key], scores[name][key], PERFECT[key]),
+    part = samples[split]
+    found["no_interval"] = why_none(part, config)
+    if found["no_interval"] is None:
+        given = {name: of_split[split] for name, of_split in probabilities.items()}
+        resamples = resampled(given, part, thresholds, base_rate, config, seed)
+        found["intervals"] = {
+            name: {key: interval_of(of_key) for key, of_key in of_name.items()}
+            for name, of_name in resamples.items()
         }
-        for key, name in references.items()
-    }
-    _add_intervals(found, probabilities, samples[split], split, base_rate, config, seed)
+        for key, difference in found["differences"].items():
+            gap = resamples["model"][key].minus(resamples[references[key]][key])
+            difference["low"], difference["high"] = interval_of(gap)
     return found
 
 
@@ -183,27 +192,3 @@ def interval_of(resamples: Resamples) -> list[float | None]:
     """[low, high] of the 95 % interval, ready for JSON."""
     interval = resamples.interval()
     return [interval.low, interval.high]
-
-
-def _add_intervals(
-    found: dict[str, Any],
-    probabilities: Probabilities,
-    sample: Sample,
-    split: str,
-    base_rate: float,
-    config: EvalConfig,
-    seed: int,
-) -> None:
-    found["no_interval"] = why_none(sample, config)
-    if found["no_interval"]:
-        return
-    given = {name: of_split[split] for name, of_split in probabilities.items()}
-    resamples = resampled(given, sample, found["thresholds"], base_rate, config, seed)
-    found["intervals"] = {
-        name: {key: interval_of(of_key) for key, of_key in of_name.items()}
-        for name, of_name in resamples.items()
-    }
-    for key, difference in found["differences"].items():
-        reference = resamples[difference["reference"]][key]
-        gap = resamples["model"][key].minus(reference)
-        difference["low"], difference["high"] = interval_of(gap)

@@ -28,6 +28,17 @@ def zero_one_nan(name: str, given: ArrayLike) -> NDArray[np.float64]:
     return array
 
 
+def _labels(given: ArrayLike, num_windows: int) -> NDArray[np.float64]:
+    """``given`` as doubles; raises InputError where it is not one label of 0 or 1 a window."""
+    rain = zero_one_nan("label", given)
+    if rain.shape != (num_windows,) or not num_windows or np.isnan(rain).any():
+        raise InputError(
+            f"climatology got {num_windows} training windows and {rain.size} labels, "
+            f"{int(np.isnan(rain).sum())} of them NaN; expected one label of 0 or 1 for each."
+        )
+    return rain
+
+
 def always_rain(num_windows: int) -> NDArray[np.float64]:
     """P(rain) = 1 for every window: the forecast of a collapsed model, [n]."""
     return np.ones(num_windows)
@@ -70,12 +81,7 @@ class Climatology:
     ) -> Climatology:
         """Count. Raises InputError on unequal lengths, no windows, or labels besides 0 and 1."""
         where, when, state = self._cells(region, month, rained_before)
-        rain = zero_one_nan("label", label)
-        if rain.shape != where.shape or not rain.size or np.isnan(rain).any():
-            raise InputError(
-                f"climatology got {where.size} training windows and {rain.size} labels, "
-                f"{int(np.isnan(rain).sum())} of them NaN; expected one label of 0 or 1 for each."
-            )
+        rain = _labels(label, where.size)
         # The last entry of each axis stands for "all regions", "all months", "either state".
         self._windows = np.zeros((int(where.max()) + 2, 13, 3))
         self._rainy = np.zeros_like(self._windows)
@@ -149,12 +155,7 @@ class DayOfYearClimatology:
         Raises InputError on unequal lengths, no windows, or labels besides 0 and 1.
         """
         where, when = self._cells(region, day)
-        rain = zero_one_nan("label", label)
-        if rain.shape != where.shape or not rain.size or np.isnan(rain).any():
-            raise InputError(
-                f"climatology got {where.size} training windows and {rain.size} labels, "
-                f"{int(np.isnan(rain).sum())} of them NaN; expected one label of 0 or 1 for each."
-            )
+        rain = _labels(label, where.size)
         # The last row stands for "all regions".
         counts = np.zeros((2, int(where.max()) + 2, 366))
         np.add.at(counts[0], (where, when), 1)

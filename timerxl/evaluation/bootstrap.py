@@ -237,18 +237,6 @@ def resample_scores(
     return found
 
 
-def bootstrap_scores(
-    forecasts: Mapping[str, ArrayLike],
-    label: ArrayLike,
-    issue_times: Times,
-    thresholds: Mapping[str, float],
-    **options: Any,
-) -> dict[str, dict[str, Interval]]:
-    """95 % intervals of every score: name -> key -> interval. Arguments of ``resample_scores``."""
-    scored = resample_scores(forecasts, label, issue_times, thresholds, **options)
-    return {name: {key: s.interval() for key, s in of.items()} for name, of in scored.items()}
-
-
 def paired_differences(
     forecasts: Mapping[str, ArrayLike],
     label: ArrayLike,

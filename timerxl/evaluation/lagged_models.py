@@ -8,7 +8,7 @@ by time; n windows are issued at some of its rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,8 @@ LAGS = (1, 2, 3, 6, 12, 24)
 TRAILING_HOURS = (6.0, 24.0, 72.0, 168.0)
 
 
-class LaggedFeatures:
-    """The inputs of a baseline, computed for any rows of one series.
+class LaggedBaseline:
+    """A baseline on lagged values, computed for any rows of one series.
 
     Seen at an issue time, for every feature: its value, its value ``lags`` steps before, and its
     mean over the trailing ``trailing_hours`` (for ``precipitation_column`` the sum); with them
@@ -33,6 +33,9 @@ class LaggedFeatures:
     left out, so that a baseline knows no more than the network, and so is a trailing time that
     isn't a whole number of two or more steps: ``feature_names`` tells what is used. Lags stop at
     the region's start and at gaps in time: NaN.
+
+    ``num_threads`` is one because OpenMP threads that share busy cores wait for each other (a fit
+    of 4 s took 120 s).
     """
 
     title = "a baseline"  # in messages
@@ -45,7 +48,10 @@ class LaggedFeatures:
         precipitation_column: int | None = None,
         lags: Sequence[int] = LAGS,
         trailing_hours: Sequence[float] = TRAILING_HOURS,
+        num_threads: int = 1,
     ) -> None:
+        self.num_threads = num_threads
+        self._model: Any = None
         reach = context_length or np.inf
         self.step_hours = step_hours
         self.precipitation_column = precipitation_column
@@ -93,12 +99,21 @@ class LaggedFeatures:
         clock = [np.sin(season), np.cos(season), np.sin(hour), np.cos(hour), self._region[rows]]
         return np.hstack([*blocks, *trailing, np.stack(clock, axis=1)]).astype(np.float32)
 
-    def _take_series(
+    def fit(
         self,
         values: NDArray[np.float32],
+        rows: NDArray[np.int64],
         region_index: NDArray[np.int64],
         timestamps: NDArray[np.datetime64],
-    ) -> None:
+        label: NDArray[np.float64],
+    ) -> Self:
+        """Train on the windows issued at ``rows`` [n] of a series.
+
+        ``values`` [R, C] (physical units, NaN where missing), ``region_index`` [R], ``timestamps``
+        [R] and ``label`` [R] of 0/1 (NaN allowed outside ``rows``) belong to the whole series;
+        ``predict`` uses the same one. Raises InputError on shapes that don't fit, infinite
+        values, a missing label, or a single class in the first 85 % of the training times.
+        """
         if values.ndim != 2 or not len(values) == len(region_index) == len(timestamps) > 0:
             raise InputError(
                 f"values {values.shape}, region_index {region_index.shape} and timestamps "
@@ -113,17 +128,6 @@ class LaggedFeatures:
             np.diff(self._seconds) != round(self.step_hours * 3600)
         )
         self._segment_start = np.maximum.accumulate(np.where(begins, np.arange(len(values)), 0))
-
-    def _training_inputs(
-        self,
-        values: NDArray[np.float32],
-        rows: NDArray[np.int64],
-        region_index: NDArray[np.int64],
-        timestamps: NDArray[np.datetime64],
-        label: NDArray[np.float64],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]]:
-        """Inputs, labels and "in the last 15 % of the times" of the rows; InputError as ``fit``."""
-        self._take_series(values, region_index, timestamps)
         label = np.asarray(label, np.float64)
         if label.shape != (len(values),):
             raise InputError(
@@ -142,7 +146,27 @@ class LaggedFeatures:
                 f"the first 85 % of the training times ({int((~late).sum())} windows) hold one "
                 f"class; {self.title} needs rain and no rain there."
             )
-        return inputs, rain, late
+        with threadpool_limits(self.num_threads):
+            self._model = self._learn(inputs, rain, late)
+        return self
+
+    def predict(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """P(rain) [n] issued at ``rows`` [n]; raises NotFittedError before ``fit``."""
+        if self._model is None:
+            raise NotFittedError(f"call {type(self).__name__}.fit before predict.")
+        inputs = self._prepared(self.features_at(rows))
+        with threadpool_limits(self.num_threads):
+            return np.asarray(self._model.predict_proba(inputs)[:, 1], np.float64)
+
+    def _learn(
+        self, raw: NDArray[np.float32], rain: NDArray[np.float64], late: NDArray[np.bool_]
+    ) -> Any:
+        """Fit a classifier; ``late`` [n] are the windows in the last 15 % of the times."""
+        raise NotImplementedError
+
+    def _prepared(self, raw: NDArray[np.float32]) -> NDArray[Any]:
+        """What the classifier takes of ``features_at``."""
+        raise NotImplementedError
 
 
 # C of the penalty |w|^2 / (2 C) beside the SUM of the log losses.
@@ -151,8 +175,8 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 CLIP = 8.0
 
 
-class LogisticBaseline(LaggedFeatures):
-    """Ridge-penalised logistic regression on ``LaggedFeatures``, standardised.
+class LogisticBaseline(LaggedBaseline):
+    """Ridge-penalised logistic regression, standardised.
 
     Means and standard deviations come from the training rows; inputs are cut off at 8 standard
     deviations. A missing value becomes the training mean, and a 0/1 column says so for every
@@ -165,31 +189,17 @@ class LogisticBaseline(LaggedFeatures):
     title = "logistic regression"
 
     def __init__(
-        self,
-        step_hours: float,
-        *,
-        strengths: Sequence[float] = STRENGTHS,
-        num_threads: int = 1,
-        **inputs: Any,
+        self, step_hours: float, *, strengths: Sequence[float] = STRENGTHS, **inputs: Any
     ) -> None:
         super().__init__(step_hours, **inputs)
         if not strengths or min(strengths) <= 0:
             raise InputError(f"strengths are {tuple(strengths)}; expected numbers above 0.")
         self.strengths = sorted(strengths)
-        self.num_threads = num_threads
         self.C = float("nan")
-        self._model: LogisticRegression | None = None
 
-    def fit(
-        self,
-        values: NDArray[np.float32],
-        rows: NDArray[np.int64],
-        region_index: NDArray[np.int64],
-        timestamps: NDArray[np.datetime64],
-        label: NDArray[np.float64],
-    ) -> LogisticBaseline:
-        """Train on the windows issued at ``rows`` [n] of a series, as ``GradientBoosting.fit``."""
-        raw, rain, late = self._training_inputs(values, rows, region_index, timestamps, label)
+    def _learn(
+        self, raw: NDArray[np.float32], rain: NDArray[np.float64], late: NDArray[np.bool_]
+    ) -> LogisticRegression:
         self._regions = np.unique(raw[:, -1])
         plain = raw[:, :-1].astype(np.float64)
         missing = np.isnan(plain)
@@ -204,28 +214,17 @@ class LogisticBaseline(LaggedFeatures):
         missed = missing.sum(axis=0)
         _, first = np.unique(np.packbits(missing, axis=0), axis=1, return_index=True)
         self._indicators = np.sort(first[(missed[first] > 0) & (missed[first] < len(missing))])
-        inputs = self._standardised(raw)
-        with threadpool_limits(self.num_threads):
-            losses = []
-            # From the strongest penalty on, each starting where the one before ended.
-            trial = self._regression(self.strengths[0]).set_params(warm_start=True)
-            for strength in self.strengths:
-                trial.set_params(C=strength).fit(inputs[~late], rain[~late])
-                chance = np.clip(trial.predict_proba(inputs[late])[:, 1], 1e-12, 1 - 1e-12)
-                losses.append(-np.mean(np.log(np.where(rain[late] == 1, chance, 1 - chance))))
-            self.C = float(self.strengths[int(np.argmin(losses))])
-            self._model = self._regression(self.C).fit(inputs, rain)
-        return self
+        inputs, losses = self._prepared(raw), []
+        # From the strongest penalty on, each starting where the one before ended.
+        trial = self._regression(self.strengths[0]).set_params(warm_start=True)
+        for strength in self.strengths:
+            trial.set_params(C=strength).fit(inputs[~late], rain[~late])
+            chance = np.clip(trial.predict_proba(inputs[late])[:, 1], 1e-12, 1 - 1e-12)
+            losses.append(-np.mean(np.log(np.where(rain[late] == 1, chance, 1 - chance))))
+        self.C = float(self.strengths[int(np.argmin(losses))])
+        return self._regression(self.C).fit(inputs, rain)
 
-    def predict(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """P(rain) [n] issued at ``rows`` [n]; raises NotFittedError before ``fit``."""
-        if self._model is None:
-            raise NotFittedError("call LogisticBaseline.fit before predict.")
-        inputs = self._standardised(self.features_at(rows))
-        with threadpool_limits(self.num_threads):
-            return np.asarray(self._model.predict_proba(inputs)[:, 1], np.float64)
-
-    def _standardised(self, raw: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _prepared(self, raw: NDArray[np.float32]) -> NDArray[Any]:
         plain = raw[:, :-1].astype(np.float64)
         missing = np.isnan(plain)
         plain = np.clip((plain - self._mean) / self._scale, -CLIP, CLIP)
@@ -239,62 +238,37 @@ class LogisticBaseline(LaggedFeatures):
         return LogisticRegression(C=strength, solver="newton-cholesky", max_iter=100)
 
 
-class GradientBoosting(LaggedFeatures):
-    """Boosted trees on ``LaggedFeatures``: a strong opponent that trains in seconds.
+class GradientBoosting(LaggedBaseline):
+    """Boosted trees: a strong opponent that trains in seconds.
 
     The region is a category (up to 255 regions, a plain number beyond). The number of trees is
     where log loss is lowest on the last 15 % of the training times; then all training rows are
-    used. ``num_threads`` is one because OpenMP threads that share busy cores wait for each other
-    (a fit of 4 s took 120 s).
+    used.
     """
 
     title = "gradient boosting"
 
-    def __init__(
-        self, step_hours: float, seed: int = 0, *, num_threads: int = 1, **inputs: Any
-    ) -> None:
+    def __init__(self, step_hours: float, seed: int = 0, **inputs: Any) -> None:
         super().__init__(step_hours, **inputs)
         self.seed = seed
-        self.num_threads = num_threads
         self.num_trees = 0
-        self._model: HistGradientBoostingClassifier | None = None
 
-    def fit(
-        self,
-        values: NDArray[np.float32],
-        rows: NDArray[np.int64],
-        region_index: NDArray[np.int64],
-        timestamps: NDArray[np.datetime64],
-        label: NDArray[np.float64],
-    ) -> GradientBoosting:
-        """Train on the windows issued at ``rows`` [n] of a series.
-
-        ``values`` [R, C] (physical units, NaN where missing), ``region_index`` [R], ``timestamps``
-        [R] and ``label`` [R] of 0/1 (NaN allowed outside ``rows``) belong to the whole series;
-        ``predict`` uses the same one. Raises InputError on shapes that don't fit, infinite
-        values, a missing label, or a single class in the first 85 % of the training times.
-        """
-        inputs, rain, late = self._training_inputs(values, rows, region_index, timestamps, label)
+    def _learn(
+        self, raw: NDArray[np.float32], rain: NDArray[np.float64], late: NDArray[np.bool_]
+    ) -> HistGradientBoostingClassifier:
         # scikit-learn can't bin a column of NaN only (a lag longer than any region); a constant one
         # is never split on.
-        self._unseen = np.isnan(inputs[~late]).all(axis=0)
-        inputs[:, self._unseen] = 0.0
-        with threadpool_limits(self.num_threads, user_api="openmp"):
-            trial = self._trees(600, early_stopping=True, n_iter_no_change=40)
-            trial.fit(inputs[~late], rain[~late], X_val=inputs[late], y_val=rain[late])
-            # Entry 0 is the score before the first tree.
-            self.num_trees = max(int(np.argmax(trial.validation_score_)), 1)
-            self._model = self._trees(self.num_trees, early_stopping=False).fit(inputs, rain)
-        return self
+        self._unseen = np.isnan(raw[~late]).all(axis=0)
+        inputs = self._prepared(raw)
+        trial = self._trees(600, early_stopping=True, n_iter_no_change=40)
+        trial.fit(inputs[~late], rain[~late], X_val=inputs[late], y_val=rain[late])
+        # Entry 0 is the score before the first tree.
+        self.num_trees = max(int(np.argmax(trial.validation_score_)), 1)
+        return self._trees(self.num_trees, early_stopping=False).fit(inputs, rain)
 
-    def predict(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """P(rain) [n] issued at ``rows`` [n]; raises NotFittedError before ``fit``."""
-        if self._model is None:
-            raise NotFittedError("call GradientBoosting.fit before predict.")
-        inputs = self.features_at(rows)
-        inputs[:, self._unseen] = 0.0
-        with threadpool_limits(self.num_threads, user_api="openmp"):
-            return np.asarray(self._model.predict_proba(inputs)[:, 1], np.float64)
+    def _prepared(self, raw: NDArray[np.float32]) -> NDArray[Any]:
+        raw[:, self._unseen] = 0.0
+        return raw
 
     def _trees(self, max_iter: int, **stopping: object) -> HistGradientBoostingClassifier:
         few_regions = self._region.max() < 255

@@ -109,9 +109,7 @@ def score_table(found: dict[str, Any], title: str) -> Table:
         difference = found["differences"].get(key)
         cells = [heading, _number(scores["model"][key]), _interval(low, high)]
         cells.append(_number(scores["model_calibrated"][key]))
-        if difference is None:
-            cells += [""] * 5
-        else:
+        if difference is not None:
             name = difference["reference"]
             cells += [SHORT[name], _number(scores[name][key]), f"{difference['estimate']:+.3f}"]
             cells += [_interval(difference["low"], difference["high"])]
@@ -124,17 +122,8 @@ def strata_table(strata: list[dict[str, Any]], by: str) -> Table:
     """A line per stratum: windows, rain, model with interval, reference."""
     table = Table(title=f"by {by}", title_justify="left")
     table.add_column(by)
-    headings = (
-        "windows",
-        "rain",
-        "ROC-AUC",
-        "95 % interval",
-        "MCC",
-        "95 % interval",
-        "Brier",
-        "BSS",
-    )
-    for heading in headings:
+    scores_with_interval = ("ROC-AUC", "95 % interval", "MCC", "95 % interval")
+    for heading in ("windows", "rain", *scores_with_interval, "Brier", "BSS"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("note", overflow="fold")
     for stratum in strata:

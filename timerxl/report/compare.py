@@ -6,7 +6,7 @@ windows that all runs have forecast, on the same resampled blocks of time for al
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ from timerxl.report.figures import (
     canvas,
     in_words,
     legend,
-    rows_for,
     styled,
     thin,
     whole_ticks,
@@ -47,7 +46,15 @@ from timerxl.report.markup import (
     render,
     table,
 )
-from timerxl.report.page import CONTAMINATED, SYNTHETIC, ends_of, flat, judged, shown, write_page
+from timerxl.report.page import (
+    CONTAMINATED,
+    SYNTHETIC,
+    flat,
+    interval_of,
+    judged,
+    shown,
+    write_page,
+)
 from timerxl.report.run_record import Run, get, outcome_of, read_run, resampling
 
 _COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, DIM)
@@ -102,13 +109,12 @@ def comparison_page(runs: list[Named]) -> str:
     """The page as text."""
     title = f"Comparison of {len(runs)} runs: {', '.join(named.run.name for named in runs)}"
     warnings = []
-    for what, chosen in (
-        (SYNTHETIC, [named for named in runs if named.run.is_synthetic]),
-        (CONTAMINATED, [named for named in runs if named.run.is_contaminated]),
+    for what, letters in (
+        (SYNTHETIC, [named.letter for named in runs if named.run.is_synthetic]),
+        (CONTAMINATED, [named.letter for named in runs if named.run.is_contaminated]),
     ):
-        if chosen:
-            letters = ", ".join(named.letter for named in chosen)
-            warnings.append(f"Run{'s' * (len(chosen) > 1)} {letters}: {what}")
+        if letters:
+            warnings.append(f"Run{'s' * (len(letters) > 1)} {', '.join(letters)}: {what}")
     sections = [
         Section("runs", "Runs and their test scores", _runs_table(runs)),
         Section("differences", "Paired differences", _paired_body(paired(runs))),
@@ -130,8 +136,7 @@ def _runs_table(runs: list[Named]) -> Markup:
             f"{outcome.symbol} {outcome.word}",
         ]
         for key in COLUMNS:
-            ends = ends_of(get(run.results, "intervals", "model", key))
-            row.append(number_cell(run.score("model", key), interval(*ends)))
+            row.append(number_cell(run.score("model", key), interval_of(run, "model", key)))
         rows.append(row)
     heads = ["run", "outcome", *COLUMNS.values()]
     note = "Each run on its own test windows and at its own threshold, with its 95 % interval."
@@ -246,40 +251,31 @@ def _paired_body(found: Paired) -> Markup:
 
 
 def _curves(runs: list[Named]) -> Markup:
-    shown_ = figures(_overlaid(runs))
+    known = {key: [n for n in runs if n.run.points("validation", key)[0]] for key in SCORES}
+    pictures = [_overlay(runs, drawn, key) for key, drawn in known.items() if drawn]
+    if not pictures:
+        return paragraph("No run has an evaluation.")
     note = "Full evaluations on validation, at a threshold of 0.5."
-    return (paragraph(note, "dim") + shown_) if shown_ else paragraph("No run has an evaluation.")
-
-
-def _overlaid(runs: list[Named]) -> Iterator[Picture]:
-    for key, heading in SCORES.items():
-        drawn = [named for named in runs if named.run.points("validation", key)[0]]
-        if drawn:
-            yield _overlay(runs, drawn, key, heading)
+    return paragraph(note, "dim") + figures(pictures)
 
 
 @styled
-def _overlay(runs: list[Named], drawn: list[Named], key: str, heading: str) -> Picture:
+def _overlay(runs: list[Named], drawn: list[Named], key: str) -> Picture:
     # Epochs of two runs are as long as their batches say; steps are no common measure either.
     axes_of = {named.run.axis for named in drawn}
-    figure, axes = canvas(legend_rows=rows_for(len(drawn)))
-    words = [f"{heading} on validation."]
+    figure, axes = canvas(entries=len(drawn))
+    words = [f"{SCORES[key]} on validation."]
     for named in drawn:
         index = runs.index(named)
         x, y, _ = thin(*named.run.points("validation", key))
-        axes.plot(
-            x,
-            y,
-            color=_COLOURS[index % len(_COLOURS)],
-            linestyle=_STYLES[index % len(_STYLES)],
-            marker=_SHAPES[index % len(_SHAPES)],
-            markersize=3.5,
-            label=named.title if len(named.title) < 24 else f"{named.title[:22]}…",
-        )
+        looks = {"color": _COLOURS, "linestyle": _STYLES, "marker": _SHAPES}
+        look: dict[str, Any] = {name: of[index % len(of)] for name, of in looks.items()}
+        label = named.title if len(named.title) < 24 else f"{named.title[:22]}…"
+        axes.plot(x, y, markersize=3.5, label=label, **look)
         words += in_words(named.run.points("validation", key), named.title, named.run.axis)
     axes.set_xlabel(" or ".join(sorted(axes_of)), labelpad=1)
     axes.set_xlim(left=0)
     whole_ticks(axes)
     widen(axes, key)
     legend(figure, axes)
-    return Picture(f"curve-{key}", heading, figure, " ".join(words))
+    return Picture(f"curve-{key}", SCORES[key], figure, " ".join(words))

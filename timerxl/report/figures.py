@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib
@@ -65,6 +66,7 @@ SEVERITY_COLOURS = {CERTAIN: VERMILLION, SUSPECTED: ORANGE, INFO: BLUE}
 
 # A figure as wide as a phone: drawn large, its letters would shrink there.
 WIDTH, LEGEND_ROW = 4.4, 0.2  # inches
+LEGEND_COLUMNS = 2
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "text.parse_math": False,  # a "$" in a region's name is a "$"
@@ -103,10 +105,10 @@ class Picture:
 
 
 def canvas(
-    height: float = 2.3, legend_rows: int = 0, left: float = 0.52, top: float = 0.08
+    height: float = 2.3, entries: int = 0, left: float = 0.52, top: float = 0.08
 ) -> tuple[Figure, Axes]:
-    """A figure with one plot, ``height`` inches high, and room below for the legend."""
-    bottom = 0.45 + LEGEND_ROW * legend_rows
+    """A figure with one plot, ``height`` inches high, and room for a legend of ``entries``."""
+    bottom = 0.45 + LEGEND_ROW * -(-entries // LEGEND_COLUMNS)
     whole = height + top + bottom
     figure = Figure(figsize=(WIDTH, whole), facecolor="white")
     box = (left / WIDTH, bottom / whole, 1 - (left + 0.12) / WIDTH, height / whole)
@@ -115,26 +117,14 @@ def canvas(
     return figure, axes
 
 
-def legend(figure: Figure, axes: Axes, columns: int = 2) -> None:
+def legend(figure: Figure, axes: Axes) -> None:
     """The legend at the foot of the figure."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(
-            handles,
-            labels,
-            loc="lower left",
-            bbox_to_anchor=(0.0, 0.0),
-            ncols=columns,
-            borderaxespad=0.1,
-            handlelength=2.0,
-            columnspacing=1.2,
-            labelspacing=0.3,
-        )
-
-
-def rows_for(count: int, columns: int = 2) -> int:
-    """Lines of a legend with ``count`` entries."""
-    return -(-count // columns)
+            handles, labels, loc="lower left", bbox_to_anchor=(0.0, 0.0), ncols=LEGEND_COLUMNS,
+            borderaxespad=0.1, handlelength=2.0, columnspacing=1.2, labelspacing=0.3,
+        )  # fmt: skip
 
 
 def mark_verdicts(axes: Axes, verdicts: list[VerdictEntry]) -> None:
@@ -147,6 +137,7 @@ def mark_verdicts(axes: Axes, verdicts: list[VerdictEntry]) -> None:
         if verdict.place is not None:
             places.setdefault(verdict.place, []).append(verdict)
     left, right = axes.get_xlim()
+    top = axes.get_xaxis_transform()
     labels: list[tuple[float, list[VerdictEntry]]] = []
     for x, said in sorted(places.items()):
         if labels and x - labels[-1][0] < 0.045 * (right - left):
@@ -156,30 +147,14 @@ def mark_verdicts(axes: Axes, verdicts: list[VerdictEntry]) -> None:
         worst = max((v.severity for v in said), key=SEVERITIES.index)
         colour = SEVERITY_COLOURS[worst]
         axes.axvline(x, color=colour, linewidth=1, linestyle=(0, (1, 1.5)), zorder=1)
-        head = Line2D(
-            [x],
-            [1.0],
-            transform=axes.get_xaxis_transform(),
-            marker=MARKERS[worst],
-            color=colour,
-            markersize=6,
-            clip_on=False,
-            zorder=5,
-        )
-        axes.add_artist(head)
+        head: dict[str, Any] = dict(transform=top, marker=MARKERS[worst], color=colour)
+        axes.add_artist(Line2D([x], [1.0], markersize=6, clip_on=False, zorder=5, **head))
     for x, said in labels:
         numbers = ",".join(str(v.number) for v in sorted(said, key=lambda v: v.number))
         axes.annotate(
-            numbers,
-            (x, 1.0),
-            xycoords=axes.get_xaxis_transform(),
-            xytext=(0, 5),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=9,
-            annotation_clip=False,
-        )
+            numbers, (x, 1.0), xycoords=top, xytext=(0, 5), textcoords="offset points",
+            ha="center", va="bottom", fontsize=9, annotation_clip=False,
+        )  # fmt: skip
 
 
 def thin(x: list[float], y: list[float], most: int = 300) -> tuple[list[float], list[float], int]:
@@ -188,14 +163,8 @@ def thin(x: list[float], y: list[float], most: int = 300) -> tuple[list[float], 
     The last group may be smaller.
     """
     k = max(1, -(-len(x) // most))
-    if k == 1:
-        return x, y, 1
     cuts = [slice(i, i + k) for i in range(0, len(x), k)]
-    return ([_mean(x[cut]) for cut in cuts], [_mean(y[cut]) for cut in cuts], k)
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+    return [fmean(x[cut]) for cut in cuts], [fmean(y[cut]) for cut in cuts], k
 
 
 _TAG = re.compile(r"<[^>]*>")
@@ -300,7 +269,7 @@ def _curve(run: Run, key: str, title: str, verdicts: list[VerdictEntry]) -> Pict
     end = max([end, *(band.epoch for band in bands)])
     kinds = [kind for kind in _LOOKS if run.points(kind, key)[0] and (kind, key) not in _HIDDEN]
     entries = len(kinds) + (reference is not None) + bool(bands)
-    figure, axes = canvas(legend_rows=rows_for(entries), top=0.26)
+    figure, axes = canvas(entries=entries, top=0.26)
     axes.set_xlim(0, end * 1.03 or 1)
     whole_ticks(axes)
     axes.set_xlabel(run.axis, labelpad=1)
@@ -369,8 +338,8 @@ def _add_errors(run: Run, axes: Axes) -> bool:
     """Whiskers of two standard errors where the evaluations have them."""
     found = False
     for event in run.events.get("validation", []):
-        at, value = run.place(event), number(event.get("accuracy"))
-        error = number(event.get("accuracy_std_error"))
+        at = run.place(event)
+        value, error = (number(event.get(f"accuracy{end}")) for end in ("", "_std_error"))
         if at is not None and value is not None and error is not None:
             axes.vlines(at, value - 2 * error, value + 2 * error, color=BLUE, linewidth=0.8)
             found = True
@@ -419,20 +388,11 @@ def _band_words(band: Expected) -> str:
 
 
 def _add_bands(axes: Axes, bands: list[Expected]) -> None:
+    look: dict[str, Any] = dict(color=PURPLE, linewidth=5, alpha=0.55, marker="_", markersize=9)
     for index, band in enumerate(bands):
         label = "expected by the recipe" if index == 0 else None
-        axes.plot(
-            [band.epoch, band.epoch],
-            [band.low, band.high],
-            color=PURPLE,
-            linewidth=5,
-            alpha=0.55,
-            marker="_",
-            markersize=9,
-            solid_capstyle="butt",
-            label=label,
-            zorder=2,
-        )
+        ends = [band.low, band.high]
+        axes.plot([band.epoch] * 2, ends, solid_capstyle="butt", label=label, zorder=2, **look)
 
 
 def _words(
@@ -483,9 +443,8 @@ def skill_pictures(run: Run) -> Iterator[Picture]:
     sample, threshold = run.sample(), run.thresholds.get("model")
     if sample is not None and "model" in sample.probabilities and threshold is not None:
         yield _confusion(sample, threshold)
-    curves = _reliability_points(run, sample)
-    if curves:
-        yield _reliability(run, sample, curves)
+    if bins := _reliability_bins(run, sample):
+        yield _reliability(run, sample, bins)
     if sample is not None and 0 < sample.label.mean() < 1:
         yield _ranking(run, sample, "roc")
         yield _ranking(run, sample, "precision-recall")
@@ -501,74 +460,57 @@ def _confusion(sample: Sample, threshold: float) -> Picture:
     for row, (counts, titles) in enumerate(zip(cells, names, strict=True)):
         whole = max(sum(counts), 1)
         for column, (count, title) in enumerate(zip(counts, titles, strict=True)):
-            colour = BLUE if row == column else VERMILLION
-            box = Rectangle(
-                (column - 0.5, row - 0.5),
-                1,
-                1,
-                color=colour,
-                alpha=0.08 + 0.4 * count / whole,
-                lw=0,
-            )
-            axes.add_patch(box)
-            for y, words, size in (
-                (-0.18, f"{count:,}", 13),
-                (0.1, title, 9),
-                (0.3, f"{count / whole:.1%}", 9),
-            ):
+            colour, alpha = BLUE if row == column else VERMILLION, 0.08 + 0.4 * count / whole
+            corner = (column - 0.5, row - 0.5)
+            axes.add_patch(Rectangle(corner, 1, 1, color=colour, alpha=alpha, lw=0))
+            lines = (-0.18, f"{count:,}", 13), (0.1, title, 9), (0.3, f"{count / whole:.1%}", 9)
+            for y, words, size in lines:
                 axes.text(column, row + y, words, ha="center", va="center", fontsize=size)
     axes.set(xlim=(-0.5, 1.5), ylim=(1.5, -0.5))
     axes.set_xticks([0, 1], ['said "rain"', 'said "dry"'])
     axes.set_yticks([0, 1], ["rain came", "stayed dry"])
     axes.tick_params(length=0)
     axes.spines[["left", "bottom"]].set_visible(False)
-    said = "; ".join(
-        f"{title} {count:,}"
-        for titles, counts in zip(names, cells, strict=True)
-        for title, count in zip(titles, counts, strict=True)
-    )
-    words = (
-        f"Confusion matrix of {table.total:,} test windows at P(rain) >= {threshold:.3f}: {said}."
-    )
+    counted = zip([*names[0], *names[1]], [*cells[0], *cells[1]], strict=True)
+    said = "; ".join(f"{title} {count:,}" for title, count in counted)
+    at = f"P(rain) >= {threshold:.3f}"
+    words = f"Confusion matrix of {table.total:,} test windows at {at}: {said}."
     caption = (
         f"“Rain” is said from P(rain) = {threshold:.3f} on, chosen on validation. Shares: rows."
     )
     return Picture("confusion", "Confusion matrix", figure, words, caption)
 
 
-def _reliability_bins(run: Run, sample: Sample | None, name: str) -> list[Any]:
-    """The bins of a forecast's reliability diagram: those of results.json, else computed."""
-    told = get(run.results, "reliability", name)
-    if isinstance(told, list):
-        return told
-    if sample is not None and name in sample.probabilities:
-        return list(reliability_points(sample.probabilities[name], sample.label))
-    return []
+def _reliability_bins(run: Run, sample: Sample | None) -> dict[str, np.ndarray]:
+    """Forecast -> [bins, 3] of mean P(rain), share of rain, windows (NaN where not told).
 
-
-def _reliability_points(run: Run, sample: Sample | None) -> dict[str, Points]:
-    """Forecast -> (mean P(rain), share of rain) of every bin."""
-    found: dict[str, Points] = {}
+    Those of results.json, else computed.
+    """
+    found = {}
     for name in MODELS:
-        bins = _reliability_bins(run, sample, name)
-        pairs = [(number(get(p, "forecast")), number(get(p, "observed"))) for p in bins]
-        known = [(x, y) for x, y in pairs if x is not None and y is not None]
-        if known:
-            found[name] = [x for x, _ in known], [y for _, y in known]
+        told = get(run.results, "reliability", name)
+        if not isinstance(told, list):
+            known = sample is not None and name in sample.probabilities
+            told = reliability_points(sample.probabilities[name], sample.label) if known else []  # type: ignore[union-attr]
+        keys = ("forecast", "observed", "num_windows")
+        bins = [[number(get(one, key)) for key in keys] for one in told]
+        if kept := [one for one in bins if None not in one[:2]]:
+            found[name] = np.array(kept, dtype=np.float64)
     return found
 
 
 @styled
-def _reliability(run: Run, sample: Sample | None, curves: dict[str, Points]) -> Picture:
-    figure, axes = canvas(legend_rows=2)
+def _reliability(run: Run, sample: Sample | None, bins: dict[str, np.ndarray]) -> Picture:
+    figure, axes = canvas(entries=3)
     axes.plot([0, 1], [0, 1], color=DIM, linewidth=1, linestyle="-.", label="perfectly reliable")
-    looks = {
+    looks: dict[str, dict[str, Any]] = {
         "model": dict(color=BLUE, marker="o", label="raw"),
         "model_calibrated": dict(color=VERMILLION, marker="s", linestyle="--", label="calibrated"),
     }
     parts = ["Reliability on test."]
-    for name, (x, y) in curves.items():
-        axes.plot(x, y, markersize=4, **looks[name])  # type: ignore[arg-type]
+    for name, of_name in bins.items():
+        x, y = of_name[:, 0], of_name[:, 1]
+        axes.plot(x, y, markersize=4, **looks[name])
         pairs = ", ".join(f"{a:.2f}: {b:.2f}" for a, b in zip(x, y, strict=True))
         parts.append(f"{looks[name]['label']}, mean forecast: share of rain: {pairs}.")
     if sample is not None:
@@ -581,24 +523,17 @@ def _reliability(run: Run, sample: Sample | None, curves: dict[str, Points]) -> 
     legend(figure, axes)
     scores = [
         f"{str(looks[name]['label']).capitalize()}: ECE {ece:.3f}, Brier {brier:.3f}"
-        for name in curves
+        for name in bins
         if (ece := run.score(name, "ece")) is not None
         and (brier := run.score(name, "brier")) is not None
     ]
-    if bins := _bins(run, sample):
-        scores.append(f"Every mark is a bin of {bins} windows: where marks are close, many fall")
+    counts = bins["model"][:, 2] if "model" in bins else np.array([np.nan])
+    if not np.isnan(counts).all():
+        low, high = np.nanmin(counts), np.nanmax(counts)
+        many = f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+        scores.append(f"Every mark is a bin of {many} windows: where marks are close, many fall")
     caption = "".join(f"{sentence}. " for sentence in scores).strip()
     return Picture("reliability", "Reliability", figure, " ".join(parts), caption)
-
-
-def _bins(run: Run, sample: Sample | None) -> str:
-    """How many windows a bin of the model's reliability holds, least to most."""
-    counts = [number(get(b, "num_windows")) for b in _reliability_bins(run, sample, "model")]
-    known = [count for count in counts if count is not None]
-    if not known:
-        return ""
-    low, high = min(known), max(known)
-    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
 
 
 @styled
@@ -609,7 +544,7 @@ def _ranking(run: Run, sample: Sample, kind: str) -> Picture:
     threshold = run.thresholds.get("model")
     marked = threshold is not None and "model" in lines
     count = len(lines) + len(dots) + marked + 1
-    figure, axes = canvas(legend_rows=rows_for(count), height=2.5)
+    figure, axes = canvas(2.5, count)
     scores = []
     for name, look in lines.items():
         x, y, area = _curve_of(sample, name, is_roc)
@@ -684,7 +619,7 @@ def strata_pictures(run: Run, strata: dict[str, list[Content]]) -> Iterator[Pict
 def _dots(run: Run, by: str, strata: list[Content], key: str) -> Picture:
     longest = max(len(stratum["name"][:24]) for stratum in strata)
     left = 0.25 + 0.08 * longest
-    figure, axes = canvas(height=0.27 * len(strata) + 0.25, legend_rows=1, left=left)
+    figure, axes = canvas(0.27 * len(strata) + 0.25, 2, left)
     parts, shown = [], any(key in stratum["intervals"] for stratum in strata)
     for row, stratum in enumerate(strata):
         value, interval = stratum["scores"][key], stratum["intervals"].get(key)
@@ -692,23 +627,15 @@ def _dots(run: Run, by: str, strata: list[Content], key: str) -> Picture:
             axes.plot(list(interval), [row, row], color=BLUE, linewidth=2.5, alpha=0.45)
         label = ("Timer-XL, 95 % interval" if shown else "Timer-XL") if row == 0 else None
         axes.plot([value], [row], "o", color=BLUE, markersize=5, label=label, zorder=3)
-        said = (
-            f"{stratum['name']} {value:.3f}" if value == value else f"{stratum['name']} undefined"
-        )
+        said = f"{stratum['name']} " + (f"{value:.3f}" if value == value else "undefined")
         if interval is not None:
             said += f" ({interval[0]:.3f} to {interval[1]:.3f})"
         if key in stratum["references"]:
             other = SHORT.get(reference_of(run, key) or "", "reference")
-            axes.plot(
-                [stratum["references"][key]],
-                [row],
-                "D",
-                markerfacecolor="none",
-                color=DIM,
-                markersize=5,
-                label=other if row == 0 else None,
-            )
-            said += f", {other} {stratum['references'][key]:.3f}"
+            place, label = stratum["references"][key], other if row == 0 else None
+            look: dict[str, Any] = dict(markerfacecolor="none", color=DIM, markersize=5)
+            axes.plot([place], [row], "D", label=label, **look)
+            said += f", {other} {place:.3f}"
         parts.append(said)
     axes.set_yticks(range(len(strata)), [stratum["name"][:24] for stratum in strata])
     axes.set_ylim(len(strata) - 0.4, -0.6)
@@ -718,54 +645,6 @@ def _dots(run: Run, by: str, strata: list[Content], key: str) -> Picture:
     title = f"{SHOWN[key]} by {by}"
     words = f"{title} on test: {'; '.join(parts)}."
     return Picture(f"{by}-{key}", title, figure, words)
-
-
-# Okabe and Ito's colours, told apart by most colour-blind readers, darkest where it matters.
-MEMORY_COLOURS = {
-    "weights": "#0072B2",
-    "gradients": "#56B4E9",
-    "optimizer": "#009E73",
-    "activations": "#D55E00",
-    "temporary": "#E69F00",
-    "buckets": "#CC79A7",
-    "context": "#999999",
-}
-
-
-def draw_memory_bars(
-    bars: list[tuple[str, dict[str, float]]],
-    path: Path,
-    *,
-    title: str,
-    mark: tuple[float, str] | None = None,
-) -> None:
-    """Write an SVG or PNG: horizontal bars from top to bottom, GiB by category.
-
-    ``mark`` is a vertical line, (GiB, what it is). The same input gives the same file.
-    """
-    figure = Figure(figsize=(8.5, 0.55 * len(bars) + 1.5), layout="constrained")
-    axes = figure.subplots()
-    lefts = np.zeros(len(bars))
-    for name, colour in MEMORY_COLOURS.items():
-        widths = np.array([parts.get(name, 0.0) for _, parts in bars])
-        axes.barh(range(len(bars)), widths, left=lefts, color=colour, label=name, height=0.66)
-        lefts = lefts + widths
-    for index, (_, parts) in enumerate(bars):
-        total = sum(parts.values())
-        axes.text(total + 0.08, index, f"{total:.1f}", va="center", fontsize=10)
-    axes.set_yticks(range(len(bars)), [label for label, _ in bars])
-    axes.invert_yaxis()
-    longest = max(sum(parts.values()) for _, parts in bars)
-    axes.set_xlim(0, 1.12 * max(longest, mark[0] if mark else 0.0))
-    axes.set_xlabel("peak GiB on one GPU")
-    axes.set_title(title, loc="left", fontsize=11)
-    if mark is not None:
-        axes.axvline(mark[0], color="black", linewidth=1, linestyle="--")
-        axes.text(mark[0] - 0.05, len(bars) - 0.6, mark[1], ha="right", va="bottom", fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(ncols=2, fontsize=9, frameon=False, loc="center", bbox_to_anchor=(0.6, 0.42))
-    with matplotlib.rc_context({"svg.hashsalt": "timerxl", "svg.fonttype": "none"}):
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
 
 
 def figures(run_folder: Path) -> dict[str, Figure]:

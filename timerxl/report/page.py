@@ -6,7 +6,6 @@ It is written again after every evaluation, so it takes what is there by now.
 from __future__ import annotations
 
 import json
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ def verdict_on_skill(run: Run) -> list[str]:
         value, of_key = run.score("model", key), get(run.results, "differences", key)
         if value is None:
             continue
-        ends = interval(*ends_of(get(run.results, "intervals", "model", key)))
+        ends = interval_of(run, "model", key)
         sentence = f"{ROWS[key]} on test {score(value)}{f' ({ends})' if ends else ''}"
         if (gap := number(get(of_key, "estimate"))) is not None:
             low, high = number(get(of_key, "low")), number(get(of_key, "high"))
@@ -127,11 +126,11 @@ def judged(key: str, low: float | None, high: float | None) -> str:
     return "worse" if (low > 0) == (key in LOWER_IS_BETTER) else "better"
 
 
-def ends_of(pair: Any) -> tuple[float | None, float | None]:
-    """[low, high] of results.json."""
-    if not isinstance(pair, list) or len(pair) != 2:
-        return None, None
-    return number(pair[0]), number(pair[1])
+def interval_of(run: Run, name: str, key: str) -> str:
+    """``0.82 to 0.86`` of a forecast's score on test, or nothing."""
+    pair = get(run.results, "intervals", name, key)
+    is_pair = isinstance(pair, list) and len(pair) == 2
+    return interval(number(pair[0]), number(pair[1])) if is_pair else ""
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -210,14 +209,10 @@ def cost_section(run: Run) -> Section:
     plan, told = run.last("plan"), get(run.results, "plan")
     checked = run.last("plan_check") or (told if isinstance(told, dict) else {})
     cost = run.last("cost")
-    measured_gb = number(cost.get("peak_memory_gb"))
+    peak_gb = number(cost.get("peak_memory_gb"))
     rows: list[list[str | Cell]] = []
     for name, key, so_far in (
-        (
-            "peak memory, GiB",
-            "peak_memory_gib",
-            None if measured_gb is None else GIB_PER_GB * measured_gb,
-        ),
+        ("peak memory, GiB", "peak_memory_gib", None if peak_gb is None else GIB_PER_GB * peak_gb),
         ("seconds of training an epoch", "epoch_seconds", number(cost.get("epoch_seconds"))),
     ):
         predicted = number(checked.get(f"predicted_{key}"))
@@ -227,41 +222,29 @@ def cost_section(run: Run) -> Section:
         if predicted is None and measured is None:
             continue
         off = predicted / measured - 1 if predicted is not None and measured else None
-        rows.append(
-            [
-                name,
-                _three_digits(predicted),
-                _three_digits(measured),
-                Cell("–" if off is None else f"{off:+.0%}", "", off, is_number=True),
-            ]
-        )
-    body = table(
-        "Planned and measured", ["", "predicted", "measured", "prediction is"], rows, sortable=False
-    )
+        cells = [
+            Cell("–" if value is None else f"{value:{form}}", "", value, is_number=True)
+            for value, form in ((predicted, ".3g"), (measured, ".3g"), (off, "+.0%"))
+        ]
+        rows.append([name, *cells])
+    heads = ["", "predicted", "measured", "prediction is"]
+    body = table("Planned and measured", heads, rows, sortable=False)
     if not body:
         body = paragraph("Neither a plan nor a measurement is in metrics.jsonl.")
     elif not checked and cost:
         body += paragraph("Measured so far; the run's own comparison comes at its end.", "dim")
-    if beside := _beside_training(run):
-        body += paragraph(beside, "dim")
-    if summary := plan.get("summary"):
-        body += paragraph(summary, "dim")
-    return Section("cost", "Memory and time", body)
-
-
-def _beside_training(run: Run) -> str:
-    """What looking between evaluations and saving took, in words; empty where it is not known."""
     trained = number(get(run.results, "train_seconds"))
-    parts = []
+    beside = []
     for key, what in (("check_seconds", "checks"), ("checkpoint_seconds", "checkpoints")):
         took = number(get(run.results, key))
         if took is not None and trained:
-            parts.append(f"{what} {took:.1f} s ({took / trained:.1%} of the time of training)")
-    return f"Beside {trained:,.0f} s of training: {', '.join(parts)}." if parts else ""
-
-
-def _three_digits(value: float | None) -> Cell:
-    return Cell("–" if value is None else f"{value:.3g}", "", value, is_number=True)
+            beside.append(f"{what} {took:.1f} s ({took / trained:.1%} of the time of training)")
+    if beside:
+        words = f"Beside {trained:,.0f} s of training: {', '.join(beside)}."
+        body += paragraph(words, "dim")
+    if summary := plan.get("summary"):
+        body += paragraph(summary, "dim")
+    return Section("cost", "Memory and time", body)
 
 
 def flat(content: Any, prefix: str = "") -> dict[str, Any]:
@@ -326,32 +309,24 @@ def audit_section(run: Run) -> Section:
     """What the audit of the series said, and the share of rain by split and region."""
     lines = get(run.audit, "lines")
     if isinstance(lines, list) and lines:
-        body = Markup().join(_audit_line(str(line)) for line in lines)
+        body = Markup()
+        for line in map(str, lines):
+            severity, colon, rest = line.partition(": ")
+            is_known = colon and severity in ("fault", "warning", "note")
+            body += part("audit_line", *((severity, rest) if is_known else ("", line)))
     elif run.audit is not None:
         body = paragraph("The audit found no fault and no warning.")
     else:
         body = paragraph("There is no audit.json in the run folder.")
     shares = run.last("start").get("class_shares")
     if isinstance(shares, dict):
-        body += _class_shares(shares)
+        splits = {name: of for name, of in shares.items() if isinstance(of, dict)}
+        rows = [
+            [region, *(number_cell(number(of.get(region))) for of in splits.values())]
+            for region in dict.fromkeys(region for of in splits.values() for region in of)
+        ]
+        body += table("Share of rain by region and split", ["region", *splits], rows)
     return Section("audit", "Data audit", body)
-
-
-def _audit_line(line: str) -> Markup:
-    severity, colon, rest = line.partition(": ")
-    if not colon or severity not in ("fault", "warning", "note"):
-        severity, rest = "", line
-    return part("audit_line", severity, rest)
-
-
-def _class_shares(shares: Content) -> Markup:
-    splits = [name for name, of in shares.items() if isinstance(of, dict)]
-    regions = list(dict.fromkeys(region for name in splits for region in shares[name]))
-    rows = [
-        [region, *(number_cell(number(shares[name].get(region))) for name in splits)]
-        for region in regions
-    ]
-    return table("Share of rain by region and split", ["region", *splits], rows)
 
 
 def environment_section(run: Run) -> Section:
@@ -360,11 +335,8 @@ def environment_section(run: Run) -> Section:
         body = paragraph("There is no environment.json in the run folder.")
     else:
         rows = [[key, shown(value)] for key, value in flat(run.environment).items()]
-        body = details(
-            "Versions, machine, command",
-            table("Environment", ["", ""], rows, headed=False, wrap=True),
-            True,
-        )
+        found = table("Environment", ["", ""], rows, headed=False, wrap=True)
+        body = details("Versions, machine, command", found, True)
     return Section("environment", "Environment", body)
 
 
@@ -385,14 +357,12 @@ def final_section(run: Run) -> Section:
     """All forecasts side by side on test, then the model score by score."""
     if run.results is None:
         return Section("scores", "Test scores", paragraph(why_none(run, "results.json")))
-    windows = number(get(run.results, "num_windows", "test"))
-    threshold = run.thresholds.get("model")
-    asked = get(run.config, "eval", "threshold")
-    source = "chosen on validation" if asked == "auto" else f"eval.threshold={asked}"
     lines = []
-    if windows is not None:
+    if (windows := number(get(run.results, "num_windows", "test"))) is not None:
         lines.append(f"{windows:,.0f} test windows, scored with the best model.")
-    if threshold is not None:
+    if (threshold := run.thresholds.get("model")) is not None:
+        asked = get(run.config, "eval", "threshold")
+        source = "chosen on validation" if asked == "auto" else f"eval.threshold={asked}"
         lines.append(f"Timer-XL says rain from P(rain) = {threshold:.3f} on ({source}).")
     if reason := get(run.results, "no_interval"):
         lines.append(f"No intervals: {reason}.")
@@ -403,20 +373,14 @@ def final_section(run: Run) -> Section:
         if all(run.score(name, key) is None for key in COLUMNS):
             continue
         # The pictures have room for the short name alone: here is which is which.
-        cells: list[str | Cell] = [Cell(heading, _short_name(name))]
-        for key in COLUMNS:
-            ends = ends_of(get(run.results, "intervals", name, key))
-            cells.append(number_cell(run.score(name, key), interval(*ends)))
+        short = SHORT.get(name, "")
+        small = "" if heading.startswith(short.rstrip(".")) else short
+        cells: list[str | Cell] = [Cell(heading, small)]
+        cells += [number_cell(run.score(name, key), interval_of(run, name, key)) for key in COLUMNS]
         rows.append(cells)
     body = paragraph(" ".join(lines))
     body += table("All forecasts", ["forecast", *COLUMNS.values()], rows, first=TITLES["model"])
     return Section("scores", "Test scores", body + _score_by_score(run))
-
-
-def _short_name(name: str) -> str:
-    """What the pictures call a forecast, where its title does not begin with it."""
-    short = SHORT.get(name, "")
-    return "" if TITLES[name].startswith(short.rstrip(".")) else short
 
 
 def _score_by_score(run: Run) -> Markup:
@@ -424,9 +388,8 @@ def _score_by_score(run: Run) -> Markup:
     for key, heading in ROWS.items():
         if run.score("model", key) is None:
             continue
-        ends = interval(*ends_of(get(run.results, "intervals", "model", key)))
-        cells: list[str | Cell] = [heading, number_cell(run.score("model", key), ends)]
-        cells.append(number_cell(run.score("model_calibrated", key)))
+        own = number_cell(run.score("model", key), interval_of(run, "model", key))
+        cells: list[str | Cell] = [heading, own, number_cell(run.score("model_calibrated", key))]
         name, of_key = reference_of(run, key), get(run.results, "differences", key)
         if name is None:
             rows.append([*cells, "–", *[number_cell(None)] * 3])
@@ -481,23 +444,18 @@ def _expected(run: Run) -> Markup:
 
 def _evaluations(run: Run) -> Markup:
     kinds = {"validation": "validation", "holdout": "holdout", "test_every_epoch": "TEST"}
-    keys = ["loss", "train_loss", *(key for key in COLUMNS)]
+    keys = ["loss", "train_loss", *COLUMNS]
     events = [(run.place(e), what, e) for k, what in kinds.items() for e in run.events.get(k, [])]
+    if not events:
+        return Markup()
     events.sort(key=lambda found: (found[0] or 0.0, found[1] != "validation"))
-    rows: list[list[str | Cell]] = [
-        [
-            score(place, 2) if run.axis == "epoch" else f"{event['step']:.0f}",
-            what,
-            *(number_cell(number(event.get(key))) for key in keys),
-        ]
-        for place, what, event in events
-    ]
+    rows: list[list[str | Cell]] = []
+    for place, what, event in events:
+        at = score(place, 2) if run.axis == "epoch" else f"{event['step']:.0f}"
+        rows.append([at, what, *(number_cell(number(event.get(key))) for key in keys)])
     heads = [run.axis, "on", "loss", "training loss", *COLUMNS.values()]
-    return (
-        details(f"All evaluations ({len(rows)})", table("Evaluations", heads, rows, headed=False))
-        if rows
-        else Markup()
-    )
+    found = table("Evaluations", heads, rows, headed=False)
+    return details(f"All evaluations ({len(rows)})", found)
 
 
 def forecast_section(run: Run) -> Section:
@@ -518,19 +476,19 @@ def strata_section(run: Run) -> Section:
     if not any(found.values()):
         reason = why_none(run, "forecast of a test window with a threshold")
         return Section("strata", title, paragraph(reason))
-    tables = chain.from_iterable(_strata_table(run, by, strata) for by, strata in found.items())
-    note = paragraph(
+    body = paragraph(
         "Test windows, at the threshold of all windows. Diamonds: the best other forecast on "
         "validation. The Brier skill score is against the stratum's own share of rain. Seasons: "
         "three months each, by the time of issue (UTC).",
         "dim",
     )
-    return Section(
-        "strata", title, note + figures(strata_pictures(run, found)) + Markup().join(tables)
-    )
+    body += figures(strata_pictures(run, found))
+    for by, strata in found.items():
+        body += _strata_table(run, by, strata)
+    return Section("strata", title, body)
 
 
-def _strata_table(run: Run, by: str, strata: list[Content]) -> list[Markup]:
+def _strata_table(run: Run, by: str, strata: list[Content]) -> Markup:
     others = {key: SHORT.get(reference_of(run, key) or "", "") for key in SHOWN}
     heads = [by, "windows", "rain"]
     for key, heading in SHOWN.items():
@@ -552,12 +510,11 @@ def _strata_table(run: Run, by: str, strata: list[Content]) -> list[Markup]:
         row += [number_cell(scores["f1"]), number_cell(2 * rain / (1 + rain))]
         row += [number_cell(scores[key]) for key in ("brier", "bss", "predicted_rain_share")]
         rows.append(row)
-    found = [table(f"Scores by {by}", heads, rows)]
-    notes: dict[str, list[str]] = {}
-    for stratum in strata:
-        if stratum["note"]:
-            notes.setdefault(stratum["note"], []).append(stratum["name"])
-    return found + [paragraph(f"{', '.join(n)}: {note}.", "dim") for note, n in notes.items()]
+    found = table(f"Scores by {by}", heads, rows)
+    for note in dict.fromkeys(stratum["note"] for stratum in strata if stratum["note"]):
+        names = ", ".join(stratum["name"] for stratum in strata if stratum["note"] == note)
+        found += paragraph(f"{names}: {note}.", "dim")
+    return found
 
 
 PAGE = Path("report") / "index.html"

@@ -195,8 +195,8 @@ def read_run(folder: Path) -> Run:
         raise InputError(f"{folder} is no run folder: it holds none of {', '.join(FILES)}.")
     run = Run(folder)
     for name in ("status", "verdict", "results", "audit", "environment"):
-        setattr(run, name, _read(run, f"{name}.json", _json_object))
-    run.config = _read(run, "config.yaml", _yaml_mapping)
+        setattr(run, name, _read(run, f"{name}.json", lambda path: _mapping(read_json(path))))
+    run.config = _read(run, "config.yaml", lambda path: _mapping(read_yaml(path)))
     if run.config is not None:
         run.config_text = _read(run, "config.yaml", read_text) or ""
     run.forecasts = _read(run, "forecasts.parquet", read_forecasts)
@@ -220,15 +220,7 @@ def _read(run: Run, name: str, reader: Callable[[Path], Read]) -> Read | None:
         return None
 
 
-def _json_object(path: Path) -> Content:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError("it holds no JSON object.")
-    return content
-
-
-def _yaml_mapping(path: Path) -> Content:
-    content = read_yaml(path)
+def _mapping(content: Any) -> Content:
     if not isinstance(content, dict):
         raise ValueError("it holds no mapping of keys to values.")
     return content
@@ -272,30 +264,27 @@ def read_forecasts(path: Path, is_read: Callable[[str], bool] = lambda name: Tru
 
 def _read_events(run: Run, path: Path) -> None:
     """Sort the events by kind; what a resumed run did again replaces what it had done."""
-    damaged = 0
+    problems: list[str] = []
     for index, event in read_json_lines(path, MOST_METRICS_BYTES, MOST_LINE_BYTES):
         if index > MOST_METRICS_LINES:
             run.problems.append(f"metrics.jsonl is read up to line {MOST_METRICS_LINES:,} only.")
             break
         event = event or {}
         kind: Any = event.get("event")
-        problem = None
         if not isinstance(kind, str):
-            problem = f"line {index} of metrics.jsonl is damaged and left out."
-        elif kind in STEP_EVENTS and number(event.get("step")) is None:
-            problem = f"line {index} of metrics.jsonl, {kind}, has no step: left out."
-        if problem is not None:
-            damaged += 1
-            if damaged <= MOST_PROBLEMS:
-                run.problems.append(problem)
+            problems.append(f"line {index} of metrics.jsonl is damaged and left out.")
+            continue
+        if kind in STEP_EVENTS and number(event.get("step")) is None:
+            problems.append(f"line {index} of metrics.jsonl, {kind}, has no step: left out.")
             continue
         events = run.events.setdefault(kind, [])
         if kind in STEP_EVENTS:
             while events and events[-1]["step"] >= event["step"]:
                 events.pop()
         events.append(event)
-    if (rest := damaged - MOST_PROBLEMS) > 0:
-        run.problems.append(f"{rest:,} more lines of metrics.jsonl are left out.")
+    run.problems += problems[:MOST_PROBLEMS]
+    if rest := problems[MOST_PROBLEMS:]:
+        run.problems.append(f"{len(rest):,} more lines of metrics.jsonl are left out.")
 
 
 @dataclass(frozen=True)
@@ -322,41 +311,37 @@ class VerdictEntry:
     remedy: str
     action: str
     stopped: bool
-    evidence: dict[str, Any] = field(default_factory=dict)
+    evidence: dict[str, Any]
+
+
+_INTERRUPTED = ("stopped", "■", "INTERRUPTED")
+# Exit code -> kind, symbol, word; 129, 130 and 143 are SIGHUP, SIGINT and SIGTERM.
+_OUTCOMES = {
+    1: ("failed", "✖", "FAILED"),
+    2: ("failed", "✖", "BAD INPUT"),
+    4: ("failed", "✖", "STORAGE"),
+    **dict.fromkeys((129, 130, 143), _INTERRUPTED),
+}
+_RUNNING = 'status.json says "running": under way when this page was written, or killed since.'
 
 
 def outcome_of(run: Run) -> Outcome:
     """From status.json; nothing is guessed where it is missing."""
     if run.status is None:
         return Outcome("unknown", "?", "UNKNOWN", "There is no status.json that could be read.")
-    code, reason = number(run.status.get("code")), str(run.status.get("reason") or "")
+    code, told = number(run.status.get("code")), run.status.get("reason")
+    if code == 1 and told == "running":
+        return Outcome("running", "▶", "RUNNING", _RUNNING)
+    reason = str((get(run.results, "stop_reason") if code == 0 else told) or "").strip()
+    reason = f"{reason[:1].upper()}{reason[1:]}"
     if code == 0:
-        return Outcome("finished", "✔", "FINISHED", _reason(get(run.results, "stop_reason")))
+        return Outcome("finished", "✔", "FINISHED", reason)
     if code == 3:
-        name = get(run.verdict, "stopped_by", "name")
-        by = f" by {name}" if name else " by a monitor"
-        return Outcome("stopped", "■", f"STOPPED{by}", _reason(reason))
-    if code == 1 and reason == "running":
-        return Outcome(
-            "running",
-            "▶",
-            "RUNNING",
-            'status.json says "running": under way when this page was written, or killed since.',
-        )
-    if code == 1:
-        return Outcome("failed", "✖", "FAILED", _reason(reason))
-    if code == 2:
-        return Outcome("failed", "✖", "BAD INPUT", _reason(reason))
-    if code == 4:
-        return Outcome("failed", "✖", "STORAGE", _reason(reason))
-    if code in (129, 130, 143):  # SIGHUP, SIGINT, SIGTERM
-        return Outcome("stopped", "■", "INTERRUPTED", _reason(reason))
+        by = get(run.verdict, "stopped_by", "name") or "a monitor"
+        return Outcome("stopped", "■", f"STOPPED by {by}", reason)
+    if code in _OUTCOMES:
+        return Outcome(*_OUTCOMES[int(code)], reason)
     return Outcome("unknown", "?", "UNKNOWN", f"status.json has code {run.status.get('code')}.")
-
-
-def _reason(reason: Any) -> str:
-    text = str(reason or "").strip()
-    return f"{text[0].upper()}{text[1:]}" if text else ""
 
 
 def verdicts_of(run: Run) -> list[VerdictEntry]:
@@ -368,41 +353,37 @@ def verdicts_of(run: Run) -> list[VerdictEntry]:
     given = told if isinstance(told, list) else run.events.get("verdict", [])
     found = [verdict for verdict in given if isinstance(verdict, dict)]
     stopper = get(run.verdict, "stopped_by")
-    if isinstance(stopper, dict) and not any(_same(verdict, stopper) for verdict in found):
-        found.insert(0, stopper)
+
+    def stopped(verdict: Content) -> bool:
+        keys = ("name", "severity", "step", "epoch")
+        return isinstance(stopper, dict) and all(verdict.get(k) == stopper.get(k) for k in keys)
 
     def urgency(verdict: Content) -> tuple[bool, int, float]:
         severity = verdict.get("severity")
         rank = SEVERITIES.index(severity) if severity in SEVERITIES else 1
-        return not _same(verdict, stopper), -rank, number(verdict.get("step")) or 0.0
+        return not stopped(verdict), -rank, number(verdict.get("step")) or 0.0
 
+    def text(verdict: Content, key: str) -> str:
+        return str(verdict.get(key) or "")
+
+    if isinstance(stopper, dict) and not any(map(stopped, found)):
+        found.insert(0, stopper)
     return [
-        _said(index, verdict, run, _same(verdict, stopper))
+        VerdictEntry(
+            number=index,
+            name=text(verdict, "name") or "unnamed",
+            severity=said if (said := text(verdict, "severity")) in SEVERITIES else SUSPECTED,
+            place=run.place(verdict),
+            epoch=number(verdict.get("epoch")),
+            step=number(verdict.get("step")),
+            explanation=text(verdict, "explanation"),
+            remedy=text(verdict, "remedy"),
+            action=text(verdict, "action"),
+            stopped=stopped(verdict),
+            evidence=evidence if isinstance(evidence := verdict.get("evidence"), dict) else {},
+        )
         for index, verdict in enumerate(sorted(found, key=urgency), start=1)
     ]
-
-
-def _same(verdict: Content, stopper: Any) -> bool:
-    return isinstance(stopper, dict) and all(
-        verdict.get(key) == stopper.get(key) for key in ("name", "severity", "step", "epoch")
-    )
-
-
-def _said(index: int, verdict: Content, run: Run, stopped: bool) -> VerdictEntry:
-    evidence, severity = verdict.get("evidence"), str(verdict.get("severity") or "")
-    return VerdictEntry(
-        number=index,
-        name=str(verdict.get("name") or "unnamed"),
-        severity=severity if severity in SEVERITIES else SUSPECTED,
-        place=run.place(verdict),
-        epoch=number(verdict.get("epoch")),
-        step=number(verdict.get("step")),
-        explanation=str(verdict.get("explanation") or ""),
-        remedy=str(verdict.get("remedy") or ""),
-        action=str(verdict.get("action") or ""),
-        stopped=stopped,
-        evidence=evidence if isinstance(evidence, dict) else {},
-    )
 
 
 # Never by colour alone: a severity has a sign in words' company, and a marker in the curves.

@@ -21,7 +21,6 @@ from timerxl.data.era5.accumulation import (
     hours_present_per_day,
     only_rises,
     per_step,
-    sparse_refusal,
     step_type,
     to_mm,
 )
@@ -298,13 +297,6 @@ def test_hours_of_a_day(of_day: list[int], land: bool, expected: int, days: int)
 def test_a_lost_day_or_month_is_not_sparse() -> None:
     hours = np.concatenate([np.arange(DAY0 + 7, DAY0 + 240), np.arange(DAY0 + 900, DAY0 + 1201)])
     assert hours_present_per_day(hours, None) == 24
-
-
-def test_the_words_of_a_refusal() -> None:
-    assert sparse_refusal("tp", 2) == (
-        "2 of 24 hours of tp are present; a 24-h rain label from this file would be wrong"
-    )
-    assert "a 24-h sum of ssrd from" in sparse_refusal("ssrd", 4)
 
 
 def test_step_types_of_the_old_layout() -> None:

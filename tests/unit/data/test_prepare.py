@@ -151,15 +151,20 @@ def test_offset_streams_keep_their_union(tmp_path: Path, write_era5: Write) -> N
     assert gaps == [("tp", None, 7), ("t2m", None, 6)]
 
 
+def land_layout(field: np.ndarray, hours: np.ndarray, reset: int = 0) -> np.ndarray:
+    """Running totals [T, ...] of hourly sums that start again after hour ``reset``."""
+    total = field.copy()
+    for i in range(1, len(hours)):
+        if hours[i] % 24 != reset + 1:
+            total[i] += total[i - 1]
+    return total
+
+
 def test_era5_land_is_taken_apart(tmp_path: Path, write_era5: Write) -> None:
     hours = DAY0 + 1 + np.arange(24 * 8)
     field = rain(hours)
     heat = RNG.normal(size=field.shape)  # sensible heat goes both ways: no behaviour to see
-    total = {"tp": field.copy(), "sshf": heat.copy()}
-    for values in total.values():
-        for i in range(1, len(hours)):
-            if hours[i] % 24 != 1:
-                values[i] += values[i - 1]
+    total = {"tp": land_layout(field, hours), "sshf": land_layout(heat, hours)}
     sea = np.where(np.array([[False, True], [False, False]]), np.nan, 1.0)
     grid = {"latitude": np.array([1.0, 0.9]), "longitude": np.array([10.0, 10.1])}
     path = write_era5(tmp_path / "land.nc", hours, {n: v * sea for n, v in total.items()}, **grid)
@@ -182,15 +187,6 @@ def test_era5_land_is_taken_apart(tmp_path: Path, write_era5: Write) -> None:
     sea_point = "regions: {p: {latitude: 1, longitude: 10.1}, q: {latitude: 1, longitude: 10}}"
     with pytest.raises(InputError, match="region p has no complete step of tp"):
         make(tmp_path, [path], sea_point, overwrite=True)
-
-
-def land_layout(field: np.ndarray, hours: np.ndarray, reset: int = 0) -> np.ndarray:
-    """Running totals [T, ...] of hourly sums that start again after hour ``reset``."""
-    total = field.copy()
-    for i in range(1, len(hours)):
-        if hours[i] % 24 != reset + 1:
-            total[i] += total[i - 1]
-    return total
 
 
 ONE = "regions: {here: {latitude: 1, longitude: 10}}"

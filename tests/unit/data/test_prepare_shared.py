@@ -22,9 +22,6 @@ SUMMER = WEEK / "JJA2023_tp_data_stream-oper_stepType-accum.nc"
 GERMANY = LAYOUT / "germany_6h_tp_2024_2025" / "data_stream-oper_stepType-accum.nc"
 BENGALURU = LAYOUT / "bengaluru_6h"
 
-LAND = LAYOUT.parent / "cases" / "era5land_dry_region"
-REAL = {"freetown": 0.319, "north": 0.283, "south": 21.742}
-
 pytestmark = pytest.mark.skipif(not LAYOUT.is_dir(), reason="the ERA5 files are not at hand")
 
 BOXES = {"south": (16.9, 15.4, 78.1, 79.6), "north": (19.75, 18.0, 79.0, 81.25)}
@@ -73,26 +70,6 @@ def test_the_week_from_the_zip_and_from_its_files(tmp_path: Path) -> None:
         assert np.isnan(tendency[:3]).all()
         np.testing.assert_allclose(tendency[3:], pressure[3:] - pressure[:-3], atol=0.02)
         assert got["timestamp"].iloc[0] == pd.Timestamp("2023-09-01T00")
-
-
-@pytest.mark.skipif(not LAND.is_dir(), reason="the ERA5-Land files are not at hand")
-@pytest.mark.parametrize(
-    ("file", "regions", "expected"),
-    [
-        ("era5land_feb2025_real.nc", "regions_real.yaml", REAL),
-        ("era5land_feb2025_real.nc", "regions_south_only.yaml", {"south": 21.742}),
-        ("synthetic.nc", "regions.yaml", {"wet": 132.017, "dry": 0.227}),
-    ],
-)
-def test_the_noise_of_a_dry_region_does_not_decide(
-    tmp_path: Path, file: str, regions: str, expected: dict[str, float]
-) -> None:
-    """ERA5-Land's running totals, in mm a month: the sums of the hours must be the days' totals."""
-    options = PrepareOptions(tmp_path / "out", regions=LAND / regions, derived=["none"])
-    _, notes = prepare_era5([LAND / file], options)
-    table = pd.read_parquet(tmp_path / "out" / "series.parquet")
-    assert table.groupby("region")["tp"].sum().to_dict() == pytest.approx(expected, abs=6e-4)
-    assert any(note.startswith("tp adds up from 00 UTC as in ERA5-Land") for note in notes)
 
 
 STATISTICS = LAYOUT.parent / "cases" / "daily_stats_mean"

@@ -153,3 +153,17 @@ def test_one_region_in_files_of_several_years(tmp_path: Path) -> None:
     written, content, _ = prepare(tmp_path, parts)
     assert written["tp"].tolist() == own["precipitation"].drop(range(60, 70)).tolist()
     assert [gap["steps"] for gap in content["gaps"] if gap["column"] == "tp"] == [10]
+
+
+def test_an_hourly_layout_does_not_tell_the_hours_of_a_longer_step(tmp_path: Path) -> None:
+    """Six-hourly rows under the column names of INMET's hourly files."""
+    stamps = pd.date_range("2020-01-01T06", periods=120, freq="6h")
+    days, hours = stamps.strftime("%Y/%m/%d"), stamps.strftime("%H00 UTC")
+    rain = {"precipitation (mm)": table(120, ("z",))["precipitation"]}
+    frame = pd.DataFrame({"Data": days, "Hora UTC": hours, **rain})
+    written, _, notes = prepare(
+        tmp_path, {"t.csv": frame}, TableOptions(region="z", is_command=True)
+    )
+    assert written["timestamp"].tolist() == stamps.tolist()
+    assert "the layout of INMET is recognised" in notes
+    assert "can't tell how many of the 6 hours" in notes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from scipy import stats
 
 from timerxl.config import InputError
 from timerxl.evaluation.bootstrap import (
+    Interval,
     Resamples,
     block_resamples,
-    bootstrap_scores,
     paired_differences,
     resample_scores,
     why_no_interval,
@@ -28,6 +29,15 @@ assert spec is not None
 assert spec.loader is not None
 coverage = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(coverage)
+
+
+def intervals(*arguments: Any) -> dict[str, dict[str, Interval]]:
+    found = resample_scores(*arguments)
+    return {
+        name: {key: of.interval() for key, of in scores.items()} for name, scores in found.items()
+    }
+
+
 THRESHOLD, issue_times = coverage.THRESHOLD, coverage.issue_times
 synthetic_forecasts, true_scores = coverage.synthetic_forecasts, coverage.true_scores
 
@@ -128,7 +138,7 @@ def test_there_is_no_interval_without_enough_blocks_or_a_score() -> None:
     short = stamps < stamps.min() + 50 * DAY
     reason = why_no_interval(stamps[short], 14)
     assert reason == "the windows span 3.57 blocks of 14 days; an interval needs 4 or more"
-    found = bootstrap_scores({"f": probability[short]}, label[short], stamps[short], {"f": 0.5})
+    found = intervals({"f": probability[short]}, label[short], stamps[short], {"f": 0.5})
     assert {(i.low, i.high, i.reason) for i in found["f"].values()} == {(None, None, reason)}
     with pytest.raises(InputError, match=r"3\.57 blocks"):
         block_resamples(stamps[short])
@@ -136,12 +146,12 @@ def test_there_is_no_interval_without_enough_blocks_or_a_score() -> None:
     far = np.datetime64("2020-01-01") + np.r_[0:7, 365:372] * DAY
     assert "2 blocks" in str(why_no_interval(far))
     assert why_no_interval(stamps, 14) is None
-    rain = bootstrap_scores({"f": np.ones(label.size)}, label, stamps, {"f": 0.5})["f"]
+    rain = intervals({"f": np.ones(label.size)}, label, stamps, {"f": 0.5})["f"]
     assert (rain["mcc"].low, rain["mcc"].high) == (0.0, 0.0)
     assert rain["sedi"].reason == "the score is undefined on these windows"
     once = np.zeros(label.size, int)
     once[np.argmin(stamps)] = 1
-    rare = bootstrap_scores({"f": probability}, once, stamps, {"f": 0.5})["f"]
+    rare = intervals({"f": probability}, once, stamps, {"f": 0.5})["f"]
     assert rare["roc_auc"].low is None
     assert "undefined in 3" in str(rare["roc_auc"].reason)  # (1 - 1/16)^16 = 36 %
 
@@ -157,7 +167,7 @@ def test_paired_differences_are_narrower_and_share_their_blocks() -> None:
     gaps = paired_differences(forecasts, label, times, thresholds)
     assert set(gaps) == {"noisy", "same"}
     assert all((g.estimate, g.low, g.high) == (0, 0, 0) for g in gaps["same"].values())
-    alone = bootstrap_scores(forecasts, label, times, thresholds)
+    alone = intervals(forecasts, label, times, thresholds)
     for key in ("roc_auc", "brier", "pr_auc"):
         gap, own = gaps["noisy"][key], alone["noisy"][key]
         expected = (

@@ -219,7 +219,7 @@ def test_logistic_inputs_are_standardised_and_say_what_is_missing() -> None:
     series = Series(400)
     fitted = series.fit_logistic()
     raw = fitted.features_at(series.rows)
-    inputs = fitted._standardised(raw)
+    inputs = fitted._prepared(raw)
     plain = raw[:, :-1].astype(float)
     missing = np.isnan(plain)
     patterns = {column.tobytes() for column in missing.T if column.any()}
@@ -234,7 +234,7 @@ def test_logistic_inputs_are_standardised_and_say_what_is_missing() -> None:
     series.values[:, 0], series.values[:, 1] = 1e5 + 0.1, np.nan
     odd = series.fit_logistic(np.arange(30, 400))
     forecast = odd.predict(np.arange(500, 700))
-    assert np.isfinite(odd._standardised(odd.features_at(np.arange(500, 700)))).all()
+    assert np.isfinite(odd._prepared(odd.features_at(np.arange(500, 700)))).all()
     assert ((forecast > 0) & (forecast < 1)).all()
 
 

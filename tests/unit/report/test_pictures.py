@@ -222,7 +222,7 @@ def test_long_curves_are_thinned_to_means() -> None:
 
 
 def test_a_canvas_has_room_for_its_legend() -> None:
-    small, large = canvas()[0], canvas(legend_rows=3)[0]
+    small, large = canvas()[0], canvas(entries=6)[0]
     assert large.get_figheight() == pytest.approx(small.get_figheight() + 0.6)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from timerxl.evaluation.bootstrap import bootstrap_scores
+from timerxl.evaluation.bootstrap import resample_scores
 from timerxl.evaluation.scores import forecast_scores
 from timerxl.report.page import strata_section
 from timerxl.report.run_record import read_run, reference_of, strata_of
@@ -25,10 +25,10 @@ def test_regions(healthy: Path) -> None:
         assert stratum["num_windows"] == 330
         assert stratum["rain_share"] == label.mean()
         assert stratum["scores"] == forecast_scores(model, label, 0.58)
-        told = bootstrap_scores(
+        told = resample_scores(
             *({"model": model}, label, sample.issue_time[chosen], {"model": 0.58}),
             num_resamples=200,
-        )["model"]["mcc"]
+        )["model"]["mcc"].interval()
         assert stratum["intervals"]["mcc"] == [told.low, told.high]
         other = reference_of(run, "mcc")
         assert other is not None

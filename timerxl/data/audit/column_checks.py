@@ -35,38 +35,25 @@ def records_of(subject: Subject) -> dict[str, dict[str, Any]]:
 
 def check_known(subject: Subject, audit: Audit) -> None:
     """Report the table of what is known, and a warning for what was assumed and matters."""
-    records = records_of(subject)
+    records, step_hours = records_of(subject), subject.series.step_hours
     audit.facts["columns_known"] = [
         {"column": column, **record} for column, record in records.items()
     ]
-    if not records:
-        return
-    _unit_assumed(records, audit)
-    _stamp_assumed(records, subject.series.step_hours, audit)
-
-
-def _unit_assumed(records: dict[str, dict[str, Any]], audit: Audit) -> None:
-    assumed = {
-        column: record["unit"]
-        for column, record in records.items()
-        if (record.get("unit") or {}).get("known_by") == "assumed"
-    }
-    if not assumed:
-        return
-    named = [f"{column} in {fact['value']}" for column, fact in assumed.items()]
-    evidence = next(iter(assumed.values())).get("evidence")
-    audit.find(
-        "warning",
-        "unit_assumed",
-        f"a unit is assumed: {listed(named)}{f' ({evidence})' if evidence else ''}.",
-        "Rain in inches or tenths of mm that is taken for mm moves every threshold and label.",
-        "Say it: data.precipitation_unit=UNIT, or --unit COLUMN=UNIT of launch/prepare_data.py.",
-        columns={column: fact["value"] for column, fact in assumed.items()},
-    )
-
-
-def _stamp_assumed(records: dict[str, dict[str, Any]], step_hours: float, audit: Audit) -> None:
-    """An instant within the hour can't be far off; every sum, mean or extreme can."""
+    units = {column: record.get("unit") or {} for column, record in records.items()}
+    assumed = {c: unit["value"] for c, unit in units.items() if unit.get("known_by") == "assumed"}
+    if assumed:
+        evidence = units[next(iter(assumed))].get("evidence")
+        named = listed([f"{column} in {unit}" for column, unit in assumed.items()])
+        audit.find(
+            "warning",
+            "unit_assumed",
+            f"a unit is assumed: {named}{f' ({evidence})' if evidence else ''}.",
+            "Rain in inches or tenths of mm that is taken for mm moves every threshold and label.",
+            "Say it: data.precipitation_unit=UNIT, or --unit COLUMN=UNIT of "
+            "launch/prepare_data.py.",
+            columns=assumed,
+        )
+    # An instant within the hour can't be far off; every sum, mean or extreme can.
     meant: dict[str, list[str]] = {}
     for column, record in records.items():
         time = record.get("time")
@@ -74,19 +61,18 @@ def _stamp_assumed(records: dict[str, dict[str, Any]], step_hours: float, audit:
             continue
         if time["value"]["kind"] != "instant" or step_hours > 1:
             meant.setdefault(time_words(record), []).append(column)
-    if not meant:
-        return
-    in_words = "; ".join(f"{words} for {listed(columns)}" for words, columns in meant.items())
-    audit.find(
-        "warning" if step_hours > 1 else "note",
-        "stamp_assumed",
-        f"what a stamp means is assumed: {in_words}.",
-        "Where a stamp is the start of its period, a feature holds the rain that it is to tell "
-        "beforehand; where a sum covers part of a step, rain is missed.",
-        "Look it up where the data come from, and say it: --meaning COLUMN=sum:24h@start, instant, "
-        "mean:24h, ... of launch/prepare_data.py.",
-        columns=meant,
-    )
+    if meant:
+        in_words = "; ".join(f"{words} for {listed(columns)}" for words, columns in meant.items())
+        audit.find(
+            "warning" if step_hours > 1 else "note",
+            "stamp_assumed",
+            f"what a stamp means is assumed: {in_words}.",
+            "Where a stamp is the start of its period, a feature holds the rain that it is to tell "
+            "beforehand; where a sum covers part of a step, rain is missed.",
+            "Look it up where the data come from, and say it: --meaning COLUMN=sum:24h@start, "
+            "instant, mean:24h, ... of launch/prepare_data.py.",
+            columns=meant,
+        )
 
 
 def check_left_out(subject: Subject, audit: Audit) -> None:
@@ -137,22 +123,21 @@ def check_series(subject: Subject, audit: Audit) -> None:
     for name, rows in zip(series.regions, series.rows_of_regions(), strict=True):
         if not rows.size:
             continue
-        after = rows[1:][starts[rows[1:]]]
-        lost = (series.timestamps[after] - series.timestamps[after - 1]).astype(np.int64)
-        lost = lost // step - 1
-        worst = int(np.argmax(lost)) if lost.size else None
+        times, after = series.timestamps[rows], rows[1:][starts[rows[1:]]]
+        lost = (series.timestamps[after] - series.timestamps[after - 1]).astype(
+            np.int64
+        ) // step - 1
+        worst = after[np.argmax(lost)] - 1 if lost.size else None
         regions.append(
             {
                 "region": name,
                 "rows": len(rows),
-                "first": str(series.timestamps[rows[0]]),
-                "last": str(series.timestamps[rows[-1]]),
+                "first": str(times[0]),
+                "last": str(times[-1]),
                 "gaps": len(lost),
                 "missing_steps": int(lost.sum()),
-                "longest_gap_steps": int(lost.max()) if lost.size else 0,
-                "longest_gap_after": (
-                    None if worst is None else str(series.timestamps[after[worst] - 1])
-                ),
+                "longest_gap_steps": int(lost.max(initial=0)),
+                "longest_gap_after": None if worst is None else str(series.timestamps[worst]),
             }
         )
     audit.facts["regions"] = regions[:MOST_REGIONS]
@@ -179,20 +164,21 @@ def check_series(subject: Subject, audit: Audit) -> None:
 
 def check_missing(subject: Subject, audit: Audit) -> None:
     """Report missing values per column, before and after filling, and the windows they cost."""
-    series = subject.series
+    series, steps = subject.series, subject.context_length
     total = len(series.timestamps)
     filled = series.source.get("filled_values", {})
+    left = dict(
+        zip(series.feature_names, np.isnan(series.values).sum(axis=0).tolist(), strict=True)
+    )
     table: list[dict[str, Any]] = []
-    for name, column in zip(series.feature_names, series.values.T, strict=True):
-        left = int(np.isnan(column).sum())
-        missing = left + int(filled.get(name, 0))
-        table.append({"column": name, "missing": missing, "share": missing / total, "left": left})
+    for name, count in left.items():
+        missing = count + int(filled.get(name, 0))
+        table.append({"column": name, "missing": missing, "share": missing / total, "left": count})
     audit.facts["missing"] = table
     if series.precipitation_mm is not None:
         count = int(np.isnan(series.precipitation_mm).sum())
         audit.facts["missing_precipitation"] = {"missing": count, "share": count / total}
-    many = [row for row in table if row["share"] > _MANY_MISSING]
-    if many:
+    if many := [row for row in table if row["share"] > _MANY_MISSING]:
         worst = max(many, key=lambda row: row["share"])
         audit.find(
             "warning",
@@ -204,32 +190,21 @@ def check_missing(subject: Subject, audit: Audit) -> None:
             "List data.features without these columns, or bring better data.",
             columns={row["column"]: row["share"] for row in many},
         )
-    _windows_lost(subject, audit)
-
-
-def _windows_lost(subject: Subject, audit: Audit) -> None:
-    series, steps = subject.series, subject.context_length
-    if not subject.rows or subject.data.split == "rows" or not np.isnan(series.values).any():
-        return
-    rows = np.arange(len(series.timestamps))
-    whole = rows - series.segment_first_rows() + 1 >= steps
-    lost = 1 - float(complete_rows(series, steps)[whole].mean())
-    missing = {
-        name: float(np.isnan(column).mean())
-        for name, column in zip(series.feature_names, series.values.T, strict=True)
-    }
-    worst = max(missing, key=lambda name: missing[name])
-    audit.find(
-        "warning" if lost > _MANY_WINDOWS_LOST else "note",
-        "windows_lost_to_missing_values",
-        f"{lost:.1%} of the full contexts hold a missing value and issue no window; most often "
-        f"missing after filling: {worst} ({missing[worst]:.2%}).",
-        "One missing value takes out every window that runs over it.",
-        "Raise data.max_fill_hours, list data.features without that column, or shorten the "
-        "context.",
-        share_lost=lost,
-        column=worst,
-    )
+    if subject.rows and subject.data.split != "rows" and any(left.values()):
+        whole = np.arange(total) - series.segment_first_rows() + 1 >= steps
+        lost = 1 - float(complete_rows(series, steps)[whole].mean())
+        most = max(left, key=lambda name: left[name])
+        audit.find(
+            "warning" if lost > _MANY_WINDOWS_LOST else "note",
+            "windows_lost_to_missing_values",
+            f"{lost:.1%} of the full contexts hold a missing value and issue no window; most often "
+            f"missing after filling: {most} ({left[most] / total:.2%}).",
+            "One missing value takes out every window that runs over it.",
+            "Raise data.max_fill_hours, list data.features without that column, or shorten the "
+            "context.",
+            share_lost=lost,
+            column=most,
+        )
 
 
 def check_columns(subject: Subject, audit: Audit) -> None:
@@ -310,14 +285,15 @@ def check_codes(subject: Subject, audit: Audit) -> None:
         outside = np.zeros(known.shape, dtype=bool)
         if limits is not None:
             outside = (known < limits[0]) | (known > limits[1])
-        is_unit = bool(outside.any()) and _is_another_unit(known, outside)
-        found = find_codes(once, None if is_unit else limits)
-        if found:
-            codes[name] = []
-            for code in found:
-                count = int(np.isclose(known, code.value, rtol=2e-7, atol=0).sum())
-                codes[name].append(replace(code, count=count, share=count / known.size))
-        if limits is not None and is_unit:
+        # Too much, or too varied, for a few codes.
+        is_another_unit = len(np.unique(known[outside])) > _MOST_CODES or (
+            bool(outside.all()) and not find_codes(known, None)
+        )
+        found = find_codes(once, None if is_another_unit else limits)
+        for code in found:
+            count = int(np.isclose(known, code.value, rtol=2e-7, atol=0).sum())
+            codes.setdefault(name, []).append(replace(code, count=count, share=count / known.size))
+        if limits is not None and is_another_unit:
             outside &= ~np.isclose(known[:, None], [c.value for c in found], rtol=2e-7).any(axis=1)
             if outside.any():
                 impossible[name] = {
@@ -328,14 +304,41 @@ def check_codes(subject: Subject, audit: Audit) -> None:
                     "limits": list(limits),
                     "unit": unit,
                 }
-    audit.facts["missing_codes"] = {
-        name: [vars(code) for code in found] for name, found in codes.items()
-    }
-    audit.facts["impossible"] = impossible
+    coded = {name: [vars(code) for code in found] for name, found in codes.items()}
+    audit.facts |= {"missing_codes": coded, "impossible": impossible}
     if codes:
-        _report_codes(subject, codes, audit)
+        is_said = subject.data.missing_values == []
+        named = [f"{name} holds {', '.join(c.text for c in of)}" for name, of in codes.items()]
+        values = list(dict.fromkeys(f"{c.value:.7g}" for of in codes.values() for c in of))
+        audit.find(
+            "warning" if is_said else "fault",
+            "looks_like_missing_code",
+            f"{len(codes)} columns hold what looks like a code for missing: {'; '.join(named[:6])}"
+            + (f"; {len(named) - 6:,} more columns do the same." if len(named) > 6 else "."),
+            "Taken for weather it stretches the scaling until the rest of the column is flat."
+            + (" data.missing_values=[] says that every number was measured." if is_said else ""),
+            f"Mask it: --missing {' '.join(values)} with launch/prepare_data.py, or "
+            f"data.missing_values=[{', '.join(values)}] for a table that is read directly; "
+            "data.missing_values=[] says that it was measured.",
+            columns=coded,
+        )
     if impossible:
-        _report_impossible(impossible, audit)
+        named = [
+            f"{name} has {of['min']:.5g} to {of['max']:.5g} in {share_text(of['share'])} of its "
+            f"values, expected {of['limits'][0]:.5g} to {of['limits'][1]:.5g}"
+            + (f" in {of['unit']}" if of["unit"] else " by its name")
+            for name, of in impossible.items()
+        ]
+        audit.find(
+            "fault",
+            "impossible_values",
+            f"no weather has these values: {listed(named, 4)}.",
+            "The unit is another than the one that the column is said to have, or the column holds "
+            "something else.",
+            "Correct the name or the unit (--unit COLUMN=UNIT of launch/prepare_data.py), or leave "
+            "the column out of data.features.",
+            columns=impossible,
+        )
 
 
 def _unit_in_series(subject: Subject, records: dict[str, dict[str, Any]], name: str) -> str | None:
@@ -346,48 +349,3 @@ def _unit_in_series(subject: Subject, records: dict[str, dict[str, Any]], name: 
     described = (subject.description or {}).get("columns", {}).get(name, {})
     unit = record.get("written_as") or (record.get("unit") or {}).get("value")
     return unit or described.get("unit")
-
-
-def _is_another_unit(known: np.ndarray, outside: np.ndarray) -> bool:
-    """Whether what lies beyond the limits is too much, or too varied, for a few codes."""
-    beyond = np.unique(known[outside])
-    if len(beyond) > _MOST_CODES:
-        return True
-    return bool(outside.all()) and not find_codes(known, None)
-
-
-def _report_codes(subject: Subject, codes: dict[str, list[Code]], audit: Audit) -> None:
-    is_said = subject.data.missing_values == []
-    named = [f"{name} holds {', '.join(c.text for c in found)}" for name, found in codes.items()]
-    values = list(dict.fromkeys(f"{c.value:.7g}" for found in codes.values() for c in found))
-    audit.find(
-        "warning" if is_said else "fault",
-        "looks_like_missing_code",
-        f"{len(codes)} columns hold what looks like a code for missing: {'; '.join(named[:6])}"
-        + (f"; {len(named) - 6:,} more columns do the same." if len(named) > 6 else "."),
-        "Taken for weather it stretches the scaling until the rest of the column is flat."
-        + (" data.missing_values=[] says that every number was measured." if is_said else ""),
-        f"Mask it: --missing {' '.join(values)} with launch/prepare_data.py, or "
-        f"data.missing_values=[{', '.join(values)}] for a table that is read directly; "
-        "data.missing_values=[] says that it was measured.",
-        columns={name: [vars(code) for code in found] for name, found in codes.items()},
-    )
-
-
-def _report_impossible(impossible: dict[str, dict[str, Any]], audit: Audit) -> None:
-    named = [
-        f"{name} has {of['min']:.5g} to {of['max']:.5g} in {share_text(of['share'])} of its "
-        f"values, expected {of['limits'][0]:.5g} to {of['limits'][1]:.5g}"
-        + (f" in {of['unit']}" if of["unit"] else " by its name")
-        for name, of in impossible.items()
-    ]
-    audit.find(
-        "fault",
-        "impossible_values",
-        f"no weather has these values: {listed(named, 4)}.",
-        "The unit is another than the one that the column is said to have, or the column holds "
-        "something else.",
-        "Correct the name or the unit (--unit COLUMN=UNIT of launch/prepare_data.py), or leave the "
-        "column out of data.features.",
-        columns=impossible,
-    )

@@ -40,12 +40,6 @@ def _share(label: np.ndarray) -> dict[str, Any]:
     return {"n": len(label), "rain_share": float(label.mean()) if label.size else None}
 
 
-def _differs(one: dict[str, Any], train: dict[str, Any] | None) -> bool:
-    if train is None or one["n"] < _FEW or train["n"] < _FEW:
-        return False
-    return bool(abs(one["rain_share"] - train["rain_share"]) > _POINTS)
-
-
 def check_class_shares(subject: Subject, audit: Audit) -> None:
     """Report share of rain per split, region and season, against the same region in training."""
     series, label = subject.series, subject.label
@@ -53,45 +47,38 @@ def check_class_shares(subject: Subject, audit: Audit) -> None:
         audit.skip("class shares per split", "there are no windows.")
         return
     season = season_index(series.timestamps)
-    splits, cells = [], []
+    splits: list[dict[str, Any]] = []
+    cells: list[dict[str, Any]] = []
     of_training: dict[tuple[str, str], dict[str, Any]] = {}
     for split in SPLITS:
         rows = subject.rows[split]
         whole = _share(label[rows])
-        splits.append(
-            {"split": split, **whole}
-            | {"always_rain": always_rain(whole["rain_share"]) if whole["n"] else None}
-        )
+        scores = always_rain(whole["rain_share"]) if whole["n"] else None
+        splits.append({"split": split, **whole, "always_rain": scores})
         if len(series.regions) > MOST_REGIONS:
             continue
         for region, of_region in zip(series.regions, series.rows_of_regions(rows), strict=True):
-            parts = [("all", of_region)]
-            parts += [(name, of_region[season[of_region] == k]) for k, name in enumerate(SEASONS)]
-            for name, chosen in parts:
+            parts = {"all": of_region}
+            parts |= {name: of_region[season[of_region] == k] for k, name in enumerate(SEASONS)}
+            for name, chosen in parts.items():
                 cell = _share(label[chosen])
-                if split == "train":
-                    of_training[region, name] = cell
-                train = of_training[region, name]
+                train = of_training.setdefault((region, name), cell)  # the first split's
+                enough = cell["n"] >= _FEW and train["n"] >= _FEW
+                differs = enough and abs(cell["rain_share"] - train["rain_share"]) > _POINTS
                 cells.append(
                     {"split": split, "region": region, "season": name, **cell}
-                    | {"train_share": train["rain_share"], "differs": _differs(cell, train)}
+                    | {"train_share": train["rain_share"], "differs": differs}
                 )
     if len(series.regions) > MOST_REGIONS:
         audit.skip(
             "class shares per region",
             f"there are {len(series.regions):,} regions; at most {MOST_REGIONS:,} are listed.",
         )
-    audit.facts["splits"] = splits
-    audit.facts["class_shares"] = cells
-    _report_splits(audit, splits)
-    _report_cells(audit, cells)
-
-
-def _report_splits(audit: Audit, splits: list[dict[str, Any]]) -> None:
+    audit.facts |= {"splits": splits, "class_shares": cells}
     known = {row["split"]: row["rain_share"] for row in splits if row["n"]}
     spread = max(known.values()) - min(known.values())
-    shares = ", ".join(f"{name} {share:.1%}" for name, share in known.items())
     if spread > _POINTS:
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in known.items())
         audit.find(
             "warning",
             "class_shares_differ_between_splits",
@@ -102,7 +89,7 @@ def _report_splits(audit: Audit, splits: list[dict[str, Any]]) -> None:
             shares=known,
             spread=spread,
         )
-    scores = ", ".join(
+    constant = ", ".join(
         f"{row['split']} accuracy {row['always_rain']['accuracy']:.1%}, "
         f"F1 {row['always_rain']['f1']:.3f}"
         for row in splits
@@ -111,45 +98,37 @@ def _report_splits(audit: Audit, splits: list[dict[str, Any]]) -> None:
     audit.find(
         "note",
         "scores_without_skill",
-        f'"rain, always" scores: {scores}.',
+        f'"rain, always" scores: {constant}.',
         "F1 = 2p / (1 + p) and accuracy = p at a share p of rain. A target near these numbers "
         "asks for no skill; identical scores in two epochs mean that this is what is forecast.",
         "Read every F1 and accuracy against them; see also MCC and macro-F1.",
         always_rain={row["split"]: row["always_rain"] for row in splits},
     )
-
-
-def _report_cells(audit: Audit, cells: list[dict[str, Any]]) -> None:
     regions = [cell for cell in cells if cell["differs"] and cell["season"] == "all"]
-    seasons = [cell for cell in cells if cell["differs"] and cell["season"] != "all"]
     if regions:
         worst = sorted(regions, key=lambda c: -abs(c["rain_share"] - c["train_share"]))
-        shown = listed(
-            [
-                f"{c['region']} {c['split']} {c['rain_share']:.0%} (training "
-                f"{c['train_share']:.0%})"
-                for c in worst
-            ],
-            4,
-        )
+        named = [
+            f"{c['region']} {c['split']} {c['rain_share']:.0%} (training {c['train_share']:.0%})"
+            for c in worst
+        ]
         audit.find(
             "warning",
             "class_shares_differ_in_a_region",
             f"in {len(regions)} region-splits rain is more than 5 points from its training "
-            f"share: {shown}.",
+            f"share: {listed(named, 4)}.",
             "Years differ, so some of this is chance: see the effective number of samples.",
             "Score each region by itself, and give the range that chance allows.",
             cells=regions,
         )
-    if seasons:
+    if seasons := sum(cell["differs"] and cell["season"] != "all" for cell in cells):
         audit.find(
             "note",
             "class_shares_differ_in_a_season",
-            f"{len(seasons)} of {sum(c['season'] != 'all' for c in cells)} cells of split, region "
+            f"{seasons} of {sum(c['season'] != 'all' for c in cells)} cells of split, region "
             "and season are more than 5 points from the same season in training.",
             "Years differ, and cells of few windows differ by chance.",
             "Read the table of class shares before reading a score of one season.",
-            cells=len(seasons),
+            cells=seasons,
         )
 
 
@@ -171,20 +150,15 @@ def check_thresholds(subject: Subject, audit: Audit) -> None:
         audit.skip("threshold sensitivity", "no row has all steps of its horizon measured.")
         return
     edge = float((own != above)[known].mean())
-    parts = series.rows_of_regions(np.flatnonzero(known))
-    regions = {
-        name: rows
-        for name, rows in zip(series.regions, parts, strict=True)
-        if len(series.regions) <= MOST_REGIONS
-    }
+    regions: dict[str, np.ndarray] = {}
+    if len(series.regions) <= MOST_REGIONS:
+        parts = series.rows_of_regions(np.flatnonzero(known))
+        regions = dict(zip(series.regions, parts, strict=True))
     found = [
         {
             "threshold_mm": threshold,
             "rain_share": float(label[known].mean()),
-            "regions": {
-                name: float(label[rows].mean()) if rows.size else None
-                for name, rows in regions.items()
-            },
+            "regions": {name: _share(label[rows])["rain_share"] for name, rows in regions.items()},
         }
         for threshold, label in at.items()
     ]
@@ -219,8 +193,7 @@ _ERA5_HOUR = (
 
 
 def looks_like_era5(precipitation: str, features: list[str]) -> list[str]:
-    """Return the names that say ERA5: its own for rain, or "precipitation" beside at least two
-    others.
+    """Return the names that say ERA5: its own for rain, or two others beside "precipitation".
 
     ``precipitation`` is the name in the file that the series came from (:func:`name_in_file`).
     """
@@ -231,8 +204,7 @@ def looks_like_era5(precipitation: str, features: list[str]) -> list[str]:
 
 
 def name_in_file(subject: Subject) -> str:
-    """Tell what the file called the precipitation; launch/prepare_data.py calls every table's rain
-    tp.
+    """Tell what the file called the precipitation, which launch/prepare_data.py calls tp.
 
     A series.json without records names a table's columns among its sources.
     """
@@ -349,26 +321,25 @@ def check_ready_labels(subject: Subject, audit: Audit) -> None:
             found.append(_agreement(subject, name, column))
         except InputError as error:
             audit.skip(f"ready label {name} against precipitation", str(error))
+            continue
+        _report_label(subject, audit, found[-1])
     audit.facts["ready_labels"] = found
-    for row in found:
-        _report_label(subject, audit, row)
 
 
 def _agreement(subject: Subject, name: str, column: np.ndarray) -> dict[str, Any]:
     in_name = _HOURS_IN_NAME.search(name)
     hours = float(in_name[1]) if in_name else subject.data.label_horizon_hours
     threshold = subject.data.rain_threshold_mm
-    ahead = labels(subject.series, hours, threshold)
-    behind = rain_before(subject.series, hours, threshold)
     row: dict[str, Any] = {"column": name, "horizon_hours": hours, "threshold_mm": threshold}
-    for key, sums in (("ahead", ahead), ("behind", behind)):
+    for key, make in (("ahead", labels), ("behind", rain_before)):
+        sums = make(subject.series, hours, threshold)
         known = ~np.isnan(column) & ~np.isnan(sums)
         row |= {
             f"rows_{key}": int(known.sum()),
-            f"agreement_{key}": float((column == sums)[known].mean()) if known.any() else None,
-            f"rain_share_of_sums_{key}": float(sums[known].mean()) if known.any() else None,
+            f"agreement_{key}": _share((column == sums)[known])["rain_share"],
+            f"rain_share_of_sums_{key}": _share(sums[known])["rain_share"],
         }
-    row["rain_share"] = float(np.nanmean(column)) if (~np.isnan(column)).any() else None
+    row["rain_share"] = _share(column[~np.isnan(column)])["rain_share"]
     return row
 
 

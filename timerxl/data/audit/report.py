@@ -11,7 +11,7 @@ import rich.table
 from rich.console import Console
 from rich.text import Text
 
-from timerxl.data.audit.findings import SEVERITIES, Audit, Finding
+from timerxl.data.audit.findings import SEVERITIES, Audit
 from timerxl.data.audit.label_checks import SEASONS
 from timerxl.data.preprocessing import SPLITS
 from timerxl.data.tables.columns import known_rows
@@ -68,111 +68,95 @@ def counted(audit: Audit) -> str:
 
 def tables(audit: Audit) -> list[Table]:
     """Return every section as a table of words, for text and page alike."""
+    facts = audit.facts
+    missing = [row for row in facts["missing"] if row["missing"]]
     makers = (
-        _class_shares,
-        _always_rain,
-        _split_by_rows,
-        _regions_by_rows,
-        _sample_sizes,
-        _thresholds,
-        _ready_labels,
-        _regions,
-        _columns_known,
-        _missing,
-        _features,
+        (_class_shares, facts.get("class_shares")),
+        (_always_rain, facts.get("splits")),
+        (_split_by_rows, facts.get("split_by_rows")),
+        (_regions_by_rows, facts.get("split_by_rows")),
+        (_sample_sizes, facts.get("effective_samples")),
+        (_thresholds, facts.get("thresholds")),
+        (_ready_labels, facts.get("ready_labels")),
+        (_regions, facts["regions"]),
+        (_columns_known, facts.get("columns_known")),
+        (_missing, missing),
+        (_features, facts["features"]),
     )
-    return [table for maker in makers if (table := maker(audit.facts)) is not None]
+    return [make(found) for make, found in makers if found]
 
 
-def _class_shares(facts: dict[str, Any]) -> Table | None:
-    if "class_shares" not in facts:
-        return None
-    found: dict[tuple[str, str], list[str]] = {}
-    for cell in facts["class_shares"]:
-        row = found.setdefault((cell["region"], cell["split"]), [])
+def _class_shares(found: Any) -> Table:
+    cells: dict[tuple[str, str], list[str]] = {}
+    for cell in found:
+        row = cells.setdefault((cell["region"], cell["split"]), [])
         if cell["season"] == "all":
             row.append(f"{cell['n']:,}")
         row.append(percent(cell["rain_share"]) + ("*" if cell["differs"] else ""))
-    order = list(dict.fromkeys(cell["region"] for cell in facts["class_shares"]))
-    keys = sorted(found, key=lambda key: (order.index(key[0]), SPLITS.index(key[1])))
-    return (
+    order = list(dict.fromkeys(region for region, _ in cells))
+    keys = sorted(cells, key=lambda key: (order.index(key[0]), SPLITS.index(key[1])))
+    title = (
         "Share of rain by region, split and season (* more than 5 points from the same region "
-        "and season in training)",
-        ["region", "split", "windows", "all", *SEASONS],
-        [[region, split, *found[region, split]] for region, split in keys],
+        "and season in training)"
     )
+    return title, ["region", "split", "windows", "all", *SEASONS], [[*k, *cells[k]] for k in keys]
 
 
-def _always_rain(facts: dict[str, Any]) -> Table | None:
-    if "splits" not in facts:
-        return None
+def _always_rain(found: Any) -> Table:
     rows = []
-    for row in facts["splits"]:
-        scores = row["always_rain"]
-        if scores is None:
-            continue
-        accuracy, dry = scores["accuracy"], scores["always_dry_accuracy"]
-        cells = [row["split"], f"{row['n']:,}", percent(row["rain_share"]), percent(accuracy, 2)]
-        rows.append([*cells, f"{scores['f1']:.4f}", percent(dry, 2)])
+    for row in found:
+        if (scores := row["always_rain"]) is not None:
+            accuracy, dry = scores["accuracy"], scores["always_dry_accuracy"]
+            cells = [row["split"], f"{row['n']:,}", percent(row["rain_share"])]
+            rows.append([*cells, percent(accuracy, 2), f"{scores['f1']:.4f}", percent(dry, 2)])
     head = ["split", "windows", "rain (p)", '"rain, always": accuracy p', "its F1 2p/(1+p)"]
     return 'What "always the same" scores', [*head, '"dry, always": accuracy'], rows
 
 
-def _split_by_rows(facts: dict[str, Any]) -> Table | None:
-    if (found := facts.get("split_by_rows")) is None:
-        return None
+def _split_by_rows(found: Any) -> Table:
     rows = []
     for name in SPLITS:
         into = found["windows_reaching_into_the_split_before"].get(name)
-        cells = [f"{found[key][name]:,}" for key in ("num_rows", "windows")]
-        cells.append(f"{found['windows_across_regions'][name]:,}")
-        cells += ["-" if into is None else f"{into:,}", percent(found["rain_share"][name])]
-        rows.append([name, *cells])
+        keys = ("num_rows", "windows", "windows_across_regions")
+        cells = [name, *(f"{found[key][name]:,}" for key in keys)]
+        share = percent(found["rain_share"][name])
+        rows.append([*cells, "-" if into is None else f"{into:,}", share])
     head = ["split", "rows", "windows", "windows across regions", "into the split before", "rain"]
     return "What data.split=rows does", head, rows
 
 
-def _regions_by_rows(facts: dict[str, Any]) -> Table | None:
-    if (found := facts.get("split_by_rows")) is None:
-        return None
-    regions = list(dict.fromkeys(name for held in found["regions"].values() for name in held))
+def _regions_by_rows(found: Any) -> Table:
+    held = found["regions"]
     rows = [
-        [region, *[f"{found['regions'][name].get(region, 0):,}" for name in SPLITS]]
-        for region in regions
+        [region, *[f"{held[name].get(region, 0):,}" for name in SPLITS]]
+        for region in dict.fromkeys(region for of_split in held.values() for region in of_split)
     ]
     return "Rows of each region by data.split=rows", ["region", *SPLITS], rows
 
 
-def _sample_sizes(facts: dict[str, Any]) -> Table | None:
-    if "effective_samples" not in facts:
-        return None
+def _sample_sizes(found: Any) -> Table:
     rows = []
-    for name, split in facts["effective_samples"]["splits"].items():
+    for name, split in found["splits"].items():
         r1 = [region["r1"] for region in split["regions"]]
         cells = [name, f"{split['n']:,}", f"{split['n_eff']:,.0f}"]
         cells += [f"{min(r1):.2f} to {max(r1):.2f}", f"{split['regions_eff']:.1f} of {len(r1)}"]
         rows.append([*cells, f"± {200 * split['rain_share_standard_error']:.1f} points"])
-    head = ["split", "windows", "independent (estimate)", "r1 of regions", "regions"]
-    return f"Effective samples: {facts['effective_samples']['formula']}", [*head, "chance"], rows
+    head = ["split", "windows", "independent (estimate)", "r1 of regions", "regions", "chance"]
+    return f"Effective samples: {found['formula']}", head, rows
 
 
-def _thresholds(facts: dict[str, Any]) -> Table | None:
-    if "thresholds" not in facts:
-        return None
-    found = facts["thresholds"]
-    levels = [f"{row['threshold_mm']:g} mm" for row in found["rows"]]
-    rows = [["all", *[percent(row["rain_share"]) for row in found["rows"]]]]
-    for region in found["rows"][0]["regions"]:
-        rows.append([region, *[percent(row["regions"][region]) for row in found["rows"]]])
+def _thresholds(found: Any) -> Table:
+    levels = found["rows"]
+    rows = [["all", *[percent(row["rain_share"]) for row in levels]]]
+    for region in levels[0]["regions"]:
+        rows.append([region, *[percent(row["regions"][region]) for row in levels]])
     title = f"Share of rain within {found['horizon_hours']:g} h by threshold (>=)"
-    return title, ["region", *levels], rows
+    return title, ["region", *[f"{row['threshold_mm']:g} mm" for row in levels]], rows
 
 
-def _ready_labels(facts: dict[str, Any]) -> Table | None:
-    if not facts.get("ready_labels"):
-        return None
+def _ready_labels(found: Any) -> Table:
     rows = []
-    for row in facts["ready_labels"]:
+    for row in found:
         agreement = [percent(row[f"agreement_{side}"], 2) for side in ("ahead", "behind")]
         horizon = f"{row['horizon_hours']:g} h"
         rows.append([row["column"], horizon, percent(row["rain_share"]), *agreement])
@@ -180,38 +164,26 @@ def _ready_labels(facts: dict[str, Any]) -> Table | None:
     return "Ready label columns against the precipitation", head, rows
 
 
-def _regions(facts: dict[str, Any]) -> Table:
+def _regions(found: Any) -> Table:
     rows = []
-    for row in facts["regions"]:
+    for row in found:
         counts = [f"{row[key]:,}" for key in ("gaps", "missing_steps", "longest_gap_steps")]
         rows.append([row["region"], f"{row['rows']:,}", row["first"], row["last"], *counts])
     head = ["region", "rows", "first", "last", "gaps", "missing steps", "longest gap"]
     return "Regions and gaps in time", head, rows
 
 
-def _columns_known(facts: dict[str, Any]) -> Table | None:
-    if not facts.get("columns_known"):
-        return None
-    shown, rest = known_rows(facts["columns_known"], _MOST_KNOWN)
+def _columns_known(found: Any) -> Table:
+    shown, rest = known_rows(found, _MOST_KNOWN)
     rows = [[row.names, row.quantity, row.unit, row.time, row.known_by, row.codes] for row in shown]
     if rest:
         rows.append([f"{rest:,} more columns", *["..."] * 5])
     title = "What is known of the columns, and how (said, by the file, inferred or assumed)"
-    head = [
-        "column",
-        "quantity",
-        "unit",
-        "what a stamp of the file means",
-        "known by",
-        "codes masked",
-    ]
-    return title, head, rows
+    head = ["column", "quantity", "unit", "what a stamp of the file means", "known by"]
+    return title, [*head, "codes masked"], rows
 
 
-def _missing(facts: dict[str, Any]) -> Table | None:
-    found = [row for row in facts["missing"] if row["missing"]]
-    if not found:
-        return None
+def _missing(found: Any) -> Table:
     rows = [
         [row["column"], f"{row['missing']:,}", percent(row["share"], 2), f"{row['left']:,}"]
         for row in found
@@ -220,12 +192,9 @@ def _missing(facts: dict[str, Any]) -> Table | None:
     return title, ["column", "missing", "share", "left after filling"], rows
 
 
-def _features(facts: dict[str, Any]) -> Table | None:
-    if not facts["features"]:
-        return None
+def _features(found: Any) -> Table:
     rows = [
-        [row["feature"], f"{row['auc_ahead']:.3f}", f"{row['auc_behind']:.3f}"]
-        for row in facts["features"]
+        [row["feature"], f"{row['auc_ahead']:.3f}", f"{row['auc_behind']:.3f}"] for row in found
     ]
     title = "ROC-AUC of each feature at the time of issue, against the rain ahead and behind"
     return title, ["feature", "ahead", "behind"], rows
@@ -241,13 +210,6 @@ def _paragraph(text: str, indent: str) -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def _finding(finding: Finding) -> list[str]:
-    lines = _paragraph(f"[{finding.severity}] {finding.name}: {finding.summary}", "")
-    for text in (finding.explanation, finding.remedy and f"To do: {finding.remedy}"):
-        lines += _paragraph(text, "    ") if text else []
-    return lines
 
 
 def _text_table(table: Table) -> list[str]:
@@ -268,7 +230,10 @@ def audit_text(audit: Audit) -> str:
     lines += ["", f"FINDINGS: {counts}", ""]
     for severity in SEVERITIES:
         for finding in audit.of(severity):
-            lines += [*_finding(finding), ""]
+            lines += _paragraph(f"[{severity}] {finding.name}: {finding.summary}", "")
+            for text in (finding.explanation, finding.remedy and f"To do: {finding.remedy}"):
+                lines += _paragraph(text, "    ") if text else []
+            lines.append("")
     for table in tables(audit):
         lines += [*_text_table(table), ""]
     for row in audit.skipped:

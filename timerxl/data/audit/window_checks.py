@@ -77,37 +77,30 @@ def check_split_by_rows(subject: Subject, audit: Audit) -> None:
     num_rows: dict[str, int] = subject.split_method["num_rows"]
     bounds = np.concatenate([[0], np.cumsum([num_rows[name] for name in SPLITS])])
     of_split: dict[str, dict[str, int]] = {}
+    across, into, shares = dict[str, int](), dict[str, int](), dict[str, float | None]()
     for name, low, high in zip(SPLITS, bounds[:-1], bounds[1:], strict=True):
         counts = np.bincount(series.region_index[low:high], minlength=len(series.regions))
-        of_split[name] = {
-            region: int(count)
-            for region, count in zip(series.regions, counts, strict=True)
-            if count
-        }
-    issued = {name: subject.rows[name] for name in SPLITS}
-    across = {
-        name: int((series.region_index[rows] != series.region_index[rows - steps + 1]).sum())
-        for name, rows in issued.items()
-    }
-    into = {
-        name: int((issued[name] - steps + 1 < low).sum())
-        for name, low in zip(SPLITS[1:], bounds[1:], strict=False)
-    }
-    if len(series.regions) > MOST_REGIONS:
+        of_split[name] = {series.regions[k]: int(counts[k]) for k in np.flatnonzero(counts)}
+        rows = subject.rows[name]
+        first = rows - steps + 1
+        across[name] = int((series.region_index[rows] != series.region_index[first]).sum())
+        if name != SPLITS[0]:
+            into[name] = int((first < low).sum())
+        known = subject.label is not None and rows.size
+        shares[name] = float(subject.label[rows].mean()) if known else None  # type: ignore[index]
+    is_listed = len(series.regions) <= MOST_REGIONS
+    if not is_listed:
         audit.skip("split by rows, rows of each region", "there are too many regions to list.")
     unseen = [region for region in series.regions if region not in of_split["train"]]
-    total, crossing = sum(map(len, issued.values())), sum(across.values())
+    windows = {name: len(subject.rows[name]) for name in SPLITS}
+    total, crossing = sum(windows.values()), sum(across.values())
     cut = " / ".join(f"{num_rows[name]:,}" for name in SPLITS)
-    shares = {
-        name: float(subject.label[rows].mean()) if subject.label is not None and rows.size else None
-        for name, rows in issued.items()
-    }
     facts: dict[str, Any] = {
         "rows": len(series.timestamps),
         "num_rows": num_rows,
-        "regions": of_split if len(series.regions) <= MOST_REGIONS else {},
+        "regions": of_split if is_listed else {},
         "regions_unseen_in_training": unseen[:MOST_REGIONS],
-        "windows": {name: len(rows) for name, rows in issued.items()},
+        "windows": windows,
         "windows_across_regions": across,
         "windows_reaching_into_the_split_before": into,
         "rain_share": shares,
@@ -150,8 +143,7 @@ _FORMULA = (
 
 
 def lag_one_correlation(label: np.ndarray, follows: np.ndarray) -> float:
-    """Return r1 of a 0/1 sequence [N]; ``follows`` [N] bool: the entry comes next after the one
-    before.
+    """Return r1 of a 0/1 sequence [N]; ``follows`` [N] bool: the entry is next to the one before.
 
     Pairs across a gap are left out. 0 for a constant sequence or without pairs.
     """
@@ -171,8 +163,7 @@ def effective_size(count: int, r1: float) -> float:
 
 
 def effective_regions(correlation: np.ndarray) -> float:
-    """Return participation ratio of a correlation matrix [G, G]: (sum of eigenvalues)^2 / sum of
-    squares.
+    """Return the participation ratio of a correlation matrix [G, G].
 
     G^2 / sum(r_ij^2): G for regions without correlation, 1 for copies (Bretherton et al. 1999).
     """
@@ -201,40 +192,29 @@ def label_correlation(subject: Subject) -> np.ndarray:
 def _of_split(subject: Subject, rows: np.ndarray, correlation: np.ndarray) -> dict[str, Any]:
     series, label = subject.series, subject.label
     assert label is not None
-    spacing = _spacing(subject, rows)
+    # Seconds between one window of a split and the next: its stride, or the step.
+    seconds = series.timestamps.astype(np.int64)
+    gaps = np.diff(seconds[rows])[np.diff(series.region_index[rows]) == 0]
+    spacing = int(np.median(gaps)) if gaps.size else round(series.step_hours * 3600)
     regions: list[dict[str, Any]] = []
     here: list[int] = []
-    parts = series.rows_of_regions(rows)
-    for index, (name, chosen) in enumerate(zip(series.regions, parts, strict=True)):
-        if not chosen.size:
-            continue
-        times = series.timestamps[chosen].astype(np.int64)
-        follows = np.concatenate([[False], np.diff(times) == spacing])
-        r1 = lag_one_correlation(label[chosen], follows)
-        regions.append(
-            {"region": name, "n": len(chosen), "r1": r1}
-            | {"n_eff": effective_size(len(chosen), r1)}
-        )
-        here.append(index)
+    for index, chosen in enumerate(series.rows_of_regions(rows)):
+        if chosen.size:
+            follows = np.diff(seconds[chosen], prepend=seconds[chosen[0]] - spacing - 1) == spacing
+            r1, n = lag_one_correlation(label[chosen], follows), len(chosen)
+            found = {"region": series.regions[index], "n": n, "r1": r1}
+            regions.append({**found, "n_eff": effective_size(n, r1)})
+            here.append(index)
     in_space = effective_regions(correlation[np.ix_(here, here)])
     pooled = sum(region["n_eff"] for region in regions) * in_space / len(regions)
     share = float(label[rows].mean())
-    error = float(np.sqrt(share * (1 - share) / max(pooled, 1.0)))
     return {
         "n": len(rows),
         "n_eff": pooled,
         "regions_eff": in_space,
-        "rain_share_standard_error": error,
+        "rain_share_standard_error": float(np.sqrt(share * (1 - share) / max(pooled, 1.0))),
         "regions": regions,
     }
-
-
-def _spacing(subject: Subject, rows: np.ndarray) -> int:
-    """Seconds between one window of a split and the next: its stride, or the step."""
-    series = subject.series
-    same = np.diff(series.region_index[rows]) == 0
-    gaps = np.diff(series.timestamps[rows].astype(np.int64))[same]
-    return int(np.median(gaps)) if gaps.size else round(series.step_hours * 3600)
 
 
 def check_sample_size(subject: Subject, audit: Audit) -> None:
@@ -323,7 +303,7 @@ def check_regions(subject: Subject, audit: Audit) -> None:
             pair = _compare(series, columns, names, (index, int(other)), rows_of, usual, shared)
             pairs += [pair] if pair else []
     audit.facts["identical_regions"] = pairs
-    _report(audit, pairs, int((~shared).sum()))
+    _report_pairs(audit, pairs, int((~shared).sum()))
 
 
 def _cube(series: WeatherSeries, columns: np.ndarray, times: np.ndarray, blocks: int) -> np.ndarray:
@@ -433,58 +413,53 @@ def _stretches(
     ]
 
 
-def _report(audit: Audit, pairs: list[dict[str, Any]], compared: int) -> None:
-    copies = [pair for pair in pairs if pair["is_whole"]]
-    for_a_time = sorted(
-        (pair for pair in pairs if pair["stretches"]),
-        key=lambda pair: -max(stretch["share_of_span"] for stretch in pair["stretches"]),
-    )
-    partly = [pair for pair in pairs if not pair["is_whole"] and not pair["stretches"]]
-    if copies:
+def _report_pairs(audit: Audit, pairs: list[dict[str, Any]], compared: int) -> None:
+    def counted(chosen: list[dict[str, Any]]) -> str:
+        sizes = [len(p["identical_columns"]) + len(p["nearly_identical_columns"]) for p in chosen]
+        named = zip(chosen, sizes, strict=True)
+        return listed(
+            [f"{' = '.join(p['regions'])} ({same} of {compared} columns)" for p, same in named], 4
+        )
+
+    if copies := [pair for pair in pairs if pair["is_whole"]]:
         audit.find(
             "fault",
             "identical_regions",
-            f"regions share one series: {_counted(copies, compared)}.",
+            f"regions share one series: {counted(copies)}.",
             "They count as several places and are one. Held-out regions are then known from "
             "training, and scores look surer than they are.",
             "Keep one region of each pair, or find where the series were mixed up.",
             pairs=copies,
         )
-    if for_a_time:
+    longest = {
+        index: max(pair["stretches"], key=lambda stretch: stretch["share_of_span"])
+        for index, pair in enumerate(pairs)
+        if pair["stretches"]
+    }
+    if longest:
+        order = sorted(longest, key=lambda index: -longest[index]["share_of_span"])
+        dated = [
+            f"{' = '.join(pairs[i]['regions'])} about {longest[i]['first'][:10]} to "
+            f"{longest[i]['last'][:10]} ({longest[i]['share_of_span']:.0%} of the span; "
+            f"{listed(longest[i]['columns'], 3)})"
+            for i in order
+        ]
         audit.find(
             "warning",
             "regions_identical_for_a_time",
-            "regions share one series for a time: "
-            + listed([_dated(pair) for pair in for_a_time], 4)
-            + ".",
+            f"regions share one series for a time: {listed(dated, 4)}.",
             "In those months they are one place. Their windows count several times, and a region "
             "held out is known from another.",
             "Keep one region of each pair there, and read scores with the effective number of "
             "samples.",
-            pairs=for_a_time,
+            pairs=[pairs[i] for i in order],
         )
-    if partly:
+    if partly := [pair for pair in pairs if not pair["is_whole"] and not pair["stretches"]]:
         audit.find(
             "note",
             "regions_share_columns",
-            f"regions share some columns: {_counted(partly, compared)}.",
+            f"regions share some columns: {counted(partly)}.",
             "Usual for a regional index or one grid cell; not for measured weather.",
             "Check that these columns are meant to be the same.",
             pairs=partly,
         )
-
-
-def _counted(pairs: list[dict[str, Any]], compared: int) -> str:
-    found = []
-    for pair in pairs:
-        same = len(pair["identical_columns"]) + len(pair["nearly_identical_columns"])
-        found.append(f"{' = '.join(pair['regions'])} ({same} of {compared} columns)")
-    return listed(found, 4)
-
-
-def _dated(pair: dict[str, Any]) -> str:
-    longest = max(pair["stretches"], key=lambda stretch: stretch["share_of_span"])
-    return (
-        f"{' = '.join(pair['regions'])} about {longest['first'][:10]} to {longest['last'][:10]} "
-        f"({longest['share_of_span']:.0%} of the span; {listed(longest['columns'], 3)})"
-    )

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from timerxl.config import InputError
 from timerxl.data.tables.columns import KnownBy
+
+if TYPE_CHECKING:
+    from timerxl.data.era5.grid_files import GridFile
 
 # Names under which the old layout, which has no step type, delivers sums over the hour.
 _SUMS = frozenset(
@@ -60,8 +62,8 @@ def step_type(name: str, told: str) -> str:
     if told in (SUM, MEAN, MAX, MIN, INSTANT):
         return told
     known = {SUM: _SUMS, MAX: _LARGEST, MIN: _SMALLEST, MEAN: _MEANS}
-    kinds = [kind for kind, names in known.items() if name in names]
-    return kinds[0] if kinds else MEAN if name.startswith("avg_") else INSTANT
+    usual = MEAN if name.startswith("avg_") else INSTANT
+    return next((kind for kind, names in known.items() if name in names), usual)
 
 
 def only_rises(name: str) -> bool:
@@ -117,10 +119,8 @@ def covered_hours(
     if totals is None:
         return known.astype(np.int64) * window
     hours = first_hour + np.arange(len(known))
-    before = _known_before(known)
-    start = totals.start(hours)
-    last = np.where(before >= 0, first_hour + before, start)
-    return np.where(known, hours - np.maximum(last, start), 0)
+    before, same = _value_before(known, first_hour, totals)
+    return np.where(known, hours - np.where(same, first_hour + before, totals.start(hours)), 0)
 
 
 def deaccumulate(values: np.ndarray, first_hour: int, totals: Totals) -> np.ndarray:
@@ -129,26 +129,27 @@ def deaccumulate(values: np.ndarray, first_hour: int, totals: Totals) -> np.ndar
     The first value of a total is its own share; every later one, the last hour included (00 UTC
     of the next day in ERA5-Land), minus the known value before it in the same total.
     """
-    hours = first_hour + np.arange(len(values))
-    before = _known_before(~np.isnan(values))
-    same = (before >= 0) & (first_hour + before > totals.start(hours))
-    return values - np.where(same, values[np.maximum(before, 0)], 0.0)
+    before, same = _value_before(~np.isnan(values), first_hour, totals)
+    return values - np.where(same, values[before], 0.0)
 
 
 def changes_within(
     weight: np.ndarray, known: np.ndarray, first_hour: int, totals: Totals
 ) -> np.ndarray:
     """Find [N] known values whose ``weight`` [N] is not that of the one before in their total."""
-    hours = first_hour + np.arange(len(known))
-    before = _known_before(known)
-    same = known & (before >= 0) & (first_hour + before > totals.start(hours))
-    return same & (np.abs(weight - weight[np.maximum(before, 0)]) > 1e-9)
+    before, same = _value_before(known, first_hour, totals)
+    return known & same & (np.abs(weight - weight[before]) > 1e-9)
 
 
-def _known_before(known: np.ndarray) -> np.ndarray:
-    """[N]: index of the last known value before each place, -1 where there is none."""
-    last = np.maximum.accumulate(np.where(known, np.arange(len(known)), -1))
-    return np.concatenate([[-1], last[:-1]])
+def _value_before(
+    known: np.ndarray, first_hour: int, totals: Totals
+) -> tuple[np.ndarray, np.ndarray]:
+    """[N] the place of the known value before each, and whether that is of the same total."""
+    places = np.arange(len(known))
+    last = np.maximum.accumulate(np.where(known, places, -1))
+    before = np.concatenate([[-1], last[:-1]])
+    same = (before >= 0) & (first_hour + before > totals.start(first_hour + places))
+    return np.maximum(before, 0), same
 
 
 @dataclass(frozen=True)
@@ -262,32 +263,13 @@ class AccumulationEvidence:
         wet = seen[:, seen[2] >= self.largest * 2.0**-_NOISE_EXPONENT]
         least_share, where = np.inf, Totals()
         for totals in _candidates():
-            inside = _inside(totals)
+            inside = _inside(totals, np.arange(24)[:, None], np.arange(25)[None, :])
             if amount[inside].sum() <= _LEAST_INSIDE * amount.sum():
                 continue
             share = falls[inside].sum() / amount[inside].sum()
-            outside = max(amount[~inside].sum(), np.finfo(float).tiny)
-            lost = falls[~inside].sum() / outside
+            lost = falls[~inside].sum() / max(amount[~inside].sum(), np.finfo(float).tiny)
             if share < _RUNNING_BELOW and lost > _RESTARTS_ABOVE:
-                words = (
-                    f"within a total {share:.2%} of the amount falls from stamp to stamp, where it "
-                    f"starts again ({totals}) {lost:.0%}"
-                )
-                counts = _stamps_of_totals(totals, wet)
-                pairs, threes = len(counts), int((counts >= 2).sum())
-                if totals == Totals():
-                    is_enough = pairs >= _LEAST_OF_TWO or threes >= _LEAST_WINDOWS
-                else:  # fewer stamps in each need more of them
-                    a_day = 24 // totals.period
-                    is_enough = pairs >= 2 * _LEAST_OF_TWO * a_day
-                    is_enough |= threes >= _LEAST_OF_OTHERS * a_day
-                if is_enough:
-                    return Verdict(RUNNING, totals, words, self.largest)
-                words += "; too few of them have rain to be sure"
-                # ERA5-Land's restart is no chance find, though too few days show it; nor are
-                # several totals in which rain was seen three times and never fell.
-                is_likely = totals == Totals() or threes >= 3
-                return Verdict(UNCLEAR, None, words, self.largest, is_likely)
+                return self._running(totals, wet, share, lost)
             if share < least_share:
                 least_share, where = share, totals
         every = falls.sum() / max(amount.sum(), np.finfo(float).tiny)
@@ -308,6 +290,28 @@ class AccumulationEvidence:
         mixed = bool(least_share <= _HOURLY_ABOVE) and days >= _LEAST_DAYS
         return Verdict(UNCLEAR, None, words, self.largest, mixed)
 
+    def _running(self, totals: Totals, wet: np.ndarray, share: float, lost: float) -> Verdict:
+        """Running totals, or unclear where too few stamps with rain say so."""
+        words = (
+            f"within a total {share:.2%} of the amount falls from stamp to stamp, where it starts "
+            f"again ({totals}) {lost:.0%}"
+        )
+        # Later stamps with rain in each total: a pair has one stamp more.
+        hours, gap = wet[0].astype(np.int64), wet[1].astype(np.int64)
+        later = np.unique(hours[_inside(totals, hours, gap)])
+        counts = np.unique(totals.start(later), return_counts=True)[1]
+        pairs, threes, a_day = len(counts), int((counts >= 2).sum()), 24 // totals.period
+        if totals == Totals():
+            is_enough = pairs >= _LEAST_OF_TWO or threes >= _LEAST_WINDOWS
+        else:  # fewer stamps in each need more of them
+            is_enough = pairs >= 2 * _LEAST_OF_TWO * a_day or threes >= _LEAST_OF_OTHERS * a_day
+        if is_enough:
+            return Verdict(RUNNING, totals, words, self.largest)
+        # ERA5-Land's restart is no chance find, though too few days show it; nor are several totals
+        # in which rain was seen three times and never fell.
+        words += "; too few of them have rain to be sure"
+        return Verdict(UNCLEAR, None, words, self.largest, totals == Totals() or threes >= 3)
+
 
 def _candidates() -> list[Totals]:
     """The longest period first: totals over 24 h also rise all through its parts."""
@@ -315,17 +319,9 @@ def _candidates() -> list[Totals]:
     return [Totals(period, hour) for period in (24, 12, 6, 3) for hour in usual if hour < period]
 
 
-def _inside(totals: Totals) -> np.ndarray:
-    """[24, 25] bool: pairs of stamps (hour of the later, hours between) within one total."""
-    hour, gap = np.arange(24)[:, None], np.arange(25)[None, :]
+def _inside(totals: Totals, hour: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """Whether a stamp at ``hour`` and the one ``gap`` hours before lie within one total."""
     return (totals.start(hour) == totals.start(hour - gap)) & (gap < 24)
-
-
-def _stamps_of_totals(totals: Totals, wet: np.ndarray) -> np.ndarray:
-    """How many later stamps with rain each total has; a pair has one stamp more."""
-    hours, gap = wet[0].astype(np.int64), wet[1].astype(np.int64)
-    inside = (totals.start(hours) == totals.start(hours - gap)) & (gap < 24)
-    return np.unique(totals.start(np.unique(hours[inside])), return_counts=True)[1]
 
 
 def hours_present_per_day(hours: np.ndarray, totals: Totals | None, window: int = 1) -> int:
@@ -344,17 +340,10 @@ def hours_present_per_day(hours: np.ndarray, totals: Totals | None, window: int 
     return int(np.median(chosen))
 
 
-def sparse_refusal(name: str, present: int) -> str:
-    """Tell what to say of a file that holds ``present`` of 24 hours of a sum."""
-    wrong = "a 24-h rain label" if name == "tp" else f"a 24-h sum of {name}"
-    return f"{present} of 24 hours of {name} are present; {wrong} from this file would be wrong"
-
-
 def per_step(
     values: np.ndarray, covered: np.ndarray, step: int, kind: str, hours_needed: int
 ) -> np.ndarray:
-    """Return [N] hours to [N / step] steps that END at their stamp: the last hour of each is the
-    stamp.
+    """Return [N] hours to [N / step] steps that END at their stamp, the last hour of each.
 
     Instantaneous values are those at the stamp; sums, means and extremes are over the step, NaN
     unless ``hours_needed`` hours of it are covered (all of them, fewer only for sparse files) and
@@ -366,15 +355,10 @@ def per_step(
     share = covered.reshape(-1, step)
     inside = (share <= np.arange(1, step + 1)).all(axis=1)
     complete = inside & (share.sum(axis=1) >= hours_needed)
-    reductions: dict[str, Callable[..., np.ndarray]] = {
-        SUM: np.nansum,
-        MEAN: np.nanmean,
-        MAX: np.nanmax,
-        MIN: np.nanmin,
-    }
+    reductions = {SUM: np.nansum, MEAN: np.nanmean, MAX: np.nanmax, MIN: np.nanmin}
     reduced = np.full(len(hourly), np.nan)
     if complete.any():
-        reduced[complete] = reductions[kind](hourly[complete], axis=1)
+        reduced[complete] = reductions[kind](hourly[complete], axis=1)  # type: ignore[operator]
     return reduced
 
 
@@ -390,9 +374,7 @@ def rain_verdict(values: np.ndarray, timestamps: np.ndarray, region_index: np.nd
     """
     seconds = timestamps.astype("datetime64[s]").astype(np.int64)
     evidence = AccumulationEvidence()
-    # India's hours end at half past in UTC.
-    minutes, counts = np.unique(seconds % 3600, return_counts=True)
-    past = int(minutes[np.argmax(counts)])
+    past = most_common(seconds % 3600) or 0  # India's hours end at half past in UTC
     kept = seconds % 3600 == past
     evidence.add_rows(values[kept], (seconds[kept] - past) // 3600, region_index[kept])
     first = np.flatnonzero(np.diff(region_index, prepend=-1))
@@ -473,12 +455,12 @@ class SaidMeaning:
 def parse_meaning(column: str, text: str) -> SaidMeaning:
     """Parse ``mean:24h@start`` and its like; raises InputError that lists the words."""
     match = _WORDS.fullmatch(text.strip())
+    word, stamp = (match["word"], match["stamp"]) if match else ("", None)
     hours = int(match["hours"]) if match and match["hours"] else None
-    needs = match is not None and match["word"] in ("sum", "mean", "max", "min")
-    refused = match is not None and match["word"] in ("instant", "hourly") and hours is not None
-    if match is None or (needs and hours is None) or refused or hours == 0:
+    is_short = word in ("sum", "mean", "max", "min") and hours is None
+    is_long = word in ("instant", "hourly") and hours is not None
+    if not word or is_short or is_long or hours == 0:
         raise InputError(f"{OPTION} {column}={text}: expected {_EXAMPLES}.")
-    word, stamp = match["word"], match["stamp"]
     if word == "hourly":
         return SaidMeaning(SUM, 1, stamp)
     if word == "running":
@@ -505,97 +487,94 @@ class Meaning:
 
 
 @dataclass(frozen=True)
-class FileTimes:
-    """What a file tells of its times: ``seconds`` [T] and ``bounds`` [T, 2] since 1970."""
+class Variable:
+    """One column that a file offers; ``column`` holds the level where there are several.
 
-    label: str
-    seconds: np.ndarray
-    bounds: np.ndarray | None
-    history: str
-    title: str
-    time_shift: str | None
-    is_grib: bool
-
-    @property
-    def spacing(self) -> int | None:
-        """The most common distance of neighbouring stamps, seconds; None of a single one."""
-        steps = np.diff(np.unique(self.seconds))
-        if not len(steps):
-            return None
-        lengths, counts = np.unique(steps, return_counts=True)
-        return int(lengths[np.argmax(counts)])
-
-
-def meaning_of(
-    column: str,
-    name: str,
-    told: str,
-    cell_methods: str,
-    window: int | None,
-    times: FileTimes,
-    said: SaidMeaning | None,
-) -> Meaning:
-    """Tell what the values of a variable stand for; ``told`` is GRIB's step type, "" for none.
-
-    ``window`` are the hours that the variable's name tells. In order: the user's word, the history
-    of a daily statistic, CF's bounds and cell methods, GRIB's step type, ERA5's names. Raises
-    InputError for what contradicts itself or can't be told.
+    ``name`` is ERA5's short name where there is one, ``original`` the name in the file. ``window``
+    are the hours of a sum that the name tells, ``packed_codes`` what fill values of a packed
+    variable are once unpacked.
     """
+
+    column: str
+    name: str
+    unit: str
+    description: str
+    step_type: str  # of the GRIB message (instant, accum, avg, max, min); "" where not told
+    level: dict[str, int]  # dimension -> index, where there are several
+    original: str
+    cell_methods: str
+    window: int | None
+    packed_codes: tuple[float, ...]
+
+
+def most_common(values: np.ndarray) -> int | None:
+    """Return the most common of whole numbers, of several the least; None without any."""
+    found, counts = np.unique(values, return_counts=True)
+    return int(found[np.argmax(counts)]) if len(found) else None
+
+
+def meaning_of(variable: Variable, file: GridFile, said: SaidMeaning | None) -> Meaning:
+    """Tell what the values of a variable stand for.
+
+    In order: the user's word, the history of a daily statistic, CF's bounds and cell methods,
+    GRIB's step type, ERA5's names. Raises InputError for what contradicts itself or can't be told.
+    """
+    column = variable.column
     if said is not None:
-        found = _said(column, said, times)
+        found = _said(column, said, file)
     else:
         found = (
-            _daily(column, times)
-            or _by_bounds(column, name, told, cell_methods, times)
-            or _by_cell_methods(column, told, cell_methods, times)
-            or _by_name(column, name, told, window, times)
+            _daily(column, file)
+            or _by_bounds(variable, file)
+            or _by_cell_methods(variable, file)
+            or _by_name(variable, file)
         )
-    end = times.seconds + found.shift
+    end = file.seconds + found.shift
     if (odd := end % _HOUR != 0).any():
-        when = (times.seconds[odd][0] * 10**9).astype("datetime64[ns]").astype("datetime64[s]")
-        raise InputError(f"{times.label} holds the time {when}; expected whole hours.")
+        when = file.seconds[odd][0].astype("datetime64[s]")
+        raise InputError(f"{file.label} holds the time {when}; expected whole hours.")
     if found.hours is not None and found.hours > 24:
         raise InputError(
-            f"{times.label}: {column} is over {found.hours} h ({found.evidence}); expected a day "
+            f"{file.label}: {column} is over {found.hours} h ({found.evidence}); expected a day "
             "at most."
         )
     return found
 
 
-def ask(times: FileTimes, column: str, what: str, words: str) -> InputError:
+def ask(file: GridFile, column: str, what: str, words: str) -> InputError:
     """Make the error for what can't be told, with the option that says it."""
-    return InputError(f"{times.label}: {what}. Say {OPTION} {words.replace('COLUMN', column)}.")
+    return InputError(f"{file.label}: {what}. Say {OPTION} {words.replace('COLUMN', column)}.")
 
 
-def _said(column: str, said: SaidMeaning, times: FileTimes) -> Meaning:
+def _said(column: str, said: SaidMeaning, file: GridFile) -> Meaning:
     hours = None if said.is_running else said.hours
-    known = f"{OPTION} {column}"
+    known, length = f"{OPTION} {column}", (hours or 0) * _HOUR
     if said.kind == INSTANT or said.is_running or said.stamp == "end":
         return Meaning(said.kind, hours, 0, "said", known)
-    assert said.hours is not None
-    length = said.hours * _HOUR
     if said.stamp == "start":
         return Meaning(said.kind, hours, length, "said", known, "start")
-    if _at_middle(times.seconds, length):
+    if _at_middle(file, length):
         return Meaning(said.kind, hours, length // 2, "said", known, "middle")
-    if said.hours >= 24:
+    if length >= 86400:
         what = f"{column} is over {said.hours} h, and nothing tells whether they end at the stamp"
-        raise ask(times, column, what, "COLUMN=... with @start or @end")
+        raise ask(file, column, what, "COLUMN=... with @start or @end")
     return Meaning(said.kind, hours, 0, "said", known)
 
 
-def _at_middle(seconds: np.ndarray, length: int) -> bool:
-    """Whether stamps stand in the middle of intervals that are counted from 00 UTC."""
-    return bool((seconds % length == length // 2).all()) and length % 2 == 0
+def _at_middle(file: GridFile, length: int | None) -> bool:
+    """Whether stamps stand in the middle of whole hours, ``length`` seconds, from 00 UTC on."""
+    if not length or length % _HOUR:
+        return False
+    return bool((file.seconds % length == length // 2).all())
 
 
-def _daily(column: str, times: FileTimes) -> Meaning | None:
+def _daily(column: str, file: GridFile) -> Meaning | None:
     """A daily statistic of the Climate Data Store (earthkit-transforms), by the file's history.
 
     Its stamp is the start of the day; with a time shift it's the LOCAL day's, and the day began
     that much earlier in UTC.
     """
-    found = re.findall(r"daily_(\w+?)\(([^\n]*)", times.history)
+    found = re.findall(r"daily_(\w+?)\(([^\n]*)", file.history)
     if not found:
         return None
     function, arguments = found[-1]
@@ -605,24 +584,23 @@ def _daily(column: str, times: FileTimes) -> Meaning | None:
     line = f"history: daily_{function}, {word}"
     if kind is None:
         what = f"{column} is a daily {word} ({line}); expected mean, max, min or sum"
-        raise ask(times, column, what, "COLUMN=mean:24h@start to take it as it is")
-    if times.spacing is not None and times.spacing % 86400:
+        raise ask(file, column, what, "COLUMN=mean:24h@start to take it as it is")
+    if file.spacing is not None and file.spacing % 86400:
         what = (
-            f"the history calls it a daily {word}, but stamps are {times.spacing / _HOUR:g} h apart"
+            f"the history calls it a daily {word}, but stamps are {file.spacing / _HOUR:g} h apart"
         )
-        raise ask(times, column, what, "COLUMN=instant, hourly or what else it is")
-    shift = _time_shift(column, arguments, times)
+        raise ask(file, column, what, "COLUMN=instant, hourly or what else it is")
+    shift = _time_shift(column, arguments, file)
     evidence = line + (f", time_shift {shift / _HOUR:g} h" if shift else "")
     return Meaning(kind, 24, 86400 - shift, "file", evidence, "start")
 
 
-def _time_shift(column: str, arguments: str, times: FileTimes) -> int:
+def _time_shift(column: str, arguments: str, file: GridFile) -> int:
     """Seconds that were added to UTC before the days were cut: history and attribute must agree."""
-    told: list[Any] = []
-    if match := re.search(r"time_shift['\"]?\s*[:=]\s*(\{[^}]*\}|['\"][^'\"]*['\"])", arguments):
-        told.append(match[1])
-    if times.time_shift is not None:
-        told.append(repr(times.time_shift))
+    match = re.search(r"time_shift['\"]?\s*[:=]\s*(\{[^}]*\}|['\"][^'\"]*['\"])", arguments)
+    told = [match[1]] if match else []
+    if file.time_shift is not None:
+        told.append(repr(file.time_shift))
     found = []
     for text in told:
         try:
@@ -630,12 +608,11 @@ def _time_shift(column: str, arguments: str, times: FileTimes) -> int:
             found.append(pd.Timedelta(**value) if isinstance(value, dict) else pd.Timedelta(value))
         except (ValueError, SyntaxError, TypeError) as error:
             what = f"the time shift of {column} can't be read: {text}"
-            raise ask(times, column, what, "COLUMN=mean:24h@start or what else") from error
-    shifts = {int(shift.total_seconds()) for shift in found}
-    if len(shifts) > 1:
+            raise ask(file, column, what, "COLUMN=mean:24h@start or what else") from error
+    if len({int(shift.total_seconds()) for shift in found}) > 1:
         what = f"history and attribute tell two time shifts ({', '.join(map(str, found))})"
-        raise ask(times, column, what, "COLUMN=mean:24h@start (days of UTC) or leave it out")
-    return shifts.pop() if shifts else 0
+        raise ask(file, column, what, "COLUMN=mean:24h@start (days of UTC) or leave it out")
+    return int(found[0].total_seconds()) if found else 0
 
 
 def _cell_method(cell_methods: str) -> str | None:
@@ -647,83 +624,76 @@ def _cell_method(cell_methods: str) -> str | None:
     return kinds.get(match[1]) if match else None
 
 
-def _by_bounds(
-    column: str, name: str, told: str, cell_methods: str, times: FileTimes
-) -> Meaning | None:
-    if times.bounds is None:
+def _by_bounds(variable: Variable, file: GridFile) -> Meaning | None:
+    if file.bounds is None:
         return None
-    kind = _cell_method(cell_methods)
-    widths = np.unique(times.bounds[:, 1] - times.bounds[:, 0])
-    shifts = np.unique(times.bounds[:, 1] - times.seconds)
+    kind = _cell_method(variable.cell_methods)
+    widths = np.unique(file.bounds[:, 1] - file.bounds[:, 0])
+    shifts = np.unique(file.bounds[:, 1] - file.seconds)
     if kind == INSTANT or (len(widths) == 1 and widths[0] == 0):
         return Meaning(INSTANT, None, 0, "file", "time bounds and cell methods")
     if len(widths) > 1 or len(shifts) > 1 or widths[0] < 0 or widths[0] % _HOUR:
         what = (
-            f"the time bounds of {column} span {widths[0] / _HOUR:g} to {widths[-1] / _HOUR:g} h "
-            "and lie unlike around their stamps; expected one span of whole hours"
+            f"the time bounds of {variable.column} span {widths[0] / _HOUR:g} to "
+            f"{widths[-1] / _HOUR:g} h and lie unlike around their stamps; expected one span of "
+            "whole hours"
         )
-        raise ask(times, column, what, "COLUMN=mean:24h@start or what else it is")
-    length, beyond = int(widths[0]), 0
-    gap = _gap_between(times.bounds)
-    if gap > 0 and length + gap == times.spacing:
+        raise ask(file, variable.column, what, "COLUMN=mean:24h@start or what else it is")
+    length, shift = int(widths[0]), int(shifts[0])
+    order = np.argsort(file.bounds[:, 0], kind="stable")
+    gap = most_common(file.bounds[order[1:], 0] - file.bounds[order[:-1], 1]) or 0
+    if gap > 0 and length + gap == file.spacing:
         # CDO's days of hourly stamps: bounds from the first stamp of the day to its last.
-        length, beyond = length + gap, gap
-    named = step_type(name, told)
-    known: KnownBy = "file" if kind or told or named != INSTANT else "inferred"
+        length, shift = length + gap, shift + gap
+    named = step_type(variable.name, variable.step_type)
+    known: KnownBy = "file" if kind or variable.step_type or named != INSTANT else "inferred"
     kind = kind or (MEAN if named == INSTANT else named)
-    shift = int(shifts[0]) + beyond
     stamp = {0: "end", length: "start"}.get(shift, "middle")
     evidence = f"time bounds of {widths[0] / _HOUR:g} h" + (
-        f", cell methods {cell_methods!r}" if cell_methods else ""
+        f", cell methods {variable.cell_methods!r}" if variable.cell_methods else ""
     )
     return Meaning(kind, length // _HOUR, shift, known, evidence, stamp)
 
 
-def _gap_between(bounds: np.ndarray) -> int:
-    """The most common seconds from the end of one interval to the start of the next."""
-    order = np.argsort(bounds[:, 0], kind="stable")
-    gaps, counts = np.unique(bounds[order[1:], 0] - bounds[order[:-1], 1], return_counts=True)
-    return int(gaps[np.argmax(counts)]) if len(gaps) else 0
-
-
-def _by_cell_methods(column: str, told: str, cell_methods: str, times: FileTimes) -> Meaning | None:
-    kind = _cell_method(cell_methods)
-    evidence = f"cell methods {cell_methods!r}"
-    averaged = re.search(r"time[- ]averaged|\btavg\d", times.title.lower())
+def _by_cell_methods(variable: Variable, file: GridFile) -> Meaning | None:
+    kind = _cell_method(variable.cell_methods)
+    evidence = f"cell methods {variable.cell_methods!r}"
+    averaged = re.search(r"time[- ]averaged|\btavg\d", file.title.lower())
     if kind is None and averaged:
         kind, evidence = MEAN, f"title: {averaged[0]}"
-    if kind is None or kind == told:
+    if kind is None or kind == variable.step_type:
         return None
     if kind == INSTANT:
         return Meaning(INSTANT, None, 0, "file", evidence)
-    length = times.spacing
-    if length is not None and length % _HOUR == 0 and _at_middle(times.seconds, length):
+    length = file.spacing
+    if length is not None and _at_middle(file, length):
         return Meaning(kind, length // _HOUR, length // 2, "file", evidence, "middle")
     hours = f"{length // _HOUR}h" if length else "1h"
     words = {MEAN: "mean", SUM: "sum", MAX: "max", MIN: "min"}[kind]
-    what = f"{column} is a {words} over time ({evidence}), and nothing tells over which hours"
-    raise ask(times, column, what, f"COLUMN={words}:{hours}@start or {words}:{hours}@end")
+    what = (
+        f"{variable.column} is a {words} over time ({evidence}), and nothing tells over which hours"
+    )
+    raise ask(file, variable.column, what, f"COLUMN={words}:{hours}@start or {words}:{hours}@end")
 
 
-def _by_name(column: str, name: str, told: str, window: int | None, times: FileTimes) -> Meaning:
-    kind = step_type(name, told)
+def _by_name(variable: Variable, file: GridFile) -> Meaning:
+    told, window, column = variable.step_type, variable.window, variable.column
+    kind = step_type(variable.name, told)
     if window is not None and not told:
         return Meaning(SUM, window, 0, "file", f"the variable's name ends in {window} h")
-    known: KnownBy = "file" if told or times.is_grib or kind != INSTANT else "assumed"
-    evidence = f"GRIB step type {told}" if told else f"{kind} by the name {name}"
-    half = times.spacing == _HOUR and _at_middle(times.seconds, _HOUR)
-    if half and not told and not times.is_grib:
+    known: KnownBy = "file" if told or file.is_grib or kind != INSTANT else "assumed"
+    evidence = f"GRIB step type {told}" if told else f"{kind} by the name {variable.name}"
+    is_bare = not told and not file.is_grib
+    if is_bare and file.spacing == _HOUR and _at_middle(file, _HOUR):
         evidence = "hourly stamps at half past: the hour around them"
-        if kind == INSTANT:
-            return Meaning(MEAN, 1, 1800, "inferred", evidence, "middle")
+        kind = MEAN if kind == INSTANT else kind
         return Meaning(kind, 1, 1800, "inferred", evidence, "middle")
-    once_a_day = times.spacing is not None and times.spacing >= 86400
-    if once_a_day and not told and not times.is_grib:
+    if is_bare and file.spacing is not None and file.spacing >= 86400:
         what = f"{column} comes once a day, and nothing tells which hours a value stands for"
         words = "COLUMN=instant, mean:24h@start (the day begins at the stamp), max:24h@start, ..."
         if kind == SUM:
             words = (
                 "COLUMN=sum:24h@start (the day begins at the stamp), sum:24h@end or mean:24h@..."
             )
-        raise ask(times, column, what, words)
+        raise ask(file, column, what, words)
     return Meaning(kind, None, 0, known, evidence)

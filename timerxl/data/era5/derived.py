@@ -7,7 +7,6 @@ wind, temperature and dew point, so wind speed is that of the mean wind. R rows 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,11 +75,11 @@ def choose_derived(
                     found[name] = made
                 elif word != "default":
                     notes.append(f"derived {name} left out: {made}.")
-            continue
-        made = _derived(word, units, step_hours)
-        if not isinstance(made, Derived):
-            raise InputError(f"--derived {word}: {made}.")
-        found[word] = made
+        else:
+            made = _derived(word, units, step_hours)
+            if not isinstance(made, Derived):
+                raise InputError(f"--derived {word}: {made}.")
+            found[word] = made
     clash = sorted(found.keys() & units.keys())
     notes += [f"derived {name} left out: the input has a column of this name." for name in clash]
     return [made for name, made in found.items() if name not in units], notes
@@ -123,8 +122,7 @@ def _derived(name: str, units: dict[str, str], step_hours: int) -> Derived | str
 
 
 def saturation_vapour_pressure_hpa(temperature_k: np.ndarray) -> np.ndarray:
-    """Return 6.1094 exp(17.625 t / (t + 243.04)) hPa over water, t in degrees Celsius (Magnus
-    form).
+    """Return 6.1094 exp(17.625 t / (t + 243.04)) hPa over water, t in degrees Celsius (Magnus).
 
     Source: Alduchov and Eskridge 1996, J. Appl. Meteor. 35, 601-609, equation 21.
     """
@@ -133,8 +131,7 @@ def saturation_vapour_pressure_hpa(temperature_k: np.ndarray) -> np.ndarray:
 
 
 def relative_humidity_percent(temperature_k: np.ndarray, dewpoint_k: np.ndarray) -> np.ndarray:
-    """Return 100 e_s(dew point) / e_s(temperature), at most 100; the definition of WMO-No. 8, over
-    water.
+    """Return 100 e_s(dew point) / e_s(temperature), at most 100 (WMO-No. 8, over water).
 
     Averages and packing can put the dew point a hair above the temperature, hence the limit.
     """
@@ -143,8 +140,7 @@ def relative_humidity_percent(temperature_k: np.ndarray, dewpoint_k: np.ndarray)
 
 
 def wind_from(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return sine and cosine of the direction the wind comes FROM, clockwise from north; 0 and 0 if
-    calm.
+    """Return sine and cosine of the direction the wind comes FROM, clockwise from north; 0 if calm.
 
     direction = atan2(-u, -v), so sin = -u / speed and cos = -v / speed (u eastward, v northward;
     meteorological convention, WMO-No. 8): a west wind (u > 0) has sin = -1, cos = 0.
@@ -182,15 +178,8 @@ def make_column(
         return result
     if len(values) >= steps:
         windows = np.lib.stride_tricks.sliding_window_view(values, steps)
-        statistics: dict[str, Callable[..., np.ndarray]] = {
-            "sum": np.sum,
-            "mean": np.mean,
-            "min": np.min,
-            "max": np.max,
-        }
-        result[steps - 1 :] = statistics[derived.kind](
-            windows, axis=1
-        )  # NaN in, NaN out: never over a gap
+        # NaN in, NaN out: never over a gap.
+        result[steps - 1 :] = getattr(np, derived.kind)(windows, axis=1)
     return np.round(result, 6) if derived.kind == "sum" else result
 
 

@@ -16,7 +16,6 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import numpy as np
 import xarray as xr
 
 from timerxl.config import InputError
-from timerxl.data.era5.accumulation import FileTimes
+from timerxl.data.era5.accumulation import Variable, most_common
 from timerxl.untrusted import MOST_JSON_BYTES, check_memory, plain, reason
 
 # ARCO-ERA5 and WeatherBench 2: the names of the Climate Data Store, in full.
@@ -71,8 +70,7 @@ _WINDOW = re.compile(r"(?P<name>\w+?)_(?P<hours>\d{1,2})hr?")
 
 
 def short_name(name: str) -> tuple[str, int | None]:
-    """Return (ERA5's short name, hours of the sum that the name tells); the name itself where
-    unknown.
+    """Return (ERA5's short name, else the name itself; hours of the sum that the name tells).
 
     ``total_precipitation_6hr`` of WeatherBench 2 is ``tp``, the sum over the past 6 hours.
     """
@@ -84,11 +82,6 @@ def short_name(name: str) -> tuple[str, int | None]:
     if hours is None and lower in _LONG:
         return _LONG[lower], None
     return name, None
-
-
-def is_rain(standard_name: str, grib_name: str) -> bool:
-    """Tell whether attributes say total precipitation, whatever the variable is called."""
-    return standard_name in _RAIN_STANDARD or grib_name == "tp"
 
 
 _MOST_VARIABLES = 10_000  # of a file; also the most attributes of one of them
@@ -180,27 +173,7 @@ _AXES = {
 _UNITS = {"latitude": r"degrees?_?n(orth)?", "longitude": r"degrees?_?e(ast)?"}
 _CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
 _BLOCK_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One column that a file offers; ``column`` holds the level where there are several.
-
-    ``name`` is ERA5's short name where there is one, ``original`` the name in the file. ``window``
-    are the hours of a sum that the name tells, ``packed_codes`` what fill values of a packed
-    variable are once unpacked.
-    """
-
-    column: str
-    name: str
-    unit: str
-    description: str
-    step_type: str  # of the GRIB message (instant, accum, avg, max, min); "" where not told
-    level: tuple[str, int] | None = None  # dimension and index
-    original: str = ""
-    cell_methods: str = ""
-    window: int | None = None
-    packed_codes: tuple[float, ...] = ()
+_DAMAGED = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError)
 
 
 class GridFile:
@@ -208,24 +181,41 @@ class GridFile:
 
     ``seconds`` [T] int64 since 1970-01-01 00 UTC, as the file stamps them; ``version`` [T] int8:
     FINAL, PRELIMINARY or unknown (with ``expver`` as a dimension: see :meth:`blocks`);
-    ``latitude`` [Y], ``longitude`` [X], or both [P] where ``is_points``.
+    ``latitude`` [Y], ``longitude`` [X], or both [P] where ``is_points``. ``bounds`` [T, 2] are of
+    CF, ``spacing`` is the most common distance of neighbouring stamps in seconds (None of a single
+    one), ``time_shift`` the attribute of a daily statistic.
     """
 
     def __init__(self, dataset: xr.Dataset, label: str) -> None:
         self.dataset, self.label = dataset, label
+        self._time, self._time_dims, self.seconds = self._find_times()
+        self._space_dims, self.latitude, self.longitude = self._find_places()
+        self.is_points = len(self._space_dims) == 1
         self.title = " ".join(str(value) for value in dataset.attrs.values())
-        self._time, self._time_dims, self.seconds = self._times()
-        self._space_dims, self.latitude, self.longitude, self.is_points = self._space()
-        self.version_dimension = "expver" if "expver" in dataset.dims else None
-        self.version = self._version()
+        self.history = str(dataset.attrs.get("history", ""))
         self.is_synthetic = "SYNTHETIC" in self.title
-        title = self.title.lower()
-        self.is_named_land = "era5-land" in title or "era5_land" in title or '"land"' in title
+        self.is_named_land = bool(re.search(r'era5[-_]land|"land"', self.title.lower()))
+        self.is_grib = "grib_to_netcdf" in self.history or "cfgrib" in self.history
+        self.is_grib |= any(
+            str(key).startswith("GRIB_") for of in dataset.variables.values() for key in of.attrs
+        )
         self.grid_step = self._grid_step()
         self.has_steps = len(self._time_dims) == 2
-        self.times = self._file_times()
+        self.spacing = most_common(np.diff(np.unique(self.seconds)))
+        shift = dataset[self._time].attrs.get("time_shift")
+        self.time_shift = None if shift is None else str(shift)
+        self.bounds: np.ndarray | None = None
+        if (name := self._bounds_name()) is not None:
+            self.bounds = dataset[name].values.astype("datetime64[s]").astype(np.int64)
+        self.version = np.full(len(self.seconds), FINAL, dtype=np.int8)
+        if "expver" in dataset.variables and "expver" not in dataset.dims:
+            ranks = _ranks(dataset["expver"].values)
+            self.version[:] = ranks if len(ranks) == len(self.version) else ranks[0]
         self.skipped: list[str] = []
-        self.variables = list(self._variables())
+        self.variables = list(self._find_variables())
+
+    def _error(self, problem: str) -> InputError:
+        return InputError(f"{self.label}: {problem}")
 
     def blocks(
         self, variable: Variable, rows: slice, columns: slice
@@ -235,99 +225,88 @@ class GridFile:
         ``rows`` and ``columns`` cut latitude and longitude. A block is whole chunks of the file of
         64 MiB, or one chunk where that's larger: a chunk is only ever unpacked as a whole.
         """
-        data = self.dataset[variable.original]
+        whole = self.dataset[variable.original]
         cuts = (columns,) if self.is_points else (rows, columns)
         cut = {d: c for d, c in zip(self._space_dims, cuts, strict=True) if d is not None}
-        data = data.isel(cut)
-        if variable.level is not None:
-            data = data.isel({variable.level[0]: variable.level[1]})
-        order = [*self._time_dims, *cut]
-        if self.version_dimension in data.dims:
-            order.append("expver")
-        ones = [str(d) for d in data.dims if d not in (*order, "expver")]
-        data = data.transpose(*order, ...).squeeze(drop=True, dim=ones)
-        shape = [1, -1] if self.is_points else [len(self.latitude[rows]), -1]
-        versions = self.dataset.sizes["expver"] if "expver" in order else 1
-        first_dim = self._time_dims[0]
-        count = self.dataset.sizes[first_dim]
+        data = whole.isel({**cut, **variable.level})
+        order = [*self._time_dims, *cut, *(["expver"] if "expver" in data.dims else [])]
+        data = data.squeeze([d for d in data.dims if d not in order], drop=True).transpose(*order)
+        height = 1 if self.is_points else len(self.latitude[rows])
+        time, count = order[0], data.sizes[order[0]]
         steps = len(self.seconds) // count
-        found = self.dataset[variable.original]
-        chunks = found.encoding.get("chunksizes") or found.encoding.get("chunks") or ()
-        chunk = int(chunks[found.dims.index(first_dim)]) if chunks else 1
-        # A chunk is never unpacked in parts.
-        chunk_bytes = math.prod(map(int, chunks)) * found.dtype.itemsize
-        per_time = max(data.size // max(count, 1), 1) * 8
+        chunks = whole.encoding.get("chunksizes") or whole.encoding.get("chunks") or ()
+        chunk = int(chunks[whole.dims.index(time)]) if chunks else 1
+        per_time = max(data.size // count, 1) * 8
         length = max(_BLOCK_BYTES // per_time // chunk, 1) * chunk
-        size = 3 * min(length, count) * per_time + chunk_bytes
+        size = (
+            3 * min(length, count) * per_time + math.prod(map(int, chunks)) * whole.dtype.itemsize
+        )
         check_memory(size, f"{self.label}: a block of {variable.original}")
         for first in range(0, count, length):
-            last = min(first + length, count)
-            times = slice(first * steps, last * steps)
             try:
-                block = np.asarray(data.isel({first_dim: slice(first, last)}).values)
-            except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
-                raise InputError(
-                    f"{self.label}: {variable.original} can't be read ({_first_line(error)}); the "
-                    "file is damaged or cut short, download it again."
+                block = np.asarray(data.isel({time: slice(first, first + length)}).values)
+            except _DAMAGED as error:
+                raise self._error(
+                    f"{variable.original} can't be read ({_first_line(error)}); the file is "
+                    "damaged or cut short, download it again."
                 ) from error
-            block = block.reshape(times.stop - times.start, *shape, versions)
-            if "expver" in order:
-                block, version = self._join_versions(block)
-            else:
-                block, version = block[..., 0], self.version[times]
-            yield times, block, version
+            times = slice(first * steps, min(first + length, count) * steps)
+            shape = (times.stop - times.start, height, -1)
+            if "expver" not in order:
+                yield times, block.reshape(shape), self.version[times]
+                continue
+            versions = data.sizes["expver"]
+            yield times, *self._join_versions(block.reshape(-1, versions), shape)
 
-    def _join_versions(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """[t, y, x, v] to [t, y, x]: final data where there are any, else preliminary."""
+    def _join_versions(
+        self, block: np.ndarray, shape: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """[n, v] to ``shape`` [t, y, x]: final data where there are any, else preliminary."""
         ranks = _ranks(self.dataset["expver"].values)
-        joined = np.full(block.shape[:3], np.nan, dtype=block.dtype)
-        version = np.full(len(block), UNKNOWN_VERSION, dtype=np.int8)
+        joined = np.full(len(block), np.nan, dtype=block.dtype).reshape(shape)
+        version = np.full(len(joined), UNKNOWN_VERSION, dtype=np.int8)
         for index in np.argsort(ranks, kind="stable")[::-1]:
-            known = ~np.isnan(block[..., index])
-            joined[known] = block[..., index][known]
+            values = block[:, index].reshape(shape)
+            known = ~np.isnan(values)
+            joined[known] = values[known]
             version[known.any(axis=(1, 2))] = ranks[index]
         return joined, version
 
-    def _times(self) -> tuple[str, list[str], np.ndarray]:
+    def _find_times(self) -> tuple[str, list[str], np.ndarray]:
         """The variable of times, its dimensions (one, or base time and step), seconds [T]."""
         name = self._time_name()
         found = self.dataset[name]
         if found.dtype.kind in "iuf":
-            raise InputError(
-                f"{self.label}: {name} holds numbers in {found.attrs.get('units', 'no unit')!r}, "
-                "no times; expected a unit such as 'hours since 1900-01-01' (cdo -r copy IN OUT)."
+            raise self._error(
+                f"{name} holds numbers in {found.attrs.get('units', 'no unit')!r}, no times; "
+                "expected a unit such as 'hours since 1900-01-01' (cdo -r copy IN OUT)."
             )
-        if found.dtype.kind == "O" or not np.issubdtype(found.dtype, np.datetime64):
+        if found.dtype.kind != "M":
             calendar = str(found.encoding.get("calendar", found.attrs.get("calendar", "")))
-            raise InputError(
-                f"{self.label}: {name} holds no times of the usual calendar "
-                f"({calendar or found.dtype}); such years can't be joined with weather: convert "
-                "them first."
+            raise self._error(
+                f"{name} holds no times of the usual calendar ({calendar or found.dtype}); such "
+                "years can't be joined with weather: convert them first."
             )
         if not found.size:
-            raise InputError(f"{self.label}: {name} holds no times.")
+            raise self._error(f"{name} holds no times.")
         dims = [str(d) for d in found.dims]
         values = found.values.astype("datetime64[ns]").astype(np.int64)
         lead = next((d for d in _LEADS if d in self.dataset.variables), None)
         if name != "valid_time" and lead is not None:
             steps = self._lead_seconds(lead) * 10**9
             check_memory(48 * values.size * steps.size, f"{self.label}: each time at each step")
-            if steps.ndim:
-                values = values[..., None] + steps if values.ndim else values + steps
-                dims.append(str(self.dataset[lead].dims[0]))
-            else:
-                values = values + steps
+            values = np.add.outer(values, steps)
+            dims += map(str, self.dataset[lead].dims[: steps.ndim])
         if not dims:
             raise InputError(f"{self.label} holds one time only ({name}); expected a series.")
         if len(dims) > 2:
-            raise InputError(
-                f"{self.label}: its times have the axes {', '.join(dims)}; expected one, or base "
-                "time and step."
+            raise self._error(
+                f"its times have the axes {', '.join(dims)}; expected one, or base time and step."
             )
-        if (values % 10**9).any():
-            odd = values[values % 10**9 != 0].ravel()[0]
+        if (odd := values[values % 10**9 != 0]).size:
             raise InputError(
-                f"{self.label} holds the time {odd.astype('datetime64[ns]')}; expected whole hours."
+                f"{self.label} holds the time {odd[0].astype('datetime64[ns]')}; expected whole "
+                "hours."
             )
         return name, dims, values.ravel() // 10**9
 
@@ -337,10 +316,11 @@ class GridFile:
             if name in data.variables and (data[name].dims or any(d in data.dims for d in _LEADS)):
                 return name
         for name in map(str, data.dims):
+            told = data[name].attrs if name in data.variables else {}
             if name in data.variables and (
-                data[name].attrs.get("standard_name") == "time"
-                or data[name].attrs.get("axis") == "T"
-                or np.issubdtype(data[name].dtype, np.datetime64)
+                told.get("standard_name") == "time"
+                or told.get("axis") == "T"
+                or data[name].dtype.kind == "M"
             ):
                 return name
         raise InputError(
@@ -350,7 +330,7 @@ class GridFile:
 
     def _lead_seconds(self, name: str) -> np.ndarray:
         found = self.dataset[name]
-        if np.issubdtype(found.dtype, np.timedelta64):
+        if found.dtype.kind == "m":
             return found.values.astype("timedelta64[s]").astype(np.int64)
         unit = str(found.attrs.get("units", "hours")).lower().rstrip("s")
         known = {
@@ -362,51 +342,50 @@ class GridFile:
             "nanosecond": 1e-9,
         }
         if unit not in known:
-            raise InputError(f"{self.label}: {name} is in {unit!r}; expected hours or days.")
-        seconds: np.ndarray = np.rint(np.asarray(found.values, dtype=np.float64) * known[unit])
-        return seconds.astype(np.int64)
+            raise self._error(f"{name} is in {unit!r}; expected hours or days.")
+        return np.rint(np.asarray(found.values, dtype=np.float64) * known[unit]).astype(np.int64)
 
-    def _space(self) -> tuple[tuple[str | None, ...], np.ndarray, np.ndarray, bool]:
-        """Dimensions of space, latitudes, longitudes, and whether they are points.
+    def _find_places(self) -> tuple[tuple[str | None, ...], np.ndarray, np.ndarray]:
+        """Dimensions of space, latitudes and longitudes.
 
         Of a grid the dimensions of latitude and longitude (None where it's one row or column), of
         points the one that they lie along (None for a single point).
         """
-        names = {axis: self._coordinate(axis) for axis in _AXES}
-        found = [self.dataset[name].squeeze() for name in names.values()]
-        own = [self.dataset[name] for name in names.values()]
-        found = [one if one.ndim == 1 else two for one, two in zip(own, found, strict=True)]
+        names = [self._coordinate(axis) for axis in _AXES]
+        found = [self.dataset[name] for name in names]
+        found = [one if one.ndim == 1 else one.squeeze() for one in found]
         if any(one.ndim > 1 for one in found):
-            raise InputError(
-                f"{self.label}: {names['latitude']} and {names['longitude']} have the axes "
-                f"{', '.join(map(str, own[0].dims))}, a projected or curved grid; expected a "
-                "regular one of latitude and longitude: regrid it first (cdo remapbil, xesmf)."
+            raise self._error(
+                f"{' and '.join(names)} have the axes "
+                f"{', '.join(map(str, self.dataset[names[0]].dims))}, a projected or curved grid; "
+                "expected a regular one of latitude and longitude: regrid it first (cdo remapbil, "
+                "xesmf)."
             )
         latitude, longitude = (np.atleast_1d(np.asarray(one, dtype=np.float64)) for one in found)
         if not (np.isfinite(latitude).all() and np.isfinite(longitude).all()):
-            raise InputError(f"{self.label}: a latitude or longitude is missing (NaN).")
+            raise self._error("a latitude or longitude is missing (NaN).")
         dims = tuple(str(one.dims[0]) if one.ndim else None for one in found)
         if set(dims) & set(self._time_dims):
-            raise InputError(f"{self.label}: its place changes with time; expected fixed places.")
-        if dims[0] == dims[1]:
-            return dims[:1], latitude, longitude, True
-        return dims, latitude, longitude, False
+            raise self._error("its place changes with time; expected fixed places.")
+        return dims[:1] if dims[0] == dims[1] else dims, latitude, longitude
 
     def _coordinate(self, axis: str) -> str:
-        for name in _AXES[axis]:
-            if name in self.dataset.variables and self._may_be(name, axis):
-                return name
-        for other, found in self.dataset.variables.items():
-            told = found.attrs
-            if told.get("standard_name") == axis or re.fullmatch(
-                _UNITS[axis], str(told.get("units", "")).lower()
-            ):
-                return str(other)
+        """The variable of an axis: by its usual name, else by its standard name or units."""
+        variables = {str(name): found.attrs for name, found in self.dataset.variables.items()}
+        told = [
+            name
+            for name, attributes in variables.items()
+            if attributes.get("standard_name") == axis
+            or re.fullmatch(_UNITS[axis], str(attributes.get("units", "")).lower())
+        ]
+        # x and y are degrees only where their units or standard name say so.
+        usual = [n for n in _AXES[axis] if n in told or (n in variables and n not in ("x", "y"))]
+        if usual or told:
+            return (usual or told)[0]
         projected = [
-            str(name)
-            for name, found in self.dataset.variables.items()
-            if "projection" in str(found.attrs.get("standard_name", ""))
-            or "grid_latitude" in str(found.attrs.get("standard_name", ""))
+            name
+            for name, attributes in variables.items()
+            if re.search("projection|grid_latitude", str(attributes.get("standard_name", "")))
             or name in ("x", "y", "rlat", "rlon")
         ]
         if projected:
@@ -421,144 +400,111 @@ class GridFile:
             "latitude and longitude as coordinates."
         )
 
-    def _may_be(self, name: str, axis: str) -> bool:
-        """``x`` and ``y`` are degrees only where their units or standard name say so."""
-        if name not in ("x", "y"):
-            return True
-        told = self.dataset[name].attrs
-        units = str(told.get("units", "")).lower()
-        return told.get("standard_name") == axis or bool(re.fullmatch(_UNITS[axis], units))
-
     def _grid_step(self) -> float | None:
         """Degrees between neighbouring cells, to 0.001; None for points or an uneven grid.
 
         Of one row, column or cell, GRIB's own attribute tells what grid it was cut from.
         """
         for data in self.dataset.data_vars.values():
-            told = data.attrs.get("GRIB_iDirectionIncrementInDegrees")
-            if told is not None:
+            if (told := data.attrs.get("GRIB_iDirectionIncrementInDegrees")) is not None:
                 return round(float(told), 3)
-        if self.is_points:
-            return None
-        for axis in (self.latitude, self.longitude):
+        for axis in () if self.is_points else (self.latitude, self.longitude):
             steps = np.abs(np.diff(axis))
             if len(steps) and np.allclose(steps, steps[0], atol=2e-3):
                 return round(float(np.median(steps)), 3)
         return None
 
-    def _file_times(self) -> FileTimes:
+    def _bounds_name(self) -> str | None:
         time = self.dataset[self._time]
-        name = time.attrs.get("bounds", time.encoding.get("bounds"))
-        bounds = None
-        if name in self.dataset.variables and len(self._time_dims) == 1:
-            found = self.dataset[name]
-            if np.issubdtype(found.dtype, np.datetime64) and found.shape == (len(self.seconds), 2):
-                bounds = found.values.astype("datetime64[s]").astype(np.int64)
-        history = str(self.dataset.attrs.get("history", ""))
-        shift = time.attrs.get("time_shift")
-        is_grib = "grib_to_netcdf" in history or "cfgrib" in history
-        is_grib |= any(
-            str(key).startswith("GRIB_")
-            for found in self.dataset.variables.values()
-            for key in found.attrs
-        )
-        shift = None if shift is None else str(shift)
-        return FileTimes(self.label, self.seconds, bounds, history, self.title, shift, is_grib)
+        name: str | None = time.attrs.get("bounds", time.encoding.get("bounds"))
+        if name not in self.dataset.variables or self.has_steps:
+            return None
+        found = self.dataset[name]
+        is_bounds = found.dtype.kind == "M" and found.shape == (len(self.seconds), 2)
+        return name if is_bounds else None
 
-    def _version(self) -> np.ndarray:
-        version = np.full(len(self.seconds), FINAL, dtype=np.int8)
-        if "expver" in self.dataset.variables and self.version_dimension is None:
-            ranks = _ranks(np.atleast_1d(self.dataset["expver"].values))
-            version[:] = ranks if len(ranks) == len(version) else ranks[0]
-        return version
-
-    def _variables(self) -> Iterator[Variable]:
+    def _find_variables(self) -> Iterator[Variable]:
         own = {*self._time_dims, *(d for d in self._space_dims if d is not None)}
-        fields = []
-        for name, data in self.dataset.data_vars.items():
-            label = str(name)
-            if self.times.bounds is not None and label == self.dataset[self._time].attrs.get(
-                "bounds", self.dataset[self._time].encoding.get("bounds")
-            ):
+        fields: dict[str, tuple[xr.DataArray, list[str]]] = {}
+        for key, data in self.dataset.data_vars.items():
+            label = str(key)
+            if label == self._bounds_name():
                 continue
             if not own <= set(data.dims) or data.dtype.kind not in ("fiu"):
                 self.skipped.append(f"{label} (no field per time)")
                 continue
             extra = [str(d) for d in data.dims if d not in (*own, "expver") and data.sizes[d] > 1]
             if extra and (len(extra) > 1 or extra[0] not in _LEVELS):
-                raise InputError(
-                    f"{self.label}: {label} has the further axis {', '.join(extra)} "
+                raise self._error(
+                    f"{label} has the further axis {', '.join(extra)} "
                     f"(sizes {[data.sizes[d] for d in extra]}); expected one field per time. Of "
                     "an ensemble take the product type reanalysis."
                 )
-            fields.append((label, data, extra))
-        names = self._short_names([(label, data) for label, data, _ in fields])
-        for label, data, extra in fields:
+            fields[label] = data, extra
+        names = self._short_names({label: data.attrs for label, (data, _) in fields.items()})
+        for label, (data, extra) in fields.items():
             if label not in names:
                 continue
-            short, window = names[label]
-            attributes = data.attrs
-            common: dict[str, Any] = {
-                "name": short,
-                "original": label,
-                "unit": str(attributes.get("units", attributes.get("GRIB_units", ""))),
-                "description": str(attributes.get("long_name", label)),
-                "step_type": str(attributes.get("GRIB_stepType", "")),
-                "cell_methods": str(attributes.get("cell_methods", "")),
-                "window": window,
-                "packed_codes": _packed_codes(data),
-            }
-            if not extra:
-                yield Variable(column=short, **common)
-                continue
-            values = self.dataset[extra[0]]
-            in_pascal = str(values.attrs.get("units", "")).lower() == "pa"
-            for index, value in enumerate(values.values):
-                level = float(value) / 100 if in_pascal else float(value)
-                yield Variable(column=f"{short}_{level:g}", level=(extra[0], index), **common)
+            name, window = names[label]
+            told = data.attrs
+            levels: list[tuple[str, dict[str, int]]] = [(name, {})]
+            if extra:
+                values = self.dataset[extra[0]]
+                scale = 100 if str(values.attrs.get("units", "")).lower() == "pa" else 1
+                levels = [
+                    (f"{name}_{float(value) / scale:g}", {extra[0]: index})
+                    for index, value in enumerate(values.values)
+                ]
+            for column, level in levels:
+                yield Variable(
+                    column=column,
+                    name=name,
+                    unit=str(told.get("units", told.get("GRIB_units", ""))),
+                    description=str(told.get("long_name", label)),
+                    step_type=str(told.get("GRIB_stepType", "")),
+                    level=level,
+                    original=label,
+                    cell_methods=str(told.get("cell_methods", "")),
+                    window=window,
+                    packed_codes=_packed_codes(data.encoding),
+                )
 
-    def _short_names(
-        self, fields: list[tuple[str, xr.DataArray]]
-    ) -> dict[str, tuple[str, int | None]]:
+    def _short_names(self, fields: dict[str, dict[str, Any]]) -> dict[str, tuple[str, int | None]]:
         """ERA5's short name of each variable; of several kinds of rain the one that fits best.
 
         That is the sum whose hours fill the distance of the stamps, the shortest of them; the
         others are left out, which ``skipped`` says.
         """
         names: dict[str, tuple[str, int | None]] = {}
-        for label, data in fields:
-            short, window = short_name(label)
-            told = (str(data.attrs.get(k, "")) for k in ("standard_name", "GRIB_shortName"))
-            names[label] = ("tp", window) if is_rain(*told) else (short, window)
-        rain = [label for label, (short, _) in names.items() if short == "tp"]
+        for label, told in fields.items():
+            name, window = short_name(label)
+            by, grib = (str(told.get(key, "")) for key in ("standard_name", "GRIB_shortName"))
+            names[label] = ("tp" if by in _RAIN_STANDARD or grib == "tp" else name, window)
+        rain = [label for label, (name, _) in names.items() if name == "tp"]
         if len(rain) > 1:
-            if "tp" in rain:
-                best = "tp"
-            else:
-                spacing = (self.times.spacing or 3600) // 3600
-                windows = {label: names[label][1] or 1 for label in rain}
-                best = min(rain, key=lambda n: (windows[n] < spacing, windows[n]))
+            spacing = (self.spacing or 3600) // 3600
+            hours = {label: names[label][1] or 1 for label in rain}
+            best = min(rain, key=lambda n: (n != "tp", hours[n] < spacing, hours[n]))
             for label in rain:
                 if label != best:
                     names.pop(label)
                     self.skipped.append(f"{label} (rain is read from {best})")
         taken: set[str] = set()
         for label in sorted(names, key=lambda n: n != names[n][0]):
-            short, window = names[label]
-            if short in taken:
-                names[label] = (label, window)
+            name, window = names[label]
+            names[label] = (label if name in taken else name, window)
             taken.add(names[label][0])
         return names
 
 
-def _packed_codes(data: xr.DataArray) -> tuple[float, ...]:
+def _packed_codes(encoding: dict[Any, Any]) -> tuple[float, ...]:
     """What the usual fill values of a packed variable are once unpacked."""
-    kind = data.encoding.get("dtype")
+    kind = encoding.get("dtype")
     if kind is None or np.dtype(kind).kind not in "iu":
         return ()
     limits = np.iinfo(np.dtype(kind))
-    scale = float(data.encoding.get("scale_factor", 1.0))
-    offset = float(data.encoding.get("add_offset", 0.0))
+    scale = float(encoding.get("scale_factor", 1.0))
+    offset = float(encoding.get("add_offset", 0.0))
     codes = {limits.min, limits.max, limits.min + 1, limits.max - 1, -9999, -999}
     return tuple(code * scale + offset for code in codes if limits.min <= code <= limits.max)
 
@@ -584,23 +530,21 @@ def open_grid_files(path: Path, label: str) -> Iterator[list[GridFile]]:
     GRIB comes as several: one for each set of messages that make one array. ``label`` names the
     file in errors. Raises InputError where it's none of these, damaged, or no grid of weather.
     """
-    if path.is_dir():
-        datasets = [_open_zarr(path, label)]
-    else:
-        with path.open("rb") as file:
-            magic = file.read(8)
-        if magic[:4] == b"GRIB":
-            datasets = _open_grib(path, label)
+    engine = "zarr" if path.is_dir() else _engine_of(path, label)
+    try:
+        datasets = _open(path, label, engine)
+    except InputError:
+        raise
+    except _DAMAGED as error:
+        what = "can't be opened as NetCDF"
+        advice = " Download it again if it was cut short."
+        if engine == "zarr":
+            what, advice = "is a folder, and no Zarr store can be opened in it", ""
+        elif engine == "cfgrib":
+            what, advice = "can't be opened as GRIB", ""
         else:
-            engine = {b"\x89HDF": "h5netcdf", b"CDF\x01": "scipy", b"CDF\x02": "scipy"}
-            if magic[:4] == b"CDF\x05":
-                raise InputError(
-                    f"{label} is NetCDF-3 of the kind CDF-5, which can't be read here; convert it: "
-                    "nccopy -k nc4 IN OUT."
-                )
-            if magic[:4] not in engine:
-                raise InputError(f"{label} is no NetCDF file (it starts with {magic!r}).")
-            datasets = [_open_netcdf(path, label, engine[magic[:4]])]
+            _refuse_calendar(path, label, engine)
+        raise InputError(f"{label} {what}: {_first_line(error)}.{advice}") from error
     try:
         yield [GridFile(dataset, label) for dataset in datasets]
     finally:
@@ -608,31 +552,44 @@ def open_grid_files(path: Path, label: str) -> Iterator[list[GridFile]]:
             dataset.close()
 
 
-_OPENING_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
+def _engine_of(path: Path, label: str) -> str:
+    with path.open("rb") as file:
+        magic = file.read(8)
+    if magic[:4] == b"CDF\x05":
+        raise InputError(
+            f"{label} is NetCDF-3 of the kind CDF-5, which can't be read here; convert it: "
+            "nccopy -k nc4 IN OUT."
+        )
+    engines = {b"\x89HDF": "h5netcdf", b"CDF\x01": "scipy", b"CDF\x02": "scipy", b"GRIB": "cfgrib"}
+    if magic[:4] not in engines:
+        raise InputError(f"{label} is no NetCDF file (it starts with {magic!r}).")
+    return engines[magic[:4]]
 
 
-@contextmanager
-def _opening(label: str, what: str, advice: str = "") -> Iterator[None]:
-    """Turn what the libraries raise at a damaged file into an InputError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (*_OPENING_ERRORS, EOFError) as error:
-        raise InputError(f"{label} {what}: {_first_line(error)}.{advice}") from error
-
-
-def _open_netcdf(path: Path, label: str, engine: str) -> xr.Dataset:
-    advice = " Download it again if it was cut short."
-    with _opening(label, "can't be opened as NetCDF", advice):
+def _open(path: Path, label: str, engine: str) -> list[xr.Dataset]:
+    if engine == "cfgrib":
         try:
-            if engine == "h5netcdf":
-                check_hdf5(path, label)
-            return xr.open_dataset(path, engine=engine, cache=False, decode_timedelta=False)
-        except _OPENING_ERRORS as error:
-            if not isinstance(error, InputError):
-                _refuse_calendar(path, label, engine)
-            raise
+            import cfgrib  # type: ignore[import-untyped]
+        except ImportError as error:
+            raise InputError(
+                f"{label} is GRIB, which is read through cfgrib: pip install timerxl[grib] (or "
+                "request NetCDF)."
+            ) from error
+        logging.getLogger("cfgrib").setLevel(logging.CRITICAL)
+        check_grib(path, label)
+        # Without an index file: nothing is left beside the input.
+        found = cfgrib.open_datasets(str(path), backend_kwargs={"indexpath": ""}, cache=False)
+        return [dataset for dataset in found if dataset.data_vars]
+    with warnings.catch_warnings():
+        if engine == "zarr":
+            check_zarr(path, label)
+            # A store without consolidated metadata is read all the same, and sorted: the order of
+            # its variables is that of the folder's listing.
+            warnings.simplefilter("ignore", RuntimeWarning)
+        elif engine == "h5netcdf":
+            check_hdf5(path, label)
+        dataset = xr.open_dataset(path, engine=engine, cache=False, decode_timedelta=False)
+    return [dataset[sorted(map(str, dataset.data_vars))] if engine == "zarr" else dataset]
 
 
 def _refuse_calendar(path: Path, label: str, engine: str) -> None:
@@ -640,39 +597,10 @@ def _refuse_calendar(path: Path, label: str, engine: str) -> None:
     try:
         with xr.open_dataset(path, engine=engine, decode_times=False) as dataset:
             calendars = {str(v.attrs.get("calendar", "")) for v in dataset.variables.values()}
-    except _OPENING_ERRORS:
+    except _DAMAGED:
         return
     if odd := sorted(calendars - {"", *_CALENDARS}):
         raise InputError(
             f"{label} counts time in the calendar {odd[0]}; such years can't be joined with "
             "weather: convert them to the standard calendar first (cdo setcalendar,standard)."
         )
-
-
-def _open_zarr(path: Path, label: str) -> xr.Dataset:
-    what = "is a folder, and no Zarr store can be opened in it"
-    with _opening(label, what), warnings.catch_warnings():
-        check_zarr(path, label)
-        # A store without consolidated metadata is read all the same.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        dataset = xr.open_dataset(
-            path, engine="zarr", chunks=None, cache=False, decode_timedelta=False
-        )
-        # Without consolidated metadata their order is that of the folder's listing.
-        return dataset[sorted(map(str, dataset.data_vars))]
-
-
-def _open_grib(path: Path, label: str) -> list[xr.Dataset]:
-    try:
-        import cfgrib  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise InputError(
-            f"{label} is GRIB, which is read through cfgrib: pip install timerxl[grib] (or request "
-            "NetCDF)."
-        ) from error
-    logging.getLogger("cfgrib").setLevel(logging.CRITICAL)
-    with _opening(label, "can't be opened as GRIB"):
-        check_grib(path, label)
-        # Without an index file: nothing is left beside the input.
-        found = cfgrib.open_datasets(str(path), backend_kwargs={"indexpath": ""}, cache=False)
-    return [dataset for dataset in found if dataset.data_vars]

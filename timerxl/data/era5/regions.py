@@ -5,7 +5,6 @@ Shapes: T times, Y latitudes, X longitudes, G regions.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from timerxl.config import InputError
-from timerxl.untrusted import check_memory, read_yaml
+from timerxl.untrusted import Between, check_memory, misfit, read_yaml
 
 _EPSILON = 1e-6  # degrees, about 0.1 m: coordinates are stored as rounded binary numbers
 _BOX, _POINT = ("north", "south", "west", "east"), ("latitude", "longitude")
@@ -56,31 +55,30 @@ def load_regions(path: Path) -> list[Region]:
     found = content.get("regions") if isinstance(content, dict) else None
     if not isinstance(found, dict) or not found:
         raise InputError(f"--regions {path} holds no mapping 'regions' of names to boxes.")
-    return [_region(path, str(name), value) for name, value in found.items()]
+    return [
+        _region(f"--regions {path}: region {name}", str(name), of) for name, of in found.items()
+    ]
 
 
-def _region(path: Path, name: str, value: Any) -> Region:
+def _region(label: str, name: str, value: Any) -> Region:
     keys = set(value) if isinstance(value, dict) else set()
     if keys not in (set(_BOX), set(_POINT)):
         raise InputError(
-            f"--regions {path}: region {name} has the keys {sorted(map(str, keys)) or value!r}; "
-            f"expected {', '.join(_BOX)}, or {' and '.join(_POINT)} for a point."
+            f"{label} has the keys {sorted(map(str, keys)) or value!r}; expected "
+            f"{', '.join(_BOX)}, or {' and '.join(_POINT)} for a point."
         )
     for key, number in value.items():
         limit = 90 if key in ("north", "south", "latitude") else 360
-        good = isinstance(number, (int, float)) and not isinstance(number, bool)
-        if not good or not -limit <= number <= limit or not math.isfinite(number):
+        if misfit(number, Between(-limit, limit)):
             raise InputError(
-                f"--regions {path}: region {name} has {key} {number!r}; expected degrees between "
-                f"{-limit} and {limit}."
+                f"{label} has {key} {number!r}; expected degrees between {-limit} and {limit}."
             )
     if keys == set(_POINT):
         latitude, longitude = float(value["latitude"]), float(value["longitude"])
         return Region(name, latitude, latitude, longitude, longitude, is_point=True)
     if value["south"] > value["north"]:
         raise InputError(
-            f"--regions {path}: region {name} has south {value['south']} above north "
-            f"{value['north']}; exchange them."
+            f"{label} has south {value['south']} above north {value['north']}; exchange them."
         )
     north, south, west, east = (float(value[key]) for key in _BOX)
     return Region(name, north, south, west, east)
@@ -128,6 +126,9 @@ class GridMeans:
         return (known @ weights.T / weights.sum(axis=1)).T
 
 
+_POINT_DEGREES = 0.25  # a point takes a station at most so far away, as one cell of ERA5
+
+
 def grid_means(
     regions: list[Region], latitude: np.ndarray, longitude: np.ndarray, label: str
 ) -> GridMeans:
@@ -140,18 +141,15 @@ def grid_means(
     cells = len(regions) * len(latitude) * len(longitude)
     check_memory(10 * cells, f"{label}: the cells of {len(regions)} regions")
     grid = _Grid(latitude, longitude, label)
-    masks = [grid.nearest(region) if region.is_point else grid.inside(region) for region in regions]
+    masks = np.array([grid.cells_of(region) for region in regions])
     # A file from 0 to 360 degrees holds one meridian twice: it counts once.
     twice = np.ones(len(longitude), dtype=bool)
     twice[np.unique(np.round(longitude % 360, 6) % 360, return_index=True)[1]] = False
-    masks = [mask & ~twice for mask in masks]
-    chosen = np.logical_or.reduce(masks)
-    rows, columns = _hull(chosen.any(axis=1)), _hull(chosen.any(axis=0))
-    weights = np.cos(np.deg2rad(latitude))[:, None] * np.array(masks, dtype=np.float64)
+    masks &= ~twice
+    used = np.logical_or.reduce(masks)
+    rows, columns = _hull(used.any(axis=1)), _hull(used.any(axis=0))
+    weights = np.cos(np.deg2rad(latitude))[:, None] * masks
     return GridMeans(rows, columns, weights[:, rows, columns], [int(mask.sum()) for mask in masks])
-
-
-_POINT_DEGREES = 0.25  # a point takes a station at most so far away, as one cell of ERA5
 
 
 def point_means(
@@ -162,33 +160,47 @@ def point_means(
     A box takes the points in it, each with the same weight; a point takes the nearest one, at most
     0.25 degrees away. Fields are [t, 1, P]. Raises InputError where a region gets no point.
     """
-    check_memory(
-        10 * len(regions) * len(latitude), f"{label}: the points of {len(regions)} regions"
-    )
+    size = 10 * len(regions) * len(latitude)
+    check_memory(size, f"{label}: the points of {len(regions)} regions")
     masks = []
     for region in regions:
-        east = np.abs((longitude - region.west + 180) % 360 - 180)
         if region.is_point:
-            far = np.maximum(np.abs(latitude - region.north), east)
+            far = np.maximum(*_distances(region, latitude, longitude))
             mask = np.arange(len(far)) == int(np.argmin(far))
             mask &= far <= _POINT_DEGREES + _EPSILON
         else:
-            east = (longitude - region.west + _EPSILON) % 360 - _EPSILON
-            mask = east <= region.width + _EPSILON
-            mask &= (latitude <= region.north + _EPSILON) & (latitude >= region.south - _EPSILON)
+            mask = np.logical_and(*_inside(region, latitude, longitude))
         if not mask.any():
-            places = ", ".join(
-                f"{y:g} {x:g}" for y, x in zip(latitude[:5], longitude[:5], strict=True)
-            )
+            places = [f"{y:g} {x:g}" for y, x in zip(latitude, longitude, strict=True)]
+            more = ", ..." if len(places) > 5 else ""
             raise InputError(
-                f"region {region.name} holds no point of {label}, whose {len(latitude)} lie at "
-                f"(latitude longitude) {places}{', ...' if len(latitude) > 5 else ''}; give them "
-                "as points or boxes around them (--regions)."
+                f"region {region.name} holds no point of {label}, whose {len(places)} lie at "
+                f"(latitude longitude) {', '.join(places[:5])}{more}; give them as points or boxes "
+                "around them (--regions)."
             )
         masks.append(mask)
     weights = np.array(masks, dtype=np.float64)[:, None, :]
-    everything = slice(0, len(latitude))
-    return GridMeans(slice(0, 1), everything, weights, [int(mask.sum()) for mask in masks])
+    counts = [int(mask.sum()) for mask in masks]
+    return GridMeans(slice(0, 1), slice(0, len(latitude)), weights, counts)
+
+
+def _inside(
+    box: Region, latitude: np.ndarray, longitude: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which latitudes and which longitudes lie in a box.
+
+    Longitudes are compared as distances eastwards, so both conventions mean the same.
+    """
+    east = (longitude - box.west + _EPSILON) % 360 - _EPSILON
+    rows = (latitude <= box.north + _EPSILON) & (latitude >= box.south - _EPSILON)
+    return rows, east <= box.width + _EPSILON
+
+
+def _distances(
+    point: Region, latitude: np.ndarray, longitude: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Degrees from a point, in latitude and in longitude."""
+    return np.abs(latitude - point.north), np.abs((longitude - point.west + 180) % 360 - 180)
 
 
 def _hull(used: np.ndarray) -> slice:
@@ -197,39 +209,45 @@ def _hull(used: np.ndarray) -> slice:
 
 
 class _Grid:
-    """Longitudes are compared as distances eastwards, so both conventions mean the same."""
+    """A file's grid of cells ``dlat`` x ``dlon`` degrees apart, and where it ends."""
 
     def __init__(self, latitude: np.ndarray, longitude: np.ndarray, label: str) -> None:
-        self.latitude, self.longitude, self.label = latitude, longitude, label
-        self.dlat, self.dlon = _spacing(latitude), _spacing(longitude)
-        around = np.sort(np.unique(np.round(longitude % 360, 6)))
+        self.latitude, self.longitude = latitude, longitude
+        # The usual distance of neighbours; ERA5's own where there is one cell only.
+        self.dlat, self.dlon = (
+            float(np.median(np.abs(np.diff(axis)))) if len(axis) > 1 else 0.25
+            for axis in (latitude, longitude)
+        )
+        around = np.unique(np.round(longitude % 360, 6))
         gaps = np.diff(np.append(around, around[0] + 360))
         # The file starts east of its largest hole; a file around the globe has none.
         self.first = float(around[(int(np.argmax(gaps)) + 1) % len(around)])
         self.span = 360 - float(gaps.max())
         self.is_global = bool(gaps.max() <= self.dlon + _EPSILON) and len(around) > 1
-
-    @property
-    def extent(self) -> str:
         west = self.first if self.first <= 180 else self.first - 360
-        return (
-            f"{self.label} covers latitude {self.latitude.min():g} to {self.latitude.max():g} and "
+        self.extent = (
+            f"{label} covers latitude {latitude.min():g} to {latitude.max():g} and "
             f"longitude {west:g} to {west + self.span:g} "
-            f"({len(self.latitude)} x {len(self.longitude)} cells of {self.dlat:g} x "
-            f"{self.dlon:g} degrees)"
+            f"({len(latitude)} x {len(longitude)} cells of {self.dlat:g} x {self.dlon:g} degrees)"
         )
 
-    def inside(self, box: Region) -> np.ndarray:
-        east_of_west = (self.longitude - box.west + _EPSILON) % 360 - _EPSILON
-        columns = east_of_west <= box.width + _EPSILON
-        rows = self.latitude <= box.north + _EPSILON
-        rows &= self.latitude >= box.south - _EPSILON
-        mask = rows[:, None] & columns[None, :]
-        beyond = self._beyond(box)
+    def cells_of(self, region: Region) -> np.ndarray:
+        """[Y, X] bool: the cells in a box, or the one nearest to a point."""
+        if region.is_point:
+            north, east = _distances(region, self.latitude, self.longitude)
+            if north.min() > self.dlat + _EPSILON or east.min() > self.dlon + _EPSILON:
+                raise InputError(
+                    f"region {region.name} (latitude {region.north:g}, longitude {region.west:g}) "
+                    f"is more than one grid step from the nearest cell: {self.extent}."
+                )
+            places = np.arange(north.size) == north.argmin(), np.arange(east.size) == east.argmin()
+            return np.logical_and.outer(*places)
+        mask: np.ndarray = np.logical_and.outer(*_inside(region, self.latitude, self.longitude))
+        beyond = self._beyond(region)
         if beyond or not mask.any():
             reason = f"reaches beyond the file in the {beyond}" if beyond else "holds no cell"
-            edges = ", ".join(f"{key} {getattr(box, key):g}" for key in _BOX)
-            raise InputError(f"region {box.name} ({edges}) {reason}: {self.extent}.")
+            edges = ", ".join(f"{key} {getattr(region, key):g}" for key in _BOX)
+            raise InputError(f"region {region.name} ({edges}) {reason}: {self.extent}.")
         return mask
 
     def _beyond(self, box: Region) -> str:
@@ -246,21 +264,3 @@ class _Grid:
         if start > self.span + room:
             return "west"
         return "east" if start + box.width >= self.span + room else ""
-
-    def nearest(self, point: Region) -> np.ndarray:
-        north = np.abs(self.latitude - point.north)
-        east = np.abs((self.longitude - point.west + 180) % 360 - 180)
-        row, column = int(np.argmin(north)), int(np.argmin(east))
-        if north[row] > self.dlat + _EPSILON or east[column] > self.dlon + _EPSILON:
-            raise InputError(
-                f"region {point.name} (latitude {point.north:g}, longitude {point.west:g}) is more "
-                f"than one grid step from the nearest cell: {self.extent}."
-            )
-        mask = np.zeros((len(self.latitude), len(self.longitude)), dtype=bool)
-        mask[row, column] = True
-        return mask
-
-
-def _spacing(axis: np.ndarray) -> float:
-    """The usual distance of neighbours; 0.25 degrees, ERA5's own, where there is one cell only."""
-    return float(np.median(np.abs(np.diff(axis)))) if len(axis) > 1 else 0.25
