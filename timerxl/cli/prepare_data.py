@@ -158,8 +158,9 @@ def prepare(arguments: argparse.Namespace) -> int:
 
 
 def _said_of_tables(arguments: argparse.Namespace) -> TableOptions:
-    from timerxl.data.readers import TableOptions, TimeOptions
-    from timerxl.data.tables.table_files import TextOptions
+    from timerxl.data.readers import TableOptions
+    from timerxl.data.tables.text import TextOptions
+    from timerxl.data.tables.times import TimeOptions
 
     of_text = {f.name: getattr(arguments, f.name) for f in fields(TextOptions)}
     return TableOptions(

@@ -27,9 +27,10 @@ from timerxl.data.preprocessing import (
     step_offsets,
     steps_behind,
 )
-from timerxl.data.readers import open_table, read_table, time_columns
+from timerxl.data.readers import open_table, read_table
 from timerxl.data.series import WeatherSeries
 from timerxl.data.synthetic import load_synthetic
+from timerxl.data.tables.times import time_columns
 from timerxl.data.windows import WindowTransform
 from timerxl.untrusted import listed
 

@@ -13,8 +13,9 @@ import pytest
 from front_table import FrontOptions, FrontTable, read_front
 
 from timerxl.config import InputError
-from timerxl.data.readers import TimeOptions
-from timerxl.data.tables.table_files import LAYOUTS, TextOptions
+from timerxl.data.tables.layouts import LAYOUTS
+from timerxl.data.tables.text import TextOptions
+from timerxl.data.tables.times import TimeOptions
 
 CASES = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "cases"
 

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from timerxl.config import InputError
-from timerxl.data.tables.table_files import MISSING_WORDS, without_accents
+from timerxl.data.tables.text import MISSING_WORDS, without_accents
 from timerxl.untrusted import misfit, plain
 
 
@@ -351,6 +351,11 @@ class ColumnRecord:
             }
             for value, count in counts.items()
         ]
+
+    @property
+    def num_masked(self) -> int:
+        """Values that stood for missing."""
+        return sum(code["count"] for code in self.missing)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as it stands in series.json under the column's ``record``."""
