@@ -736,6 +736,19 @@ class Preprocessing:
 
 def content_problem(content: Any) -> str | None:
     """Tell what is wrong with the content of preprocessing.json, as a clause; None if nothing."""
+    if found := series_problem(content):
+        return found
+    try:
+        data = _saved_data(content["data"])
+    except InputError as error:
+        return str(error).rstrip(".")
+    if content["label"]["horizon_hours"] != data.label_horizon_hours:
+        return "label.horizon_hours is not data.label_horizon_hours"
+    return None
+
+
+def series_problem(content: Any) -> str | None:
+    """Tell what is wrong with all but the settings of ``data``, which a run has checked before."""
     if (found := misfit(content, _SHAPE)) is not None:
         return found
     names, scaling, regions = content["feature_names"], content["scaling"], content["regions"]
@@ -758,10 +771,9 @@ def content_problem(content: Any) -> str | None:
         found = ranges_problem(ranges, len(names), content["step_hours"])
         if found is not None:
             return found
-    horizon = content["label"]["horizon_hours"]
     if content["label"].get("threshold_mm") is not None:  # else the label is a ready column
         try:
-            whole_steps(horizon, content["step_hours"])
+            whole_steps(content["label"]["horizon_hours"], content["step_hours"])
         except InputError as error:
             return str(error).rstrip(".")
     split = content["split"]
@@ -775,12 +787,6 @@ def content_problem(content: Any) -> str | None:
                 return f"split.{key} is no ISO time"
         if not np.datetime64(split["validation_from"]) < np.datetime64(split["test_from"]):
             return "split.validation_from is not before split.test_from"
-    try:
-        data = _saved_data(content["data"])
-    except InputError as error:
-        return str(error).rstrip(".")
-    if horizon != data.label_horizon_hours:
-        return "label.horizon_hours is not data.label_horizon_hours"
     return None
 
 

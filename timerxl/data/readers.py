@@ -55,13 +55,14 @@ from timerxl.data.tables.columns import (
     unit_in_name,
     zero_one,
 )
-from timerxl.data.tables.layouts import Layout, read_known_table
 from timerxl.data.tables.parquet import read_parquet
 from timerxl.data.tables.text import (
     MOST_COLUMNS,
     TEXT_SUFFIXES,
+    Layout,
     TextOptions,
     is_text_table,
+    read_known_table,
     read_traces,
 )
 from timerxl.data.tables.times import TimeOptions, Times, find_regions, find_times, time_columns

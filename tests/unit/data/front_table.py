@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from timerxl.data.tables.layouts import Layout, read_known_table
-from timerxl.data.tables.text import TextOptions, read_traces
+from timerxl.data.tables.text import Layout, TextOptions, read_known_table, read_traces
 from timerxl.data.tables.times import TimeOptions, find_regions, find_times, time_columns
 
 

@@ -13,8 +13,7 @@ import pytest
 from front_table import FrontOptions, FrontTable, read_front
 
 from timerxl.config import InputError
-from timerxl.data.tables.layouts import LAYOUTS
-from timerxl.data.tables.text import TextOptions
+from timerxl.data.tables.text import TextOptions, known_layouts
 from timerxl.data.tables.times import TimeOptions
 
 CASES = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "cases"
@@ -575,11 +574,11 @@ def test_an_own_table_is_no_known_layout(tmp_path: Path) -> None:
 
 
 def test_every_layout_names_its_document_and_can_be_told_from_the_others() -> None:
-    for layout in LAYOUTS:
+    for layout in known_layouts():
         assert layout.document
         assert layout.columns or layout.row
         assert layout.rain
-    signs = [(layout.columns, layout.row, layout.above) for layout in LAYOUTS]
+    signs = [(layout.columns, layout.row, layout.above) for layout in known_layouts()]
     assert len(set(signs)) == len(signs)
 
 

@@ -12,8 +12,7 @@ import pandas as pd
 import pytest
 
 from timerxl.config import InputError
-from timerxl.data.tables.layouts import Layout
-from timerxl.data.tables.text import read_text_table
+from timerxl.data.tables.text import Layout, read_text_table
 from timerxl.data.tables.times import (
     TimeOptions,
     Times,

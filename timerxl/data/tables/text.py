@@ -1,8 +1,9 @@
-"""Text tables of any dialect to frames: encoding, separator, decimal sign, names, units, rows.
+"""Text tables of any dialect to frames: encoding, separator, names, units, rows, known layouts.
 
 A plain table (UTF-8, commas, names in line 1) comes out as ``pandas.read_csv`` reads it. Anything
 else is found by what its lines look like. What can't be decided is an InputError that names the
-option which decides it.
+option which decides it. A layout is recognised by its columns (or by the text above them) and says
+what the file itself does not: time zone, stamps, units, codes for missing, flags.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ import unicodedata
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from timerxl.config import InputError
 from timerxl.untrusted import check_members, check_memory, check_packing, is_file, reason
@@ -840,3 +845,146 @@ def _metadata(above: list[str], separator: str) -> tuple[dict[str, str], list[di
         if match and match[2].strip('" '):
             found.setdefault(match[1].strip('" '), match[2].strip('" '))
     return found, []
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a source's files mean; empty or None is what the layout does not know.
+
+    Names are compared without case and accents. ``columns`` must all be there, and ``above`` stand
+    in the lines above the names. A file without names is known by ``row``, a regular expression
+    for its first row (joined by commas), and gets ``names``. ``whole`` columns hold whole numbers.
+
+    ``times`` are joined by a space and read as ``time_format`` (strftime or ``unix``); ``timezone``
+    is an IANA name or an offset. ``stamps`` says whether a stamp is the ``start`` or the ``end`` of
+    its period, ``hours`` how long after a ``start`` the last value of the row is known (None: one
+    step). ``rain`` lists columns, the first that is there counts. ``units`` and ``missing`` go by
+    column, ``*`` is all. ``not_weather`` is a regular expression of names of flags and the like,
+    ``labels`` of columns that tell the future. ``asks`` are the options which the file can't
+    answer; ``suffixes`` are letters after numbers. ``resolve`` and ``decode`` are functions of
+    :mod:`timerxl.data.tables.sources`: the first completes the layout by what the file says, the
+    second makes columns of numbers.
+    """
+
+    name: str
+    document: str
+    columns: tuple[str, ...] = ()
+    above: str = ""
+    row: str = ""
+    names: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
+    times: tuple[str, ...] = ()
+    time_format: str | None = None
+    timezone: str | None = None
+    stamps: str | None = None
+    hours: float | None = None
+    regions: tuple[str, ...] = ()
+    rain: tuple[str, ...] = ()
+    units: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    not_weather: str = ""
+    labels: str = ""
+    asks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    suffixes: str = ""
+    resolve: str = ""
+    decode: str = ""
+
+    def unit_of(self, column: str) -> str | None:
+        """Return the unit that the source gives a column."""
+        plain = plain_name(column)
+        return next((u for name, u in self.units.items() if plain_name(name) == plain), None)
+
+    def missing_of(self, column: str) -> tuple[float, ...]:
+        """Return the numbers that stand for missing in a column."""
+        plain = plain_name(column)
+        own = next((c for name, c in self.missing.items() if plain_name(name) == plain), None)
+        return own if own is not None else self.missing.get("*", ())
+
+    def is_weather(self, column: str) -> bool:
+        """Tell whether a column is weather: no flag, place, name or label."""
+        return not (
+            self.not_weather and re.fullmatch(self.not_weather, column.strip(), re.IGNORECASE)
+        )
+
+    def is_label(self, column: str) -> bool:
+        """Tell whether a column tells the future."""
+        return bool(self.labels and re.fullmatch(self.labels, column.strip(), re.IGNORECASE))
+
+    def rain_column(self, columns: Sequence[str]) -> str | None:
+        """Return the column of rain among ``columns``, with or without a unit in brackets."""
+        bare = {re.sub(r"_*\(.*$", "", plain_name(name)): name for name in reversed(columns)}
+        full = {plain_name(name): name for name in columns}
+        for name in map(plain_name, self.rain):
+            if name in full or name in bare:
+                return full.get(name) or bare[name]
+        return None
+
+
+@cache
+def known_layouts() -> tuple[Layout, ...]:
+    """Read the layouts of known sources, in the order in which they are tried."""
+    text = Path(__file__).with_name("layouts.yaml").read_text(encoding="utf-8")
+    found = []
+    for content in yaml.safe_load(text):
+        units = {name: unit for unit, names in content.get("units", {}).items() for name in names}
+        codes = content.get("missing", {}).items()
+        missing = {name: (code,) for code, names in codes for name in names}
+        content = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        found.append(Layout(**content | {"units": units, "missing": missing}))
+    return tuple(found)
+
+
+def find_layout(table: TextTable) -> Layout | None:
+    """Find the known layout of a table, with what its lines above say; None for any other."""
+    present = {plain_name(str(name)) for name in table.frame.columns}
+    above = "\n".join(table.header_text)
+    row = ",".join("" if pd.isna(v) else str(v) for v in table.frame.iloc[0])
+    for layout in known_layouts():
+        if layout.row:
+            fits = table.header_line == 0 and re.fullmatch(layout.row, row) is not None
+        else:
+            fits = {plain_name(name) for name in layout.columns} <= present
+        if not fits or layout.above not in above:
+            continue
+        whole = [table.frame[name] for name in layout.whole if name in table.frame]
+        if all(pd.api.types.is_numeric_dtype(one) and not (one % 1).any() for one in whole):
+            return _source(layout.resolve)(table, layout) if layout.resolve else layout
+    return None
+
+
+def _source(function: str) -> Any:
+    return getattr(import_module("timerxl.data.tables.sources"), function)
+
+
+def read_known_table(
+    path: Path, options: TextOptions | None = None, text_columns: Sequence[str] | None = None
+) -> tuple[TextTable, Layout | None]:
+    """Read a text table, recognise its layout and decode it.
+
+    Raises InputError as :func:`read_text_table` does, and for a table without column names that
+    is of no known layout.
+    """
+    options = options or TextOptions()
+    layout: Layout | None
+    if path.name.lower().removesuffix(".gz").endswith(".dly"):
+        text, _, notes = decode_text(path, options.encoding)
+        table: TextTable = _source("dly")(path, text)
+        layout = next(one for one in known_layouts() if one.decode == "ghcn_long")
+    else:
+        table, notes = read_text_table(path, options, text_columns), []
+        layout = find_layout(table)
+    if layout is None:
+        if table.header_line == 0 and options.header_line is None:
+            raise InputError(
+                f"{path}: line {table.first_line} holds values and no line above it column names; "
+                "add a line of names, or say --header-line (0 for column_1, column_2, ...)."
+            )
+        return table, None
+    if layout.names:
+        table.frame = table.frame.set_axis(layout.names[: table.frame.shape[1]], axis=1)
+        table.not_numbers = {}
+    if layout.decode:
+        table = _source(layout.decode)(table)
+    table.notes += [*notes, f"the layout of {layout.name} is recognised.", *layout.notes]
+    return table, layout

@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 
 from timerxl.config import InputError
-from timerxl.data.tables.layouts import Layout
-from timerxl.data.tables.text import REGION_NAMES, plain_name
+from timerxl.data.tables.text import REGION_NAMES, Layout, plain_name
 
 # Names of columns of times, the likeliest first.
 _TIME_NAMES = tuple(
