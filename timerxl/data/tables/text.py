@@ -921,12 +921,16 @@ class Layout:
         return None
 
 
+def load_yaml(name: str) -> Any:
+    """Load a table of this package's own knowledge, which lies beside this file."""
+    return yaml.safe_load(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+
+
 @cache
 def known_layouts() -> tuple[Layout, ...]:
     """Read the layouts of known sources, in the order in which they are tried."""
-    text = Path(__file__).with_name("layouts.yaml").read_text(encoding="utf-8")
     found = []
-    for content in yaml.safe_load(text):
+    for content in load_yaml("layouts.yaml"):
         units = {name: unit for unit, names in content.get("units", {}).items() for name in names}
         codes = content.get("missing", {}).items()
         missing = {name: (code,) for code, names in codes for name in names}
