@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from math import isfinite
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from timerxl.config import InputError
-from timerxl.data.tables.text import MISSING_WORDS, load_yaml, without_accents
+from timerxl.data.tables.text import MISSING_WORDS, MOST_COLUMNS, load_yaml, without_accents
 from timerxl.untrusted import misfit, plain
 
 
@@ -76,6 +77,7 @@ def words_of(name: str) -> str:
     return " ".join(re.sub(r"[^A-Za-z0-9.]+", " ", text).lower().split())
 
 
+@lru_cache(MOST_COLUMNS)
 def quantity_of(name: str, unit: str | None = None) -> Quantity | None:
     """Tell what a column measures by its name; None where the name says nothing that is known.
 
@@ -265,16 +267,10 @@ class ColumnRecord:
 
     def masked(self, counts: dict[float, int], known_by: KnownBy, evidence: str = "") -> None:
         """Note codes that were masked, with how often each stood there."""
-        self.missing += [
-            # JSON has no infinity.
-            {
-                "value": value if isfinite(value) else str(value),
-                "count": count,
-                "known_by": known_by,
-                "evidence": evidence,
-            }
-            for value, count in counts.items()
-        ]
+        how = {"known_by": known_by, "evidence": evidence}
+        for value, count in counts.items():
+            said = value if isfinite(value) else str(value)  # JSON has no infinity
+            self.missing.append({"value": said, "count": count, **how})
 
     @property
     def num_masked(self) -> int:
@@ -368,7 +364,7 @@ class KnownRow:
     unit: str
     time: str
     known_by: str
-    masked: dict[float, int]
+    masked: Counter[float]
 
     @property
     def names(self) -> str:
@@ -392,31 +388,20 @@ def known_rows(known: Iterable[dict[str, Any]], most: int) -> tuple[list[KnownRo
     """
     rows = []
     for record in known:
-        masked: dict[float, int] = {}
+        masked = Counter[float]()
         for code in record.get("missing") or []:
-            masked[code["value"]] = masked.get(code["value"], 0) + code["count"]
+            masked[code["value"]] += code["count"]
         quantity = str((record.get("quantity") or {}).get("value") or UNKNOWN)
-        rows.append(
-            KnownRow(
-                [str(record["column"])],
-                quantity,
-                unit_words(record),
-                time_words(record),
-                known_by_words(record),
-                masked,
-            )
-        )
+        words = unit_words(record), time_words(record), known_by_words(record)
+        rows.append(KnownRow([str(record["column"])], quantity, *words, masked))
     if len(rows) <= most:
         return rows, 0
     groups: dict[tuple[Any, ...], KnownRow] = {}
     for row in rows:
         key = (row.quantity, row.unit, row.time, row.known_by, tuple(sorted(row.masked)))
-        if key not in groups:
-            groups[key] = row
-            continue
-        groups[key].columns += row.columns
-        for value, count in row.masked.items():
-            groups[key].masked[value] += count
+        if (group := groups.setdefault(key, row)) is not row:
+            group.columns += row.columns
+            group.masked.update(row.masked)
     largest = sorted(groups.values(), key=lambda row: -len(row.columns))  # stable
     shown = [row for row in groups.values() if row in largest[:most]]
     return shown, len(rows) - sum(len(row.columns) for row in shown)

@@ -18,7 +18,7 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -554,6 +554,7 @@ def _unique_names(names: list[str], notes: list[str]) -> list[str]:
     return unique
 
 
+@lru_cache(MOST_COLUMNS)
 def plain_name(name: str) -> str:
     """Return a column's name in lower case, without accents, spaces as underscores."""
     return re.sub(r"[\s\-]+", "_", without_accents(name).strip().lower())
