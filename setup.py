@@ -16,5 +16,5 @@ setup(
     packages=[*find_packages(include=["timerxl", "timerxl.*"]), *SHIPPED],
     package_dir=SHIPPED,
     package_data={name: ["*.yaml", "*.json"] for name in SHIPPED}
-    | {"": ["py.typed", "templates/*"]},
+    | {"": ["py.typed", "templates/*", "layouts.yaml", "quantities.yaml"]},
 )

@@ -141,8 +141,9 @@ def _taken(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
 
 
 def _said_of_tables(arguments: argparse.Namespace) -> TableOptions:
-    from timerxl.data.readers import TableOptions, TimeOptions
-    from timerxl.data.tables.table_files import TextOptions
+    from timerxl.data.readers import TableOptions
+    from timerxl.data.tables.text import TextOptions
+    from timerxl.data.tables.times import TimeOptions
 
     columns = tuple(arguments.timestamp_column or ())
     return TableOptions(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from timerxl.config import InputError
-from timerxl.data.tables.table_files import without_accents
+from timerxl.data.tables.text import without_accents
 from timerxl.files import whole_file
 
 SUFFIXES = (".parquet", ".csv", ".nc")

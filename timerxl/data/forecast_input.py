@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,10 @@ from timerxl.data.preprocessing import (
     step_offsets,
     steps_behind,
 )
-from timerxl.data.readers import open_table, read_table, time_columns
+from timerxl.data.readers import open_table, read_table
 from timerxl.data.series import WeatherSeries
 from timerxl.data.synthetic import load_synthetic
+from timerxl.data.tables.times import time_columns
 from timerxl.data.windows import WindowTransform
 from timerxl.untrusted import listed
 
@@ -43,6 +45,7 @@ _YEAR_DAYS = 300.0
 # How many times smaller or larger than in any block of training a size must be: drizzle of a dry
 # season is ten times smaller than rain, and a short training may not have seen that season.
 _SIZE_MARGIN, _SIZE_MARGIN_SHORT = 10.0, 30.0
+_SHOWN = 30  # names of columns
 # Values this far beyond a region's range, in shares of its width, and so many of them, are noted.
 _MARGIN, _ODD_SHARE = 0.1, 0.05
 _MOST_REGIONS = 1_000
@@ -56,9 +59,17 @@ _FACTORS = {
 }
 
 
+_REDUCTIONS: dict[str, Callable[[list[float]], Any]] = {
+    **dict.fromkeys(("min", "q01", "size_low"), min),
+    **dict.fromkeys(("max", "q99", "std", "size_high"), max),
+    "mean": np.mean,
+    "size": np.median,
+}
+
+
 @dataclass(frozen=True)
-class _Seen:
-    """The numbers of one feature in one region: of the table, or of training."""
+class _Numbers:
+    """One feature in one region, of the table or of training (STATISTICS of preprocessing)."""
 
     min: float
     max: float
@@ -70,16 +81,82 @@ class _Seen:
     size: float | None
     size_high: float | None
 
-    @property
-    def width(self) -> float:
-        return self.q99 - self.q01
+    @classmethod
+    def of(cls, parts: list[dict[str, Any]], column: int) -> _Numbers | None:
+        """Sum up one feature over several regions (means and deviations roughly)."""
+        parts = [part for part in parts if part["mean"][column] is not None]
+        numbers: dict[str, Any] = {}
+        for key, reduce in _REDUCTIONS.items():
+            known = [part[key][column] for part in parts if part[key][column] is not None]
+            numbers[key] = float(reduce(known)) if known else None
+        return cls(**numbers) if parts else None
 
-    @property
-    def text(self) -> str:
+    def within(self, low: float, high: float) -> bool:
+        return low < self.q01 and self.q99 < high
+
+    def __str__(self) -> str:
         return f"{self.min:.5g} to {self.max:.5g} (mean {self.mean:.5g})"
 
 
-_Pair = tuple[_Seen, _Seen]  # of the table, of training
+@dataclass(frozen=True)
+class _Pair:
+    """A feature in a region of the table, in training, and the share of it beyond training."""
+
+    found: _Numbers
+    trained: _Numbers
+    outside: float
+
+    def other_unit(self) -> str | None:
+        """Name the unit that no weather could tell apart otherwise, None for any other."""
+        found, trained = self.found, self.trained
+
+        def is_near(mean: float) -> bool:
+            reach = trained.q99 - trained.q01 + 10.0
+            return trained.q01 - reach < mean < trained.q99 + reach
+
+        is_celsius = found.within(*_CELSIUS) and trained.within(*_KELVIN)
+        if is_celsius and is_near(found.mean + _ZERO_CELSIUS):
+            return "degrees Celsius where the model reads kelvin"
+        is_kelvin = found.within(*_KELVIN) and trained.within(*_CELSIUS)
+        if is_kelvin and is_near(found.mean - _ZERO_CELSIUS):
+            return "kelvin where the model reads degrees Celsius"
+        # A factor of what stays well away from zero: hectopascal for pascal and the like.
+        is_level = all(0 < one.q01 <= one.q99 < 10 * one.q01 for one in (found, trained))
+        if not is_level or max(found.max, trained.max) <= _SMALL:
+            return None
+        low, high = trained.q01 / 1.5, trained.q99 * 1.5
+        return next((t for f, t in _FACTORS.items() if low < found.mean * f < high), None)
+
+    def size_factor(self, margin: float) -> float | None:
+        """Return the factor that brings the typical size of values that are not 0 to training's.
+
+        None where the size as found is less than ``margin`` times off all that training had in a
+        block.
+        """
+        found, trained = self.found, self.trained
+        low, high = trained.size_low, trained.size_high
+        if found.size is None or trained.size is None or low is None or high is None:
+            return None
+        fits = []
+        for factor in _FACTORS:
+            if factor in (100.0, 0.01):  # one of the two is a share, the other percents
+                share, percents = (found, trained) if factor > 1 else (trained, found)
+                is_positive = min(share.min, percents.min) >= 0
+                if not is_positive or not share.max <= 1.05 < percents.max <= 105:
+                    continue
+            size = found.size * factor
+            off = low / found.size if factor > 1 else found.size / high
+            if off > margin and low / 3 <= size <= high * 3:
+                fits.append((abs(math.log(size / trained.size)), factor))
+        return min(fits)[1] if fits else None
+
+    def is_far(self) -> bool:
+        found, trained = self.found, self.trained
+        if max(map(abs, (found.min, found.max, trained.min, trained.max))) <= _SMALL:
+            return False
+        beyond = max(trained.min - found.mean, found.mean - trained.max)
+        far = abs(found.mean - trained.mean) > _FAR_DEVIATIONS * trained.std
+        return far and beyond > max(trained.max - trained.min, 0.1 * abs(trained.mean))
 
 
 def check_units(series: WeatherSeries, saved: dict[str, Any], block_steps: int) -> list[str]:
@@ -89,196 +166,100 @@ def check_units(series: WeatherSeries, saved: dict[str, Any], block_steps: int) 
     names the feature, its range in the table and in training, and the likely unit.
     """
     pairs: dict[str, dict[str, _Pair]] = {name: {} for name in series.feature_names}
-    outside: dict[str, dict[str, float]] = {name: {} for name in series.feature_names}
-    by_region = saved["by_region"]
-    anywhere = [_seen(list(by_region.values()), k) for k in range(len(series.feature_names))]
+    by_region, days = saved["by_region"], saved["days"]
+    anywhere = [_Numbers.of(list(by_region.values()), k) for k in range(len(pairs))]
     starts = np.searchsorted(series.region_index, np.arange(1, len(series.regions)))
     parts = np.split(series.values, starts)
     sample = even_sample(len(parts), _MOST_REGIONS)
     for place in sample:
         region, values = series.regions[place], parts[place]
-        found = describe(values, block_steps, LEAST_NONZERO_JUDGED)
-        trained = by_region.get(region)
-        for column, name in enumerate(series.feature_names):
-            one = _seen([found], column)
-            other = anywhere[column] if trained is None else _seen([trained], column)
-            if one is not None and other is not None:
-                pairs[name][region] = one, other
-                outside[name][region] = _share_outside(values[:, column], other)
-    refused = {name: _refusal(of_name, saved["days"]) for name, of_name in pairs.items()}
+        described = describe(values, block_steps, LEAST_NONZERO_JUDGED)
+        known = by_region.get(region)
+        for column, name in enumerate(pairs):
+            found = _Numbers.of([described], column)
+            trained = anywhere[column] if known is None else _Numbers.of([known], column)
+            if found is not None and trained is not None:
+                outside = _share_outside(values[:, column], trained)
+                pairs[name][region] = _Pair(found, trained, outside)
+    margin = _SIZE_MARGIN if days >= _YEAR_DAYS else _SIZE_MARGIN_SHORT
+    factors = {name: _size_factors(regions, margin) for name, regions in pairs.items()}
+    refused = {name: _refusal(pairs[name], factors[name], days) for name in pairs}
     if wrong := {name: why for name, why in refused.items() if why}:
         first, *others = wrong
         also = f" The same goes for {', '.join(others)}." if others else ""
         if first == series.precipitation_feature:
             also += " Its numbers here are mm, as the model reads the column."
         raise InputError(f"column {first} {wrong[first]}{also}")
-    notes = _scale_notes(pairs, saved["days"]) + _odd_notes(pairs, outside)
+    notes = []
+    for name, of in factors.items():  # in a part of the regions alone
+        if of:
+            region, factor = next(iter(of.items()))
+            pair = pairs[name][region]
+            notes.append(
+                f"{name} in {listed(list(of), 30)} may be in {_FACTORS[factor]}: "
+                f"{pair.found} in {region}, training had {pair.trained}."
+            )
+    notes += _odd_notes(pairs)
     if len(sample) < len(parts):
         notes.append(f"units were checked in {len(sample):,} of {len(parts):,} regions.")
     return notes
 
 
-def _seen(parts: list[dict[str, Any]], column: int) -> _Seen | None:
-    """One feature over one region, or over several at once (means and deviations roughly)."""
-    parts = [
-        {key: numbers[column] for key, numbers in part.items()}
-        for part in parts
-        if part["mean"][column] is not None
-    ]
-    if not parts:
-        return None
-    sizes = [part for part in parts if part["size_low"] is not None]
-    return _Seen(
-        min=min(part["min"] for part in parts),
-        max=max(part["max"] for part in parts),
-        mean=float(np.mean([part["mean"] for part in parts])),
-        std=max(part["std"] for part in parts),
-        q01=min(part["q01"] for part in parts),
-        q99=max(part["q99"] for part in parts),
-        size_low=min((part["size_low"] for part in sizes), default=None),
-        size=float(np.median([part["size"] for part in sizes])) if sizes else None,
-        size_high=max((part["size_high"] for part in sizes), default=None),
-    )
-
-
-def _refusal(regions: dict[str, _Pair], days: float) -> str | None:
-    """Why the unit of a feature can't be that of training, as a clause; None where it can."""
-    for region, (found, trained) in regions.items():
-        if unit := _other_temperature(found, trained) or _other_level(found, trained):
-            return _clause(region, found, trained, f"that looks like {unit}. Convert it.")
-    factors = _size_factors(regions, days)
-    judged = sum(found.size is not None for found, _ in regions.values())
-    if len(set(factors.values())) == 1 and 2 * len(factors) >= judged:
-        region, factor = next(iter(factors.items()))
-        return _clause(region, *regions[region], f"that looks like {_FACTORS[factor]}. Convert it.")
-    if days >= _YEAR_DAYS and regions and all(_is_far(*pair) for pair in regions.values()):
-        region, pair = next(iter(regions.items()))
-        why = f"more than {_FAR_DEVIATIONS:g} deviations off. Check its unit, or whether"
-        return _clause(region, *pair, f"{why} it is another column.")
-    return None
-
-
-def _clause(region: str, found: _Seen, trained: _Seen, rest: str) -> str:
-    return f"in region {region} has {found.text}, the model was trained on {trained.text}: {rest}"
-
-
-def _other_temperature(found: _Seen, trained: _Seen) -> str | None:
-    """Kelvin for degrees Celsius, or the other way round: no weather does that."""
-
-    def within(seen: _Seen, bounds: tuple[float, float]) -> bool:
-        return bounds[0] < seen.q01 and seen.q99 < bounds[1]
-
-    def near(mean: float) -> bool:
-        reach = trained.width + 10.0
-        return trained.q01 - reach < mean < trained.q99 + reach
-
-    if within(found, _CELSIUS) and within(trained, _KELVIN) and near(found.mean + _ZERO_CELSIUS):
-        return "degrees Celsius where the model reads kelvin"
-    if within(found, _KELVIN) and within(trained, _CELSIUS) and near(found.mean - _ZERO_CELSIUS):
-        return "kelvin where the model reads degrees Celsius"
-    return None
-
-
-def _other_level(found: _Seen, trained: _Seen) -> str | None:
-    """Hectopascal for pascal and the like: a factor of what stays well away from zero."""
-    if not all(0 < seen.q01 <= seen.q99 < 10 * seen.q01 for seen in (found, trained)):
-        return None
-    if max(found.max, trained.max) <= _SMALL:
-        return None
-    low, high = trained.q01 / 1.5, trained.q99 * 1.5
-    for factor, text in _FACTORS.items():
-        if low < found.mean * factor < high:
-            return text
-    return None
-
-
-def _size_factors(regions: dict[str, _Pair], days: float) -> dict[str, float]:
-    """By what a feature would have to be multiplied, in the regions where it is of another size."""
-    margin = _SIZE_MARGIN if days >= _YEAR_DAYS else _SIZE_MARGIN_SHORT
-    factors = {region: _size_factor(*pair, margin) for region, pair in regions.items()}
+def _size_factors(regions: dict[str, _Pair], margin: float) -> dict[str, float]:
+    """Return the factor of each region in which a feature is of another size."""
+    factors = {region: pair.size_factor(margin) for region, pair in regions.items()}
     return {region: factor for region, factor in factors.items() if factor is not None}
 
 
-def _size_factor(found: _Seen, trained: _Seen, margin: float) -> float | None:
-    """The factor that brings the typical size of values that are not 0 to training's.
+def _refusal(regions: dict[str, _Pair], factors: dict[str, float], days: float) -> str | None:
+    """Tell why the unit of a feature can't be that of training, as a clause; None where it can."""
 
-    None where the size as found is less than ``margin`` times off all that training had in a block.
-    """
-    low, high = trained.size_low, trained.size_high
-    if found.size is None or trained.size is None or low is None or high is None:
-        return None
-    fits = []
-    for factor in _FACTORS:
-        if factor in (100.0, 0.01) and not _is_percent(found, trained, factor):
-            continue
-        size = found.size * factor
-        off = low / found.size if factor > 1 else found.size / high
-        if off > margin and low / 3 <= size <= high * 3:
-            fits.append((abs(math.log(size / trained.size)), factor))
-    return min(fits)[1] if fits else None
+    def clause(region: str, rest: str) -> str:
+        pair = regions[region]
+        seen = f"has {pair.found}, the model was trained on {pair.trained}"
+        return f"in region {region} {seen}: {rest}"
 
-
-def _is_percent(found: _Seen, trained: _Seen, factor: float) -> bool:
-    """One of the two a share (0 to 1), the other percents."""
-    share, percents = (found, trained) if factor > 1 else (trained, found)
-    return min(share.min, percents.min) >= 0 and share.max <= 1.05 < percents.max <= 105
+    for region, pair in regions.items():
+        if unit := pair.other_unit():
+            return clause(region, f"that looks like {unit}. Convert it.")
+    judged = sum(pair.found.size is not None for pair in regions.values())
+    if len(set(factors.values())) == 1 and 2 * len(factors) >= judged:
+        region, factor = next(iter(factors.items()))
+        return clause(region, f"that looks like {_FACTORS[factor]}. Convert it.")
+    if days >= _YEAR_DAYS and regions and all(pair.is_far() for pair in regions.values()):
+        why = f"more than {_FAR_DEVIATIONS:g} deviations off. Check its unit, or whether"
+        return clause(next(iter(regions)), f"{why} it is another column.")
+    return None
 
 
-def _is_far(found: _Seen, trained: _Seen) -> bool:
-    if max(abs(found.min), abs(found.max), abs(trained.min), abs(trained.max)) <= _SMALL:
-        return False
-    outside = max(trained.min - found.mean, found.mean - trained.max)
-    far = abs(found.mean - trained.mean) > _FAR_DEVIATIONS * trained.std
-    return far and outside > max(trained.max - trained.min, 0.1 * abs(trained.mean))
-
-
-def _share_outside(values: np.ndarray, trained: _Seen) -> float:
-    """Share of the values (missing ones left out) that training's range doesn't hold."""
+def _share_outside(values: np.ndarray, trained: _Numbers) -> float:
+    """Return the share of the values (missing ones left out) that training's range lacks."""
     margin = _MARGIN * (trained.max - trained.min) + 1e-5 * abs(trained.mean)
     present = values[~np.isnan(values)]
     outside = (present < trained.min - margin) | (present > trained.max + margin)
     return float(outside.mean())
 
 
-def _scale_notes(pairs: dict[str, dict[str, _Pair]], days: float) -> list[str]:
-    """Where a part of the regions alone looks like another unit."""
-    notes = []
-    for name, regions in pairs.items():
-        if factors := _size_factors(regions, days):
-            region, factor = next(iter(factors.items()))
-            found, trained = regions[region]
-            notes.append(
-                f"{name} in {listed(list(factors), 30)} may be in {_FACTORS[factor]}: "
-                f"{found.text} in {region}, training had {trained.text}."
-            )
-    return notes
-
-
-def _odd_notes(
-    pairs: dict[str, dict[str, _Pair]], outside: dict[str, dict[str, float]]
-) -> list[str]:
-    """Features that lie beyond training in good part (``outside``: shares), the worst first."""
+def _odd_notes(pairs: dict[str, dict[str, _Pair]]) -> list[str]:
+    """Name features that lie beyond training in good part, the worst first."""
     found = []
-    for name, shares in outside.items():
-        odd = {region: share for region, share in shares.items() if share > _ODD_SHARE}
+    for name, regions in pairs.items():
+        odd = [region for region, pair in regions.items() if pair.outside > _ODD_SHARE]
         if odd:
-            found.append((max(odd.values()), name, odd))
-    found.sort(key=lambda item: -item[0])
+            worst = max(odd, key=lambda region: regions[region].outside)
+            found.append((name, worst, len(odd) - 1))
+    found.sort(key=lambda one: -pairs[one[0]][one[1]].outside)
     notes = []
-    for share, name, odd in found[:_MOST_NOTED]:
-        region = max(odd, key=lambda one: odd[one])
-        here, trained = pairs[name][region]
-        more = f" (and {len(odd) - 1} more regions)" if len(odd) > 1 else ""
+    for name, region, others in found[:_MOST_NOTED]:
+        pair = pairs[name][region]
+        more = f" (and {others} more regions)" if others else ""
         notes.append(
-            f"{share:.0%} of {name} in {region}{more} lie beyond training: {here.text}, training "
-            f"had {trained.text}."
+            f"{pair.outside:.0%} of {name} in {region}{more} lie beyond training: {pair.found}, "
+            f"training had {pair.trained}."
         )
-    if rest := [name for _, name, _ in found[_MOST_NOTED:]]:
+    if rest := [name for name, *_ in found[_MOST_NOTED:]]:
         notes.append(f"partly beyond training are also: {', '.join(rest)}.")
     return notes
-
-
-_SHOWN = 30
 
 
 def read_forecast_table(
@@ -296,20 +277,20 @@ def read_forecast_table(
     except InputError as error:
         if problem := _problem(config, table, context_length):
             raise InputError(problem) from error
-        raise InputError(_in_the_words_of_a_table(str(error), config)) from error
-
-
-def _in_the_words_of_a_table(text: str, config: DataConfig) -> str:
-    """The reader's error without keys of a recipe: nothing can be set or left out any more."""
-    unit = config.precipitation_unit
-    text = text.removeprefix("data.path ").replace("leave it out or fix it", "the model needs it")
-    text = re.sub(r"data.precipitation_unit says \w+; set \S+=\w+", f"the model reads {unit}", text)
-    text = re.sub(r"the unit is another, or .*", f"the model reads it in {unit}, correct it.", text)
-    return re.sub(r"Say data.missing_values=.*", "Leave missing values empty.", text)
+        text, unit = str(error).removeprefix("data.path "), config.precipitation_unit
+        # No key of a recipe can be set, and nothing be left out any more.
+        for pattern, words in (
+            ("leave it out or fix it", "the model needs it"),
+            (r"data.precipitation_unit says \w+; set \S+=\w+", f"the model reads {unit}"),
+            ("the unit is another, or .*", f"the model reads it in {unit}, correct it."),
+            ("Say data.missing_values=.*", "Leave missing values empty."),
+        ):
+            text = re.sub(pattern, words, text)
+        raise InputError(text) from error
 
 
 def _problem(config: DataConfig, table: pd.DataFrame | None, context_length: int) -> str | None:
-    """What the table lacks, as a sentence; None where its columns and rows are there."""
+    """Tell what the table lacks, as a sentence; None where its columns and rows are there."""
     name = "the table" if table is not None else str(config.path)
     try:
         frame = table if table is not None else open_table(Path(name)).frame
@@ -319,10 +300,9 @@ def _problem(config: DataConfig, table: pd.DataFrame | None, context_length: int
         frame = frame.reset_index()
     features = list(config.features or [])
     named = {config.timestamp_column: "times", config.region_column: "names of regions"}
-    wanted = [*named, *features]
     present = list(map(str, frame.columns))
     turned = {f"{column}_{part}" for column in present for part in ("sin", "cos")}
-    missing = [column for column in wanted if column not in present and column not in turned]
+    missing = [one for one in (*named, *features) if one not in present and one not in turned]
     if set(missing) & set(named):
         try:  # times and regions may be told by other columns, as the reader finds them
             times = time_columns(frame)
@@ -331,20 +311,20 @@ def _problem(config: DataConfig, table: pd.DataFrame | None, context_length: int
             is_told = False
         missing = [column for column in missing if not (column in named and is_told)]
     if missing:
-        listed = ", ".join(f"{one} ({named[one]})" if one in named else one for one in missing)
+        lacks = ", ".join(f"{one} ({named[one]})" if one in named else one for one in missing)
         more = " ..." if len(present) > _SHOWN else ""
         return (
-            f"{name} lacks {len(missing)} of the {len(wanted)} columns that the model reads: "
-            f"{listed}. It has: {', '.join(present[:_SHOWN])}{more}. Add or rename columns."
+            f"{name} lacks {len(missing)} of the {len(named) + len(features)} columns that the "
+            f"model reads: {lacks}. It has: {', '.join(present[:_SHOWN])}{more}. Add or rename "
+            "columns."
         )
     if not frame.columns.is_unique or frame.empty:
         return None
     own = [one for one in features if one in present]
-    text = [one for one in own if not pd.api.types.is_numeric_dtype(frame[one])]
-    if text:
-        listed = ", ".join(f"{one} ({frame[one].dtype})" for one in text)
-        return f"{name} has columns that are not numeric: {listed}. The model reads numbers there."
-    if not {config.region_column, config.timestamp_column} <= set(present):
+    if text := [one for one in own if not pd.api.types.is_numeric_dtype(frame[one])]:
+        shown = ", ".join(f"{one} ({frame[one].dtype})" for one in text)
+        return f"{name} has columns that are not numeric: {shown}. The model reads numbers there."
+    if not set(named) <= set(present):
         return None
     region, time = frame[config.region_column], frame[config.timestamp_column]
     if len(frame) == region.nunique() and context_length > 1:

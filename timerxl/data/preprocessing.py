@@ -49,34 +49,39 @@ def whole_steps(horizon_hours: float, step_hours: float) -> int:
     return horizon // step
 
 
-def _rain_sums(series: WeatherSeries) -> tuple[np.ndarray, np.ndarray]:
-    """Cumulative rain (integer units) and count of missing values before each row, [R + 1]."""
+def _reaches(
+    series: WeatherSeries, threshold_mm: float, first: np.ndarray, end: np.ndarray
+) -> np.ndarray:
+    """[R] 1 where the rain of rows ``first`` to ``end`` (not included) reaches the threshold, else
+    0; NaN where a row is not measured.
+
+    Exact: precipitation is rounded to 1e-6 mm and summed as integers.
+    """
     if series.precipitation_mm is None:
         raise InputError(
             "the series holds no precipitation to make labels from; give "
             "data.precipitation_column, or data.label_column for a ready label."
         )
-    missing = np.isnan(series.precipitation_mm)
-    units = np.rint(np.where(missing, 0.0, series.precipitation_mm) * UNITS_PER_MM)
+    is_missing = np.isnan(series.precipitation_mm)
+    units = np.rint(np.where(is_missing, 0.0, series.precipitation_mm) * UNITS_PER_MM)
     rain = np.concatenate([[0], np.cumsum(units.astype(np.int64))])
-    return rain, np.concatenate([[0], np.cumsum(missing)])
+    missing = np.concatenate([[0], np.cumsum(is_missing)])
+    wet = rain[end] - rain[first] >= round(threshold_mm * UNITS_PER_MM)
+    return np.where(missing[end] == missing[first], wet.astype(np.float64), np.nan)
 
 
 def rain_before(series: WeatherSeries, horizon_hours: float, threshold_mm: float) -> np.ndarray:
     """Return [R] float64: 1 where the rain in (t - h, t] reaches ``threshold_mm``, else 0.
 
     NaN unless all steps of (t - h, t] are rows of the same region without a gap, each measured.
-    Exact: precipitation is rounded to 1e-6 mm and summed as integers. Raises InputError where the
-    horizon is no multiple of the step or the series holds no precipitation.
+    Raises InputError where the horizon is no multiple of the step or the series holds no
+    precipitation.
     """
     steps = whole_steps(horizon_hours, series.step_hours)
-    rain, missing = _rain_sums(series)
     rows = np.arange(len(series.region_index))
-    complete = rows - series.segment_first_rows() >= steps - 1
-    first = np.where(complete, rows - steps + 1, rows)
-    measured = complete & (missing[rows + 1] == missing[first])
-    wet = rain[rows + 1] - rain[first] >= round(threshold_mm * UNITS_PER_MM)
-    return np.where(measured, wet.astype(np.float64), np.nan)
+    is_complete = rows - series.segment_first_rows() >= steps - 1
+    first = np.where(is_complete, rows - steps + 1, rows)
+    return np.where(is_complete, _reaches(series, threshold_mm, first, rows + 1), np.nan)
 
 
 def _shift(series: WeatherSeries, values: np.ndarray, steps: int) -> np.ndarray:
@@ -108,11 +113,9 @@ def stacked_labels(series: WeatherSeries, horizon_hours: float, threshold_mm: fl
     what a table without its region column gives. NaN where one of those rows is not measured.
     """
     steps = whole_steps(horizon_hours, series.step_hours)
-    rain, missing = _rain_sums(series)
-    rows = np.arange(len(series.region_index))
-    last = np.minimum(rows + steps, len(rows) - 1)
-    wet = rain[last + 1] - rain[rows + 1] >= round(threshold_mm * UNITS_PER_MM)
-    return np.where(missing[last + 1] == missing[rows + 1], wet.astype(np.float64), np.nan)
+    next_row = np.arange(len(series.region_index)) + 1
+    end = np.minimum(next_row + steps, len(next_row))
+    return _reaches(series, threshold_mm, next_row, end)
 
 
 def label_and_persistence(
@@ -736,6 +739,19 @@ class Preprocessing:
 
 def content_problem(content: Any) -> str | None:
     """Tell what is wrong with the content of preprocessing.json, as a clause; None if nothing."""
+    if found := series_problem(content):
+        return found
+    try:
+        data = _saved_data(content["data"])
+    except InputError as error:
+        return str(error).rstrip(".")
+    if content["label"]["horizon_hours"] != data.label_horizon_hours:
+        return "label.horizon_hours is not data.label_horizon_hours"
+    return None
+
+
+def series_problem(content: Any) -> str | None:
+    """Tell what is wrong with all but the settings of ``data``, which a run has checked before."""
     if (found := misfit(content, _SHAPE)) is not None:
         return found
     names, scaling, regions = content["feature_names"], content["scaling"], content["regions"]
@@ -758,10 +774,9 @@ def content_problem(content: Any) -> str | None:
         found = ranges_problem(ranges, len(names), content["step_hours"])
         if found is not None:
             return found
-    horizon = content["label"]["horizon_hours"]
     if content["label"].get("threshold_mm") is not None:  # else the label is a ready column
         try:
-            whole_steps(horizon, content["step_hours"])
+            whole_steps(content["label"]["horizon_hours"], content["step_hours"])
         except InputError as error:
             return str(error).rstrip(".")
     split = content["split"]
@@ -775,12 +790,6 @@ def content_problem(content: Any) -> str | None:
                 return f"split.{key} is no ISO time"
         if not np.datetime64(split["validation_from"]) < np.datetime64(split["test_from"]):
             return "split.validation_from is not before split.test_from"
-    try:
-        data = _saved_data(content["data"])
-    except InputError as error:
-        return str(error).rstrip(".")
-    if horizon != data.label_horizon_hours:
-        return "label.horizon_hours is not data.label_horizon_hours"
     return None
 
 

@@ -19,11 +19,11 @@ from timerxl.data.preprocessing import (
     Preprocessing,
     Split,
     check_leaks,
-    content_problem,
     fit_scaling,
     label_and_persistence,
     make_split,
     scale,
+    series_problem,
     static_features,
     training_ranges,
     whole_steps,
@@ -232,7 +232,7 @@ def build_windows(
         },
         transform=transform,
     )
-    if saved is None and (problem := content_problem(windows.preprocessing())):
+    if saved is None and (problem := series_problem(windows.preprocessing())):
         raise InputError(f"a model of this series could never be read again: {problem}.")
     return windows
 

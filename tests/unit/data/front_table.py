@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from timerxl.data.readers import TimeOptions, find_regions, find_times, time_columns
-from timerxl.data.tables.table_files import Layout, TextOptions, read_known_table, read_traces
+from timerxl.data.tables.text import Layout, TextOptions, read_known_table, read_traces
+from timerxl.data.tables.times import TimeOptions, find_regions, find_times, time_columns
 
 
 @dataclass(frozen=True)

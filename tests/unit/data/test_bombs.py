@@ -31,7 +31,8 @@ from timerxl.data.era5.grid_files import open_grid_files
 from timerxl.data.era5.prepare import PrepareOptions, prepare_era5
 from timerxl.data.era5.streams import grid_members
 from timerxl.data.readers import TableOptions, open_table
-from timerxl.data.tables.table_files import MOST_COLUMNS, _page_bytes, read_parquet, read_text_table
+from timerxl.data.tables.parquet import _page_bytes, read_parquet
+from timerxl.data.tables.text import MOST_COLUMNS, read_text_table
 from timerxl.model.openltm_checkpoint import read_tensors
 
 ROOM = 100 * 2**20  # bytes that a bomb may take beyond what imports took

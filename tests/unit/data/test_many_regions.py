@@ -23,8 +23,9 @@ from timerxl.data.era5.accumulation import (
 )
 from timerxl.data.era5.prepare import MOST_ENTRIES, Gaps, PrepareOptions, prepare_tables
 from timerxl.data.preprocessing import complete_rows, labels, make_split, static_features
-from timerxl.data.readers import TableOptions, TimeOptions, find_times, open_table, read_table
+from timerxl.data.readers import TableOptions, open_table, read_table
 from timerxl.data.series import WeatherSeries
+from timerxl.data.tables.times import TimeOptions, find_times
 from timerxl.data.windows import build_windows
 
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timerxl.config import InputError
-from timerxl.data.tables.table_files import (
+from timerxl.data.tables.text import (
     TextOptions,
     TextTable,
     decode_text,

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from timerxl.config import InputError
-from timerxl.data.readers import (
+from timerxl.data.tables.text import Layout, read_text_table
+from timerxl.data.tables.times import (
     TimeOptions,
     Times,
     find_regions,
@@ -20,7 +21,6 @@ from timerxl.data.readers import (
     time_columns,
     zone_of,
 )
-from timerxl.data.tables.table_files import Layout, read_text_table
 
 CASES = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "cases"
 HOURS = pd.date_range("2020-01-20 22:00", periods=30, freq="h")

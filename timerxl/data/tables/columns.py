@@ -1,7 +1,7 @@
 """Columns of weather: quantities, units and limits, codes for missing, what is known and how.
 
-One table says of each quantity which unit it is judged in, what no weather on Earth exceeds, and by
-which names it comes; grids and tables use it alike. R rows.
+quantities.yaml says of each quantity which unit it is judged in, what no weather on Earth exceeds,
+and by which names it comes; grids and tables use it alike. R rows.
 
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from math import isfinite
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from timerxl.config import InputError
-from timerxl.data.tables.table_files import MISSING_WORDS, without_accents
+from timerxl.data.tables.text import MISSING_WORDS, MOST_COLUMNS, load_yaml, without_accents
 from timerxl.untrusted import misfit, plain
 
 
@@ -43,52 +44,8 @@ class Quantity:
 
 
 RAIN = "precipitation"
-_TEMPERATURES = {"c": "degC", "f": "degF", "k": "K", "deg": "degC", "degree": "degC"}
-# Limits: WMO's extremes archive (wmo.asu.edu) with a margin. Of rain see most_rain_mm.
-# Order matters: the first whose words are found is taken.
-QUANTITIES = (
-    Quantity("direction", "degree", 0, 360, "wd wdir dd drct wd10m wd50m wdf2 wdf5 swd",
-             r"\bdir\b|direction|direcao|direccion|richtung|\bwind ?dir|bearing",
-             aliases={"gr": "degree", "graus": "degree", "grados": "degree"}),
-    Quantity("vapour pressure", "Pa", -50, 20_000, "vpact vpmax vpdef vpd",
-             r"\bvp\b|vap(ou?r)? press|dampfdruck|vapour deficit"),
-    Quantity("dew point", "K", 170, 320, "d2m dewp dwpt dewp dew td t2mdew dptp",
-             r"dew ?p|dew ?point|\bdew\b|orvalho|rocio|taupunkt|\bdewpoint", aliases=_TEMPERATURES),
-    Quantity("temperature", "K", 170, 350,
-             "t2m t tt temp tavg tmin tmax tm tmn tmx ta tas tasmax tasmin mx2t mn2t skt sst stl1 "
-             "t2m_max t2m_min tt_10 tt_tu tmk txk tnk tlog",
-             r"\btemp|temperat|\bt2m|dry ?bulb|wet ?bulb|t ?min\b|t ?max\b", aliases=_TEMPERATURES),
-    Quantity("relative humidity", "percent", 0, 110, "rh rhum r2 rh2m hurs hum rf_tu upm rf_10",
-             r"humid|umidade|humedad|feuchte|\brh\b|\brhum\b", aliases={"1": "dimensionless"}),
-    Quantity("precipitable water", "kg m-2", 0, 120, "tcwv tcw pwat", r"total column water"),
-    Quantity("pressure", "Pa", 30_000, 112_000,
-             "sp msl slp psl stp pres ps p pp po p0 pp_10 pm qff",
-             r"\bpress|\bpres\b|pressao|presion|luftdruck|barom|sea ?level ?press|\baltimeter"),
-    Quantity("gust", "m s-1", 0, 140, "fg10 i10fg wpgt gust fx fx_10 fx27 max. wv",
-             r"gust|rajada|racha|spitze|\bmax wv"),
-    Quantity("wind component", "m s-1", -140, 140, "u10 v10 u v u100 v100 u10n v10n uwnd vwnd",
-             r"\b[uv] component|component of wind"),
-    Quantity("wind speed", "m s-1", 0, 120,
-             "ws wv wspd wspm ff ff_10 fm f ws10m ws2m ws50m awnd wdsp mxspd wind",
-             r"wind ?sp|wind ?avg|wind ?vel|vento velocidade|velocidad|windgesch|\bwind speed"
-             r"|\bwind (avg|mean|max)|\bws ?\d*m\b|\bwv\b|\bwind$"),
-    Quantity("radiation flux", "W m-2", -800, 2_000,
-             "swdr par swdown lwdown rsds msdwswrf msdwlwrf ghi dni dhi tsr_w",
-             r"radiat|irradi|radiacao|radiacion|strahlung|\bsw ?dr\b|allsky"),
-    Quantity("radiation sum", "J m-2", -1e8, 2e8,
-             "ssrd strd ssr str tsr ttr ssrc strc fdir tisr",
-             r"radiat|irradi|radiacao|radiacion|strahlung", is_sum=True),
-    Quantity("cloud cover", "percent", 0, 101, "tcc lcc mcc hcc clt", r"cloud|nebulos|bewolk",
-             aliases={"1": "dimensionless", "okta": "12.5 percent", "oktas": "12.5 percent"}),
-    Quantity("snow depth", "m", 0, 30, "sd snwd sde snow_depth", r"snow ?depth|schneehohe|\bsnwd"),
-    Quantity(RAIN, "mm", 0, 10_000,
-             "tp prcp precip precipitation pr ppt rr r1 rs rsk rain rainfall prectotcorr prectot "
-             "total_precipitation mtpr rainc ta_rain rws_10 rre prec prcp_mm pcp chuva lluvia",
-             r"precip|\bprcp|rain ?fall|\brain\b|lluvia|chuva|pluie|pluvio|niederschlag|prectot",
-             is_sum=True),
-    Quantity("concentration", "microgram m-3", 0, 1e6, "pm2.5 pm10 so2 no2 o3 co nox"),
-    Quantity("convective energy", "J kg-1", 0, 30_000, "cape"),
-)  # fmt: skip
+_DATA = load_yaml("quantities.yaml")
+QUANTITIES = tuple(Quantity(**content) for content in _DATA["quantities"])
 _BY_KEY = {quantity.key: quantity for quantity in QUANTITIES}
 _BY_NAME = {name: quantity for quantity in QUANTITIES for name in quantity.names.split()}
 # Names that hold the word and measure something else: whether, when, how long, how likely, ...
@@ -103,40 +60,8 @@ _NO_LEVEL = re.compile(
     r"\brange\b|spread|depression|gradient|\btrend|departure|\bsin\b|\bcos\b|\bsine|cosine|"
     r"normali[sz]ed|\bscaled"
 )
-# CF standard names and the long names of ARCO-ERA5 and WeatherBench, as words, are found above.
-
-# Spellings that pint does not know, or takes for something else (mb is no millibarn).
-_SPELLINGS = {
-    "in": "inch", "inches": "inch", '"': "inch", "0.1mm": "0.1 mm", "1/10 mm": "0.1 mm",
-    "tenths of mm": "0.1 mm", "mm/10": "0.1 mm", "0.1 millimeter": "0.1 mm", "tenth mm": "0.1 mm",
-    "1/10mm": "0.1 mm", "hundredths of inches": "0.01 inch", "0.01in": "0.01 inch",
-    "0.1c": "0.1 delta_degC", "mb": "hPa", "mbar": "hPa", "millibars": "hPa", "hpa": "hPa",
-    "kpa": "kPa", "pa": "Pa", "inhg": "inHg", "in hg": "inHg", "mmhg": "mmHg", "kmh": "km/h",
-    "kph": "km/h", "km h": "km/h", "kmph": "km/h", "ms": "m/s", "mps": "m/s", "kt": "knot",
-    "kts": "knot", "kn": "knot", "mph": "mile/hour", "pct": "percent", "%": "percent",
-    "celsius": "degC", "centigrade": "degC", "degree_c": "degC", "degrees_c": "degC",
-    "deg_c": "degC", "deg c": "degC", "degrees c": "degC", "degree celsius": "degC",
-    "degrees celsius": "degC", "ºc": "degC", "°c": "degC", "oc": "degC", "fahrenheit": "degF",
-    "degrees fahrenheit": "degF", "deg f": "degF", "°f": "degF", "ºf": "degF",
-    "kelvin": "K", "degk": "K", "°": "degree", "deg": "degree", "degrees": "degree",
-    "m of water equivalent": "m", "m water equivalent": "m", "mm h2o": "mm", "l/m2": "mm",
-    "l/m²": "mm", "l m-2": "mm", "kg/m2": "kg m-2", "kg/m^2": "kg m-2", "kg/m²": "kg m-2",
-    "w/m2": "W m-2", "w/m^2": "W m-2", "w/m²": "W m-2", "watt/m2": "W m-2", "wm-2": "W m-2",
-    "kj/m2": "kJ m-2", "kj/m²": "kJ m-2", "mj/m2": "MJ m-2", "mj/m²": "MJ m-2", "j/m2": "J m-2",
-    "(0 - 1)": "dimensionless", "0-1": "dimensionless", "1": "dimensionless", "~": "dimensionless",
-    "mm/hr": "mm/hour", "mm/h": "mm/hour", "mm h-1": "mm/hour", "mm/d": "mm/day", "fraction":
-    "dimensionless", "gr/m3": "g/m**3",
-}  # fmt: skip
-# The last word of a name that is a unit, where the name has no brackets: rain_mm, TempAvgF.
-_LAST_WORDS = {
-    RAIN: "mm cm in inch inches",
-    "temperature": "c f k celsius fahrenheit kelvin degc degf",
-    "dew point": "c f k celsius fahrenheit kelvin degc degf",
-    "pressure": "hpa pa kpa mb mbar inhg in inches mmhg",
-    "wind speed": "ms mps kmh kph mph kt kts knots kn",
-    "gust": "ms mps kmh kph mph kt kts knots kn",
-    "relative humidity": "percent pct",
-    "radiation flux": "wm2",
+_SPELLINGS: dict[str, str] = {
+    word: unit for unit, words in _DATA["spellings"].items() for word in words
 }
 
 
@@ -152,6 +77,7 @@ def words_of(name: str) -> str:
     return " ".join(re.sub(r"[^A-Za-z0-9.]+", " ", text).lower().split())
 
 
+@lru_cache(MOST_COLUMNS)
 def quantity_of(name: str, unit: str | None = None) -> Quantity | None:
     """Tell what a column measures by its name; None where the name says nothing that is known.
 
@@ -192,7 +118,7 @@ def unit_in_name(name: str) -> str | None:
     if quantity is None:
         return None
     last = words_of(name).split()[-1] if words_of(name) else ""
-    if last != name.lower() and last in _LAST_WORDS.get(quantity.key, "").split():
+    if last != name.lower() and last in _DATA["last_words"].get(quantity.key, "").split():
         return {"ms": "m/s", "wm2": "W/m2"}.get(last, last)
     return None
 
@@ -341,16 +267,15 @@ class ColumnRecord:
 
     def masked(self, counts: dict[float, int], known_by: KnownBy, evidence: str = "") -> None:
         """Note codes that were masked, with how often each stood there."""
-        self.missing += [
-            # JSON has no infinity.
-            {
-                "value": value if isfinite(value) else str(value),
-                "count": count,
-                "known_by": known_by,
-                "evidence": evidence,
-            }
-            for value, count in counts.items()
-        ]
+        how = {"known_by": known_by, "evidence": evidence}
+        for value, count in counts.items():
+            said = value if isfinite(value) else str(value)  # JSON has no infinity
+            self.missing.append({"value": said, "count": count, **how})
+
+    @property
+    def num_masked(self) -> int:
+        """Values that stood for missing."""
+        return sum(code["count"] for code in self.missing)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as it stands in series.json under the column's ``record``."""
@@ -439,7 +364,7 @@ class KnownRow:
     unit: str
     time: str
     known_by: str
-    masked: dict[float, int]
+    masked: Counter[float]
 
     @property
     def names(self) -> str:
@@ -463,45 +388,26 @@ def known_rows(known: Iterable[dict[str, Any]], most: int) -> tuple[list[KnownRo
     """
     rows = []
     for record in known:
-        masked: dict[float, int] = {}
+        masked = Counter[float]()
         for code in record.get("missing") or []:
-            masked[code["value"]] = masked.get(code["value"], 0) + code["count"]
+            masked[code["value"]] += code["count"]
         quantity = str((record.get("quantity") or {}).get("value") or UNKNOWN)
-        rows.append(
-            KnownRow(
-                [str(record["column"])],
-                quantity,
-                unit_words(record),
-                time_words(record),
-                known_by_words(record),
-                masked,
-            )
-        )
+        words = unit_words(record), time_words(record), known_by_words(record)
+        rows.append(KnownRow([str(record["column"])], quantity, *words, masked))
     if len(rows) <= most:
         return rows, 0
     groups: dict[tuple[Any, ...], KnownRow] = {}
     for row in rows:
         key = (row.quantity, row.unit, row.time, row.known_by, tuple(sorted(row.masked)))
-        if key not in groups:
-            groups[key] = row
-            continue
-        groups[key].columns += row.columns
-        for value, count in row.masked.items():
-            groups[key].masked[value] += count
+        if (group := groups.setdefault(key, row)) is not row:
+            group.columns += row.columns
+            group.masked.update(row.masked)
     largest = sorted(groups.values(), key=lambda row: -len(row.columns))  # stable
     shown = [row for row in groups.values() if row in largest[:most]]
     return shown, len(rows) - sum(len(row.columns) for row in shown)
 
 
-# Codes that archives use (CF and NetCDF fill values, GHCN, GSOD, ISD, DWD, INMET, NASA POWER).
-KNOWN_CODES = (
-    -9999.0, -999.0, -99.0, -9.0, -99.9, -999.9, -9999.9, -99.99, -999.99, -9999.99, -99999.0,
-    -999999.0, -888.0, -8888.0, -777.0, -7777.0, -6999.0, -32767.0, -32768.0, -1.0,
-    99.0, 999.0, 9999.0, 99999.0, 999999.0, 9999999.0, 99.9, 999.9, 9999.9, 99999.9, 99.99, 999.99,
-    9999.99, 888.0, 8888.0, 777.0, 7777.0, 32767.0, 32766.0, 65535.0, 255.0, -128.0, 2147483647.0,
-    -2147483648.0, 9.969209968386869e36, 1e20, -1e20, 1e30, -1e30, 1e34, -1e34, 1e35, -1e31, 1e31,
-    3.4028234663852886e38, -3.4028234663852886e38, 1.7976931348623157e308,
-)  # fmt: skip
+KNOWN_CODES = tuple(map(float, _DATA["codes"]))
 _MOST_CODES = 8
 _LEAST_OTHER_VALUES = 10  # distinct ones: a flag or a count of few steps has no "far"
 _FAR_KNOWN, _FAR, _FAR_OFTEN = 0.1, 3.0, 0.5  # gaps, in widths of all other values
