@@ -13,7 +13,7 @@ sys.path.insert(0, str(REPO))
 
 from timerxl.config import load_recipe
 from timerxl.planner.devices import GIB
-from timerxl.planner.ladder import memory_ladder
+from timerxl.planner.memory import memory_ladder
 from timerxl.planner.plan_text import CATEGORIES
 from timerxl.planner.workload import read_workload
 from timerxl.report.figures import draw_memory_bars
@@ -30,10 +30,10 @@ OBSERVED_GIB = 10e9 / GIB
 
 def main() -> int:
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else REPO / "docs" / "images" / "planning.svg"
-    rungs = memory_ladder(read_workload(load_recipe("transfer_long")))
+    ladder = memory_ladder(read_workload(load_recipe("transfer_long")))
     bars = [
-        (label, {name: getattr(rung.memory, name) / GIB for name in CATEGORIES})
-        for label, rung in zip(LABELS, rungs, strict=True)
+        (label, {name: getattr(memory, name) / GIB for name in CATEGORIES})
+        for label, (_, memory) in zip(LABELS, ladder, strict=True)
     ]
     draw_memory_bars(
         bars,
