@@ -14,8 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from timerxl.config import OptimConfig
 from timerxl.model import TimerXLForClassification
-from timerxl.planner.solo_rank import run_step
-from timerxl.planner.trace import StepSettings
+from timerxl.planner.trace import StepSettings, run_step
 from timerxl.training.assembly import build_optimizer
 from timerxl.training.trainer import TrainingStep
 

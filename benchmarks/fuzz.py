@@ -43,8 +43,8 @@ COMMANDS = "convert diagnose evaluate plan predict prepare_data publish report t
 _SLOW = (
     "accelerate datasets h5netcdf sklearn.ensemble tensorboard timerxl.data.era5.prepare "
     "timerxl.data.audit.auditor timerxl.data.forecast_file timerxl.forecaster "
-    "timerxl.hub.package timerxl.hub.push timerxl.model.convert_openltm timerxl.planner.planning "
-    "timerxl.planner.plan_check timerxl.report.compare timerxl.report.page "
+    "timerxl.hub.package timerxl.hub.push timerxl.model.convert_openltm timerxl.planner.plan "
+    "timerxl.planner.plan_text timerxl.report.compare timerxl.report.page "
     "timerxl.report.figures timerxl.training.run timerxl.training.final_evaluation"
 ).split()
 

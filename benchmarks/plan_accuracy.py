@@ -25,13 +25,9 @@ from benchmarks.machine import machine_line
 from timerxl.config import load_recipe
 from timerxl.model.flops_timerxl import flops_per_sample
 from timerxl.planner.devices import CONTEXT_GIB, GIB
-from timerxl.planner.memory import (
-    GRADIENT_BYTES,
-    ZeroSettings,
-    gradient_elements,
-    rank_memory,
-)
+from timerxl.planner.memory import GRADIENT_BYTES, gradient_elements, rank_memory
 from timerxl.planner.trace import StepSettings, trace_step
+from timerxl.planner.workload import ZeroSettings
 from timerxl.training.assembly import model_config
 from timerxl.training.distributed import deepspeed_config_path
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(REPO))
 
 from timerxl.config import load_recipe
 from timerxl.planner.devices import GIB
-from timerxl.planner.ladder import memory_ladder
+from timerxl.planner.memory import memory_ladder
 from timerxl.planner.plan_text import CATEGORIES
 from timerxl.planner.workload import read_workload
 
@@ -81,10 +81,10 @@ def draw_memory_bars(
 
 def main() -> int:
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else REPO / "docs" / "images" / "planning.svg"
-    rungs = memory_ladder(read_workload(load_recipe("transfer_long")))
+    ladder = memory_ladder(read_workload(load_recipe("transfer_long")))
     bars = [
-        (label, {name: getattr(rung.memory, name) / GIB for name in CATEGORIES})
-        for label, rung in zip(LABELS, rungs, strict=True)
+        (label, {name: getattr(memory, name) / GIB for name in CATEGORIES})
+        for label, (_, memory) in zip(LABELS, ladder, strict=True)
     ]
     draw_memory_bars(
         bars,

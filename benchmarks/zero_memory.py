@@ -20,8 +20,7 @@ sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != H
 from benchmarks.allocations import real_step, recorded_allocations
 from timerxl.command_line import leave
 from timerxl.config import load_recipe
-from timerxl.planner.solo_rank import run_step
-from timerxl.planner.trace import StepSettings
+from timerxl.planner.trace import StepSettings, run_step
 from timerxl.training.assembly import model_config
 from timerxl.training.distributed import build_accelerator, fill_deepspeed, plan_launch
 

@@ -352,9 +352,7 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> RunConfig:
         raise InputError(f"{path} can't be read as YAML: {reason(error)}") from error
     except OSError:  # "invalid loaded object type": a number, a word or a date alone
         recipe = None
-    if (
-        not isinstance(recipe, DictConfig) or not recipe
-    ):  # an empty file gives {}
+    if not isinstance(recipe, DictConfig) or not recipe:  # an empty file gives {}
         raise InputError(f"{path} holds no mapping of keys to values.")
     check_overrides(given, known)
     try:

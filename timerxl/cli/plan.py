@@ -42,21 +42,21 @@ def run(given: argparse.Namespace) -> int:
     if not recipes or (given.compare and given.config):
         raise InputError("give --config NAME or --compare NAME,NAME (one of the two).")
     configs = [load_recipe(name, given.overrides) for name in recipes]  # before the slow imports
-    from timerxl.planner.planning import Request, answer
+    from timerxl.planner.plan import answer
+    from timerxl.planner.plan_text import print_answer
 
-    request = Request(
-        configs=configs,
+    found = answer(
+        configs,
         gpus=given.gpus,
         devices=given.device,
         interconnects=given.interconnect,
         fit=given.fit,
-        calibrate=given.calibrate,
+        measure=given.calibrate,
     )
-    answered = answer(request)
     if given.json:
-        say_json(answered.to_dict())
+        say_json(found.to_dict())
     else:
-        answered.print()
+        print_answer(found)
     return 0
 
 

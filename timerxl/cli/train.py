@@ -53,7 +53,7 @@ def run(config: RunConfig) -> int:
 
 def train_run(config: RunConfig, hub: BackgroundPush | None = None) -> int:
     """Train, and see that the outcome is in status.json, on stderr and in the exit code."""
-    from timerxl.planner.plan_check import predict_run
+    from timerxl.planner.plan import predict_run
     from timerxl.report.figures import figures
     from timerxl.report.page import write_report
     from timerxl.training.resume import RunEnded, read_status

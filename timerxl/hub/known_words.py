@@ -22,7 +22,7 @@ _MODULES = (
     "training/monitors/runner.py training/run.py training/trainer.py training/signals.py "
     "training/precision.py training/dataloader.py "
     "evaluation/assess.py evaluation/strata.py evaluation/bootstrap.py evaluation/scores.py "
-    "planner/plan_check.py planner/timing.py planner/memory.py config.py config_checks.py"
+    "planner/plan.py planner/throughput.py planner/memory.py config.py config_checks.py"
 ).split()
 _MORE = (
     "the loss is nan inf run finished running full disk fp32 fp16 bf16 rain is said for every "

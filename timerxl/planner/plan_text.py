@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-from timerxl.evaluation.tables import Table
+from timerxl.command_line import say
+from timerxl.evaluation.tables import Table, print_table
 from timerxl.planner.devices import CONTEXT_GIB, GIB, LAUNCH_SECONDS
-from timerxl.planner.fit import Fit
-from timerxl.planner.ladder import Rung
-from timerxl.planner.memory import RankMemory
-from timerxl.planner.plan import Plan
-from timerxl.planner.timing import RunTime
+from timerxl.planner.memory import Fit, RankMemory, memory_ladder
+from timerxl.planner.plan import Answer, Plan
+from timerxl.planner.throughput import RunTime, duration
+from timerxl.untrusted import plain
 
+MOST_OF_A_SETTING = 24  # characters: a longer one would squeeze the other columns out
 CATEGORIES = "weights gradients optimizer activations buffers workspaces series context".split()
 
 
-def duration(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3.4 h`` or ``2.1 days``."""
-    if seconds < 1:
-        return "under 1 s"
-    for limit, size, unit in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):
-        if seconds < limit:
-            digits = 0 if unit != "h" else 1
-            return f"{seconds / size:.{digits}f} {unit}"
-    return f"{seconds / 86400:.1f} days"
+def print_answer(answer: Answer) -> None:
+    """Print one screen for a plan; for a comparison the table alone and the warnings."""
+    plans = answer.plans
+    if len(plans) > 1:
+        print_table(comparison_table(plans, answer.settings))
+    else:
+        (plan,) = plans.values()
+        say(*heading(plan))
+        print_table(memory_table(plan))
+        if plan.times:
+            print_table(time_table(plan.times, plan.workload.config.train.epochs))
+        else:
+            say("time: not known for this device; --calibrate measures it.")
+        if plan.scaling:
+            print_table(scaling_table(plan))
+        if plan.one_gpu is not None:
+            say(plan.one_gpu.sentence())
+        if not plan.devices[0].is_cpu:
+            ladder = memory_ladder(plan.workload)
+            print_table(ladder_table(ladder, plan.workload.config.recipe))
+    for found in answer.fits:
+        say(*fit_lines(*found))
+    for name, plan in plans.items():
+        for sentence in plan.warnings:
+            say(f"warning: {f'{name}: ' if len(plans) > 1 else ''}{sentence}")
 
 
 def heading(plan: Plan) -> list[str]:
@@ -46,17 +62,6 @@ def heading(plan: Plan) -> list[str]:
     ]
 
 
-def _table(title: str, columns: Iterable[str], caption: str = "") -> Table:
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
-    return table
-
-
-def _sizes(memory: RankMemory) -> list[str]:
-    return [f"{getattr(memory, name) / GIB:.2f}" for name in CATEGORIES]
-
-
 def memory_table(plan: Plan) -> Table:
     """A line per number of GPUs: categories at the peak, total, and what each device has left."""
     fits = [f"{device.name} {device.memory_gib:.1f}" for device in plan.devices]
@@ -67,22 +72,18 @@ def memory_table(plan: Plan) -> Table:
         "device: what it has left.",
     )
     for gpus, memory in plan.memory.items():
-        left = []
-        for device in plan.devices:
-            margin = device.memory_gib - memory.total_gib
-            left.append(f"fits, {margin:.1f} left" if margin >= 0 else f"NO, {-margin:.2f} over")
-        table.add_row(str(gpus), *_sizes(memory), f"{memory.total_gib:.2f}", *left)
+        margins = [device.memory_gib - memory.total_gib for device in plan.devices]
+        left = [f"fits, {m:.1f} left" if m >= 0 else f"NO, {-m:.2f} over" for m in margins]
+        table.add_row(str(gpus), *_sizes(memory), *left)
     return table
 
 
-def ladder_table(rungs: list[Rung], name: str) -> Table:
+def ladder_table(ladder: list[tuple[str, RankMemory]], name: str) -> Table:
     """Where the memory goes, one change a line."""
-    table = _table(
-        f"Why {name} needs what it needs, GiB at the same micro-batch",
-        ["setting", *CATEGORIES, "total"],
-    )
-    for rung in rungs:
-        table.add_row(rung.change, *_sizes(rung.memory), f"{rung.memory.total_gib:.2f}")
+    title = f"Why {name} needs what it needs, GiB at the same micro-batch"
+    table = _table(title, ["setting", *CATEGORIES, "total"])
+    for setting, memory in ladder:
+        table.add_row(setting, *_sizes(memory))
     return table
 
 
@@ -119,13 +120,13 @@ def time_table(times: list[RunTime], epochs: int) -> Table:
 
 
 def scaling_table(plan: Plan) -> Table:
-    """Communication on paper, for the first device."""
+    """Predicted communication, for the first device."""
     columns = (
         "interconnect|GPUs|GiB/step|communication|computation|efficiency|if overlapped|"
         "hides from batch"
     ).split("|")
     table = _table(
-        f"Scaling on paper, {plan.devices[0].name}",
+        f"Predicted scaling, {plan.devices[0].name}",
         columns,
         "GiB that one GPU sends in a step. efficiency: computation over both, one after the other, "
         "as ds_configs/ have it, overlapped without ZeRO. Last column: micro-batch whose backward "
@@ -155,34 +156,47 @@ def fit_lines(fit: Fit | None, limit_gib: float, where: str) -> list[str]:
     size = f"{fit.memory.total_gib:.2f} GiB"
     if not fit.overrides:
         return [f"recipe {where} fits {limit_gib:.2f} GiB as it is: {size}."]
-    extra = ""
     if fit.memory.host:
-        extra = f", and {fit.memory.host / GIB:.1f} GiB of the computer's own memory"
-    return [f"recipe {where} fits {limit_gib:.2f} GiB with {size}{extra}:", f"  {fit.to_paste()}"]
+        size += f", and {fit.memory.host / GIB:.1f} GiB of the computer's own memory"
+    return [f"recipe {where} fits {limit_gib:.2f} GiB with {size}:", f"  {fit.to_paste()}"]
 
 
 def comparison_table(plans: dict[str, Plan], settings: list[tuple[str, list[Any]]]) -> Table:
     """Settings that differ, then memory and time, a column per recipe."""
     table = _table("Side by side", ["", *plans])
     for key, values in settings:
-        table.add_row(key, *(str(value) for value in values))
+        table.add_row(key, *(plain(value, MOST_OF_A_SETTING) for value in values))
     table.add_section()
-    all_plans = list(plans.values())
-    rows: dict[str, list[str]] = {
-        "parameters": [f"{p.workload.num_parameters / 1e6:.1f} M" for p in all_plans],
-        "tokens a sample": [str(p.workload.tokens_per_sample) for p in all_plans],
-        "context": [f"{p.workload.context_days:g} days" for p in all_plans],
-        "GFLOP a sample": [f"{p.workload.flops_per_sample() / 1e9:.3g}" for p in all_plans],
-        "training windows": [f"{p.workload.windows['train']:,}" for p in all_plans],
+    found = list(plans.values())
+    rows = {
+        "parameters": [f"{p.workload.num_parameters / 1e6:.1f} M" for p in found],
+        "tokens a sample": [str(p.workload.tokens_per_sample) for p in found],
+        "context": [f"{p.workload.context_days:g} days" for p in found],
+        "GFLOP a sample": [f"{p.workload.flops_per_sample() / 1e9:.3g}" for p in found],
+        "training windows": [f"{p.workload.windows['train']:,}" for p in found],
     }
-    for gpus in all_plans[0].memory:
-        totals = [f"{p.memory[gpus].total_gib:.2f} GiB" for p in all_plans]
-        rows[f"memory of a GPU, {gpus} GPU{'s' * (gpus > 1)}"] = totals
-    for index, time in enumerate(all_plans[0].times):
-        where = f"{time.rate.device}, {time.gpus} GPU{'s' * (time.gpus > 1)}"
-        epochs = [duration(p.times[index].train_seconds_per_epoch) for p in all_plans]
-        rows[f"epoch on {where}"] = epochs
-        rows[f"whole run on {where}"] = [duration(p.times[index].run_seconds) for p in all_plans]
+    for gpus in found[0].memory:
+        totals = [f"{p.memory[gpus].total_gib:.2f} GiB" for p in found]
+        rows[f"memory of a GPU, {_gpus(gpus)}"] = totals
+    for index, time in enumerate(found[0].times):
+        where, times = f"on {time.rate.device}, {_gpus(time.gpus)}", [p.times[index] for p in found]
+        rows[f"epoch {where}"] = [duration(t.train_seconds_per_epoch) for t in times]
+        rows[f"whole run {where}"] = [duration(t.run_seconds) for t in times]
     for name, cells in rows.items():
         table.add_row(name, *cells)
+    return table
+
+
+def _gpus(count: int) -> str:
+    return f"{count} GPU{'s' * (count > 1)}"
+
+
+def _sizes(memory: RankMemory) -> list[str]:
+    return [f"{getattr(memory, name) / GIB:.2f}" for name in (*CATEGORIES, "total")]
+
+
+def _table(title: str, columns: list[str], caption: str = "") -> Table:
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     return table

@@ -1,8 +1,13 @@
-"""Peak memory of the loop's own training step, traced with fake tensors.
+"""Peak memory of the training loop's own step, traced with fake tensors.
 
 Nothing is allocated and nothing computed: torch's MemTracker follows every tensor that
-``training.step.TrainingStep`` makes on the real model. The same step, optimizer and model as in a
-run; only the Accelerator is one on paper.
+:class:`TrainingStep` makes on the real model. Step, optimizer and model are those of a run; only
+the Accelerator is a fake one.
+
+A trace runs on the CPU's operators. Four things differ on a GPU, and are allocated here as there:
+dropout keeps a mask of one byte (a CPU's four), attention is one fused kernel that keeps its
+inputs, its output and one number per row, its backward works in a buffer of its own, and under
+autocast a LayerNorm works in fp32.
 """
 
 from __future__ import annotations
@@ -13,26 +18,33 @@ import functools
 import json
 import warnings
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
+from torch.overrides import TorchFunctionMode
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from timerxl.config import OptimConfig
 from timerxl.model import TimerXLConfig, TimerXLForClassification
-from timerxl.planner.cuda_kernels import (
-    CAPABILITY,
-    EFFICIENT_ATTENTION,
-    LIVE_WORKSPACE,
-    CudaKernels,
-)
-from timerxl.planner.solo_rank import SoloRank, run_step, solo_step
 from timerxl.training.assembly import build_optimizer
+from timerxl.training.dataloader import MicroBatch
+from timerxl.training.trainer import TrainingStep
 
-_NO_KERNEL = ("aten::empty", "aten::new_empty", "aten::detach")  # views are told by torch itself
+EFFICIENT_ATTENTION = "timerxl_traced_efficient_attention"
+_ROWS_ALIGNMENT = 32  # the kernel pads its numbers per row to this
+_MASK_ALIGNMENT = 16  # and the rows of a mask's gradient to this
+_NO_KERNEL = ("aten::empty", "aten::new_empty", "aten::detach")  # torch itself tells of views
+# Of the GPU that is traced for, and the workspace that attention's backward holds right now.
+_CAPABILITY: ContextVar[tuple[int, int]] = ContextVar("capability", default=(8, 0))
+_LIVE_WORKSPACE: ContextVar[int] = ContextVar("live_workspace", default=0)
 
 
 @dataclass(frozen=True)
@@ -82,63 +94,94 @@ class Peak:
         return kept + self.temporary + self.attention_workspace
 
 
-class _PeakTracker(MemTracker):
-    """MemTracker without its peaks module by module, which nobody reads here: twice as fast.
+class FakeAccelerator:
+    """Accelerator and optimizer of a single process in one: what a :class:`TrainingStep` asks of
+    them.
 
-    It also counts the operators that compute, and notes attention's workspace at the peak.
+    With ``sharded`` clipping and the update are left out, as DeepSpeed does them on its own shard.
     """
 
-    launches = 0
-    attention_workspace = 0
+    num_processes = 1
+    mixed_precision = "no"
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        if func is torch.ops.prim.device.default:  # most calls by far; makes no tensor
-            return func(*args, **kwargs or {})
-        if not func.is_view and not func.name().startswith(_NO_KERNEL):
-            self.launches += 1
-        return super().__torch_dispatch__(func, types, args, kwargs)
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        accumulation_steps: int = 1,
+        device: str = "cpu",
+        *,
+        sharded: bool = False,
+        tracker: MemTracker | None = None,
+    ):
+        self.optimizer, self.accumulation_steps = optimizer, accumulation_steps
+        self.device = torch.device(device)
+        self.sharded, self.tracker = sharded, tracker
+        self.distributed_type = "DEEPSPEED" if sharded else "NO"  # as accelerate names them
+        self.micro_step = 0
 
-    def _update_peak_stats(self, peak_state: Any) -> None:
-        for device, now in self._curr_mem_snap.items():
-            if self._peak_mem.get(device, 0) < now["Total"]:
-                self._peak_mem[device] = now["Total"]
-                self._peak_mem_snap[device] = dict(now)
-                self.attention_workspace = LIVE_WORKSPACE.get()
-
-
-class _PaperRank(SoloRank):
-    """A rank that exists on paper, followed by a tracker."""
-
-    def __init__(self, settings: StepSettings, tracker: MemTracker, optimizer: Any):
-        super().__init__(optimizer, settings.accumulation_steps, "cpu")
-        self.sharded, self.tracker = settings.sharded, tracker
-        self.distributed_type = "DEEPSPEED" if self.sharded else "NO"
+    def training_step(self, model: torch.nn.Module) -> TrainingStep:
+        """The loop's step of ``model``, at a constant learning rate."""
+        return TrainingStep(
+            accelerator=self,
+            model=model,
+            optimizer=self,
+            schedule=SimpleNamespace(step=lambda: None),
+            accumulation_steps=self.accumulation_steps,
+            max_grad_norm=1.0,
+        )
 
     @contextlib.contextmanager
     def accumulate(self, model: torch.nn.Module) -> Iterator[None]:
-        self.tracker.reset_mod_stats()  # which follow one forward pass each
-        with super().accumulate(model):
-            yield
+        if self.tracker is not None:
+            self.tracker.reset_mod_stats()  # which follow one forward pass each
+        self.micro_step += 1
+        yield
 
-    def gather(self, tensor: torch.Tensor) -> Any:
-        return np.zeros(tensor.shape)  # fake tensors have no values; these are finite
+    def gather(self, tensor: Tensor) -> Any:
+        # Fake tensors have no values; zeros are finite, so the step goes on.
+        return np.zeros(tensor.shape) if isinstance(tensor, FakeTensor) else tensor
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
 
     def clip_grad_norm_(self, parameters: Any, max_norm: float) -> Any:
-        if self.sharded:  # DeepSpeed does it, on its own shard
-            return None
-        return super().clip_grad_norm_(parameters, max_norm)
+        return None if self.sharded else torch.nn.utils.clip_grad_norm_(parameters, max_norm)
 
     def step(self) -> None:
-        if not self.sharded:
-            super().step()
+        """Update after the last micro-batch alone, as accelerate's optimizer does."""
+        if self._updates:
+            self.optimizer.step()
 
     def zero_grad(self) -> None:
-        if not self.sharded:
-            super().zero_grad()
+        if self._updates:
+            self.optimizer.zero_grad()
+
+    @property
+    def _updates(self) -> bool:
+        return not self.sharded and self.micro_step % self.accumulation_steps == 0
+
+
+def run_step(step: TrainingStep, config: TimerXLConfig, batch_size: int, number: int = 1) -> None:
+    """Take one step on windows of zeros, ``batch_size`` samples in every micro-batch."""
+    group = [MicroBatch(list(range(batch_size)), batch_size)] * step.accumulation_steps
+    batches = [zero_windows(config, batch_size) for _ in group]
+    step(number, group, iter(batches), float(batch_size * len(group)))
+
+
+def zero_windows(config: TimerXLConfig, batch_size: int) -> dict[str, Tensor]:
+    """past_values [B, T, C], labels [B] and, where the model wants them, static features [B, S]."""
+    shape = (batch_size, config.context_length, config.num_variables or 1)
+    batch = {
+        "past_values": torch.zeros(shape),
+        "labels": torch.zeros(batch_size, dtype=torch.long),
+    }
+    if config.num_static_real_features:
+        batch["static_real_features"] = torch.zeros(batch_size, config.num_static_real_features)
+    return batch
 
 
 def trace_step(settings: StepSettings) -> Peak:
-    """Peak of a step of a run under way: gradients were made before, AdamW has its state.
+    """Trace a step of a run under way: gradients were made before, AdamW has its state.
 
     Takes about a second; the same settings are traced once in a process.
     """
@@ -156,18 +199,23 @@ def _trace(model_json: str, **values: Any) -> Peak:
         model = _model(settings)
         optimizer = build_optimizer(model, OptimConfig())
         tracker = _PeakTracker()
-        step = solo_step(model, _PaperRank(settings, tracker, optimizer))
-        if settings.sharded:
-            for parameter in model.parameters():
-                parameter.register_post_accumulate_grad_hook(_hand_on)
+        accelerator = FakeAccelerator(
+            optimizer, settings.accumulation_steps, sharded=settings.sharded, tracker=tracker
+        )
         if settings.on_gpu:
             stack.enter_context(CudaKernels())
-            stack.callback(CAPABILITY.reset, CAPABILITY.set(settings.capability))
-        if not settings.sharded:
-            _first_step(model, optimizer)
+            stack.callback(_CAPABILITY.reset, _CAPABILITY.set(settings.capability))
+        for parameter in model.parameters():
+            if settings.sharded:
+                parameter.register_post_accumulate_grad_hook(_hand_on)
+            else:
+                parameter.grad = torch.zeros_like(parameter)
+        if not settings.sharded:  # AdamW's state, as the first step of a run leaves it
+            optimizer.step()
+            optimizer.zero_grad()
         tracker.track_external(model, optimizer)
         with tracker:
-            run_step(step, settings.model, settings.batch_size)
+            run_step(accelerator.training_step(model), settings.model, settings.batch_size)
     found = next(iter(tracker.get_tracker_snapshot("peak").values()))
     named = {str(kind).rsplit(".", 1)[-1]: size for kind, size in found.items()}
     return Peak(
@@ -202,14 +250,153 @@ def _model(settings: StepSettings) -> TimerXLForClassification:
     return model
 
 
-def _first_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """AdamW's state, as the first step of a run leaves it."""
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad()
-
-
 def _hand_on(parameter: torch.nn.Parameter) -> None:
     """ZeRO-2 copies a gradient into its bucket as soon as it is there, and lets go of it."""
     parameter.grad = None
+
+
+class _PeakTracker(MemTracker):
+    """MemTracker without its peaks module by module, which nobody reads here: twice as fast.
+
+    It also counts the operators that compute, and notes attention's workspace at the peak.
+    """
+
+    launches = 0
+    attention_workspace = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func is torch.ops.prim.device.default:  # most calls by far; makes no tensor
+            return func(*args, **kwargs or {})
+        if not func.is_view and not func.name().startswith(_NO_KERNEL):
+            self.launches += 1
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def _update_peak_stats(self, peak_state: Any) -> None:
+        for device, now in self._curr_mem_snap.items():
+            if self._peak_mem.get(device, 0) < now["Total"]:
+                self._peak_mem[device] = now["Total"]
+                self._peak_mem_snap[device] = dict(now)
+                self.attention_workspace = _LIVE_WORKSPACE.get()
+
+
+class CudaKernels(TorchFunctionMode):
+    """While active, dropout and LayerNorm allocate what they allocate on a GPU."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        kwargs = kwargs or {}
+        if func is F.dropout:
+            return _dropout(*args, **kwargs)
+        if func is F.layer_norm and torch.is_autocast_enabled("cpu"):
+            args = (args[0].float(), *args[1:])
+        return func(*args, **kwargs)
+
+
+def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    if not training or p == 0.0:
+        return input
+    return torch.native_dropout(input, p, True)[0]
+
+
+def efficient_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Stand where transformers' ``sdpa_attention_forward`` would call the fused kernel."""
+    bias = attention_mask
+    if bias.dtype == torch.bool:
+        # It becomes an additive one of the query's format, shared by batch and heads.
+        bias = torch.zeros_like(attention_mask, dtype=query.dtype)
+    out = _EfficientAttention.apply(query, key, value, bias)
+    return out.transpose(1, 2).contiguous(), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(EFFICIENT_ATTENTION, efficient_attention)
+
+
+class _EfficientAttention(torch.autograd.Function):
+    """Memory of ``aten::_scaled_dot_product_efficient_attention``, the one fused kernel that takes
+    a mask on every GPU: [B, H, Q, d] in, [B, H, Q, d] out; no [B, H, Q, L] tensor, and dropout
+    from a seed instead of a mask. The numbers are never computed."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, bias):  # type: ignore[no-untyped-def]
+        batch, heads, rows, _ = query.shape
+        out = query.new_empty(batch, rows, heads, value.shape[-1]).transpose(1, 2)
+        padded = -(-rows // _ROWS_ALIGNMENT) * _ROWS_ALIGNMENT
+        logsumexp = query.new_empty(batch, heads, padded, dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, bias, out, logsumexp)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad_out):  # type: ignore[no-untyped-def]
+        query, key, value, bias = ctx.saved_tensors[:4]
+        grads = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+        full = None
+        if ctx.needs_input_grad[3]:
+            # In rows filled up to a multiple of 16, then summed over what the mask is shared by.
+            rows, columns = bias.shape[-2:]
+            padded = -(-columns // _MASK_ALIGNMENT) * _MASK_ALIGNMENT
+            full = query.new_empty(*query.shape[:2], rows, padded)[..., :columns]
+        batch, heads, queries, channels = query.shape
+        half, capability = query.dtype != torch.float32, _CAPABILITY.get()
+        sizes = batch, heads, queries, key.shape[2], channels, value.shape[3]
+        size = attention_workspace(*sizes, half, capability)
+        token = _LIVE_WORKSPACE.set(size)
+        workspace = query.new_empty(size, dtype=torch.uint8)
+        del workspace
+        _LIVE_WORKSPACE.reset(token)
+        return *grads, None if full is None else full.sum_to_size(bias.shape)
+
+
+def attention_workspace(
+    batch: int,
+    heads: int,
+    queries: int,
+    keys: int,
+    channels: int,
+    value_channels: int,
+    half: bool,
+    capability: tuple[int, int],
+) -> int:
+    """Bytes of fp32 accumulators in the backward pass of memory-efficient attention.
+
+    Per sample and head: a padded block of the query's gradient for every block of queries and of
+    channels, and, where they don't stay in registers, a block of the key's and the value's
+    gradient per split of the keys (``workspace_size`` in mem_eff_attention/kernel_backward.h).
+    """
+    widest = max(channels, value_channels)
+    block_queries, block_keys, in_registers = _backward_blocks(widest, half, capability)
+    for_query = -(-queries // block_queries) * -(-channels // block_keys)
+    for_query *= block_queries * block_keys + 4  # a lock and a counter, padded to 16 bytes
+    splits = 0
+    if not in_registers:
+        splits = max(1, min(-(-keys // block_keys), 200 // (batch * heads)))
+    padded = sum(-(-one // block_queries) * block_queries for one in (channels, value_channels))
+    for_key_and_value = splits * block_keys * padded
+    return batch * heads * (for_query + for_key_and_value) * 4
+
+
+def _backward_blocks(
+    channels: int, half: bool, capability: tuple[int, int]
+) -> tuple[int, int, bool]:
+    """(queries, keys) of a block, and whether the gradients of key and value stay in registers.
+
+    In the order in which mem_eff_attention/kernels/cutlassB.h offers its kernels; blocks of 128
+    need more shared memory than T4 and the GeForce generations have.
+    """
+    large = capability in ((7, 0), (8, 0)) or 9 <= capability[0] < 12
+    if not half:
+        return (128 if large and channels > 64 and capability >= (8, 0) else 64), 64, False
+    if channels <= 64:
+        return 64, 64, True
+    if channels <= 96 and capability in ((8, 6), (8, 9)):
+        return 128, 64, True
+    if channels <= 128 and large:
+        return 128, (128 if capability >= (8, 0) else 64), True
+    return (128 if large else 64), 64, False

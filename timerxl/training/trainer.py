@@ -59,7 +59,7 @@ class TrainingStep:
     the gradient norm and what a rank has to tell the others.
 
     Args:
-        accelerator: accelerate's Accelerator, or the planner's SoloRank.
+        accelerator: accelerate's Accelerator, or the planner's FakeAccelerator.
         accumulation_steps: micro-batches of one rank in a step.
         max_grad_norm: the global gradient norm is clipped to this.
         skipped: updates in a row, up to now, that fp16 left out because gradients overflowed.

@@ -16,7 +16,8 @@ import pytest
 
 from timerxl.config import load_recipe
 from timerxl.model import TimerXLForClassification
-from timerxl.planner.workload import Choice, launches_per_micro_batch, read_workload
+from timerxl.planner.throughput import launches_per_micro_batch
+from timerxl.planner.workload import Choice, read_workload
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "launch" / "plan.py"

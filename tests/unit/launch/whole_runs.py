@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import timerxl.planner.plan_check
+import timerxl.planner.plan
 import timerxl.report.figures
 import timerxl.report.page
 from timerxl.training.run_dir import RunFolder
@@ -46,7 +46,7 @@ def quick(patch: pytest.MonkeyPatch) -> None:
     """Without pictures and without the measured prediction: seconds, and not the subject here."""
     patch.setattr(timerxl.report.page, "write_report", lambda folder: None)
     patch.setattr(timerxl.report.figures, "figures", lambda folder: {})
-    patch.setattr(timerxl.planner.plan_check, "predict_run", None)
+    patch.setattr(timerxl.planner.plan, "predict_run", None)
 
 
 def command(*overrides: str) -> int:

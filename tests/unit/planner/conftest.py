@@ -1,4 +1,4 @@
-"""Tiny runs that exist on paper: a recipe and counts of windows, without a series."""
+"""Tiny workloads: a recipe and counts of windows, without a series."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TINY = (
 WINDOWS = {"train": 1000, "validation": 200, "test": 300}
 
 
-def paper_workload(
+def tiny_workload(
     *overrides: str,
     num_variables: int = 3,
     num_static: int = 0,
@@ -46,7 +46,7 @@ def paper_workload(
 
 @pytest.fixture(scope="session")
 def workload() -> Callable[..., Workload]:
-    return paper_workload
+    return tiny_workload
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """Memory of a rank against the formulas of ZeRO (Rajbhandari et al. 2020), counted on the real
-model: P parameters on N ranks."""
+model, P parameters on N ranks; and what would fit, against all settings tried one by one."""
 
 from __future__ import annotations
 
@@ -7,25 +7,38 @@ import json
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from timerxl.config import OptimConfig
+from timerxl.config import OptimConfig, load_recipe
 from timerxl.model import TimerXLForClassification
 from timerxl.planner import memory as planner_memory
 from timerxl.planner.devices import DEVICES, GIB, Device
-from timerxl.planner.memory import RankMemory, ZeroSettings, gradient_elements, rank_memory
+from timerxl.planner.memory import (
+    Fit,
+    RankMemory,
+    cublas_workspace,
+    find_fit,
+    gradient_elements,
+    memory_ladder,
+    memory_of,
+    one_gpu,
+    rank_memory,
+)
 from timerxl.planner.trace import Peak, StepSettings, trace_step
-from timerxl.planner.workload import Choice, Workload, memory_of
+from timerxl.planner.workload import Choice, Workload, ZeroSettings, choose
 from timerxl.training.assembly import build_optimizer
 from timerxl.training.distributed import DS_CONFIGS
 
 MakeWorkload = Callable[..., Workload]
 RANKS = [1, 2, 3, 4, 8]
-CONTEXT = 0.45 * 1024**3
+CONTEXT = round(0.45 * 1024**3)
 CUBLAS = (2 * 4096 + 8 * 16) * 1024  # torch's default below Hopper
 SMALL_BUCKET = ZeroSettings(bucket_elements=100, num_buckets=1, offload_optimizer=False)
+GPU = Device("mine", 100.0, {"fp32": 10.0, "fp16": 100.0, "bf16": 100.0})
+CPU = Device("cpu", 100.0, {}, is_cpu=True)
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +58,7 @@ def num_parameters(settings: StepSettings) -> int:
 
 @pytest.mark.parametrize("path", sorted(DS_CONFIGS.glob("*.json")), ids=lambda path: path.stem)
 def test_every_deepspeed_file_is_read(path: Path) -> None:
-    zero = json.loads(path.read_text())["zero_optimization"]
-    assert (zero["reduce_bucket_size"], zero["overlap_comm"]) == (50_000_000, False)
-    found = ZeroSettings.load(path)
-    assert found == ZeroSettings(50_000_000, 1, "offload" in path.stem)
+    assert ZeroSettings.load(path) == ZeroSettings(50_000_000, 1, "offload" in path.stem)
 
 
 def test_overlap_takes_a_second_bucket(tmp_path: Path) -> None:
@@ -64,12 +74,10 @@ def test_zero_2_in_half_precision(settings: StepSettings, ranks: int) -> None:
     count = num_parameters(settings)
     found = rank_memory(settings, ranks, SMALL_BUCKET)
     assert found.weights == 2 * count
-    assert found.gradients == pytest.approx(4 * count / ranks, rel=1e-3)
     assert found.optimizer == pytest.approx((4 + 8) * count / ranks, rel=1e-3)
-    assert found.gradients_complete == found.gradients
     # Shares are equal and whole: every group of tensors is filled up.
     shares = [-(-sum(group) // ranks) for group in tensor_groups(settings)]
-    assert found.gradients == 4 * sum(shares)
+    assert found.gradients == found.gradients_complete == 4 * sum(shares)
     assert gradient_elements(settings, ranks) == [sum(shares)] * ranks
 
 
@@ -84,19 +92,9 @@ def test_zero_2_in_fp32_keeps_shared_tensors_whole(settings: StepSettings, ranks
         for rank in range(ranks):
             kept[rank] += sum(group[index] for index in np.unique(tensor[owner == rank]))
     assert gradient_elements(full, ranks) == kept
-    found = rank_memory(full, ranks, SMALL_BUCKET)
-    count = num_parameters(full)
-    assert found.weights == 4 * count
-    assert found.gradients == 4 * max(kept) >= 4 * count / ranks
+    found, count = rank_memory(full, ranks, SMALL_BUCKET), num_parameters(full)
+    assert (found.weights, found.gradients) == (4 * count, 4 * max(kept))
     assert found.optimizer == 12 * -(-count // ranks)
-
-
-def test_more_ranks_need_less_each(settings: StepSettings) -> None:
-    totals = [rank_memory(settings, ranks, SMALL_BUCKET).total for ranks in RANKS]
-    assert totals == sorted(totals, reverse=True)
-    # What is divided: 16 bytes of 18 a parameter.
-    divided = 16 * num_parameters(settings)
-    assert totals[0] - totals[-1] == pytest.approx(divided * 7 / 8, rel=1e-3)
 
 
 def test_offloading_moves_gradients_and_optimizer_to_the_host(settings: StepSettings) -> None:
@@ -136,40 +134,41 @@ def test_the_moment_of_the_peak(
     count = num_parameters(settings)
     assert 1000 < count < 50_000
     weights = (2 if half else 4) * count
-    asked = []
+    traced = []
 
-    def traced(settings: StepSettings) -> Peak:
-        asked.append(settings)
+    def trace(settings: StepSettings) -> Peak:
+        traced.append((settings.sharded, settings.accumulation_steps))
         return Peak(weights, 0, 0, *peak)
 
-    monkeypatch.setattr(planner_memory, "trace_step", traced)
+    monkeypatch.setattr(planner_memory, "trace_step", trace)
     zero = ZeroSettings(bucket, num_buckets, False)
     found = rank_memory(replace(settings, half=half, accumulation_steps=7), 2, zero)
     named = {"2P": 2 * count, "gradients": found.gradients}
     activations, temporary, buckets = expected
     temporary = named[temporary] if isinstance(temporary, str) else temporary
     assert (found.activations, found.temporary, found.buckets) == (activations, temporary, buckets)
-    (traced_settings,) = asked
-    assert traced_settings.sharded
-    assert traced_settings.accumulation_steps == 1  # one micro-batch is like the next
+    assert traced == [(True, 1)]  # one micro-batch is like the next
 
 
 def test_without_zero_the_trace_is_the_rank(settings: StepSettings) -> None:
     full = replace(settings, half=False, batch_size=32)
     peak, count = trace_step(full), num_parameters(full)
     one, four = (rank_memory(full, ranks, None) for ranks in (1, 4))
-    assert one.total == pytest.approx(peak.total + CONTEXT + CUBLAS, abs=1)
+    assert one.total == peak.total + CONTEXT + CUBLAS
     assert (one.weights, one.optimizer) == (4 * count, peak.optimizer)
-    assert (one.gradients, one.activations) == (peak.gradients, peak.activations)
-    assert (one.temporary, one.buckets) == (peak.temporary, 0)
     # DistributedDataParallel's buckets: the fp32 gradients once more; nothing is divided.
+    assert (one.buckets, one.gradients_complete) == (0, 4 * count)
     assert four == replace(one, buckets=4 * count)
-    assert one.gradients_complete == 4 * count
     on_cpu = rank_memory(replace(full, on_gpu=False), 1, None)
     assert (on_cpu.context, on_cpu.workspaces) == (0, 0)
+    assert on_cpu.total == trace_step(replace(full, on_gpu=False)).total
     hopper = rank_memory(replace(full, capability=(9, 0)), 1, None)
     assert (one.cublas_workspace, hopper.cublas_workspace) == (CUBLAS, 32 * 1024**2)
-    assert on_cpu.total == trace_step(replace(full, on_gpu=False)).total
+
+
+def test_cublas_workspace_by_generation() -> None:
+    assert [cublas_workspace(c) for c in ((7, 5), (8, 9))] == [8_519_680] * 2
+    assert [cublas_workspace(c) for c in ((9, 0), (10, 0))] == [33_554_432] * 2
 
 
 def test_two_micro_batches_are_like_any_more(settings: StepSettings) -> None:
@@ -189,7 +188,6 @@ def test_a_rank_is_the_sum_of_its_parts() -> None:
     absent = values["gradients_complete"] + values["host"]
     assert found.total == sum(values.values()) - absent
     assert found.buffers == values["temporary"] + values["buckets"]
-    assert found.total_gib == found.total / 1024**3
 
 
 def test_a_run_takes_the_deepspeed_file_of_its_precision(workload: MakeWorkload) -> None:
@@ -197,38 +195,27 @@ def test_a_run_takes_the_deepspeed_file_of_its_precision(workload: MakeWorkload)
     count = run.num_parameters
     for precision, element in (("bf16", 2), ("fp16", 2), ("fp32", 4)):
         found = memory_of(run, Choice(precision, 2), ranks=4)
-        assert found.weights == element * count
-        assert found.buckets == 50_000_000 * element
-        assert found.context == pytest.approx(CONTEXT, abs=1)
-    alone = memory_of(run, Choice("bf16", 2))
-    assert (alone.weights, alone.optimizer) == (2 * count, 12 * count)
-    away = memory_of(run.changed(train__offload_optimizer=True), Choice("bf16", 2), ranks=4)
-    assert (away.gradients, away.optimizer) == (0, 0)
-    assert away.host == pytest.approx((4 + 12 + 2) * count / 4, rel=1e-3)
-    plain = memory_of(run, Choice("bf16", 0), on_gpu=False)
+        assert (found.weights, found.buckets) == (element * count, 50_000_000 * element)
+        assert found.context == CONTEXT
+    away = run.changed({"train.offload_optimizer": True})
+    found = memory_of(away, Choice("bf16", 2), ranks=4)
+    assert (found.gradients, found.optimizer) == (0, 0)
+    assert found.host == pytest.approx((4 + 12 + 2) * count / 4, rel=1e-3)
+    plain = memory_of(run, Choice("bf16", 0), CPU)
     assert (plain.weights, plain.buckets, plain.context) == (4 * count, 0, 0)
 
 
-def test_settings_of_the_recipe_reach_the_trace(
-    workload: MakeWorkload, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    overrides = (
-        "model.attn_implementation=eager train.batch_size=6 train.accumulation_steps=2 "
-        "train.gradient_checkpointing=true"
+def test_the_recipe_and_the_device_decide_on_the_step(workload: MakeWorkload) -> None:
+    run = workload(
+        *"model.attn_implementation=eager train.batch_size=6 train.accumulation_steps=2".split(),
+        "train.gradient_checkpointing=true",
     )
-    run = workload(*overrides.split())
-    asked = []
-    monkeypatch.setattr(
-        "timerxl.planner.workload.rank_memory", lambda *arguments: asked.append(arguments)
-    )
-    memory_of(run, Choice("fp16", 2), ranks=3, on_gpu=False)
-    memory_of(run, Choice("fp32", 0))
-    (sharded, ranks, zero), (plain, alone, no_zero) = asked
-    expected = StepSettings(run.model, "eager", 6, 2, True, True, on_gpu=False)
-    assert (sharded, ranks) == (expected, 3)
-    assert zero == ZeroSettings.load(DS_CONFIGS / "zero2_fp16.json")
-    assert plain == replace(expected, half=False, on_gpu=True)
-    assert (alone, no_zero) == (1, None)
+    expected = StepSettings(run.model, "eager", 6, 2, True, True, True)
+    assert run.step_settings(Choice("fp16", 2)) == expected
+    plain = replace(expected, half=False, sharded=False)
+    assert run.step_settings(Choice("fp32", 0), CPU) == replace(plain, on_gpu=False)
+    hopper = run.step_settings(Choice("fp32", 0), DEVICES["h100"])
+    assert hopper == replace(plain, capability=(9, 0))
 
 
 @pytest.mark.parametrize(
@@ -240,8 +227,185 @@ def test_the_series_on_the_gpu_is_counted(
 ) -> None:
     run = replace(workload(f"train.data_on_device={requested}"), series_bytes=round(gib * GIB))
     without = memory_of(run, Choice("fp16", 0))
-    found = memory_of(run, Choice("fp16", 0), device=DEVICES["t4"])  # 14.7 GiB
-    assert found.series == expected * run.series_bytes
-    assert found.total - without.total == found.series
-    on_cpu = Device("cpu", 64.0, {}, is_cpu=True)
-    assert memory_of(run, Choice("fp32", 0), on_gpu=False, device=on_cpu).series == 0
+    found = memory_of(run, Choice("fp16", 0), DEVICES["t4"])  # 14.7 GiB
+    assert found.series == found.total - without.total == expected * run.series_bytes
+    assert memory_of(run, Choice("fp32", 0), CPU).series == 0
+
+
+def test_where_the_memory_goes(workload: MakeWorkload) -> None:
+    run = workload("model.context_length=96", "train.batch_size=16", "train.precision=fp16")
+    eager, fused, light, half, sharded = (memory for _, memory in memory_ladder(run))
+    count = run.num_parameters
+    found = [memory.weights for memory in (eager, fused, light, half, sharded)]
+    assert found == [4 * count] * 4 + [2 * count]
+    # 16 samples x 2 heads x 72 x 72 tokens in fp32, of two layers, and gone with the first change.
+    matrices = 2 * 16 * 2 * 72**2 * 4
+    assert eager.activations > matrices
+    assert fused.activations < eager.activations - matrices / 2
+    assert light.activations < 0.6 * fused.activations  # one layer of two at a time
+    assert half.total < light.total
+    # Four ranks share 16 bytes a parameter.
+    shared = sharded.gradients + sharded.optimizer
+    assert shared == pytest.approx((4 + 12) * count / 4, rel=2e-3)
+    assert sharded.buckets == 50_000_000 * 2
+
+
+def test_what_one_gpu_would_save(workload: MakeWorkload) -> None:
+    t4 = DEVICES["t4"]
+    run = workload("train.zero_stage=2", "train.gradient_checkpointing=true", "train.batch_size=64")
+    choice, no_zero = Choice("fp16", 2), Choice("fp16", 0)
+    found = one_gpu(run, choice, t4, memory_of(run, choice, t4))
+    assert found is not None
+    plain = run.changed({"train.gradient_checkpointing": False})
+    assert found.without_zero_gib == memory_of(run, no_zero, t4).total_gib
+    assert found.without_checkpointing_gib == memory_of(plain, no_zero, t4).total_gib
+    assert found.without_checkpointing_gib > found.without_zero_gib
+    # Three forward passes instead of nearly four: a quarter less.
+    saved = 1 - plain.flops_per_sample() / run.flops_per_sample()
+    assert 0.2 < saved < 0.25
+    assert f"for {saved:.0%} fewer operations" in found.sentence()
+    assert one_gpu(plain, no_zero, t4, memory_of(plain, no_zero)) is None
+
+
+# What to change, in order of cost; each keeps what came before it.
+FREE = {"model.attn_implementation": "sdpa", "train.precision": "auto"}
+CHECKPOINTING = {"train.gradient_checkpointing": True}
+ZERO = {"train.zero_stage": 2}
+OFFLOAD = {"train.offload_optimizer": True}
+LEVELS: list[dict[str, Any]] = [
+    FREE,
+    FREE | CHECKPOINTING,
+    FREE | CHECKPOINTING | ZERO,
+    FREE | CHECKPOINTING | ZERO | OFFLOAD,
+]
+SDPA = {"model.attn_implementation": "sdpa"}
+DEAR = ("model.attn_implementation=eager", "train.precision=fp32")
+
+
+def by_formula(
+    workload: Workload, choice: Choice, device: Device | None = None, ranks: int = 1
+) -> RankMemory:
+    """GiB that every setting makes smaller: each sample costs, and what all samples share."""
+    train = workload.config.train
+    sample = 8.0 if workload.config.model.attn_implementation == "eager" else 4.0
+    sample *= (0.5 if choice.precision != "fp32" else 1.0) * (2 if device == CPU else 1)
+    sample *= 0.25 if train.gradient_checkpointing else 1.0
+    shared = 0.0 if train.offload_optimizer else 12.0 / (ranks if choice.zero_stage == 2 else 1)
+    total = sample * train.batch_size + shared + 1.0
+    return RankMemory(round(total * GIB), 0, 0, 0, 0, 0, 0, gradients_complete=0)
+
+
+def tried_one_by_one(
+    run: Workload, device: Device, limit: float, ranks: int, levels: list[dict[str, Any]]
+) -> dict[str, str] | None:
+    """Overrides of the first level that fits, with its largest micro-batch."""
+    whole, effective = run.config.train.batch_size, run.global_batch(1)
+    sizes = [n for n in range(whole, 0, -1) if effective % n == 0]
+    for level, size in [({}, whole), *((level, n) for level in levels for n in sizes)]:
+        counts = {"train.batch_size": size, "train.accumulation_steps": effective // size}
+        tried = run.changed(level | counts)
+        if by_formula(tried, choose(tried, device), device, ranks).total_gib <= limit:
+            chosen = level | (counts if size != whole else {})
+            return {key: str(value).lower() for key, value in chosen.items()}
+    return None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "device", "ranks", "levels"),
+    [
+        *(
+            ((*DEAR, f"train.batch_size={n}", f"train.accumulation_steps={m}"), GPU, ranks, LEVELS)
+            for n, m in ((12, 1), (12, 5), (7, 2), (1, 4))
+            for ranks in (1, 4)
+        ),
+        # A recipe's own settings are not proposed again.
+        (
+            ("train.gradient_checkpointing=true", "train.zero_stage=2", "train.precision=fp16"),
+            *(GPU, 1, [{}, OFFLOAD]),
+        ),
+        # A CPU has neither half precision nor ZeRO.
+        (DEAR, CPU, 1, [SDPA, SDPA | CHECKPOINTING]),
+    ],
+)
+def test_the_cheapest_settings_that_fit_and_their_largest_micro_batch(
+    workload: MakeWorkload,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: tuple[str, ...],
+    device: Device,
+    ranks: int,
+    levels: list[dict[str, Any]],
+) -> None:
+    monkeypatch.setattr(planner_memory, "memory_of", by_formula)
+    run, met = workload(*overrides), set()
+    for limit in (200, 110, 77, 62, 61, 50, 37, 30, 20, 17, 16, 14.1, 13.5, 10, 5, 4, 2.5, 1.4, 1):
+        found, expected = (
+            find_fit(run, device, limit, ranks),
+            tried_one_by_one(run, device, limit, ranks, levels),
+        )
+        assert (found and found.overrides) == expected
+        if found is not None:
+            assert found.workload.global_batch(1) == run.global_batch(1)
+            assert found.memory.total_gib <= limit
+        met.add(len(expected) if expected is not None else None)
+    assert met >= {0, None}
+    assert len(met) > 2
+
+
+def recomputed(run: Workload, found: Fit, ranks: int) -> RankMemory:
+    """Memory of the recipe with the overrides pasted behind it, as a user would."""
+    values = {
+        f"{section}.{key}": value
+        for section in ("model", "train", "data", "eval")
+        for key, value in vars(getattr(run.config, section)).items()
+    }
+    own = [f"{k}={v}" for k, v in values.items() if isinstance(v, bool | int | float | str)]
+    pasted = load_recipe("quickstart", [*own, *found.to_paste().split()])
+    assert pasted == found.workload.config
+    again = replace(run, config=pasted)
+    return memory_of(again, choose(again, GPU), GPU, ranks)
+
+
+LARGE = "model.hidden_size=1024 model.intermediate_size=4096 train.batch_size=2".split()
+SMALL = [*DEAR, "model.context_length=96", "train.batch_size=4"]
+MIDDLE = (
+    "model.attn_implementation=eager model.hidden_size=256 model.num_attention_heads=16 "
+    "model.intermediate_size=1024 model.context_length=64 train.batch_size=4"
+).split()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "ranks", "limit_mib", "expected"),
+    [
+        (SMALL, 1, 2.0, {}),
+        (SMALL, 1, 1.3, FREE),
+        (SMALL, 1, 0.8, FREE | {"train.batch_size": 2, "train.accumulation_steps": 2}),
+        (
+            *(SMALL, 1, 0.5),
+            FREE | CHECKPOINTING | {"train.batch_size": 1, "train.accumulation_steps": 4},
+        ),
+        (SMALL, 1, 0.3, None),
+        # 25 million parameters and two samples: weights, gradients and optimizer are what counts.
+        (LARGE, 4, 300, CHECKPOINTING | ZERO),
+        (LARGE, 4, 250, CHECKPOINTING | ZERO | OFFLOAD),
+        (LARGE, 4, 100, None),
+        # Accumulation keeps all gradients: the full micro-batch fits here, smaller ones don't.
+        (MIDDLE, 1, 26.7, SDPA),
+    ],
+)
+def test_what_fits_on_real_traces(
+    workload: MakeWorkload,
+    overrides: list[str],
+    ranks: int,
+    limit_mib: float,
+    expected: dict[str, Any] | None,
+) -> None:
+    run = workload(*overrides)
+    limit = (CONTEXT + CUBLAS + limit_mib * 2**20) / GIB
+    found = find_fit(run, GPU, limit, ranks)
+    if expected is None:
+        assert found is None
+        return
+    assert found is not None
+    assert found.overrides == {key: str(value).lower() for key, value in expected.items()}
+    assert found.memory == recomputed(run, found, ranks)
+    assert found.memory.total_gib <= limit

@@ -18,7 +18,7 @@ import torch
 from timerxl.command_line import leave
 from timerxl.config import load_recipe
 from timerxl.model import TimerXLForClassification
-from timerxl.planner.solo_rank import zero_windows
+from timerxl.planner.trace import zero_windows
 from timerxl.training.assembly import build_optimizer, model_config
 from timerxl.training.dataloader import MicroBatch
 from timerxl.training.distributed import build_accelerator, fill_deepspeed, plan_launch

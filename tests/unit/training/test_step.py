@@ -20,7 +20,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 from timerxl.config import load_recipe
 from timerxl.model import TimerXLForClassification
-from timerxl.planner.solo_rank import zero_windows
+from timerxl.planner.trace import zero_windows
 from timerxl.training.assembly import model_config
 from timerxl.training.dataloader import MicroBatch
 from timerxl.training.trainer import NumberNotFinite, TrainingStep
