@@ -18,9 +18,9 @@ from hub_contents import Fault, File, Hub, Repository
 from spoiled_runs import as_stopped, edit, sums
 
 from timerxl.config import InputError
-from timerxl.hub.child import Place, sweep
 from timerxl.hub.push import BackgroundPush
 from timerxl.hub.record import needs_force, read_record
+from timerxl.hub.staging import Place, sweep
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -279,7 +279,7 @@ def test_a_signal_or_a_lost_disk_leaves_no_time(
 
 def test_what_a_killed_process_left_goes_at_the_next_start(hub: Hub, training: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from timerxl.hub.child import Place\n"
+        "import os, sys; from pathlib import Path; from timerxl.hub.staging import Place\n"
         "place = Place(Path(sys.argv[1])); (place.folder / 'run').mkdir(); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, training.parent], cwd=ROOT, check=False)
@@ -341,7 +341,7 @@ def test_a_sweep_takes_only_what_it_made(tmp_path: Path) -> None:
 
 def test_a_place_goes_with_its_process_whatever_ends_it(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from timerxl.hub.child import Place\n"
+        "import os, sys; from pathlib import Path; from timerxl.hub.staging import Place\n"
         "place = Place(Path(sys.argv[1])); (place.folder / 'run').mkdir()\n"
         "if os.fork() == 0: sys.exit()\n"
         "os.wait(); assert place.folder.is_dir(); del place; raise SystemExit(3)"

@@ -14,7 +14,7 @@ from spoiled_runs import SECRET, as_stopped, edit, home, plant, rename_regions, 
 import timerxl.model
 from timerxl.config import InputError, load_recipe
 from timerxl.forecaster import Forecaster
-from timerxl.hub.package import CardOptions, Package, stage
+from timerxl.hub.package import Package, stage
 from timerxl.hub.record import read_record
 from timerxl.model import TimerXLForClassification
 
@@ -39,7 +39,7 @@ FILES = [
 
 
 def staged(run: Path, tmp_path: Path, force: bool = False) -> Package:
-    return stage(read_record(run, force), tmp_path / "staged", CardOptions("ana/rain"))
+    return stage(read_record(run, force), tmp_path / "staged", "ana/rain")
 
 
 def refused(run: Path, tmp_path: Path, force: bool = False) -> str:

@@ -12,9 +12,8 @@ from hub_contents import Fault, File, Hub
 from spoiled_runs import sums
 
 from timerxl.config import InputError
-from timerxl.hub.child import PushFailed, environment
 from timerxl.hub.package import Package
-from timerxl.hub.push import Target
+from timerxl.hub.push import PushFailed, Target, environment
 from timerxl.hub.push import push as push_package
 
 TARGET = Target("ana/rain")
