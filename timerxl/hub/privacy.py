@@ -11,7 +11,7 @@ import os
 import platform
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -19,8 +19,6 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import yaml
-
-from timerxl.config import InputError
 
 REMOVED = "[removed]"
 # (text that must be there, pattern): a text without the first is not searched for the second.
@@ -208,14 +206,8 @@ class Scrubber:
     known: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(
-        cls, run: Path, contents: list[Any], secrets: list[str], names: Iterable[str] = ()
-    ) -> Scrubber:
-        """For a run folder and what its files hold; ``secrets`` are tokens in use here.
-
-        ``names`` are what the model calls its features, regions and columns. Raises InputError
-        where one of them holds what would be taken out: the model is of no use without it.
-        """
+    def of(cls, run: Path, contents: list[Any], secrets: list[str]) -> Scrubber:
+        """For a run folder and what its files hold; ``secrets`` are tokens in use here."""
         known: dict[str, str] = {}
         for folder in {Path.home(), Path.cwd(), Path.home().resolve()}:
             if len(str(folder)) > 3:
@@ -225,7 +217,7 @@ class Scrubber:
                 known[path] = run.absolute().name
         for content in contents:
             known |= {path: file_name(path) for path in _paths_in(content)}
-        said = {name for content in contents for name in strings_in(content)} | set(names)
+        said = {name for content in contents for name in strings_in(content)}
         host = socket.gethostname()
         for name in {host, host.partition(".")[0]}:
             # A plain word tells nobody anything, and might be a region's name.
@@ -234,21 +226,8 @@ class Scrubber:
                 known[name] = HOST
         if re.search(r"\d[+-]", platform.release()):  # 4.4.0 might be a library's version
             known[platform.release()] = KERNEL
-        known = {private: said for private, said in known.items() if private not in names}
         known |= {secret: REMOVED for secret in secrets}
-        found = cls(tuple(sorted(known.items(), key=lambda item: -len(item[0]))))
-        for name in names:
-            if found.text(name) == name:
-                continue
-            is_token = without_keys(name) != name or any(secret in name for secret in secrets)
-            what = "a token" if is_token else "a folder of this machine, or a place of storage"
-            shown = "one that is not repeated here" if is_token else repr(name)
-            raise InputError(
-                f"a feature, region or column of the model is named after {what} ({shown}). The "
-                "model can't be used without its names, so they are not rewritten, and it is not "
-                "published. Rename it in the table, and train again."
-            )
-        return found
+        return cls(tuple(sorted(known.items(), key=lambda item: -len(item[0]))))
 
     def text(self, text: str) -> str:
         """A text without what is private. A slash need not be a path: programs are read, too."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import huggingface_hub
 import pandas as pd
+from safetensors import SafetensorError, safe_open
 
 from timerxl.command_line import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError
@@ -36,6 +36,7 @@ from timerxl.hub.privacy import (
     secrets_here,
     strings_in,
     without_keys,
+    without_places,
 )
 from timerxl.report.run_record import UNREADABLE, get, read_forecasts
 from timerxl.training.monitors.rules import MONITORS
@@ -182,7 +183,8 @@ def _read_record(folder: Path, force: bool, under_way: bool, named: Path | None)
     names = _names(preprocessing)
     classes = strings_in([model_config.get("id2label"), model_config.get("label2id")])
     secrets = secrets_here(os.environ, huggingface_hub.get_token())
-    scrubber = Scrubber.of(own, [config, preprocessing], secrets, {*names, *classes})
+    scrubber = Scrubber.of(own, [config, preprocessing, model_config], secrets)
+    _check_names(sorted({*names, *classes}), scrubber)
     name = own.absolute().name
     name = scrubber.text(name) if is_run_name(name) else "run"
     if "output_dir" in config:
@@ -251,25 +253,31 @@ def _status(folder: Path) -> Content:
 
 
 def _names(preprocessing: Content) -> frozenset[str]:
-    """What the model calls its features, regions and columns. Raises InputError for a name that
-    can't be published, since the model is of no use without it."""
+    """What the model calls its features, regions and columns."""
     keys = ("feature_names", "regions", "static_feature_names", "precipitation_feature")
     data = preprocessing["data"]
     found = [preprocessing.get(key) for key in keys]
     found += [data.get("features"), get(preprocessing, "label", "column")]
     found += [value for key, value in data.items() if key.endswith("_column")]
-    names = frozenset(name for one in found for name in strings_in(one))
-    for name in sorted(names):
-        if NAME.take(name.removeprefix("region_"), names) is LEFT:
-            what = "a token, a place of storage or a system" if looks_private(name) else ""
-            raise InputError(
-                "a feature, region or column of the model is "
-                + (f"named after {what} (not repeated here)" if what else "called by no name")
-                + ("" if what else f" of 1 to {MOST_NAME} characters: {plain(name, 60)!r}")
-                + ". The model can't be used without its names, so it is not published. Rename it "
-                "in the table, and train again."
-            )
-    return names
+    return frozenset(name for one in found for name in strings_in(one))
+
+
+def _check_names(names: list[str], scrubber: Scrubber) -> None:
+    """Raise InputError for a name that can't be published: the model is of no use without it."""
+    for name in names:
+        scrubbed, short = scrubber.text(name), name.removeprefix("region_")
+        if looks_private(name) or REMOVED in scrubbed or without_places(name) != name:
+            what = "named after a token, a place of storage or a system (not repeated here)"
+        elif scrubbed != name:
+            what = f"named after a folder of this machine ({plain(name, 60)!r})"
+        elif NAME.take(short, frozenset()) is LEFT:
+            what = f"called by no name of 1 to {MOST_NAME} characters: {plain(name, 60)!r}"
+        else:
+            continue
+        raise InputError(
+            f"a feature, region or column of the model is {what}. The model can't be used without "
+            "its names, so it is not published. Rename it in the table, and train again."
+        )
 
 
 def _described(preprocessing: Content) -> Content:
@@ -383,17 +391,11 @@ def _model_folder(folder: Path, own: Path, outcome: str) -> Path:
 
 def _check_weights(path: Path, named: Path) -> None:
     """A file that was cut off is refused here, not by those who download it."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            header: Content = json.loads(file.read(length) if length < size else b"")
-            ends = [of["data_offsets"][1] for key, of in header.items() if key != "__metadata__"]
-            expected = 8 + length + max(ends, default=0)
-        except (ValueError, AttributeError, TypeError, LookupError, RecursionError) as error:
-            raise InputError(f"{named} is no safetensors file: its header is damaged.") from error
-    if expected != size:
-        raise InputError(f"{named} is damaged: it has {size:,} bytes, its header says otherwise.")
+    try:
+        with safe_open(path, "numpy"):
+            pass
+    except SafetensorError as error:
+        raise InputError(f"{named} is damaged, or no safetensors file.") from error
 
 
 def read_events(path: Path) -> list[Content]:
