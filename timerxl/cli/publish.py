@@ -62,7 +62,7 @@ def check_dry_run(folder: Path, run: Path) -> None:
 
 def dry_run(folder: Path, fill: Callable[[Path], Package]) -> int:
     """Fill a folder beside ``folder`` and rename it: all of the package is there, or nothing."""
-    from timerxl.hub.child import Place, sweep
+    from timerxl.hub.staging import Place, sweep
 
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -100,19 +100,19 @@ def run(given: argparse.Namespace) -> int:
         raise InputError(f"--timeout is {given.timeout:g}; expected seconds above 0.")
     if given.dry_run is not None:
         check_dry_run(given.dry_run, given.run)
-    from timerxl.hub.child import Place, PushFailed, sweep
-    from timerxl.hub.package import CardOptions, stage
-    from timerxl.hub.push import Target, push
+    from timerxl.hub.package import stage
+    from timerxl.hub.push import PushFailed, Target, push
     from timerxl.hub.record import read_record
+    from timerxl.hub.staging import Place, sweep
 
     target = Target(given.repo_id, given.private, given.revision)
     record = read_record(given.run, given.force)
-    options = CardOptions(target.repo_id, target.revision, given.data_licence)
+    options = (target.repo_id, target.revision, given.data_licence)
     if given.dry_run is not None:
-        return dry_run(given.dry_run, lambda folder: stage(record, folder, options))
+        return dry_run(given.dry_run, lambda folder: stage(record, folder, *options))
     sweep(Path(tempfile.gettempdir()))
     with Place(Path(tempfile.gettempdir())) as place:
-        package = stage(record, place.folder / "package", options)
+        package = stage(record, place.folder / "package", *options)
         size = f"{len(package.files)} files, {package.num_bytes:,} bytes"
         if package.num_left:
             say(

@@ -19,7 +19,7 @@ from timerxl.config_checks import MONITOR_NAMES, THRESHOLD_SCORES, VALIDATION_ME
 from timerxl.data.tables.columns import KINDS, QUANTITIES
 from timerxl.evaluation.references import TITLES
 from timerxl.hub.known_words import is_known_sentence
-from timerxl.hub.privacy import looks_private
+from timerxl.hub.privacy import ADDRESS, REMOVED, has_path, looks_private
 from timerxl.training.monitors.rules import SEVERITIES
 
 LEFT = object()  # in the place of a value that may not be published
@@ -91,6 +91,11 @@ def _choice(*allowed: Any) -> Kind:
     return _fits(f"one of: {shown}", is_one)
 
 
+def _each(kind: Any, keys: str) -> dict[str, Any]:
+    """The same kind for every key."""
+    return dict.fromkeys(keys.split(), kind)
+
+
 def _text(words: str, pattern: str) -> Kind:
     matches = re.compile(pattern, re.ASCII).fullmatch
     return _fits(words, lambda value: isinstance(value, str) and matches(value) is not None)
@@ -111,6 +116,13 @@ def _is_clean(value: Any, most: int) -> bool:
 
 def _is_clean_text(value: Any, most: int) -> bool:
     return _is_clean(value, most) and _KEY.search(value) is None
+
+
+def _given_text(value: Any, names: frozenset[str]) -> Any:
+    """As it was given, without addresses of mail; none that names a folder."""
+    if not _is_clean_text(value, MOST_TEXT) or has_path(value):
+        return LEFT
+    return ADDRESS.sub(REMOVED, value)
 
 
 def _file_name(value: Any, names: frozenset[str]) -> Any:
@@ -195,7 +207,7 @@ KNOWN_NAME = Kind(
     lambda value, names: value if isinstance(value, str) and value in names else LEFT,
 )
 FILE_NAME = Kind("file's name, without folders", _file_name)
-GIVEN_TEXT = _fits("text given to be published", lambda value: _is_clean_text(value, MOST_TEXT))
+GIVEN_TEXT = Kind("text given to be published", _given_text)
 SENTENCE = Kind(
     "sentence of numbers and known words",
     lambda value, names: (
@@ -210,40 +222,37 @@ PRECISION = _choice("auto", "no", "bf16", "fp16", "fp32", "fp8")
 
 # Parts that stand in several files
 
-_SHARES = (
+SCORES: dict[str, Any] = _each(
+    SHARE,
     "f1 macro_f1 precision recall accuracy balanced_accuracy csi pod far predicted_rain_share "
-    "roc_auc pr_auc brier ece"
-).split()
-_CORRELATIONS = "mcc hss pss ets sedi".split()
-SCORES: dict[str, Any] = {key: SHARE for key in _SHARES}
-SCORES |= {key: CORRELATION for key in _CORRELATIONS} | {"bss": SKILL, "bias": POSITIVE}
-SCORES |= {"loss": POSITIVE}
+    "roc_auc pr_auc brier ece",
+)
+SCORES |= _each(CORRELATION, "mcc hss pss ets sedi")
+SCORES |= {"bss": SKILL, "bias": POSITIVE, "loss": POSITIVE}
 INTERVALS = {key: [kind] for key, kind in SCORES.items()}
 DIFFERENCE = {
     "reference": FORECAST,
-    **{key: NUMBER for key in ("estimate", "low", "high")},
+    **_each(NUMBER, "estimate low high"),
     "skill": _number(-1e15, 1),
 }
 BIN = {"forecast": SHARE, "observed": SHARE, "num_windows": COUNT}
 CALIBRATION = {"slope": NUMBER, "intercept": NUMBER}
-PLAN_CHECK = {
-    f"{how}_{what}": POSITIVE
-    for how in ("predicted", "measured")
-    for what in ("peak_memory_gib", "epoch_seconds")
-}
+PLAN_CHECK = _each(
+    POSITIVE,
+    "predicted_peak_memory_gib measured_peak_memory_gib predicted_epoch_seconds "
+    "measured_epoch_seconds",
+)
 # What a monitor found: the numbers its rule was met with.
 EVIDENCE: dict[str, Any] = {
-    **{
-        key: NUMBER
-        for key in (
-            "accuracy accuracy_before validation_accuracy holdout_accuracy test_accuracy points "
-            "std_error_points balanced_points rain_share predicted_rain_share "
-            "validation_rain_share holdout_rain_share test_rain_share roc_auc logit_spread "
-            "always_rain_f1 best_threshold loss grad_norm median_grad_norm peak_memory_gb "
-            "memory_cap_gb epoch_seconds planned_epoch_seconds f1 target_f1 share"
-        ).split()
-    },
-    **{key: COUNT for key in ("num_windows", "evaluations", "skipped_updates", "steps")},
+    **_each(
+        NUMBER,
+        "accuracy accuracy_before validation_accuracy holdout_accuracy test_accuracy points "
+        "std_error_points balanced_points rain_share predicted_rain_share validation_rain_share "
+        "holdout_rain_share test_rain_share roc_auc logit_spread always_rain_f1 best_threshold "
+        "loss grad_norm median_grad_norm peak_memory_gb memory_cap_gb epoch_seconds "
+        "planned_epoch_seconds f1 target_f1 share",
+    ),
+    **_each(COUNT, "num_windows evaluations skipped_updates steps"),
     "validation_loss": [NUMBER],
     "train_loss": [NUMBER],
     "features": Some(KNOWN_NAME),
@@ -264,40 +273,36 @@ VERDICT = {
 # training_config.yaml
 
 _SYNTHETIC = {"step_hours": HOURS, "start": TIME, "end": TIME, "seed": SEED}
-_COLUMNS = "timestamp_column region_column precipitation_column label_column".split()
+_COLUMNS = "timestamp_column region_column precipitation_column label_column"
+_FRACTIONS = "holdout_fraction train_fraction validation_fraction"
 _DATA: dict[str, Any] = {
     "path": FILE_NAME,
     "synthetic": _SYNTHETIC,
-    **dict.fromkeys(_COLUMNS, NAME),
+    **_each(NAME, _COLUMNS),
     "precipitation_unit": UNIT,
     "missing_values": [NUMBER],
     "directions": _choice("sin_cos", "as_is"),
     "features": [NAME],
-    **{key: HOURS for key in ("label_horizon_hours", "window_stride_hours", "train_stride_hours")},
-    "max_fill_hours": HOURS,
-    "rain_threshold_mm": HOURS,
-    "log1p_precipitation": FLAG,
-    "static_features": FLAG,
+    **_each(HOURS, "label_horizon_hours window_stride_hours train_stride_hours"),
+    **_each(HOURS, "max_fill_hours rain_threshold_mm"),
+    **_each(FLAG, "log1p_precipitation static_features"),
     "oni_path": FILE_NAME,
     "oni_lag_months": COUNT,
     "split": _choice("time", "rows"),
-    **{f"{key}_fraction": SHARE for key in ("holdout", "train", "validation")},
+    **_each(SHARE, _FRACTIONS),
 }
 _MODEL: dict[str, Any] = {
-    **{
-        key: COUNT
-        for key in (
-            "patch_length context_length hidden_size intermediate_size num_hidden_layers "
-            "num_attention_heads num_static_real_features num_variables"
-        ).split()
-    },
+    **_each(
+        COUNT,
+        "patch_length context_length hidden_size intermediate_size num_hidden_layers "
+        "num_attention_heads num_static_real_features num_variables",
+    ),
     "hidden_act": _choice("relu", "gelu"),
-    "hidden_dropout": SHARE,
-    "attention_dropout": SHARE,
+    **_each(SHARE, "hidden_dropout attention_dropout"),
     "rope_theta": POSITIVE,
     "variable_bias_mode": _choice("folded", "mask"),
     "pooling": _choice("mean", "last"),
-    **{key: FLAG for key in ("covariate", "instance_norm", "variable_embedding")},
+    **_each(FLAG, "covariate instance_norm variable_embedding"),
 }
 _LOSS = {
     "name": _choice("cross_entropy", "weighted_cross_entropy", "focal"),
@@ -308,7 +313,7 @@ TRAINING_CONFIG: dict[str, Any] = {
     "recipe": _choice(*available_recipes()),
     "seed": SEED,
     "output_dir": NAME,  # here the name of the run's folder (timerxl.hub.record)
-    "data": _DATA | dict.fromkeys(_COLUMNS, KNOWN_NAME) | {"features": [KNOWN_NAME]},
+    "data": _DATA | _each(KNOWN_NAME, _COLUMNS) | {"features": [KNOWN_NAME]},
     "model": _MODEL
     | {
         "num_labels": COUNT,
@@ -318,23 +323,18 @@ TRAINING_CONFIG: dict[str, Any] = {
     },
     "loss": _LOSS,
     "optim": {
-        **{key: POSITIVE for key in ("lr", "weight_decay", "max_grad_norm", "layer_lr_decay")},
-        **{key: SHARE for key in ("adam_beta1", "adam_beta2", "warmup_ratio")},
+        **_each(POSITIVE, "lr weight_decay max_grad_norm layer_lr_decay"),
+        **_each(SHARE, "adam_beta1 adam_beta2 warmup_ratio"),
     },
     "train": {
-        **{
-            key: COUNT
-            for key in (
-                "epochs max_steps batch_size accumulation_steps patience log_every_steps "
-                "num_workers checkpoint_every_steps keep_last"
-            ).split()
-        },
+        **_each(
+            COUNT,
+            "epochs max_steps batch_size accumulation_steps patience log_every_steps num_workers "
+            "checkpoint_every_steps keep_last",
+        ),
         "precision": PRECISION,
         "zero_stage": _choice(0, 2),
-        **{
-            key: FLAG
-            for key in "offload_optimizer gradient_checkpointing compile resume_force".split()
-        },
+        **_each(FLAG, "offload_optimizer gradient_checkpointing compile resume_force"),
         "metric_for_best_model": _choice(*VALIDATION_METRICS),
         "data_on_device": _choice("auto", True, False),
         "trackers": [
@@ -348,7 +348,7 @@ TRAINING_CONFIG: dict[str, Any] = {
         "collective_timeout_minutes": POSITIVE,
     },
     "eval": {
-        **{key: COUNT for key in "batch_size every_steps check_windows max_windows".split()},
+        **_each(COUNT, "batch_size every_steps check_windows max_windows"),
         "test_every_epoch": FLAG,
         "threshold": (SHARE, _choice("auto")),
         "threshold_score": _choice(*THRESHOLD_SCORES),
@@ -357,12 +357,9 @@ TRAINING_CONFIG: dict[str, Any] = {
         "block_days": POSITIVE,
     },
     "monitors": {
-        **{name: ACTION for name in MONITOR_NAMES},
+        **dict.fromkeys(MONITOR_NAMES, ACTION),
         "num_evaluations": COUNT,
-        **{
-            key: POSITIVE
-            for key in "points slow_factor memory_cap_gb target_f1 target_points".split()
-        },
+        **_each(POSITIVE, "points slow_factor memory_cap_gb target_f1 target_points"),
     },
     "hub": {
         "push": _choice(False),  # whoever trains by these settings sends nothing
@@ -431,9 +428,9 @@ PREPROCESSING: dict[str, Any] = {
     "label": {"horizon_hours": HOURS, "threshold_mm": HOURS, "column": NAME, "text": SENTENCE},
     "split": {
         "method": _choice("time", "rows"),
-        **{f"{key}_from": TIME for key in ("holdout", "validation", "test")},
-        **{f"{key}_hours": HOURS for key in ("embargo", "window_stride", "train_stride")},
-        **{f"{key}_fraction": SHARE for key in ("holdout", "train", "validation")},
+        **_each(TIME, "holdout_from validation_from test_from"),
+        **_each(HOURS, "embargo_hours window_stride_hours train_stride_hours"),
+        **_each(SHARE, _FRACTIONS),
     },
     "data": _DATA,
     "training_ranges": {
@@ -442,7 +439,7 @@ PREPROCESSING: dict[str, Any] = {
         "issue_hours": [HOURS],
         "by_region": Mapping(
             KNOWN_NAME,
-            {key: [NUMBER] for key in "min max mean std q01 q99 size_low size size_high".split()},
+            _each([NUMBER], "min max mean std q01 q99 size_low size size_high"),
         ),
     },
     "static_feature_names": [STATIC_NAME],
@@ -503,14 +500,12 @@ RESULTS: dict[str, Any] = {
     "max_windows": COUNT,
     "eval_seed": SEED,
     "stop_reason": SENTENCE,
-    **{key: COUNT for key in "steps best_step resumes num_parameters num_processes".split()},
-    **{
-        key: POSITIVE
-        for key in (
-            "train_seconds compile_seconds loading_seconds check_seconds checkpoint_seconds "
-            "samples_per_s seconds peak_memory_gib"
-        ).split()
-    },
+    **_each(COUNT, "steps best_step resumes num_parameters num_processes"),
+    **_each(
+        POSITIVE,
+        "train_seconds compile_seconds loading_seconds check_seconds checkpoint_seconds "
+        "samples_per_s seconds peak_memory_gib",
+    ),
     "is_synthetic": FLAG,
     "plan": PLAN_CHECK,
 }
@@ -520,10 +515,7 @@ RESULTS: dict[str, Any] = {
 _AT = {"step": COUNT, "epoch": POSITIVE}
 _EVENTS: dict[str, Any] = {
     "start": {
-        "steps_per_epoch": COUNT,
-        "total_steps": COUNT,
-        "check_every": COUNT,
-        "grace_steps": COUNT,
+        **_each(COUNT, "steps_per_epoch total_steps check_every grace_steps"),
         "dead_features": Some(KNOWN_NAME),
         "class_shares": Mapping(SPLIT, Mapping(KNOWN_NAME, SHARE)),
     },
@@ -537,9 +529,7 @@ _EVENTS: dict[str, Any] = {
     "train": _AT
     | {
         "loss": NUMBER,
-        "lr": POSITIVE,
-        "grad_norm": POSITIVE,
-        "samples_per_s": POSITIVE,
+        **_each(POSITIVE, "lr grad_norm samples_per_s"),
         "batch": SENTENCE,
         "checkpoint": CHECKPOINT,
         "skipped": COUNT,
@@ -549,7 +539,7 @@ _EVENTS: dict[str, Any] = {
     "expectation": {
         "epoch": POSITIVE,
         "score": _choice("loss", "accuracy", "f1"),
-        **{key: NUMBER for key in ("value", "low", "high")},
+        **_each(NUMBER, "value low high"),
     },
     "verdict": VERDICT,
     "plan_check": PLAN_CHECK,
@@ -566,13 +556,11 @@ FILES: dict[str, Any] = {
     "results.json": RESULTS,
     "verdict.json": {"stopped_by": VERDICT, "verdicts": Some(VERDICT)},
     "environment.json": {
-        **{
-            name: VERSION
-            for name in (
-                "timerxl python torch transformers accelerate deepspeed datasets evaluate "
-                "safetensors numpy pandas scikit-learn cuda"
-            ).split()
-        },
+        **_each(
+            VERSION,
+            "timerxl python torch transformers accelerate deepspeed datasets evaluate safetensors "
+            "numpy pandas scikit-learn cuda",
+        ),
         "device": DEVICE,
         "threads": COUNT,
         "processes": COUNT,
@@ -594,6 +582,11 @@ class Listing:
 
     held: dict[tuple[str, str], dict[str, None]] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
+
+    def leave(self, *parts: str) -> None:
+        """Count a value that is left out at this place."""
+        place = ".".join(part for part in parts if part)
+        self.left[place] = self.left.get(place, 0) + 1
 
     @property
     def num_left(self) -> int:
@@ -625,24 +618,23 @@ def filtered(
     """
     kept = _filtered(content, shape, names, listing, place, "")
     if kept is LEFT:
-        listing.left[place] = listing.left.get(place, 0) + 1
+        listing.leave(place)
     return kept
 
 
 def _filtered(
     content: Any, shape: Any, names: frozenset[str], listing: Listing, place: str, key: str
 ) -> Any:
-    if content is None:
-        return None
     where = f"{place}.{key}".strip(".")
 
     def inner(value: Any, shape: Any, key: str) -> Any:
         kept = _filtered(value, shape, names, listing, where, key)
         if kept is LEFT:
-            at = f"{where}.{key}".strip(".")
-            listing.left[at] = listing.left.get(at, 0) + 1
+            listing.leave(where, key)
         return kept
 
+    if content is None:
+        return None
     if isinstance(shape, tuple):
         found = (_filtered(content, one, names, listing, place, key) for one in shape)
         return next((kept for kept in found if kept is not LEFT), LEFT)
@@ -655,7 +647,9 @@ def _filtered(
         if not isinstance(content, list):
             return LEFT
         if isinstance(shape, Some):
-            items = [inner(item, shape.item, "*") for item in content]
+            for _ in range(content.count(None)):
+                listing.leave(where, "*")
+            items = [inner(item, shape.item, "*") for item in content if item is not None]
             return [item for item in items if item is not LEFT]
         items = [_filtered(item, shape[0], names, listing, place, key) for item in content]
         return LEFT if any(item is LEFT for item in items) else items
@@ -664,15 +658,12 @@ def _filtered(
     result: dict[str, Any] = {}
     for name, value in content.items():
         if isinstance(shape, Mapping):
-            is_listed, of = shape.keys.take(name, names) is not LEFT, shape.values
+            is_listed, of, shown = shape.keys.take(name, names) is not LEFT, shape.values, "*"
         else:
-            is_listed, of = isinstance(name, str) and name in shape, shape.get(name)
+            is_listed, of, shown = isinstance(name, str) and name in shape, shape.get(name), name
         if not is_listed:
-            at = f"{where}.(another key)".strip(".")
-            listing.left[at] = listing.left.get(at, 0) + 1
-            continue
-        kept = inner(value, of, "*" if isinstance(shape, Mapping) else name)
-        if kept is not LEFT:
+            listing.leave(where, "(another key)")
+        elif (kept := inner(value, of, shown)) is not LEFT:
             result[name] = kept
     return result
 
@@ -684,8 +675,8 @@ def filtered_events(
     found = []
     for event in events:
         kind = event.get("event")
-        if not isinstance(kind, str) or kind not in EVENTS:
-            listing.left["(another event)"] = listing.left.get("(another event)", 0) + 1
-            continue
-        found.append(filtered(event, EVENTS[kind], names, listing, kind))
+        if isinstance(kind, str) and kind in EVENTS:
+            found.append(filtered(event, EVENTS[kind], names, listing, kind))
+        else:
+            listing.leave("(another event)")
     return found

@@ -32,6 +32,7 @@ _NUMBER = r"[+-]?(?:\d{1,3}(?:,\d{3}){1,4}|\d{1,9})(?:\.\d{1,17})?(?:[eE][+-]?\d
 _TIME = r"\d{4}-\d\d-\d\d(?:T\d\d(?::\d\d){0,2})?|\d\d:\d\d(?::\d\d)?"
 _VALUE = re.compile(rf"(?:{_NUMBER}|{_TIME})(?:(%|[A-Za-z]{{1,7}})?)", re.ASCII)
 _CHECKPOINT = re.compile(r"(?:checkpoints/)?step_\d{1,12}", re.ASCII)
+_FOLDER = re.compile(r"~?[/\\]{1,2}\w|[A-Za-z]{1,8}:[/\\]")
 _AROUND = "()[]{},.;:!?\"'`|<>+-–*"
 
 
@@ -48,6 +49,8 @@ def is_known_sentence(text: str, names: frozenset[str]) -> bool:
 def _is_known(token: str) -> bool:
     if not token or token.lower() in _words() or _CHECKPOINT.fullmatch(token):
         return True
+    if _FOLDER.match(token):  # also one of known words
+        return False
     if value := _VALUE.fullmatch(token):
         return not value[1] or value[1] == "%" or value[1].lower() in _words()
     if "=" in token:

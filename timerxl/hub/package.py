@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 
@@ -16,7 +17,7 @@ from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.files import json_ready, write_json, write_text
 from timerxl.forecaster import load_classifier
 from timerxl.hub.allowed import Listing
-from timerxl.hub.card.model_card import model_card
+from timerxl.hub.card import model_card
 from timerxl.hub.privacy import as_yaml
 from timerxl.hub.record import (
     CONFIG,
@@ -68,35 +69,30 @@ class Package:
         return sum(self.listings[name].num_left for name in self.files if name in self.listings)
 
 
-@dataclass(frozen=True)
-class CardOptions:
-    """What the card must be told, because no file of the run says it."""
-
-    repo_id: str
-    revision: str | None = None
-    data_licence: str | None = None
-
-
-def stage(record: Record, folder: Path, options: CardOptions) -> Package:
+def stage(
+    record: Record,
+    folder: Path,
+    repo_id: str,
+    revision: str | None = None,
+    data_licence: str | None = None,
+) -> Package:
     """Write everything that is published into ``folder``, which is made or empty.
+
+    The last three are for the card, because no file of the run says them.
 
     Raises InputError where a file would give away what is private and can't be rewritten, and where
     what was written can't be loaded as the Forecaster does.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _write_model(record, folder)
-    write_text(folder / TRAINING_CONFIG, as_yaml(record.config))
-    for name, content in (("results.json", record.results), ("verdict.json", record.verdict)):
-        if content:
-            write_json(folder / name, content)
-    if record.events:
-        _write_events(record, folder / METRICS)
+    found: dict[str, Any] = {TRAINING_CONFIG: record.config, "results.json": record.results}
+    _write_files(folder, found | {"verdict.json": record.verdict, METRICS: record.events})
     _load_again(folder)
     if (record.folder / PAGE).is_file():
         (folder / PAGE).parent.mkdir(exist_ok=True)
         write_text(folder / PAGE, _page(record, folder.parent))
-    card = model_card(record, options.repo_id, options.revision, options.data_licence)
-    write_text(folder / CARD, record.scrubber.code(card))
+    card = model_card(record, repo_id, revision, data_licence)
+    write_text(folder / CARD, record.scrubber.text(card))
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     package = Package(folder, tuple(file.as_posix() for file in files), record.listings)
     _check(package, record)
@@ -122,9 +118,16 @@ def _write_model(record: Record, folder: Path) -> None:
     write_json(folder / PREPROCESSING, preprocessing)
 
 
-def _write_events(record: Record, path: Path) -> None:
-    lines = [json.dumps(json_ready(event)) + "\n" for event in record.events]
-    write_text(path, "".join(lines))
+def _write_files(folder: Path, contents: dict[str, Any]) -> None:
+    """As a run writes them; what is empty is left out."""
+    for name, content in contents.items():
+        if name.endswith(".yaml"):
+            write_text(folder / name, as_yaml(content))
+        elif name == METRICS and content:
+            lines = [json.dumps(json_ready(event)) + "\n" for event in content]
+            write_text(folder / name, "".join(lines))
+        elif content:
+            write_json(folder / name, content)
 
 
 def _page(record: Record, beside: Path) -> str:
@@ -132,21 +135,18 @@ def _page(record: Record, beside: Path) -> str:
     with tempfile.TemporaryDirectory(dir=beside) as temporary:
         run = Path(temporary) / record.name
         run.mkdir()
-        write_text(run / CONFIG, as_yaml(record.config))
-        for name, content in (
-            ("status.json", {"code": record.code, "reason": record.reason}),
-            ("results.json", record.results),
-            ("verdict.json", record.verdict),
-            ("audit.json", record.audit),
-            ("environment.json", record.environment),
-        ):
-            if content:
-                write_json(run / name, content)
-        if record.events:
-            _write_events(record, run / METRICS)
+        status = {"code": record.code, "reason": record.reason}
+        found: dict[str, Any] = {
+            CONFIG: record.config,
+            "status.json": status,
+            "results.json": record.results,
+        }
+        found |= {"verdict.json": record.verdict, "audit.json": record.audit}
+        found |= {"environment.json": record.environment, METRICS: record.events}
+        _write_files(run, found)
         if record.forecasts is not None:
             record.forecasts.to_parquet(run / FORECASTS, index=False)
-        return record.scrubber.page(report_page(read_run(run)))
+        return record.scrubber.text(report_page(read_run(run)))
 
 
 def _check(package: Package, record: Record) -> None:
@@ -155,7 +155,7 @@ def _check(package: Package, record: Record) -> None:
         if name == WEIGHTS:
             continue
         text = (package.folder / name).read_text(encoding="utf-8")
-        if record.scrubber.code(text) != text:
+        if record.scrubber.text(text) != text:
             raise InputError(
                 f"{name} holds a token, a path or a name of this machine; it is not published. "
                 f"Look into {record.model_folder.name}/{name} and take it out."

@@ -11,17 +11,14 @@ import os
 import platform
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import yaml
-
-from timerxl.config import InputError
 
 REMOVED = "[removed]"
 # (text that must be there, pattern): a text without the first is not searched for the second.
@@ -79,11 +76,13 @@ _PASSWORD = re.compile(
     r"(?!\[removed\])([^\s\"'\\,;&<>()]{4,})",
     re.I,
 )
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s@\"'<>]+@")
-_ADDRESS = re.compile(
+# An account at a machine; with a path, as ssh and git write it.
+ADDRESS = re.compile(
     r"(?<![\w.+-])[\w.+-]+@[A-Za-z][\w-]*(?:\.[\w-]+)*(?::[\w~][\w./~-]{0,300}\w)?"
 )
-
+_PATH = re.compile(
+    r"(?<![\w.:/~])(?:~\w*/|/[^\s/]+/|//[^\s/]+/)|\\\\|(?<!\w)[A-Za-z]:[\\/]|file://|\w:/\w"
+)
 _URL = re.compile(
     r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]{1,20})://([^\s\"'<>|,;()\[\]{}`\\]+)"
 )
@@ -112,58 +111,6 @@ _KERNELS = (
     ),
 )
 
-_END = r"\s\"'<>|:;,*?()\[\]{}\\/&"
-_PART = rf"[^{_END}]+"
-DATA_FILE = (
-    r"parquet|csv|nc|zip|json|jsonl|ya?ml|pth?|bin|ckpt|safetensors|txt|html?|gz|log|npy|npz|h5"
-)
-# A folder's name of several words, as "My Data"; a file's name ends it.
-_WORDS = (
-    rf"(?!{_PART}\.(?:{DATA_FILE})[ ])(?:[^\s\"'<>|;*?\[\]{{}}\\/]+[ ]){{1,3}}"
-    r"[^\s\"'<>|;*?\[\]{}\\/]+"
-)
-_FILE_OF_WORDS = rf"(?:{_PART}[ ]){{1,3}}?[^{_END}.]+\.(?:{DATA_FILE})\b"
-_LAST = rf"((?!{_PART}\.(?:{DATA_FILE})\b){_FILE_OF_WORDS}|{_PART})"
-_BEFORE = r"(?<![\w.~/<\\)\]}%+*-])"
-_ROOT = (
-    r"(?:~\w*|/(?:home|Users|root|mnt|media|data\d?|scratch|work|workspace|content|kaggle|opt|"
-    r"srv|tmp|var|private|Volumes|gpfs|lustre|beegfs|nfs|net|projects?|storage|shared?|export|etc|usr|run))/"
-)
-_PATHS = tuple(
-    (hint, re.compile(pattern), left)
-    for hint, pattern, left in (
-        # Of a machine: node7:/export/x.csv.
-        (":/", r"(?<![\w.@-])[A-Za-z][\w-]{0,60}\d[\w.-]{0,60}:(?=/[\w.-]{1,200}/)", ""),
-        ("file://", rf"file://(?:{_PART})?/(?:{_PART}/)*({_PART})", r"\1"),
-        # A home folder alone: its name is the user's.
-        (
-            ":",
-            rf"(?<!\w)[A-Za-z]:[\\/]{{1,4}}Users[\\/]{{1,4}}{_PART}(?:[ ]{_PART}){{0,3}}?"
-            r"[\\/]{0,4}(?=[\"'<>|,;\n]|$)",
-            "~",
-        ),
-        (
-            ":",
-            rf"(?<!\w)[A-Za-z]:[\\/]{{1,4}}(?:(?:{_PART}|{_WORDS})[\\/]{{1,4}})*{_LAST}",
-            r"\1",
-        ),
-        (
-            "\\\\",
-            rf"\\\\{_PART}(?:\\{{1,4}}(?:{_PART}|{_WORDS})(?=\\))*\\{{1,4}}{_LAST}",
-            r"\1",
-        ),
-        ("/", rf"{_BEFORE}/(?:home|Users)/{_PART}/?(?![^\s\"'<>|:;,*?()\[\]{{}}&])", "~"),
-        # Below the folders that machines have, names of several words too.
-        ("/", rf"{_BEFORE}{_ROOT}(?:(?:{_PART}|{_WORDS})/)*{_LAST}", r"\1"),
-        # Of a server.
-        ("//", rf"(?<![\w:/<\"'=(])//{_PART}/(?:{_PART}/)*({_PART})", r"\1"),
-        # From the root or the home folder, through at least one folder.
-        ("/", rf"{_BEFORE}(?:~\w*/|/(?!/))(?:{_PART}/)+({_PART})", r"\1"),
-        ("~", rf"(?<![\w.])~\w*/({_PART})", r"\1"),
-    )
-)
-
-
 # What no name and no text may hold, whoever gave it: tokens, kernels, places of storage.
 _PRIVATE = re.compile(
     r"\b(hf_|api_org_|gh[pousr]_|github_pat_|glpat-|pypi-|npm_|sk-|xox[abprs]-)[\w-]{8,}"
@@ -177,6 +124,11 @@ _PRIVATE = re.compile(
 def looks_private(text: str) -> bool:
     """Whether a name or a text holds what is a token, a kernel or a place of storage."""
     return _PRIVATE.search(text) is not None
+
+
+def has_path(text: str) -> bool:
+    """Whether a text names a folder of a machine."""
+    return _PATH.search(text) is not None
 
 
 def without_keys(text: str) -> str:
@@ -200,17 +152,8 @@ def _is_made(found: re.Match[str]) -> bool:
 
 
 def without_places(text: str) -> str:
-    """``text`` without folders, buckets, hosts, kernels and addresses; files keep their name."""
-    text = without_buckets(text)
-    for hint, pattern, left in _PATHS:
-        if hint in text:
-            text = pattern.sub(left, text)
-    text = _CREDENTIALS.sub("", text) if "://" in text else text
-    return _ADDRESS.sub(REMOVED, text) if "@" in text else text
-
-
-def without_buckets(text: str) -> str:
-    """``text`` without addresses of storage or of machines in a network, and without kernels."""
+    """``text`` without addresses of storage or of machines in a network, and without kernels; of
+    such an address the file's name stays."""
     if "://" in text:
         text = _URL.sub(_without_host, text)
     for pattern in _KERNELS:
@@ -222,8 +165,6 @@ def _without_host(found: re.Match[str]) -> str:
     """An address in the World Wide Web stays, without what signs it; of others the last name."""
     scheme, rest = found[1].lower(), found[2].rstrip(".:!?")
     after = found[2][len(rest) :]
-    if scheme == "file":
-        return found[0]
     try:
         parts = urlsplit(f"https://{rest}")
         host, is_open = (parts.hostname or "").lower(), parts.port is None
@@ -240,20 +181,13 @@ def _without_host(found: re.Match[str]) -> str:
 
 
 HOST, KERNEL = "[host]", "[kernel]"
-# Keys of config.yaml and preprocessing.json whose text is a path, whatever it looks like.
-_PATH_KEYS = frozenset("path oni_path pretrained output_dir mirror file folder checkpoint".split())
-_SECRET_KEY = re.compile(
+_SECRET_VARIABLE = re.compile(
     r"(^|_)(token|secret|password|passwd|passphrase|pwd|api_?key|access_key|account_key|private_key"
-    r"|credentials?|authorization|connection_string|dsn|pat)(_|$)",
+    r"|credentials?|authorization|connection_string|dsn|pat|key|auth|sas)(_|$)",
     re.I,
 )
-# In an environment a key is a secret.
-_SECRET_VARIABLE = re.compile(rf"{_SECRET_KEY.pattern}|(^|_)(key|auth|sas)(_|$)", re.I)
-_RELATIVE = re.compile(rf"(?<![\w./:~-])(?:[\w.-]+/)+([\w.-]+\.(?:{DATA_FILE}))\b")
-# Of a page: program and style, whose slashes are no paths, and pictures written out as text.
-_NO_WORDS = re.compile(
-    r"(<script\b.*?</script>|<style\b.*?</style>|data:[\w/+.;-]+,[^\"')\s]*)", re.S
-)
+# Keys of config.yaml and preprocessing.json whose text is a path, whatever it looks like.
+_PATH_KEYS = frozenset("path oni_path pretrained output_dir mirror file folder checkpoint".split())
 
 
 def file_name(path: str) -> str:
@@ -267,21 +201,13 @@ def _is_path(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Scrubber:
-    """``known``: private string -> what may be said instead, the longest first. ``kept``: names
-    that look private and stay, because the model can't be loaded or used without them."""
+    """``known``: private string -> what may be said instead, the longest first."""
 
     known: tuple[tuple[str, str], ...]
-    kept: tuple[str, ...] = ()
 
     @classmethod
-    def of(
-        cls, run: Path, contents: list[Any], secrets: list[str], names: Iterable[str] = ()
-    ) -> Scrubber:
-        """For a run folder and what its files hold; ``secrets`` are tokens in use here.
-
-        ``names`` are what the model calls its features, regions and columns: never rewritten.
-        Raises InputError where one of them holds a token or a folder of this machine.
-        """
+    def of(cls, run: Path, contents: list[Any], secrets: list[str]) -> Scrubber:
+        """For a run folder and what its files hold; ``secrets`` are tokens in use here."""
         known: dict[str, str] = {}
         for folder in {Path.home(), Path.cwd(), Path.home().resolve()}:
             if len(str(folder)) > 3:
@@ -295,84 +221,16 @@ class Scrubber:
         host = socket.gethostname()
         for name in {host, host.partition(".")[0]}:
             # A plain word tells nobody anything, and might be a region's name.
-            if len(name) > 3 and re.search(r"[\d.-]", name) and name not in said:
+            is_plain = len(name) <= 3 or not re.search(r"[\d.-]", name)
+            if not is_plain and not any(name in one for one in said):
                 known[name] = HOST
         if re.search(r"\d[+-]", platform.release()):  # 4.4.0 might be a library's version
             known[platform.release()] = KERNEL
         known |= {secret: REMOVED for secret in secrets}
-        found = cls(tuple(sorted(known.items(), key=lambda item: -len(item[0]))))
-        kept = [name for name in names if found.value(name) != name]
-        found._refuse_private(kept, secrets)
-        return cls(found.known, tuple(sorted(kept, key=lambda name: -len(name))))
-
-    def _refuse_private(self, names: list[str], secrets: list[str]) -> None:
-        """Raise InputError on a name that nobody may read and that can't be taken out."""
-        folders = tuple(item for item in self.known if os.path.isabs(item[0]))
-        for name in names:
-            if without_keys(name) != name or any(secret in name for secret in secrets):
-                what, shown = "a token", "one that is not repeated here"
-            elif Scrubber(folders).code(name) != name:
-                what, shown = "a folder of this machine", repr(name)
-            else:
-                continue
-            raise InputError(
-                f"a feature, region or column of the model is named after {what} ({shown}). The "
-                "model can't be used without its names, so they are not rewritten, and it is not "
-                "published. Rename it in the table, and train again."
-            )
+        return cls(tuple(sorted(known.items(), key=lambda item: -len(item[0]))))
 
     def text(self, text: str) -> str:
-        """A sentence without what is private."""
-        return self._around_names(
-            text, lambda part: without_places(without_keys(self._known(part)))
-        )
-
-    def code(self, text: str) -> str:
-        """The same for a program: a slash there need not be a path."""
-        return self._around_names(
-            text, lambda part: without_buckets(without_keys(self._known(part)))
-        )
-
-    def page(self, text: str) -> str:
-        """The same for HTML."""
-        parts = _NO_WORDS.split(text)
-        return "".join(
-            self.code(part) if index % 2 else self.text(part) for index, part in enumerate(parts)
-        )
-
-    def value(self, value: Any, key: str = "") -> Any:
-        """What a JSON or YAML file holds, without what is private, of the same shape."""
-        if isinstance(value, dict):
-            return {self.text(str(k)): self.value(item, str(k)) for k, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [self.value(item, key) for item in value]
-        if not isinstance(value, str):
-            return value
-        if _SECRET_KEY.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key)):  # apiKey too
-            return REMOVED
-        if key in _PATH_KEYS:
-            value = file_name(value)
-        if value in self.kept:
-            return value
-        return self.text(_RELATIVE.sub(r"\1", self.text(value)))
-
-    @cached_property
-    def _names(self) -> re.Pattern[str] | None:
-        """The kept names where they stand alone, not as a part of a path."""
-        forms = {
-            form for name in self.kept for form in (name, escape(name), json.dumps(name)[1:-1])
-        }
-        longest = "|".join(re.escape(form) for form in sorted(forms, key=lambda form: -len(form)))
-        return re.compile(rf"(?<![\w/\\@.~-])({longest})(?![\w/\\@])") if forms else None
-
-    def _around_names(self, text: str, scrub: Callable[[str], str]) -> str:
-        """Scrub what stands between the kept names."""
-        if self._names is None:
-            return scrub(text)
-        parts = self._names.split(text)
-        return "".join(part if index % 2 else scrub(part) for index, part in enumerate(parts))
-
-    def _known(self, text: str) -> str:
+        """A text without what is private. A slash need not be a path: programs are read, too."""
         for private, said in self.known:
             for form in {private, escape(private), json.dumps(private)[1:-1], quote(private)}:
                 if form not in text:
@@ -383,7 +241,15 @@ class Scrubber:
                     # In a replacement a backslash would be read.
                     plainly = said.replace("\\", "/")
                     text = re.sub(rf"(?<![\w-]){re.escape(form)}(?![\w-])", plainly, text)
-        return text
+        return without_places(without_keys(text))
+
+    def value(self, value: Any) -> Any:
+        """What a JSON or YAML file holds, without what is private, of the same shape."""
+        if isinstance(value, dict):
+            return {self.text(str(key)): self.value(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.value(item) for item in value]
+        return self.text(value) if isinstance(value, str) else value
 
 
 def secrets_here(environment: Mapping[str, str], token: str | None) -> list[str]:

@@ -5,15 +5,20 @@ The second is never slower for the training, and never fails it.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +26,21 @@ from huggingface_hub import get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+import timerxl
 from timerxl.command_line import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError
-from timerxl.hub.card.model_card import STILL_TRAINING
-from timerxl.hub.child import Child, Place, Pushed, PushFailed, seconds_for, sweep
+from timerxl.hub.card import STILL_TRAINING
 from timerxl.hub.package import OPTIONAL, Package
 from timerxl.hub.record import READ, WEIGHTS, needs_force
+from timerxl.hub.staging import Place, sweep
+from timerxl.untrusted import plain
 
+END_SECONDS = 300.0  # to wait at the end for a push under way
+HURRY_SECONDS = 3.0  # the same after a signal, which leaves no time, and without a disk
+MOST_SAID, MOST_NOTES = 300, 20  # characters of a name or a note, and notes
+BYTES_PER_SECOND, LEAST_SECONDS = 100_000, 300.0  # a slow line, and what a small upload may take
+# The process that stages is to take nothing from the training.
+_BESIDE = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 # After these nothing but the user can help: the next model of the same run would fail alike.
 PERMANENT = {"no token", "token", "rights", "quota", "offline", "public", "repository"}
 _BRANCH = re.compile(r"[A-Za-z0-9_][\w.-]*(?:/[\w.-]+)*")
@@ -68,6 +81,158 @@ class Target:
         return shlex.join(words)
 
 
+class PushFailed(RuntimeError):
+    """Nothing, or not everything, arrived. The message says why, ``kind`` in one word."""
+
+    def __init__(self, kind: str, sentence: str):
+        super().__init__(sentence)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """``removed``: files of an earlier publication that this one no longer has; ``notes``: what the
+    hub had to say; ``what``: the model in words, where the process knows more than who asked."""
+
+    url: str
+    commit: str
+    removed: tuple[str, ...]
+    notes: tuple[str, ...]
+    what: str = ""
+
+
+def seconds_for(num_bytes: int) -> float:
+    """How long an upload of this size may take."""
+    return LEAST_SECONDS + num_bytes / BYTES_PER_SECOND
+
+
+@dataclass
+class UploadProcess:
+    """timerxl.hub.upload with ``order`` on its stdin, in the folder of ``place``; another thread
+    may end it with :meth:`stop`.
+
+    It is a process and no thread (huggingface_hub's run_as_future), because a thread that waits for
+    a server can't be ended, and reading, hashing and drawing up the card would hold up the
+    training. It has a session of its own: a Ctrl-C in the terminal is for the one who ordered. It
+    does not outlive that process, however it ends, and takes its place away then. ``variables`` are
+    added to its environment.
+    """
+
+    order: dict[str, Any]
+    limit_seconds: float
+    place: Place | None = None
+    variables: dict[str, str] = field(default_factory=dict)
+    _process: subprocess.Popen[str] | None = field(default=None, init=False)
+    _stopped: threading.Event = field(default_factory=threading.Event, init=False)
+
+    def __call__(self) -> Pushed:
+        """Run it to its end; raises PushFailed."""
+        # In a thread of its own: a signal's exception, which comes in the main thread, can't fall
+        # between the start of the process and the line that remembers it.
+        done: Future[Pushed] = Future()
+        try:
+            threading.Thread(target=self._run_into, args=(done,), daemon=True).start()
+            return done.result()
+        finally:
+            self.stop()
+            wait([done], timeout=10.0)
+
+    def _run_into(self, done: Future[Pushed]) -> None:
+        try:
+            done.set_result(self._run())
+        except BaseException as error:
+            done.set_exception(error)
+
+    def _run(self) -> Pushed:
+        limit, is_late, place = self.limit_seconds, False, self.place
+        locks = () if place is None or place.descriptor is None else (place.descriptor,)
+        command = [str(os.getpid()), *([str(place.folder)] if place else [])]
+        if self._stopped.is_set():
+            raise PushFailed("stopped", "the upload was ended before it began.")
+        # -P: no folder of the user's may hide a library.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "timerxl.hub.upload", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment() | self.variables,
+            pass_fds=locks,  # no sweep takes the place before the process has ended
+            start_new_session=True,
+        )
+        output, errors = "", ""
+        try:
+            if self._stopped.is_set():
+                self._process.kill()
+            order = json.dumps(self.order | {"limit_seconds": limit})
+            output, errors = self._process.communicate(order, timeout=limit + 5)
+        except subprocess.TimeoutExpired:
+            is_late = True
+        finally:
+            self._end()
+        if self._stopped.is_set():
+            raise PushFailed("stopped", "the upload was ended before it was done.")
+        code = -signal.SIGALRM if is_late else self._process.returncode
+        return _answer(output, errors, code, limit)
+
+    def stop(self) -> None:
+        """End it now, if it still runs."""
+        self._stopped.set()
+        self._end()
+
+    def _end(self) -> None:
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def environment() -> dict[str, str]:
+    """Large files go by LFS, whose waiting is bounded; HF_HUB_DISABLE_XET=0 in the environment
+    chooses Xet all the same."""
+    found = dict(os.environ)
+    found.setdefault("HF_HUB_DISABLE_XET", "1")
+    found["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    found["HF_HUB_VERBOSITY"] = "error"
+    repository = str(Path(timerxl.__file__).resolve().parent.parent)
+    paths = [repository, found.get("PYTHONPATH", "")]
+    found["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    return found
+
+
+def _answer(output: str, errors: str, code: int, limit: float) -> Pushed:
+    """What the process said, in plain words: a server may have a part in it."""
+    try:
+        answer: dict[str, Any] = json.loads(output)
+    except ValueError:
+        answer = {}
+    if "url" in answer:
+        return Pushed(
+            plain(answer["url"], MOST_SAID),
+            plain(answer["commit"], MOST_SAID),
+            tuple(plain(name, MOST_SAID) for name in answer["removed"]),
+            tuple(plain(note, MOST_SAID) for note in answer["notes"][:MOST_NOTES]),
+            plain(answer.get("what", ""), MOST_SAID),
+        )
+    if "error" in answer:
+        raise PushFailed(answer["kind"], plain(answer["error"]))
+    if code == -signal.SIGALRM:  # its own clock
+        raise PushFailed("timeout", f"the upload was not done in {limit:,.0f} s and was ended.")
+    if code < 0:
+        raise PushFailed("signal", f"the upload was ended from outside, by {_signal(-code)}.")
+    lines = [line for line in errors[-100_000:].splitlines() if line.strip()]
+    said = re.sub(r"hf_[A-Za-z0-9]{6,}", "[token]", lines[-1]) if lines else "no word"
+    raise PushFailed("other", f"the upload ended with code {code}: {plain(said[:300])}")
+
+
+def _signal(number: int) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+    return f"{name} (is the memory full?)" if number == signal.SIGKILL else name
+
+
 def push(
     package: Package,
     target: Target,
@@ -86,13 +251,7 @@ def push(
         "message": message,
         **target.order(),
     }
-    return Child(order, limit_seconds or seconds_for(package.num_bytes), place)()
-
-
-END_SECONDS = 300.0  # to wait at the end for a push under way
-HURRY_SECONDS = 3.0  # the same after a signal, which leaves no time, and without a disk
-# The process that stages is to take nothing from the training.
-_BESIDE = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return UploadProcess(order, limit_seconds or seconds_for(package.num_bytes), place)()
 
 
 @dataclass
@@ -126,7 +285,7 @@ class BackgroundPush:
         self.run, self.log, self.limit_seconds = run, log, limit_seconds
         self._changed = threading.Condition()
         self._waiting: _Job | None = None
-        self._child: Child | None = None
+        self._child: UploadProcess | None = None
         self._thread: threading.Thread | None = None
         # Python 3.11 takes a thread for ended whose join() a signal's exception cut short.
         self._worked = threading.Event()
@@ -268,7 +427,7 @@ class BackgroundPush:
             with self._changed:
                 self._child = None
 
-    def _order(self, job: _Job) -> Child:
+    def _order(self, job: _Job) -> UploadProcess:
         copy = job.place.folder / "run"
         order = {
             "copy": str(copy),
@@ -278,7 +437,7 @@ class BackgroundPush:
             **self.target.order(),
         }
         limit = self.limit_seconds or seconds_for((copy / "model" / WEIGHTS).stat().st_size)
-        return Child(order, limit, job.place, _BESIDE)
+        return UploadProcess(order, limit, job.place, _BESIDE)
 
 
 def _copy(run: Path) -> Place:

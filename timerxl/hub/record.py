@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import huggingface_hub
 import pandas as pd
+from safetensors import SafetensorError, safe_open
 
 from timerxl.command_line import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError
@@ -36,6 +36,7 @@ from timerxl.hub.privacy import (
     secrets_here,
     strings_in,
     without_keys,
+    without_places,
 )
 from timerxl.report.run_record import UNREADABLE, get, read_forecasts
 from timerxl.training.monitors.rules import MONITORS
@@ -55,64 +56,36 @@ WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"
 CONFIG, TRAINING_CONFIG = "config.yaml", "training_config.yaml"  # of a run, and when published
 PAGE = Path("report") / "index.html"
 NAMES_OF_CODE = ("architectures", "auto_map")  # of config.json; timerxl.hub.package has our own
-FACTS = ("quantity", "unit", "time")  # of a column's record
 SUFFIXES = (".yaml", ".json", ".jsonl", ".parquet")
 # All that is read of a run, beside the three files of its model.
 READ = (*(name for name in RUN_FILES if name.endswith(SUFFIXES)), str(PAGE))
 MOST_LINE, MOST_METRICS = 8 * 2**20, 128 * 2**20  # bytes; a step has 200, all results 3 MB
-FINISHED, FAILED, STOPPED = EXIT_OK, EXIT_FAILED, EXIT_STOPPED
 RUNNING = "running"  # the reason in status.json of a run under way
 
-# What the card reads of these files, and of what kind it must be (timerxl.untrusted.misfit). Other
-# keys pass here (a newer run may hold more); the allow-list leaves them out.
-_NUMBER = (float, None)
-_COSTS = ("peak_memory_gib", "epoch_seconds")
-_INTERVAL = {"reference": str, "estimate": _NUMBER, "low?": _NUMBER, "high?": _NUMBER}
-_POINT = {"num_windows": int, "forecast": _NUMBER, "observed": _NUMBER}
-_PLANNED = [f"{a}_{b}" for a in ("predicted", "measured") for b in _COSTS]
-_SCORES = {"brier": _NUMBER, "bss": _NUMBER, "ece": _NUMBER}
-RESULTS_SHAPE: dict[str, Any] = {
-    "test": _SCORES,
-    "test_calibrated": _SCORES,
-    "baselines": dict,
-    "num_windows": {"test": int},
-    "threshold?": _NUMBER,
-    "calibration?": ({"slope": float, "intercept": float}, None),
-    "reliability?": {"model_calibrated?": [_POINT]},
-    "differences?": {f"{key}?": (_INTERVAL, None) for key in ("roc_auc", "mcc", "brier")},
-    "no_interval?": (str, None),
-    "gap_to_bayes_recovered?": _NUMBER,
-    "num_parameters?": (int, None),
-    "steps?": (int, None),
-    "best_step?": (int, None),
-    "stop_reason?": (str, None),
-    "plan?": ({f"{key}?": _NUMBER for key in _PLANNED}, None),
+# What the card and the page can't do without, once what may not be published is out
+# (timerxl.untrusted.misfit). Of the rest, what is of another kind is left out.
+_LINE = ({"slope": float, "intercept": float}, None)
+NEEDED: dict[str, dict[str, Any]] = {
+    "results.json": {
+        "test": dict,
+        "test_calibrated": dict,
+        "baselines": dict,
+        "num_windows": {"test": int},
+        "calibration?": _LINE,
+    },
+    PREPROCESSING: {
+        "feature_names": [str],
+        "regions": [str],
+        "step_hours": float,
+        "context_length": int,
+        "context_days": float,
+        "scaling": {"mean": [float], "std": [float], "log1p": [str]},
+        "label": {"horizon_hours": float},
+        "split": {"method": str},
+        "data": dict,
+        "calibration?": _LINE,
+    },
 }
-PREPROCESSING_SHAPE: dict[str, Any] = {
-    "context_days": float,
-    "split": {"method": str, "validation_from?": str, "test_from?": str, "embargo_hours?": float},
-    "source?": {"prepared?": ({"precipitation?": {"column": str}}, None)},
-}
-# Of what is left of it once what may not be published is out: the card can't do without.
-PUBLISHED_SHAPE: dict[str, Any] = PREPROCESSING_SHAPE | {
-    "feature_names": [str],
-    "regions": [str],
-    "step_hours": float,
-    "context_length": int,
-    "scaling": {"mean": [float], "std": [float], "log1p": [str]},
-    "label": {"horizon_hours": float},
-    "data": dict,
-    "calibration?": ({"slope": float, "intercept": float}, None),
-}
-CONFIG_SHAPE: dict[str, Any] = {
-    "recipe?": str,
-    "data?": {"path?": (str, None)},
-    "hub?": ({"data_licence?": (str, None)}, None),
-    "eval?": {"threshold?": (str, float, None), "threshold_score?": (str, None)},
-}
-VERDICT_SHAPE: dict[str, Any] = {"verdicts?": [dict], "stopped_by?": (dict, None)}
-ENVIRONMENT_SHAPE: dict[str, Any] = {"precision?": (str, None), "started?": (str, None)}
-AUDIT_SHAPE: dict[str, Any] = {"lines?": [str]}
 
 
 @dataclass(frozen=True)
@@ -196,43 +169,47 @@ def _read_record(folder: Path, force: bool, under_way: bool, named: Path | None)
             + " Expected one as launch/train.py writes it, such as runs/quickstart."
         )
     _check_files(folder, own)
-    listings: dict[str, Listing] = {}
-    status = _status(folder)
-    results = _json(folder / "results.json", RESULTS_SHAPE)
+    status, results = _status(folder), _json(folder / "results.json")
     outcome, why = _outcome(own, status, bool(results), force, under_way)
     model_folder = _model_folder(folder, own, outcome)
-    config = _checked(folder / CONFIG, read_yaml(folder / CONFIG), CONFIG_SHAPE)
+    config = _mapping(folder / CONFIG, read_yaml(folder / CONFIG))
+    model_config = _json(model_folder / MODEL_CONFIG)
+    model_config = {key: value for key, value in model_config.items() if key not in NAMES_OF_CODE}
     preprocessing = Preprocessing.load(model_folder).content
-    _checked(model_folder / PREPROCESSING, preprocessing, PREPROCESSING_SHAPE)
     if problem := records_problem(get(preprocessing, "source", "records") or {}):
         raise InputError(
             f"{model_folder / PREPROCESSING}: {problem}. Train again to write it anew."
         )
-    secrets = secrets_here(os.environ, huggingface_hub.get_token())
-    model_config = _json(model_folder / MODEL_CONFIG, {})
-    model_config = {key: value for key, value in model_config.items() if key not in NAMES_OF_CODE}
     names = _names(preprocessing)
     classes = strings_in([model_config.get("id2label"), model_config.get("label2id")])
-    scrubber = Scrubber.of(own, [config, preprocessing], secrets, {*names, *classes})
+    secrets = secrets_here(os.environ, huggingface_hub.get_token())
+    scrubber = Scrubber.of(own, [config, preprocessing, model_config], secrets)
+    _check_names(sorted({*names, *classes}), scrubber)
     name = own.absolute().name
     name = scrubber.text(name) if is_run_name(name) else "run"
-
-    def allowed(path: Path, content: Any, published: str = "", shape: Any = None) -> Content:
-        """The allowed part of a file, scrubbed, and still all that the card reads."""
-        listing = listings.setdefault(published or path.name, Listing())
-        kept = filtered(content, FILES[published or path.name], names, listing)
-        kept = scrubber.value({} if kept in (LEFT, None) else kept)
-        return _checked(path, kept, shape or {}) if kept else {}
-
-    def optional(name: str, shape: Content) -> Content:
-        return allowed(folder / name, _json(folder / name, shape), shape=shape)
-
     if "output_dir" in config:
         config = config | {"output_dir": name}
-    verdict = _explained(optional("verdict.json", VERDICT_SHAPE))
+    listings: dict[str, Listing] = {}
+
+    def allowed(path: Path, content: Content, published: str = "") -> Content:
+        """The allowed part of a file, scrubbed, and still all that can't be done without."""
+        published = published or path.name
+        listing = listings.setdefault(published, Listing())
+        kept = filtered(content, FILES[published], names, listing)
+        kept = scrubber.value({} if kept is LEFT else kept)
+        if content and (problem := misfit(kept, NEEDED.get(published, {}))):
+            raise InputError(f"{path} can't be published: {problem}.")
+        found: Content = kept
+        return found
+
+    def optional(name: str) -> Content:
+        return allowed(folder / name, _json(folder / name))
+
+    verdict = _explained(optional("verdict.json"))
     if outcome == "stopped" and not status["reason"]:
         why = _stopped_by(verdict)
     listings[METRICS] = Listing()
+    events = filtered_events(read_events(folder / METRICS), names, listings[METRICS])
     return Record(
         name=name,
         folder=folder,
@@ -241,18 +218,14 @@ def _read_record(folder: Path, force: bool, under_way: bool, named: Path | None)
         reason=scrubber.text(why),
         code=status["code"],
         scrubber=scrubber,
-        config=allowed(folder / CONFIG, config, TRAINING_CONFIG, CONFIG_SHAPE),
+        config=allowed(folder / CONFIG, config, TRAINING_CONFIG),
         model_config=allowed(model_folder / MODEL_CONFIG, model_config),
-        preprocessing=_described(
-            allowed(model_folder / PREPROCESSING, preprocessing, shape=PUBLISHED_SHAPE)
-        ),
-        results=allowed(folder / "results.json", _compared(results), shape=RESULTS_SHAPE),
+        preprocessing=_described(allowed(model_folder / PREPROCESSING, preprocessing)),
+        results=_compared(allowed(folder / "results.json", results)),
         verdict=verdict,
-        environment=optional("environment.json", ENVIRONMENT_SHAPE),
-        audit=optional("audit.json", AUDIT_SHAPE),
-        events=scrubber.value(
-            filtered_events(read_events(folder / METRICS), names, listings[METRICS])
-        ),
+        environment=optional("environment.json"),
+        audit=optional("audit.json"),
+        events=scrubber.value(events),
         forecasts=_forecasts(folder / FORECASTS, names),
         listings=listings,
     )
@@ -272,7 +245,7 @@ def _check_files(folder: Path, own: Path) -> None:
 def _status(folder: Path) -> Content:
     """``code`` and ``reason`` of status.json, each None where it isn't there, or is no number and
     no sentence of ours."""
-    found = _json(folder / "status.json", {})
+    found = _json(folder / "status.json")
     code, said = found.get("code"), found.get("reason")
     code = None if misfit(code, range(256)) else code
     said = said if SENTENCE.take(said, frozenset()) is not LEFT else None
@@ -280,25 +253,31 @@ def _status(folder: Path) -> Content:
 
 
 def _names(preprocessing: Content) -> frozenset[str]:
-    """What the model calls its features, regions and columns. Raises InputError for a name that
-    can't be published, since the model is of no use without it."""
+    """What the model calls its features, regions and columns."""
     keys = ("feature_names", "regions", "static_feature_names", "precipitation_feature")
     data = preprocessing["data"]
     found = [preprocessing.get(key) for key in keys]
     found += [data.get("features"), get(preprocessing, "label", "column")]
     found += [value for key, value in data.items() if key.endswith("_column")]
-    names = frozenset(name for one in found for name in strings_in(one))
-    for name in sorted(names):
-        if NAME.take(name.removeprefix("region_"), names) is LEFT:
-            what = "a token, a place of storage or a system" if looks_private(name) else ""
-            raise InputError(
-                "a feature, region or column of the model is "
-                + (f"named after {what} (not repeated here)" if what else "called by no name")
-                + ("" if what else f" of 1 to {MOST_NAME} characters: {plain(name, 60)!r}")
-                + ". The model can't be used without its names, so it is not published. Rename it "
-                "in the table, and train again."
-            )
-    return names
+    return frozenset(name for one in found for name in strings_in(one))
+
+
+def _check_names(names: list[str], scrubber: Scrubber) -> None:
+    """Raise InputError for a name that can't be published: the model is of no use without it."""
+    for name in names:
+        scrubbed, short = scrubber.text(name), name.removeprefix("region_")
+        if looks_private(name) or REMOVED in scrubbed or without_places(name) != name:
+            what = "named after a token, a place of storage or a system (not repeated here)"
+        elif scrubbed != name:
+            what = f"named after a folder of this machine ({plain(name, 60)!r})"
+        elif NAME.take(short, frozenset()) is LEFT:
+            what = f"called by no name of 1 to {MOST_NAME} characters: {plain(name, 60)!r}"
+        else:
+            continue
+        raise InputError(
+            f"a feature, region or column of the model is {what}. The model can't be used without "
+            "its names, so it is not published. Rename it in the table, and train again."
+        )
 
 
 def _described(preprocessing: Content) -> Content:
@@ -309,17 +288,14 @@ def _described(preprocessing: Content) -> Content:
         text = f"rain in the {label['horizon_hours']:g} hours after the time of issue."
         preprocessing = preprocessing | {"label": label | {"text": text}}
     if records := get(source, "records"):
-        whole = {
-            column: {key: of for key, of in record.items() if key not in FACTS or _is_fact(of)}
-            for column, record in records.items()
-        }
-        known = {key: of for key, of in whole.items() if records_problem({key: of}) is None}
+        # A fact without its value or its source is none.
+        for record in records.values():
+            for key in ("quantity", "unit", "time"):
+                if record.get(key) and not {"value", "known_by"} <= record[key].keys():
+                    del record[key]
+        known = {key: of for key, of in records.items() if records_problem({key: of}) is None}
         preprocessing = preprocessing | {"source": source | {"records": known}}
     return preprocessing
-
-
-def _is_fact(fact: Content | None) -> bool:
-    return fact is None or {"value", "known_by"} <= fact.keys()
 
 
 def _compared(results: Content) -> Content:
@@ -327,7 +303,7 @@ def _compared(results: Content) -> Content:
     known = {
         key: of
         for key, of in (results.get("differences") or {}).items()
-        if of is None or FORECAST.take(get(of, "reference"), frozenset()) is not LEFT
+        if of is not None and of.get("reference")
     }
     return results | {"differences": known} if "differences" in results else results
 
@@ -356,13 +332,13 @@ def _outcome(
 ) -> tuple[str, str]:
     """(outcome, reason), where the run may be published."""
     code, reason = status["code"], status["reason"] or "no reason that can be repeated"
-    is_running = under_way and code == FAILED and reason == RUNNING
-    if has_results and (code == FINISHED or is_running):
+    is_running = under_way and code == EXIT_FAILED and reason == RUNNING
+    if has_results and (code == EXIT_OK or is_running):
         return "finished", reason
     if is_running:
         return RUNNING, reason
     force_it = "Publish it all the same with --force; its card then says so at the top."
-    if code == STOPPED:
+    if code == EXIT_STOPPED:
         if force:
             return "stopped", reason
         said = status["reason"] or "stopped by a monitor."
@@ -370,7 +346,7 @@ def _outcome(
     how = f"status.json says code {code}: {reason}"
     how = how if status["is_there"] else "status.json is missing"
     how = how.rstrip(". ")
-    if under_way and force and code == FAILED:
+    if under_way and force and code == EXIT_FAILED:
         return "failed", reason
     if not has_results:
         raise InputError(
@@ -415,17 +391,11 @@ def _model_folder(folder: Path, own: Path, outcome: str) -> Path:
 
 def _check_weights(path: Path, named: Path) -> None:
     """A file that was cut off is refused here, not by those who download it."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            header: Content = json.loads(file.read(length) if length < size else b"")
-            ends = [of["data_offsets"][1] for key, of in header.items() if key != "__metadata__"]
-            expected = 8 + length + max(ends, default=0)
-        except (ValueError, AttributeError, TypeError, LookupError, RecursionError) as error:
-            raise InputError(f"{named} is no safetensors file: its header is damaged.") from error
-    if expected != size:
-        raise InputError(f"{named} is damaged: it has {size:,} bytes, its header says otherwise.")
+    try:
+        with safe_open(path, "numpy"):
+            pass
+    except SafetensorError as error:
+        raise InputError(f"{named} is damaged, or no safetensors file.") from error
 
 
 def read_events(path: Path) -> list[Content]:
@@ -442,13 +412,13 @@ def read_events(path: Path) -> list[Content]:
         raise InputError(f"{path} can't be published: {error}") from error
 
 
-def _json(path: Path, shape: Content) -> Content:
-    """A JSON object of this shape; {} where there is no file."""
-    return _checked(path, read_json(path), shape) if path.exists() else {}
+def _json(path: Path) -> Content:
+    """A JSON object; {} where there is no file."""
+    return _mapping(path, read_json(path)) if path.exists() else {}
 
 
-def _checked(path: Path, content: Any, shape: Content) -> Content:
-    if problem := misfit(content, shape):
+def _mapping(path: Path, content: Any) -> Content:
+    if problem := misfit(content, dict):
         raise InputError(f"{path} can't be published: {problem}.")
     found: Content = content
     return found

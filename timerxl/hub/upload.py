@@ -1,4 +1,4 @@
-"""The upload itself, of a package or a copy of a run, in a process of its own (timerxl.hub.child).
+"""The upload itself, of a package or a copy of a run, in a process of its own (timerxl.hub.push).
 
 Reads one JSON object from stdin, writes one to stdout. It imports huggingface_hub and nothing slow.
 """
@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -37,6 +38,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
+from timerxl.hub.staging import remove
 from timerxl.untrusted import plain
 
 STALL_SECONDS = 90.0  # without a byte in either direction; the library itself waits for ever
@@ -252,13 +254,13 @@ def publish(order: dict[str, Any]) -> dict[str, Any]:
         raise Refused("nothing there", f"{order['repo_id']} holds no model of a run under way.")
     # Slow to import, and for nothing until here.
     from timerxl.config import InputError
-    from timerxl.hub.package import OPTIONAL, CardOptions, stage
+    from timerxl.hub.package import OPTIONAL, stage
     from timerxl.hub.record import read_record
 
     copy, run = Path(order["copy"]), Path(order["run"])
     try:
         record = read_record(copy, order["force"], under_way=True, named=run)
-        package = stage(record, copy.parent / "package", CardOptions(order["repo_id"]))
+        package = stage(record, copy.parent / "package", order["repo_id"])
     except InputError as error:
         raise Refused("input", str(error).replace(str(copy), str(run))) from error
     what = f"model of step {record.step}"
@@ -272,10 +274,26 @@ def publish(order: dict[str, Any]) -> dict[str, Any]:
     return with_retries(lambda: upload(order)) | {"what": what}
 
 
-def main() -> int:
-    """Do what the order on stdin says: ``copy`` names a copy of a run under way."""
+def _end_with(parent: int, place: Path | None) -> None:
+    """Wait until the parent has ended, in whatever way, then end this process and its place."""
+    while os.getppid() == parent:
+        time.sleep(0.1)
+    if place is not None:
+        remove(place)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(parent: str, place: str | None = None) -> int:
+    """Do what the order on stdin says, as long as the process ``parent`` lives: ``copy`` names a
+    copy of a run under way."""
+    tie = (int(parent), Path(place) if place else None)
+    threading.Thread(target=_end_with, args=tie, daemon=True).start()
     order = json.load(sys.stdin)
     if "copy" in order:
         os.nice(10)  # the training comes first
         return answer_with(order, lambda: publish(order))
     return answer_with(order, lambda: with_retries(lambda: upload(order)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

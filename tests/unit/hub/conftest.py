@@ -12,7 +12,7 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState
 
 from timerxl.config import load_recipe
-from timerxl.hub.package import CardOptions, Package, stage
+from timerxl.hub.package import Package, stage
 from timerxl.hub.record import read_record
 from timerxl.training import run as training
 from timerxl.training.run_dir import write_status
@@ -74,4 +74,4 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 @pytest.fixture(scope="session")
 def package(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Package:
     folder = tmp_path_factory.mktemp("package") / "rainy"
-    return stage(read_record(finished), folder, CardOptions("ana/rain"))
+    return stage(read_record(finished), folder, "ana/rain")

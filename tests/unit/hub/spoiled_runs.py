@@ -12,7 +12,7 @@ from typing import Any
 
 from hub_contents import Hub
 
-from timerxl.hub.card.model_card import model_card
+from timerxl.hub.card import model_card
 from timerxl.hub.record import read_record
 
 SECRET = "hf_" + "aB3dE" * 7

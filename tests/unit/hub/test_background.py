@@ -18,9 +18,9 @@ from hub_contents import Fault, File, Hub, Repository
 from spoiled_runs import as_stopped, edit, sums
 
 from timerxl.config import InputError
-from timerxl.hub.child import Place, sweep
 from timerxl.hub.push import BackgroundPush
 from timerxl.hub.record import needs_force, read_record
+from timerxl.hub.staging import Place, sweep
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -186,11 +186,13 @@ def test_a_run_that_can_t_be_read_is_a_sentence(hub: Hub, training: Path) -> Non
     assert leftovers(training) == []
 
 
-def test_nothing_to_push_is_no_failure(hub: Hub, tmp_path: Path) -> None:
+def test_nothing_to_push_is_no_failure(hub: Hub, training: Path, tmp_path: Path) -> None:
     said: list[str] = []
     assert BackgroundPush(tmp_path / "none", "ana/rain", said.append).close(1.0)
     assert BackgroundPush(tmp_path / "none", "ana/rain", said.append).end(1)
-    assert said == []
+    (training / "status.json").write_text(json.dumps({"code": 1, "reason": "it is bad."}))
+    assert BackgroundPush(training, "ana/rain", said.append).end(1)  # a bad run goes by force alone
+    assert (hub.repositories, said) == ({}, [])
     with pytest.raises(InputError, match="expected user/name"):
         BackgroundPush(tmp_path / "none", "rain", said.append)
 
@@ -233,13 +235,6 @@ def test_a_run_that_failed_gets_a_card_that_says_so(hub: Hub, training: Path) ->
     assert "**FAILED RUN.** The run did not end well: the loss is nan. The weights are" in card
 
 
-def test_a_bad_run_is_not_sent_by_itself(hub: Hub, training: Path) -> None:
-    (training / "status.json").write_text(json.dumps({"code": 1, "reason": "it is bad."}))
-    said: list[str] = []
-    assert BackgroundPush(training, "ana/rain", said.append).end(1)
-    assert (hub.repositories, said) == ({}, [])
-
-
 def test_the_command_for_later_is_one_that_works(
     hub: Hub, training: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,7 +274,7 @@ def test_a_signal_or_a_lost_disk_leaves_no_time(
 
 def test_what_a_killed_process_left_goes_at_the_next_start(hub: Hub, training: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from timerxl.hub.child import Place\n"
+        "import os, sys; from pathlib import Path; from timerxl.hub.staging import Place\n"
         "place = Place(Path(sys.argv[1])); (place.folder / 'run').mkdir(); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, training.parent], cwd=ROOT, check=False)
@@ -302,46 +297,36 @@ def test_what_a_killed_process_left_goes_at_the_next_start(hub: Hub, training: P
     assert sweep(training.parent) == 1
 
 
-@pytest.mark.parametrize("inside", ["run/mine", "package/mine", "notes.txt", "lock/mine"])
-def test_a_sweep_leaves_what_others_made(tmp_path: Path, inside: str) -> None:
-    """Though it is called as a place is, and is old."""
-    theirs = tmp_path / ".timerxl-hub-0123456789abcdef"
-    (theirs / inside).parent.mkdir(parents=True)
-    (theirs / inside).write_text("mine")
-    os.utime(theirs, (0, 0))
-    before = sums(tmp_path)
-    assert sweep(tmp_path) == 0
-    assert sums(tmp_path) == before
-
-
 def test_a_sweep_takes_only_what_it_made(tmp_path: Path) -> None:
-    """Links, files of others and folders that hold anything else stay, also when they are old."""
-    theirs = tmp_path / "theirs"
-    theirs.mkdir()
+    """Links, files of others and folders that hold anything else stay, also when they are old and
+    are called as a place is."""
+    theirs, runs = tmp_path / "theirs", tmp_path / "runs"
+    (theirs / "package").mkdir(parents=True)
     (theirs / "lock").write_text("mine")
-    (theirs / "package").mkdir()
-    runs = tmp_path / "runs"
-    runs.mkdir()
-    (runs / ".timerxl-hub-aa").symlink_to(theirs)
-    for name in ("bb", "cc", "dd", "ee", "ff"):
-        (runs / f".timerxl-hub-{name}").mkdir()
-    (runs / ".timerxl-hub-bb" / "lock").symlink_to(theirs / "lock")
-    (runs / ".timerxl-hub-cc" / "lock").hardlink_to(theirs / "lock")
-    os.mkfifo(runs / ".timerxl-hub-dd" / "lock")
-    (runs / ".timerxl-hub-ee" / "photo.jpg").write_text("x")
-    (runs / ".timerxl-hub-ff" / "run").symlink_to(theirs)
-    for path in runs.iterdir():
+    places = [runs / f".timerxl-hub-{number}" for number in range(10)]
+    for place in places[1:]:
+        place.mkdir(parents=True)
+    places[0].symlink_to(theirs)
+    (places[1] / "lock").symlink_to(theirs / "lock")
+    (places[2] / "lock").hardlink_to(theirs / "lock")
+    os.mkfifo(places[3] / "lock")
+    (places[4] / "run").symlink_to(theirs)
+    for place, inside in zip(
+        places[5:], ("run/mine", "package/mine", "notes.txt", "lock/mine", "photo.jpg"), strict=True
+    ):
+        (place / inside).parent.mkdir(exist_ok=True)
+        (place / inside).write_text("mine")
+    for path in places:
         os.utime(path, (0, 0), follow_symlinks=False)
-    before = sums(theirs), os.stat(theirs / "lock").st_mtime_ns
+    before = sums(theirs), os.stat(theirs / "lock").st_mtime_ns, sorted(runs.rglob("*"))
     assert sweep(runs) == 0
-    assert len(list(runs.iterdir())) == 6
-    assert (sums(theirs), os.stat(theirs / "lock").st_mtime_ns) == before
-    assert (theirs / "package").is_dir()
+    after = sums(theirs), os.stat(theirs / "lock").st_mtime_ns, sorted(runs.rglob("*"))
+    assert after == before
 
 
 def test_a_place_goes_with_its_process_whatever_ends_it(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from timerxl.hub.child import Place\n"
+        "import os, sys; from pathlib import Path; from timerxl.hub.staging import Place\n"
         "place = Place(Path(sys.argv[1])); (place.folder / 'run').mkdir()\n"
         "if os.fork() == 0: sys.exit()\n"
         "os.wait(); assert place.folder.is_dir(); del place; raise SystemExit(3)"

@@ -18,7 +18,7 @@ from timerxl.cli import publish
 from timerxl.config import InputError, RunConfig, available_recipes, load_recipe
 from timerxl.forecaster import Forecaster
 from timerxl.hub import allowed
-from timerxl.hub.package import CardOptions, Package, stage
+from timerxl.hub.package import Package, stage
 from timerxl.hub.record import read_record
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -87,7 +87,7 @@ def with_keys(content: Any, planted: str) -> Any:
 
 def staged(run: Path, folder: Path, force: bool = False) -> Package:
     shutil.rmtree(folder, ignore_errors=True)
-    return stage(read_record(run, force), folder, CardOptions("ana/rain"))
+    return stage(read_record(run, force), folder, "ana/rain")
 
 
 def assert_nothing_planted(package: Package) -> None:

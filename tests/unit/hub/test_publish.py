@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 from hub_contents import Fault, Hub
 from spoiled_runs import as_stopped, plant, sent, sums
 
@@ -85,8 +84,14 @@ def test_a_dry_run_writes_what_would_be_sent(hub: Hub, command: Command, tmp_pat
     assert repository.files() == dry
 
 
-def test_nothing_private_is_sent_or_printed(hub: Hub, command: Command) -> None:
-    forbidden = [*plant(command.run), hub.token]
+def test_nothing_private_is_sent_or_printed(
+    hub: Hub, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the run, of its texts, and of the environment."""
+    monkeypatch.setenv("WANDB_API_KEY", "f00dbabe" * 5)
+    forbidden = [*plant(command.run), hub.token, "f00dbabe"]
+    config = command.run / "config.yaml"
+    config.write_text(config.read_text() + f"seen: {'f00dbabe' * 5}\n")
     code, output, errors = command()
     assert code == 0, errors
     everything = sent(hub)
@@ -96,7 +101,14 @@ def test_nothing_private_is_sent_or_printed(hub: Hub, command: Command) -> None:
     for private in forbidden:
         assert private.encode() not in everything, private
         assert private not in output + errors, private
-    assert len(hub.repositories["ana/rain"].files()) == 16
+    files = hub.repositories["ana/rain"].files()
+    assert len(files) == 16
+    saved = json.loads(files["preprocessing.json"])
+    settings = yaml.safe_load(files["training_config.yaml"])
+    for path in (saved["data"]["path"], saved["source"]["path"], settings["data"]["path"]):
+        assert path == "rain.parquet"
+    assert not {"note", "seen"} & settings.keys()
+    assert b"**memory** (suspected): Peak memory above" in files["README.md"]
 
 
 @pytest.mark.parametrize(
@@ -130,24 +142,6 @@ def test_a_stopped_run(hub: Hub, command: Command) -> None:
     assert code == 0, errors
     card = hub.repositories["ana/rain"].files()["README.md"].decode()
     assert "**STOPPED BY A MONITOR.**" in card.split("\n## ")[0]
-
-
-def test_ctrl_c_ends_the_upload_without_a_traceback(hub: Hub, command: Command) -> None:
-    hub.faults.append(Fault("POST .*/preupload", seconds=30.0))
-
-    def press() -> None:
-        while not hub.calls("repos/create"):
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=press).start()
-    code, output, errors = command()
-    assert (code, output) == (130, "")
-    assert errors.splitlines()[-3:] == [
-        "error: interrupted before the upload was done.",
-        f"{command.run} is as it was. To send it, run again:",
-        f"  python launch/publish.py --run {command.run} --repo-id ana/rain",
-    ]
 
 
 def test_as_a_script_from_elsewhere(hub: Hub, run: Path, tmp_path: Path) -> None:

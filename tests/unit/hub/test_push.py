@@ -12,9 +12,8 @@ from hub_contents import Fault, File, Hub
 from spoiled_runs import sums
 
 from timerxl.config import InputError
-from timerxl.hub.child import PushFailed, environment
 from timerxl.hub.package import Package
-from timerxl.hub.push import Target
+from timerxl.hub.push import PushFailed, Target, environment
 from timerxl.hub.push import push as push_package
 
 TARGET = Target("ana/rain")
@@ -54,13 +53,6 @@ def test_one_commit_with_these_very_files(hub: Hub, package: Package) -> None:
     assert push(package) == done.commit
     assert len(repository.commits()) == 1
     assert hub.calls("PUT /lfs/upload") == large == 1
-
-
-def test_large_files_in_parts(hub: Hub, package: Package) -> None:
-    hub.multipart_bytes = 10_000
-    push(package)
-    assert hub.calls("PUT /lfs/part") > 1
-    assert hub.repositories["ana/rain"].files() == contents(package)
 
 
 def test_a_private_repository(hub: Hub, package: Package) -> None:
@@ -111,31 +103,16 @@ def test_what_a_gitignore_leaves_out_is_said(hub: Hub, package: Package) -> None
 
 CREATE, COMMIT, UPLOAD = "POST /api/repos/create", "POST .*/commit/main", "PUT /lfs/upload"
 BATCH, PREUPLOAD = "objects/batch", "POST .*/preupload"
-QUOTA = "Private repository storage limit reached, please upgrade your plan"
+NO, FULL = "You don't have the rights to write here", "Private repository storage limit reached"
+GONE, SAFE = {"X-Error-Code": "RepoNotFound"}, "uploading 'model.safetensors'"
 TRIPPED = "Your storage patterns tripped our internal systems!"
 FAULTS: dict[str, tuple[Fault, str, list[str]]] = {
-    "token refused": (
-        Fault(CREATE, 401, "Invalid credentials", {"X-Error-Message": "Invalid credentials"}),
-        "token",
-        ["refuses the token (401)", "settings/tokens"],
-    ),
+    "token refused": (Fault(CREATE, 401), "token", ["refuses the token (401)", "settings/tokens"]),
     "token expired midway": (Fault(COMMIT, 401, "expired"), "token", ["(401)"]),
-    "no right to write": (
-        Fault("POST /api", 403, "You don't have the rights to write here"),
-        "rights",
-        ["no right to write there (403)", "You don't have the rights"],
-    ),
-    "not found": (
-        Fault(PREUPLOAD, 404, "", {"X-Error-Code": "RepoNotFound"}),
-        "repository",
-        ["no such repository (404)"],
-    ),
-    "quota 403": (
-        Fault(COMMIT, 403, QUOTA, {"X-Error-Message": QUOTA}),
-        "quota",
-        ["no room", "storage limit reached"],
-    ),
-    "tripped 403": (Fault(BATCH, 403, TRIPPED), "quota", ["no room", "storage patterns"]),
+    "no right to write": (Fault("POST /api", 403, NO), "rights", ["no right to write", NO]),
+    "not found": (Fault(PREUPLOAD, 404, "", GONE), "repository", ["no such repository (404)"]),
+    "quota": (Fault(COMMIT, 403, FULL, {"X-Error-Message": FULL}), "quota", ["no room", FULL]),
+    "tripped": (Fault(BATCH, 403, TRIPPED), "quota", ["no room", "storage patterns"]),
     "too large": (Fault(UPLOAD, 413, "Payload Too Large"), "quota", ["model.safetensors", "413"]),
     "no space": (Fault(COMMIT, 507, "Insufficient Storage"), "quota", ["no room", "507"]),
     "payment": (Fault(CREATE, 402, "Payment required"), "quota", ["no room", "402"]),
@@ -144,11 +121,7 @@ FAULTS: dict[str, tuple[Fault, str, list[str]]] = {
     "server error in the upload": (Fault(UPLOAD, 500), "server", ["model.safetensors", "(500)"]),
     "too many requests": (Fault(PREUPLOAD, 429, "slow down"), "busy", ["(429)"]),
     "no hub": (Fault(CREATE, 200, as_page=True), "server", ["not as a hub does"]),
-    "died in the upload": (
-        Fault(UPLOAD, after_bytes=4_000),
-        "broken",
-        ["uploading 'model.safetensors'", "the connection to", "broke"],
-    ),
+    "died in the upload": (Fault(UPLOAD, after_bytes=4_000), "broken", [SAFE, "to", "broke"]),
     "died in the commit": (Fault(COMMIT, after_bytes=500), "broken", ["broke"]),
 }  # fmt: skip
 
@@ -199,51 +172,47 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub: Hub, package: Pack
     assert hub.repositories["ana/rain"].files() == contents(package)
 
 
-def test_a_slow_hub_is_not_waited_for_for_ever(hub: Hub, package: Package) -> None:
+def test_a_slow_hub_is_waited_for_but_not_for_ever(hub: Hub, package: Package) -> None:
     hub.faults.append(Fault(UPLOAD, seconds=20.0))
     begun = time.monotonic()
     error = failed(package, limit=2.5)
     assert time.monotonic() - begun < 10
     assert error.kind == "timeout"
-    assert "not done in 2 s" in str(error) or "not done in 3 s" in str(error)
-
-
-def test_a_slow_hub_that_answers_in_time(hub: Hub, package: Package) -> None:
-    hub.faults.append(Fault(UPLOAD, seconds=1.0, times=1))
+    assert "not done in 2 s" in str(error)
+    hub.faults[:] = [Fault(UPLOAD, seconds=1.0, times=1)]
     push(package)
     assert hub.repositories["ana/rain"].files() == contents(package)
 
 
-def test_no_network(hub: Hub, package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+@pytest.mark.parametrize(
+    ("variable", "value", "kind", "words"),
+    [
+        ("HF_ENDPOINT", "http://127.0.0.1:9", "network", "http://127.0.0.1:9 can't be reached"),
+        ("HF_TOKEN", "", "no token", "set HF_TOKEN"),
+        ("HF_HUB_OFFLINE", "1", "offline", "unset it"),
+    ],
+)
+def test_no_way_to_the_hub(
+    hub: Hub,
+    package: Package,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    kind: str,
+    words: str,
+) -> None:
+    monkeypatch.setenv(variable, value)
     error = failed(package)
-    assert error.kind == "network"
-    assert "http://127.0.0.1:9 can't be reached" in str(error)
-
-
-def test_no_token(hub: Hub, package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HF_TOKEN")
-    error = failed(package)
-    assert error.kind == "no token"
-    assert "set HF_TOKEN" in str(error)
+    assert error.kind == kind
+    assert words in str(error)
     assert hub.received == []
-
-
-def test_offline(hub: Hub, package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert failed(package).kind == "offline"
-
-
-def test_a_token_that_the_server_says_is_not_repeated(hub: Hub, package: Package) -> None:
-    hub.faults.append(Fault(CREATE, 403, f"{hub.token} may not, nor hf_abcdefghij"))
-    error = failed(package)
-    assert "[token] may not, nor [token]" in str(error)
 
 
 @pytest.mark.parametrize("where", [CREATE, UPLOAD, COMMIT, "validate-yaml"])
 def test_what_a_server_says_is_cut_and_plain(hub: Hub, package: Package, where: str) -> None:
-    """A million characters, colours, a forged line, addresses that are signed."""
-    said = "\x1b[2J\x1b]0;title\x07no\u202e \rerror: mine " + "http://a.b/?sig=1 " * 60_000
+    """A million characters, colours, a forged line, tokens, addresses that are signed."""
+    said = f"{hub.token} may not, nor hf_abcdefghij "
+    said += "\x1b[2J\x1b]0;title\x07no\u202e \rerror: mine " + "http://a.b/?sig=1 " * 60_000
     hub.faults.append(Fault(where, 403, said))
     begun = time.monotonic()
     error = str(failed(package))
@@ -251,43 +220,38 @@ def test_what_a_server_says_is_cut_and_plain(hub: Hub, package: Package, where: 
     assert len(error) < 900
     assert error.isprintable()
     assert "sig=1" not in error
-
-
-def test_an_upload_that_ends_otherwise(
-    hub: Hub, package: Package, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    fault = "import os\nos.write(2, b'no space left, hf_abcdefghij')\nos._exit(7)\n"
-    (tmp_path / "fast" / "sitecustomize.py").write_text(fault)
-    error = failed(package)
-    assert str(error) == "the upload ended with code 7: no space left, [token]"
-
-
-def test_an_upload_that_a_signal_ends(hub: Hub, package: Package, tmp_path: Path) -> None:
-    fault = "import os\nassert os.getsid(0) == os.getpid()\nos.kill(os.getpid(), {})\n"
-    start = tmp_path / "fast" / "sitecustomize.py"
-    start.write_text(fault.format(15))
-    error = failed(package)
-    assert error.kind == "signal"
-    assert str(error) == "the upload was ended from outside, by SIGTERM."
-    start.write_text(fault.format(9))
-    assert "by SIGKILL (is the memory full?)" in str(failed(package))
+    assert "hf_" not in error
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("end", "kind", "words"),
     [
-        ("rain", "expected user/name"),
-        ("a/b/c", "a/b/c"),
-        ("ana/", "ana/"),
-        ("ana/pe ru", "pe ru"),
-        ("ana/-x", "-x"),
-        ("", "repo id"),
+        (
+            "os.write(2, b'no space left, hf_abcdefghij'); os._exit(7)",
+            "other",
+            "the upload ended with code 7: no space left, [token]",
+        ),
+        ("os.kill(os.getpid(), 15)", "signal", "the upload was ended from outside, by SIGTERM."),
+        (
+            "os.kill(os.getpid(), 9)",
+            "signal",
+            "the upload was ended from outside, by SIGKILL (is the memory full?).",
+        ),
     ],
 )
-def test_a_wrong_name(name: str, words: str) -> None:
-    with pytest.raises(InputError) as caught:
+def test_an_upload_that_ends_otherwise(
+    hub: Hub, package: Package, tmp_path: Path, end: str, kind: str, words: str
+) -> None:
+    fault = f"import os\nassert os.getsid(0) == os.getpid()\n{end}\n"
+    (tmp_path / "fast" / "sitecustomize.py").write_text(fault)
+    error = failed(package)
+    assert (error.kind, str(error)) == (kind, words)
+
+
+@pytest.mark.parametrize("name", ["rain", "a/b/c", "ana/", "ana/pe ru", "ana/-x", ""])
+def test_a_wrong_name(name: str) -> None:
+    with pytest.raises(InputError, match=f"repo id {name}"):
         Target(name)
-    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("branch", ["", "a b", "a..b", "-x", "/x", "x/"])

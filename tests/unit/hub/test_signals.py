@@ -15,7 +15,7 @@ import pytest
 from hub_contents import Fault, Hub
 from spoiled_runs import sums
 
-from timerxl.hub.child import PREFIX, sweep
+from timerxl.hub.staging import PREFIX, sweep
 
 ROOT = Path(__file__).resolve().parents[3]
 UPLOAD = "PUT /lfs/upload"
