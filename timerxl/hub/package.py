@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import timerxl.model
 from timerxl.config import InputError
-from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
+from timerxl.data.preprocessing import Preprocessing
 from timerxl.files import json_ready, write_json, write_text
 from timerxl.forecaster import load_classifier
 from timerxl.hub.allowed import Listing
@@ -29,6 +29,7 @@ from timerxl.hub.record import (
 from timerxl.model.convert_openltm import load_saved
 from timerxl.report.page import report_page
 from timerxl.report.run_record import read_run
+from timerxl.training.checkpoint.model_folder import write_preprocessing
 from timerxl.training.checkpoint.storage import file_record
 from timerxl.training.run_lock import FORECASTS, METRICS
 
@@ -36,7 +37,7 @@ CARD = "README.md"
 # What a run may have or not: where a repository holds one that is no longer published, it goes.
 OPTIONAL = ("results.json", METRICS, "verdict.json", str(PAGE))
 # The code that save_pretrained copies beside weights; it is taken from here, never from a run.
-MODULES = "attention configuration flops layers losses modeling outputs".split()
+MODULES = "attention configuration feature_extraction flops layers losses modeling outputs".split()
 # Of config.json, what names code: ours, whatever a run says.
 OUR_CLASSES = {
     "architectures": [timerxl.model.TimerXLForClassification.__name__],
@@ -119,7 +120,7 @@ def _write_model(record: Record, folder: Path) -> None:
     preprocessing = record.preprocessing
     if "weights" in preprocessing:
         preprocessing = preprocessing | {"weights": file_record(folder / WEIGHTS)}
-    write_json(folder / PREPROCESSING, preprocessing)
+    write_preprocessing(folder, preprocessing)
 
 
 def _write_events(record: Record, path: Path) -> None:

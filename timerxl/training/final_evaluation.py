@@ -30,7 +30,7 @@ from timerxl.evaluation.references import reference_probabilities
 from timerxl.evaluation.tables import comparison_table, print_table, recovered_words, score_table
 from timerxl.files import whole_file, write_json
 from timerxl.model.convert_openltm import load_saved
-from timerxl.training.checkpoint.model_folder import model_problem
+from timerxl.training.checkpoint.model_folder import model_problem, write_preprocessing
 from timerxl.training.checkpoint.storage import StorageFailed
 from timerxl.training.evaluator import Forecasts, agree, forecast
 from timerxl.training.prediction import Check, check_table, peak_memory_gib
@@ -169,7 +169,7 @@ def score_best(
         "scores": {"validation": found["validation"], "test": found["test"]},
     }
     weights = {"weights": read_json(folder / PREPROCESSING).get("weights")}  # size and SHA-256
-    write_json(folder / PREPROCESSING, extras | weights)
+    write_preprocessing(folder, extras | weights)
     table = forecast_table(windows, final, probabilities)
     with whole_file(Path(config.output_dir) / FORECASTS) as temporary:
         table.to_parquet(temporary, index=False)
