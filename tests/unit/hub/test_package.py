@@ -283,3 +283,25 @@ def test_a_run_is_named_by_its_folder_not_by_where_it_lies(
     assert read_record(Path()).name == "rainy-run"
     edit(run / "verdict.json", lambda _: {"said": f"{run}/model and {home('x')}"})
     assert read_record(Path()).verdict == {}
+
+
+def test_the_extractor_is_made_of_what_is_published(run: Path, tmp_path: Path) -> None:
+    path = run / "model" / "preprocessor_config.json"
+    own = json.loads(path.read_text())
+    path.write_text(
+        '{"auto_map": {"AutoFeatureExtractor": "evil--evil.Evil"}, "mean": "/home/ana"}'
+    )
+    (run / "model" / "feature_extraction_timerxl.py").write_text("import os")
+    folder = staged(run, tmp_path).folder
+    published = json.loads((folder / path.name).read_text())
+    assert published == own
+    assert (
+        published["mean"]
+        == (json.loads((folder / "preprocessing.json").read_text())["scaling"]["mean"])
+    )
+    code = "feature_extraction_timerxl.py"
+    ours = Path(timerxl.model.__file__).with_name(code)
+    assert (folder / code).read_bytes() == ours.read_bytes()
+    path.unlink()  # of an older run
+    again = staged(run, tmp_path / "again").folder
+    assert json.loads((again / path.name).read_text()) == own

@@ -44,16 +44,7 @@ def use_section(record: Record, repo_id: str, revision: str | None) -> str:
     """Code that runs as it stands: with timerxl, and with transformers alone."""
     saved = record.preprocessing
     of = f', revision="{revision}"' if revision else ""
-    inputs = [
-        f'"past_values": torch.zeros(1, {saved["context_length"]}, {len(saved["feature_names"])})'
-    ]
-    if static := saved.get("static_feature_names"):
-        inputs.append(f'"static_real_features": torch.zeros(1, {len(static)})')
-    lines = "\n".join(f"    {line}," for line in inputs)
-    logged = get(saved, "scaling", "log1p") or []
-    scaled = "(x - mean) / std of `scaling`" + (
-        f", for {', '.join(code(name) for name in logged)} of log(1 + x)" if logged else ""
-    )
+    named = f'"{repo_id}"{of}, trust_remote_code=True'
     ask = get(saved, "data", "oni_path")
     return "\n\n".join(
         [
@@ -70,23 +61,20 @@ def use_section(record: Record, repo_id: str, revision: str | None) -> str:
             "```",
             f"`probability` is the calibrated one, `rain` is said {threshold_words(record)}.",
             f"It reads {code(ask)} (NOAA) from the working folder." if ask else "",
-            "With transformers alone, where scaling and calibration are yours:",
+            "With transformers alone, from the same table to the calibrated P(rain) after the last "
+            "step of each region, in the order in which they come:",
             "```python\n"
-            "import torch\n"
-            "from transformers import AutoModelForSequenceClassification\n\n"
-            "model = AutoModelForSequenceClassification.from_pretrained(\n"
-            f'    "{repo_id}"{of}, trust_remote_code=True\n'
-            ")\n"
-            "inputs = {  # zero is the mean of training\n"
-            f"{lines}\n"
-            "}\n"
-            "with torch.no_grad():\n"
-            "    probability = model(**inputs).logits.softmax(-1)[:, 1]\n"
+            "import pandas as pd\n"
+            "from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification\n\n"
+            f"extractor = AutoFeatureExtractor.from_pretrained({named})\n"
+            f"model = AutoModelForSequenceClassification.from_pretrained({named})\n"
+            'inputs = extractor(pd.read_parquet("rain.parquet"), return_tensors="pt")\n'
+            "probability = extractor.post_process(model(**inputs))\n"
             "```",
-            f"This `probability` is the raw one{_calibrated(saved)}.",
-            f"`past_values` is [windows, steps, features], scaled by `preprocessing.json`: {scaled}"
-            ". `trust_remote_code` runs the Python files of this repository: read them, and pin "
-            "`revision` to the commit that you read.",
+            "Here the columns are those of `feature_names` in `preprocessor_config.json`, in the "
+            "units of training: precipitation in mm, a direction as its sine and cosine; units "
+            "are not checked and holes are not filled. `trust_remote_code` runs the Python files "
+            "of this repository: read them, and pin `revision` to the commit that you read.",
         ]
     ).replace("\n\n\n\n", "\n\n")
 
@@ -95,17 +83,6 @@ def _given(record: Record) -> str:
     if record.is_synthetic:
         return 'forecasts = forecaster.predict(None, at="latest")  # None: the SYNTHETIC series'
     return 'forecasts = forecaster.predict("rain.parquet", at="latest")'
-
-
-def _calibrated(saved: dict[str, Any]) -> str:
-    line = saved.get("calibration")
-    if not line:
-        return ""
-    return (
-        "; calibrated it is 1 / (1 + exp(-z)) with z = "
-        f"{line['slope']:.6g} log(p / (1 - p)) "
-        f"{'-' if line['intercept'] < 0 else '+'} {abs(line['intercept']):.6g}"
-    )
 
 
 def licence_section(record: Record, data_licence: str) -> str:
