@@ -377,7 +377,7 @@ class Watch:
 
 def facts(trainer: Any, periods_ms: list[float]) -> dict[str, Any]:
     """What the run was, and what it took."""
-    from timerxl.model.flops_timerxl import flops_per_sample
+    from timerxl.model.modeling_timerxl import flops_per_sample
     from timerxl.planner.throughput import device_at_hand
     from timerxl.planner.workload import HEAD
     from timerxl.training.assembly import bare_model, compile_seconds

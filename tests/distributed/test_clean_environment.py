@@ -194,7 +194,7 @@ def test_the_cards_lines_work_without_timerxl(clean_python: Path, desk: Path, ru
 
 @pytest.mark.parametrize("library", ["timerxl.config", "sklearn"])
 def test_a_model_file_that_needs_more_is_seen(clean_python: Path, desk: Path, library: str) -> None:
-    program = desk / "ana" / "rain" / "layers_timerxl.py"
+    program = desk / "ana" / "rain" / "attention_timerxl.py"
     marked = "from __future__ import annotations\n"
     text = program.read_text()
     assert marked in text

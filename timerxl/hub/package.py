@@ -35,9 +35,10 @@ from timerxl.training.run_lock import FORECASTS, METRICS
 
 CARD = "README.md"
 # What a run may have or not: where a repository holds one that is no longer published, it goes.
-OPTIONAL = ("results.json", METRICS, "verdict.json", str(PAGE))
+FORMER_MODULES = tuple(f"{name}_timerxl.py" for name in "flops layers losses outputs".split())
+OPTIONAL = ("results.json", METRICS, "verdict.json", str(PAGE), *FORMER_MODULES)
 # The code that save_pretrained copies beside weights; it is taken from here, never from a run.
-MODULES = "attention configuration feature_extraction flops layers losses modeling outputs".split()
+MODULES = "attention configuration feature_extraction modeling".split()
 # Of config.json, what names code: ours, whatever a run says.
 OUR_CLASSES = {
     "architectures": [timerxl.model.TimerXLForClassification.__name__],

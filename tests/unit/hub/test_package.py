@@ -24,13 +24,9 @@ FILES = [
     "config.json",
     "configuration_timerxl.py",
     "feature_extraction_timerxl.py",
-    "flops_timerxl.py",
-    "layers_timerxl.py",
-    "losses_timerxl.py",
     "metrics.jsonl",
     "model.safetensors",
     "modeling_timerxl.py",
-    "outputs_timerxl.py",
     "preprocessing.json",
     "preprocessor_config.json",
     "report/index.html",
@@ -170,7 +166,7 @@ def test_the_code_is_that_of_this_package(run: Path, tmp_path: Path) -> None:
             if path.name.endswith("_timerxl.py")}  # fmt: skip
     program = run / "model" / "modeling_timerxl.py"
     program.write_text(program.read_text() + f'TOKEN = "{SECRET}"')
-    (run / "model" / "layers_timerxl.py").unlink()
+    (run / "model" / "attention_timerxl.py").unlink()
     (run / "model" / "evil_timerxl.py").write_text("import os")
 
     def point(config: dict[str, Any]) -> None:

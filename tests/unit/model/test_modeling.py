@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from timerxl.model import TimerXLConfig, TimerXLForClassification, TimerXLForPrediction
-from timerxl.model.losses_timerxl import LOSS_NAMES
+from timerxl.model.modeling_timerxl import LOSS_NAMES
 
 VARIABLES, PATCHES, PATCH = 3, 4, 4
 TINY: dict[str, Any] = {
