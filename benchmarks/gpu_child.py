@@ -194,7 +194,7 @@ class Case:
         elif self.device == "cpu":  # not the CPU's own kernel: the inputs are made as for a GPU
             attend = partial(attend)
         states = (query.clone(), key.clone(), value)  # the product may overwrite the first two
-        made = timer_attention(
+        made, _ = timer_attention(
             self.module, *states, bias, self.layout, attend, dropout, bias_mode=self.mode
         )
         weights = torch.linspace(-1, 1, made.shape[-1], device=made.device, dtype=made.dtype)

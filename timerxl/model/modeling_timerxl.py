@@ -15,23 +15,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from .attention_timerxl import TokenLayout, eager_attention_forward, timer_attention, token_layout
 from .configuration_timerxl import TimerXLConfig
 
+logger = logging.get_logger(__name__)
 IGNORE_INDEX = -100
 LOSS_NAMES = ("cross_entropy", "weighted_cross_entropy", "focal")
 
 
 @dataclass
 class TimerXLModelOutput(ModelOutput):
-    """last_hidden_state [B, L, D], or [B, C, D] where only the last patches were asked for."""
+    """last_hidden_state [B, L, D], or [B, C, D] where only the last patches were asked for.
+
+    ``hidden_states``: the embedding and each layer; ``attentions``: [B, H, L, L] of each layer.
+    """
 
     last_hidden_state: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -41,6 +47,7 @@ class TimerXLClassificationOutput(ModelOutput):
     loss: Tensor | None = None
     logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -50,6 +57,7 @@ class TimerXLPredictionOutput(ModelOutput):
     loss: Tensor | None = None
     prediction_outputs: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 def sample_weights(labels: Tensor, name: str, alpha: float) -> Tensor:
@@ -163,19 +171,23 @@ class TimerXLAttention(nn.Module):
         self.variable_bias = nn.Embedding(2, self.num_heads)
 
     def forward(
-        self, asking: Tensor, hidden_states: Tensor, batch_size: int, layout: TokenLayout
-    ) -> Tensor:
-        """asking [B*Q, D] attends to hidden_states [B*L, D]; returns [B*Q, D]."""
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        self,
+        queries: Tensor,
+        hidden_states: Tensor,
+        batch_size: int,
+        layout: TokenLayout,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """queries [B*Q, D] attend to hidden_states [B*L, D]; returns [B*Q, D] and the weights."""
+        way = "eager" if output_attentions else self.config._attn_implementation
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(way, eager_attention_forward)
 
         def by_head(states: Tensor) -> Tensor:  # [B*L, D] -> [B, L, H, d]
             return states.view(batch_size, -1, self.num_heads, states.shape[-1] // self.num_heads)
 
-        out = timer_attention(
+        out, weights = timer_attention(
             self,
-            by_head(self.q_proj(asking)),
+            by_head(self.q_proj(queries)),
             by_head(self.k_proj(hidden_states)),
             by_head(self.v_proj(hidden_states)),
             self.variable_bias.weight,
@@ -184,7 +196,7 @@ class TimerXLAttention(nn.Module):
             self.config.attention_dropout,
             self.config.variable_bias_mode,
         )
-        return self.o_proj(out.flatten(2).flatten(0, 1))
+        return self.o_proj(out.flatten(2).flatten(0, 1)), weights if output_attentions else None
 
 
 class VariableEmbedding(nn.Embedding):
@@ -202,24 +214,29 @@ class TimerXLLayer(GradientCheckpointingLayer):
         self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = config.hidden_dropout
-        self.hidden_act = config.hidden_act
+        self.activation = ACT2FN[config.hidden_act]
+        if isinstance(self.activation, nn.ReLU):
+            self.activation.inplace = True
 
     def _drop(self, states: Tensor) -> Tensor:
         return F.dropout(states, self.dropout, self.training)
 
-    def forward(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor:
-        """[B, L, D] -> [B, Q, D], Q the tokens that ``layout`` lets ask."""
+    def forward(
+        self, hidden_states: Tensor, layout: TokenLayout, output_attentions: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """[B, L, D] -> [B, Q, D], Q the query tokens of ``layout``; and the weights if asked."""
         batch_size = hidden_states.shape[0]
         states = layout.per_variable_tail(hidden_states, dim=1).flatten(0, 1)
         # Rows stay flat and sums and relu are made in place: nothing reads a linear layer's own
         # output in backward, and a view would cost autograd a copy for every in-place step.
-        attended = self.self_attn(states, hidden_states.flatten(0, 1), batch_size, layout)
+        attended, weights = self.self_attn(
+            states, hidden_states.flatten(0, 1), batch_size, layout, output_attentions
+        )
         states = self.norm1(self._drop(attended).add_(states))
-        inner = self.linear1(states)
-        inner = inner.relu_() if self.hidden_act == "relu" else F.gelu(inner)
+        inner = self.activation(self.linear1(states))
         # OpenLTM drops after the activation and after the second projection.
         fed = self._drop(self.linear2(self._drop(inner)))
-        return self.norm2(fed.add_(states)).unflatten(0, (batch_size, -1))
+        return self.norm2(fed.add_(states)).unflatten(0, (batch_size, -1)), weights
 
 
 def refuse_wrapped(keys: Iterable[str]) -> None:
@@ -341,14 +358,16 @@ class TimerXLModel(TimerXLPreTrainedModel):
         past_values: Tensor,
         output_hidden_states: bool | None = None,
         last_patch_only: bool = False,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> TimerXLModelOutput | tuple[Any, ...]:
         """past_values [B, T, C]; T a multiple of ``patch_length``.
 
         With ``last_patch_only`` the last layer computes the last patch of every variable alone
-        (exactly: no other output is read) and the result is [B, C, D]. Raises ValueError where
-        T or C does not fit.
+        (exactly: no other output is read) and the result is [B, C, D]. ``output_attentions``
+        returns the weights [B, H, L, L] of each layer; a fused kernel has none, so that eager
+        attention is taken for this call. Raises ValueError where T or C does not fit.
         """
         self._check(past_values)
         variables = past_values.shape[2]
@@ -361,15 +380,30 @@ class TimerXLModel(TimerXLPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         collected = [hidden] if output_hidden_states else None
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_attentions and self.config._attn_implementation != "eager":
+            logger.warning_once(
+                f"{self.config._attn_implementation} attention returns no weights: eager attention "
+                "is taken with output_attentions=True (slower, and more memory)."
+            )
+        attentions: list[Tensor] = []
         layout = self._layout(variables, patches, past_values.device)
         for index, layer in enumerate(self.layers):
-            if last_patch_only and index == len(self.layers) - 1:
+            if last_patch_only and index == len(self.layers) - 1 and not output_attentions:
                 layout = layout.last_patches()
-            hidden = layer(hidden, layout)
+            hidden, weights = layer(hidden, layout, bool(output_attentions))
+            if output_attentions:
+                attentions.append(weights)
             if collected is not None:
                 collected.append(hidden)
-        hidden = self.norm(hidden)
-        output = TimerXLModelOutput(hidden, tuple(collected) if collected is not None else None)
+        if last_patch_only and output_attentions:  # the weights are of all tokens
+            hidden = layout.last_patches().per_variable_tail(hidden, dim=1)
+        output = TimerXLModelOutput(
+            self.norm(hidden),
+            tuple(collected) if collected is not None else None,
+            tuple(attentions) if output_attentions else None,
+        )
         return output.to_tuple() if return_dict is False else output
 
 
@@ -387,6 +421,7 @@ class TimerXLForPrediction(TimerXLPreTrainedModel):
         past_values: Tensor,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> TimerXLPredictionOutput | tuple[Any, ...]:
@@ -396,7 +431,11 @@ class TimerXLForPrediction(TimerXLPreTrainedModel):
             mean = past_values.mean(1, keepdim=True)
             scale = (past_values.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
             values = (past_values - mean) / scale
-        outputs = self.timer_xl(values, output_hidden_states=output_hidden_states)
+        outputs = self.timer_xl(
+            values,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
         steps, variables = past_values.shape[1:]
         patches = self.head(outputs.last_hidden_state)  # [B, L, P]
         forecast = patches.reshape(len(patches), variables, steps).transpose(1, 2)
@@ -405,7 +444,7 @@ class TimerXLForPrediction(TimerXLPreTrainedModel):
         loss = None
         if labels is not None:
             loss = F.mse_loss(forecast.float(), labels.float())
-        output = TimerXLPredictionOutput(loss, forecast, outputs.hidden_states)
+        output = TimerXLPredictionOutput(loss, forecast, outputs.hidden_states, outputs.attentions)
         return output.to_tuple() if return_dict is False else output
 
 
@@ -427,19 +466,18 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
         self.classifier_out = nn.Linear(width, num_labels)
         self.post_init()
 
-    def _pool(self, past_values: Tensor, output_hidden_states: bool | None) -> tuple[Tensor, Any]:
+    def _pool(self, past_values: Tensor, **options: Any) -> tuple[Tensor, TimerXLModelOutput]:
+        """Return the pooled tokens of each sample and the backbone's outputs."""
         if self.config.instance_norm and past_values.ndim == 3:
             mean = past_values.mean(1, keepdim=True)
             variance = past_values.var(1, keepdim=True, unbiased=False)
             past_values = (past_values - mean) / (variance + 1e-6).sqrt().clamp(min=1e-5)
         last = self.config.pooling == "last"
-        outputs = self.timer_xl(
-            past_values, output_hidden_states=output_hidden_states, last_patch_only=last
-        )
+        outputs = self.timer_xl(past_values, last_patch_only=last, **options)
         if self.head is None:
-            return outputs.last_hidden_state.flatten(1), outputs.hidden_states
+            return outputs.last_hidden_state.flatten(1), outputs
         # The head is linear, so the mean over tokens may come first: the same at 1/L of the cost.
-        return self.head(outputs.last_hidden_state.mean(1)), outputs.hidden_states
+        return self.head(outputs.last_hidden_state.mean(1)), outputs
 
     def _join_static(self, pooled: Tensor, static: Tensor | None) -> Tensor:
         expected = self.config.num_static_real_features
@@ -458,6 +496,7 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
         static_real_features: Tensor | None = None,
         loss_normalizer: Tensor | float | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> TimerXLClassificationOutput | tuple[Any, ...]:
@@ -466,7 +505,11 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
         ``loss_normalizer``: the sum of sample weights over the global batch (see
         ``sample_weights``); by default this batch's own.
         """
-        pooled, hidden_states = self._pool(past_values, output_hidden_states)
+        pooled, outputs = self._pool(
+            past_values,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
         features = self._join_static(self.classifier_norm(pooled), static_real_features)
         inner = F.gelu(self.classifier_dense(features))
         inner = F.dropout(inner, self.config.hidden_dropout, self.training)
@@ -481,7 +524,9 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
                 gamma=self.config.loss_gamma,
                 normalizer=loss_normalizer,
             )
-        output = TimerXLClassificationOutput(loss, logits, hidden_states)
+        output = TimerXLClassificationOutput(
+            loss, logits, outputs.hidden_states, outputs.attentions
+        )
         return output.to_tuple() if return_dict is False else output
 
 
