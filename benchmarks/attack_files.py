@@ -216,8 +216,8 @@ def canary_in(*folders: Path) -> list[str]:
 
 
 @attack(3, "x_timerxl.py of the model is a link", name="model/x_timerxl.py", plant=to_file)
-@attack(3, "a code file of the model is a link", name="model/losses_timerxl.py", plant=to_file)
-@attack(3, "a code file is a hard link", name="model/losses_timerxl.py", plant=second_name)
+@attack(3, "a code file of the model is a link", name="model/attention_timerxl.py", plant=to_file)
+@attack(3, "a code file is a hard link", name="model/attention_timerxl.py", plant=second_name)
 @attack(3, "the page is a link", name="report/index.html", plant=to_file)
 @attack(3, "metrics.jsonl is a link", name="metrics.jsonl", plant=to_file)
 @attack(3, "the page's folder is a link", name="report", plant=to_folder)
@@ -291,7 +291,7 @@ def _resume(stage: Stage, checkpoint: Path, *more: str) -> Any:
 
 
 @attack(3, "a file too many of a checkpoint is a link", name="x_timerxl.py", plant=to_file)
-@attack(3, "a code file of a checkpoint is a link", name="losses_timerxl.py", plant=to_file)
+@attack(3, "a code file of a checkpoint is a link", name="attention_timerxl.py", plant=to_file)
 @attack(3, "a hard link in a checkpoint", name="x_timerxl.py", plant=second_name)
 @attack(3, "a link to a folder in a checkpoint", name="model", plant=to_folder)
 def checkpoint_links(stage: Stage, name: str, plant: Plant) -> list[str]:

@@ -336,7 +336,7 @@ def _in_weights(run: Path, secret: str) -> None:
 
 
 def _in_code(run: Path, secret: str) -> None:
-    path = run / "model" / "losses_timerxl.py"
+    path = run / "model" / "attention_timerxl.py"
     path.write_text(f"# {secret}\n{path.read_text()}")
 
 

@@ -693,7 +693,7 @@ for _title, _more in SETTINGS.items():
 @attack(9, "a sparse results.json of 20 GB", name="results.json")
 @attack(9, "a sparse metrics.jsonl of 20 GB", name="metrics.jsonl")
 @attack(9, "a sparse page of 20 GB", name="report/index.html")
-@attack(9, "a sparse file of code of 20 GB", name="model/losses_timerxl.py")
+@attack(9, "a sparse file of code of 20 GB", name="model/attention_timerxl.py")
 @attack(9, "a sparse config.yaml of 20 GB", name="config.yaml")
 @attack(9, "a sparse environment.json of 20 GB", name="environment.json")
 def sparse(stage: Stage, name: str) -> list[str]:

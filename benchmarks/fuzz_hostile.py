@@ -41,7 +41,7 @@ HOSTILE_NAMES = (
 _RUN_NAMES = (
     "run.lock metrics.jsonl status.json config.yaml results.json verdict.json forecasts.parquet "
     "audit.json environment.json report report/index.html model model/model.safetensors "
-    "model/x_timerxl.py model/losses_timerxl.py model/config.json model/preprocessing.json "
+    "model/x_timerxl.py model/attention_timerxl.py model/config.json model/preprocessing.json "
     "checkpoints checkpoints/step_00000001 checkpoints/.step_00000002.old .mirror tensorboard "
     "checkpoints/step_00000002/x_timerxl.py checkpoints/step_00000002/trainer_state.json "
     "checkpoints/step_00000002/model.safetensors checkpoints/step_00000002/manifest.json"

@@ -194,7 +194,7 @@ class Case:
         elif self.device == "cpu":  # not the CPU's own kernel: the inputs are made as for a GPU
             attend = partial(attend)
         states = (query.clone(), key.clone(), value)  # the product may overwrite the first two
-        made = timer_attention(
+        made, _ = timer_attention(
             self.module, *states, bias, self.layout, attend, dropout, bias_mode=self.mode
         )
         weights = torch.linspace(-1, 1, made.shape[-1], device=made.device, dtype=made.dtype)
@@ -377,7 +377,7 @@ class Watch:
 
 def facts(trainer: Any, periods_ms: list[float]) -> dict[str, Any]:
     """What the run was, and what it took."""
-    from timerxl.model.flops_timerxl import flops_per_sample
+    from timerxl.model.modeling_timerxl import flops_per_sample
     from timerxl.planner.devices import device_at_hand
     from timerxl.planner.workload import HEAD
     from timerxl.training.assembly import bare_model, compile_seconds

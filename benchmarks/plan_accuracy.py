@@ -23,7 +23,7 @@ sys.path.insert(0, str(REPO))
 from benchmarks.allocations import measured_peak
 from benchmarks.machine import machine_line
 from timerxl.config import load_recipe
-from timerxl.model.flops_timerxl import flops_per_sample
+from timerxl.model.modeling_timerxl import flops_per_sample
 from timerxl.planner.devices import CONTEXT_GIB, GIB
 from timerxl.planner.memory import GRADIENT_BYTES, gradient_elements, rank_memory
 from timerxl.planner.trace import StepSettings, trace_step

@@ -15,6 +15,7 @@ _EXPORTS = {
     name: "timerxl.model"
     for name in (
         "TimerXLConfig",
+        "TimerXLFeatureExtractor",
         "TimerXLForClassification",
         "TimerXLForPrediction",
         "TimerXLModel",
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from timerxl.forecaster import Forecaster
     from timerxl.model import (
         TimerXLConfig,
+        TimerXLFeatureExtractor,
         TimerXLForClassification,
         TimerXLForPrediction,
         TimerXLModel,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Forecaster",
     "TimerXLConfig",
+    "TimerXLFeatureExtractor",
     "TimerXLForClassification",
     "TimerXLForPrediction",
     "TimerXLModel",

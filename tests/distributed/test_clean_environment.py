@@ -12,12 +12,15 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from timerxl import TimerXLForClassification
+from timerxl import Forecaster, TimerXLForClassification
+from timerxl.data.preprocessing import Preprocessing
+from timerxl.data.synthetic import load_synthetic
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
@@ -29,7 +32,8 @@ TINY = (
 SHAPES = {"past_values": (3, 16, 27), "static_real_features": (3, 9)}
 # What a stranger installs; what these need comes with them.
 INSTALLED = ("torch", "transformers", "safetensors", "huggingface_hub", "numpy")
-ABSENT = ("timerxl", "accelerate", "deepspeed", "datasets", "evaluate", "pandas", "sklearn")
+TABLES = ("pandas", "pyarrow")  # the card's lines read a table; the code of the model needs neither
+ABSENT = ("timerxl", "accelerate", "deepspeed", "datasets", "evaluate", "scipy", "sklearn")
 # Before the card's lines: nothing of ours can be imported, and nobody can be asked for it.
 BEFORE = f"""
 import importlib, sys
@@ -47,17 +51,17 @@ for name in {ABSENT}:
     else:
         raise SystemExit(f"{{name}} can be imported: this environment is not clean")
 """
-# After them: the card's own forecast, and logits of inputs that are not zero.
+# After them: the card's own forecast, and logits of other inputs.
 AFTER = """
-import numpy as np
+import numpy as np, torch
 from transformers import AutoConfig
 
 given = {name: torch.from_numpy(array) for name, array in np.load("inputs.npz").items()}
 with torch.no_grad():
     logits = model(**given).logits
-np.savez("found.npz", probability=probability.numpy(), logits=logits.numpy())
+np.savez("found.npz", probability=probability.detach().numpy(), logits=logits.numpy())
 config = AutoConfig.from_pretrained("ana/rain", trust_remote_code=True)
-print(type(config).__module__, type(model).__module__, sep="\\n")
+print(*(type(one).__module__ for one in (config, model, extractor)), sep="\\n")
 """
 
 
@@ -89,7 +93,7 @@ def clean_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = folder / "bin" / "python"
     where = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     site = Path(subprocess.check_output(where, text=True).strip())
-    for name in distributions(INSTALLED):
+    for name in distributions((*INSTALLED, *TABLES)):
         installed = distribution(name)
         tops = {file.parts[0] for file in installed.files or [] if file.parts[0] != ".."}
         assert tops, f"{name} has no list of its files; install it again"
@@ -125,7 +129,16 @@ def desk(published: Path, tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     inputs = {name: rng.normal(size=of).astype(np.float32) for name, of in SHAPES.items()}
     np.savez(desk / "inputs.npz", allow_pickle=False, **inputs)
+    series_of(published).to_parquet(desk / "rain.parquet")
     return desk
+
+
+def series_of(model: Path) -> pd.DataFrame:
+    """The SYNTHETIC series of a model as a table in physical units."""
+    series = load_synthetic(Preprocessing.load(model).data_config(None))
+    table = pd.DataFrame(series.values, columns=series.feature_names)
+    table["region"] = np.array(series.regions)[series.region_index]
+    return table.assign(timestamp=series.timestamps)
 
 
 def call(
@@ -159,17 +172,17 @@ def stranger(python: Path, desk: Path, fails: bool = False) -> tuple[str, str]:
 def expected(desk: Path, run: Path) -> dict[str, np.ndarray]:
     """What the package says to the same inputs."""
     model = TimerXLForClassification.from_pretrained(run / "model")
-    zeros = {name: torch.zeros(1, *of[1:]) for name, of in SHAPES.items()}
+    forecasts = Forecaster.from_pretrained(run / "model", device="cpu").predict(None, at="latest")
     given = {name: torch.from_numpy(array) for name, array in np.load(desk / "inputs.npz").items()}
     with torch.no_grad():
-        probability = model(**zeros).logits.softmax(-1)[:, 1]
-        return {"probability": probability.numpy(), "logits": model(**given).logits.numpy()}
+        probability = forecasts["probability"].to_numpy()
+        return {"probability": probability, "logits": model(**given).logits.numpy()}
 
 
 def test_the_cards_lines_work_without_timerxl(clean_python: Path, desk: Path, run: Path) -> None:
     said, _ = stranger(clean_python, desk)
-    modules = said.splitlines()[-2:]
-    assert len(modules) == 2
+    modules = said.splitlines()[-3:]
+    assert len(modules) == 3
     assert all(name.startswith("transformers_modules.rain.") for name in modules), modules
     assert list((desk.parent / "hf_home").rglob("modeling_timerxl.py"))  # code of the folder
     found, ours = np.load(desk / "found.npz"), expected(desk, run)
@@ -179,9 +192,9 @@ def test_the_cards_lines_work_without_timerxl(clean_python: Path, desk: Path, ru
         np.testing.assert_allclose(found[name], numbers, rtol=0, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("library", ["timerxl.config", "pandas"])
+@pytest.mark.parametrize("library", ["timerxl.config", "sklearn"])
 def test_a_model_file_that_needs_more_is_seen(clean_python: Path, desk: Path, library: str) -> None:
-    program = desk / "ana" / "rain" / "layers_timerxl.py"
+    program = desk / "ana" / "rain" / "attention_timerxl.py"
     marked = "from __future__ import annotations\n"
     text = program.read_text()
     assert marked in text

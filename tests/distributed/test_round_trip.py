@@ -12,9 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from timerxl import Forecaster, TimerXLForClassification
+from timerxl.data.preprocessing import Preprocessing
+from timerxl.data.synthetic import load_synthetic
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests"))
@@ -44,6 +47,10 @@ Forecaster.from_pretrained("ana/rain").predict(None, at="latest").to_csv("foreca
 WITHOUT = """
 import sys
 sys.modules["timerxl"] = None
+"""
+KEEP = """
+import numpy
+numpy.savetxt("probability.txt", probability.detach().numpy())
 """
 
 
@@ -76,7 +83,12 @@ def test_there_and_back(tmp_path: Path) -> None:
         with torch.no_grad():
             tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
             expected = model(**tensors).logits.numpy()
-        forecasts = Forecaster.from_pretrained(run / "model").predict(None, at="latest").to_csv()
+        saved = Preprocessing.load(run / "model")
+        series = load_synthetic(saved.data_config(None))
+        table = pd.DataFrame(series.values, columns=series.feature_names)
+        table["region"] = np.array(series.regions)[series.region_index]
+        table["timestamp"] = series.timestamps
+        forecasts = Forecaster.from_pretrained(run / "model").predict(None, at="latest")
 
         start(
             [str(ROOT / "launch" / "publish.py"), "--run", str(run), "--repo-id", "ana/rain"],
@@ -92,12 +104,13 @@ def test_there_and_back(tmp_path: Path) -> None:
 
         card = files["README.md"].decode()
         (example,) = [e for e in re.findall(r"```python\n(.*?)```", card, re.S) if "trust" in e]
-        readers = {"with": WITH_TIMERXL, "without": WITHOUT + example}
+        readers = {"with": WITH_TIMERXL, "without": WITHOUT + example + KEEP}
 
         def read(name: str) -> np.ndarray:
             folder = tmp_path / name
             folder.mkdir()
             np.savez(folder / "inputs.npz", **inputs)
+            table.to_parquet(folder / "rain.parquet")
             cache = {"HF_HOME": str(folder / "cache")}
             start(["-c", readers[name] + READ], folder, **hub.environment, **cache)
             return np.asarray(np.load(folder / "logits.npy"))
@@ -108,6 +121,8 @@ def test_there_and_back(tmp_path: Path) -> None:
         assert hub.calls("POST") == 0
     np.testing.assert_array_equal(with_timerxl, expected)
     np.testing.assert_array_equal(without, expected)
-    assert (tmp_path / "with" / "forecasts.csv").read_text() == forecasts
+    assert (tmp_path / "with" / "forecasts.csv").read_text() == forecasts.to_csv()
+    probability = np.loadtxt(tmp_path / "without" / "probability.txt")  # of the card's own lines
+    np.testing.assert_allclose(probability, forecasts["probability"], rtol=0, atol=1e-6)
     snapshot = next((tmp_path / "with" / "cache").rglob("snapshots/*"))
     assert (snapshot / "model.safetensors").read_bytes() == files["model.safetensors"]

@@ -323,7 +323,7 @@ def _scores(record: Record) -> dict[str, Any]:
         span = test["issue_time"].max() - test["issue_time"].min()
         days = span.total_seconds() / 86400
         sample = {"regions": test["region"].nunique(), "days": days}
-    line, plan = saved.get("calibration"), results.get("plan")
+    plan = results.get("plan")
     return {
         "score_columns": ["forecast", *(COLUMNS[key] for key in (*WITH_INTERVAL, *WITHOUT))],
         "score_rows": rows,
@@ -339,9 +339,6 @@ def _scores(record: Record) -> dict[str, Any]:
             for p in points
         ],
         "test_sample": sample,
-        "calibration": line
-        and f"{line['slope']:.6g} log(p / (1 - p)) "
-        f"{'-' if line['intercept'] < 0 else '+'} {abs(line['intercept']):.6g}",
         "plan_rows": plan
         and [
             _planned(plan, "peak memory, GiB", "peak_memory_gib", 2),

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import timerxl.model
 from timerxl.config import InputError
-from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
+from timerxl.data.preprocessing import Preprocessing
 from timerxl.files import json_ready, write_json, write_text
 from timerxl.forecaster import load_classifier
 from timerxl.hub.allowed import Listing
@@ -30,14 +30,16 @@ from timerxl.hub.record import (
 from timerxl.model.convert_openltm import load_saved
 from timerxl.report.page import report_page
 from timerxl.report.run_record import read_run
+from timerxl.training.checkpoint.model_folder import write_preprocessing
 from timerxl.training.checkpoint.storage import file_record
 from timerxl.training.run_lock import FORECASTS, METRICS
 
 CARD = "README.md"
 # What a run may have or not: where a repository holds one that is no longer published, it goes.
-OPTIONAL = ("results.json", METRICS, "verdict.json", str(PAGE))
+FORMER_MODULES = tuple(f"{name}_timerxl.py" for name in "flops layers losses outputs".split())
+OPTIONAL = ("results.json", METRICS, "verdict.json", str(PAGE), *FORMER_MODULES)
 # The code that save_pretrained copies beside weights; it is taken from here, never from a run.
-MODULES = "attention configuration flops layers losses modeling outputs".split()
+MODULES = "attention configuration feature_extraction modeling".split()
 # Of config.json, what names code: ours, whatever a run says.
 OUR_CLASSES = {
     "architectures": [timerxl.model.TimerXLForClassification.__name__],
@@ -115,7 +117,7 @@ def _write_model(record: Record, folder: Path) -> None:
     preprocessing = record.preprocessing
     if "weights" in preprocessing:
         preprocessing = preprocessing | {"weights": file_record(folder / WEIGHTS)}
-    write_json(folder / PREPROCESSING, preprocessing)
+    write_preprocessing(folder, preprocessing)
 
 
 def _write_files(folder: Path, contents: dict[str, Any]) -> None:

@@ -325,8 +325,10 @@ def timer_attention(
     attend: Callable[..., tuple[Tensor, Tensor | None]],
     dropout: float,
     bias_mode: str = "folded",
-) -> Tensor:
+) -> tuple[Tensor, Tensor | None]:
     """Attention of unrotated query [B, Q, H, d] over key, value [B, L, H, d] -> [B, Q, H, d].
+
+    Also returns the weights [B, H, Q, L] of eager attention; a fused kernel has none (None).
 
     ``query`` and ``key`` may be overwritten. bias [2, H]: row 0 for different variables, row 1
     for the same one. ``attend`` is a function of transformers' attention interface; ``bias_mode``
@@ -336,7 +338,7 @@ def timer_attention(
     dropout = dropout if module.training else 0.0
     is_sdpa = attend is ALL_ATTENTION_FUNCTIONS["sdpa"]
     if is_sdpa and on_cpu and dropout == 0.0 and _HAS_CPU_KERNEL:
-        return FusedCPUAttention.apply(query, key, value, bias, layout)
+        return FusedCPUAttention.apply(query, key, value, bias, layout), None
 
     arguments: dict[str, Any] = {"scaling": query.shape[-1] ** -0.5, "dropout": dropout}
     if attend is eager_attention_forward:
@@ -350,7 +352,7 @@ def timer_attention(
             attention_mask=layout.visible[None, None],
             position_bias=position_bias.to(query.dtype),
             **arguments,
-        )[0]
+        )
 
     head_size = value.shape[-1]
     prepare = {"folded": folded_inputs, "mask": masked_inputs}[bias_mode]
@@ -367,4 +369,4 @@ def timer_attention(
         out = checkpoint(fused, query, key, value, bias, use_reentrant=False)
     else:
         out = fused(query, key, value, bias)
-    return out[..., :head_size]
+    return out[..., :head_size], None

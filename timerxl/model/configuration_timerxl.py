@@ -39,7 +39,8 @@ class TimerXLConfig(PreTrainedConfig):
     """
 
     model_type = "timer_xl"
-    keys_to_ignore_at_inference = ["hidden_states"]
+    keys_to_ignore_at_inference = ["hidden_states", "attentions"]
+    attribute_map = {"num_input_channels": "num_variables"}  # as other time-series models call it
 
     patch_length: int = 96
     context_length: int = 1440

@@ -7,6 +7,7 @@ Shape legend: B batch, T time steps, C variables, P patch length, N = T/P patche
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,17 +15,228 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput, logging
 
-from .attention_timerxl import TokenLayout, token_layout
+from .attention_timerxl import TokenLayout, eager_attention_forward, timer_attention, token_layout
 from .configuration_timerxl import TimerXLConfig
-from .flops_timerxl import flops_per_sample
-from .layers_timerxl import TimerXLLayer, VariableEmbedding
-from .losses_timerxl import classification_loss
-from .outputs_timerxl import (
-    TimerXLClassificationOutput,
-    TimerXLModelOutput,
-    TimerXLPredictionOutput,
-)
+
+logger = logging.get_logger(__name__)
+IGNORE_INDEX = -100
+LOSS_NAMES = ("cross_entropy", "weighted_cross_entropy", "focal")
+
+
+@dataclass
+class TimerXLModelOutput(ModelOutput):
+    """last_hidden_state [B, L, D], or [B, C, D] where only the last patches were asked for.
+
+    ``hidden_states``: the embedding and each layer; ``attentions``: [B, H, L, L] of each layer.
+    """
+
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class TimerXLClassificationOutput(ModelOutput):
+    """loss scalar (fp32), logits [B, K]."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class TimerXLPredictionOutput(ModelOutput):
+    """loss scalar (fp32), prediction_outputs [B, T, C]: patch n holds the forecast of n + 1."""
+
+    loss: Tensor | None = None
+    prediction_outputs: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+def sample_weights(labels: Tensor, name: str, alpha: float) -> Tensor:
+    """[B] what every sample adds to the loss's normaliser; 0 where the label is -100.
+
+    Class-weighted cross-entropy is divided by the sum of the weights (as torch's
+    ``CrossEntropyLoss(weight=...)``), cross-entropy and focal loss by the number of samples.
+    """
+    counted = (labels != IGNORE_INDEX).float()
+    if name == "weighted_cross_entropy":
+        return counted * torch.where(labels == 1, alpha, 1.0 - alpha)
+    return counted
+
+
+def classification_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    name: str = "cross_entropy",
+    alpha: float = 0.5,
+    gamma: float = 2.0,
+    normalizer: Tensor | float | None = None,
+) -> Tensor:
+    """Sum of the samples' losses over ``normalizer``.
+
+    logits [B, 2], labels [B] (0, 1, or -100 for "not counted"). ``normalizer`` is the sum of
+    :func:`sample_weights` over the GLOBAL batch where this batch is a part of one; None takes
+    this batch alone. Focal loss: alpha_t (1 - p_t)^gamma CE with alpha for class 1 and 1 - alpha
+    for class 0 (Lin et al. 2017, eq. 5).
+    """
+    logits = logits.float()
+    losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORE_INDEX)
+    if name not in LOSS_NAMES:
+        raise ValueError(f"loss_name is {name!r}; expected one of {', '.join(LOSS_NAMES)}.")
+    if name != "cross_entropy":
+        losses = losses * torch.where(labels == 1, alpha, 1.0 - alpha)
+    if name == "focal":
+        # 1 - p_t from the other class's probability: exact where p_t rounds to one.
+        other = 1 - labels.clamp(min=0)
+        miss = torch.softmax(logits, dim=-1).gather(1, other[:, None])[:, 0]
+        # Clamped for gamma below one, whose derivative at zero is infinite.
+        losses = losses * miss.clamp(min=torch.finfo(miss.dtype).tiny) ** gamma
+    if normalizer is None:
+        normalizer = sample_weights(labels, name, alpha).sum().clamp(min=1e-12)
+    return losses.sum() / normalizer
+
+
+def flops_per_sample(
+    config: TimerXLConfig,
+    *,
+    head: str,
+    sequence_length: int | None = None,
+    num_variables: int | None = None,
+    training: bool = True,
+    checkpointing: bool = False,
+) -> int:
+    """Count floating-point operations of one sample, attention and skipped work included.
+
+    Two per multiply-add of every matrix product that runs; element-wise work is left out. A
+    training step costs three forward passes, and one more of the layers under gradient
+    checkpointing (Kaplan et al. 2020, section 2.1, with the attention products counted in full).
+
+    Args:
+        head: class name of the model; each pools and projects in its own way.
+        sequence_length, num_variables: T and C; by default those of the configuration.
+    """
+    patches = (sequence_length or config.context_length) // config.patch_length
+    variables = num_variables or config.num_variables
+    if variables is None:
+        raise ValueError("pass num_variables: the configuration does not fix it.")
+    tokens, size = variables * patches, config.hidden_size
+    in_layers = 0
+    skips = head == "TimerXLForClassification" and config.pooling == "last"
+    for index in range(config.num_hidden_layers):
+        # With pooling="last" only the last patches ask in the last layer.
+        asking = variables if skips and index == config.num_hidden_layers - 1 else tokens
+        in_layers += 4 * tokens * size**2 + 4 * asking * size**2  # k, v; q, output
+        in_layers += 4 * asking * tokens * size  # scores and weighted values
+        in_layers += 4 * asking * size * config.intermediate_size
+    total = in_layers + 2 * tokens * config.patch_length * size
+    total += _head_flops(config, head, variables, tokens)
+    if not training:
+        return total
+    return 3 * total + (in_layers if checkpointing else 0)
+
+
+def _head_flops(config: TimerXLConfig, head: str, variables: int, tokens: int) -> int:
+    size, patch = config.hidden_size, config.patch_length
+    if head == "TimerXLForPrediction":
+        return 2 * tokens * size * patch
+    if head != "TimerXLForClassification":
+        return 0
+    pooled = patch if config.pooling == "mean" else variables * size
+    width, labels = config.classifier_hidden_size, config.num_labels or 0
+    projected = size * patch if config.pooling == "mean" else 0
+    return 2 * (projected + (pooled + config.num_static_real_features) * width + width * labels)
+
+
+class TimerXLAttention(nn.Module):
+    """Multi-head attention over all tokens of all variables."""
+
+    def __init__(self, config: TimerXLConfig):
+        super().__init__()
+        self.config = config
+        size = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.q_proj = nn.Linear(size, size)
+        self.k_proj = nn.Linear(size, size)
+        self.v_proj = nn.Linear(size, size)
+        self.o_proj = nn.Linear(size, size)
+        self.variable_bias = nn.Embedding(2, self.num_heads)
+
+    def forward(
+        self,
+        queries: Tensor,
+        hidden_states: Tensor,
+        batch_size: int,
+        layout: TokenLayout,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """queries [B*Q, D] attend to hidden_states [B*L, D]; returns [B*Q, D] and the weights."""
+        way = "eager" if output_attentions else self.config._attn_implementation
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(way, eager_attention_forward)
+
+        def by_head(states: Tensor) -> Tensor:  # [B*L, D] -> [B, L, H, d]
+            return states.view(batch_size, -1, self.num_heads, states.shape[-1] // self.num_heads)
+
+        out, weights = timer_attention(
+            self,
+            by_head(self.q_proj(queries)),
+            by_head(self.k_proj(hidden_states)),
+            by_head(self.v_proj(hidden_states)),
+            self.variable_bias.weight,
+            layout,
+            attend,
+            self.config.attention_dropout,
+            self.config.variable_bias_mode,
+        )
+        return self.o_proj(out.flatten(2).flatten(0, 1)), weights if output_attentions else None
+
+
+class VariableEmbedding(nn.Embedding):
+    """One vector per variable; a class of its own, so that it can start at zero."""
+
+
+class TimerXLLayer(GradientCheckpointingLayer):
+    """Post-norm block: attention, then feed-forward, each added and normalised."""
+
+    def __init__(self, config: TimerXLConfig):
+        super().__init__()
+        self.self_attn = TimerXLAttention(config)
+        self.linear1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.linear2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = config.hidden_dropout
+        self.activation = ACT2FN[config.hidden_act]
+        if isinstance(self.activation, nn.ReLU):
+            self.activation.inplace = True
+
+    def _drop(self, states: Tensor) -> Tensor:
+        return F.dropout(states, self.dropout, self.training)
+
+    def forward(
+        self, hidden_states: Tensor, layout: TokenLayout, output_attentions: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """[B, L, D] -> [B, Q, D], Q the query tokens of ``layout``; and the weights if asked."""
+        batch_size = hidden_states.shape[0]
+        states = layout.per_variable_tail(hidden_states, dim=1).flatten(0, 1)
+        # Rows stay flat and sums and relu are made in place: nothing reads a linear layer's own
+        # output in backward, and a view would cost autograd a copy for every in-place step.
+        attended, weights = self.self_attn(
+            states, hidden_states.flatten(0, 1), batch_size, layout, output_attentions
+        )
+        states = self.norm1(self._drop(attended).add_(states))
+        inner = self.activation(self.linear1(states))
+        # OpenLTM drops after the activation and after the second projection.
+        fed = self._drop(self.linear2(self._drop(inner)))
+        return self.norm2(fed.add_(states)).unflatten(0, (batch_size, -1)), weights
 
 
 def refuse_wrapped(keys: Iterable[str]) -> None:
@@ -78,7 +290,7 @@ class TimerXLPreTrainedModel(PreTrainedModel):
         num_variables: int | None = None,
         training: bool = True,
     ) -> int:
-        """Floating-point operations of one sample; see :func:`flops_timerxl.flops_per_sample`."""
+        """Floating-point operations of one sample; see :func:`flops_per_sample`."""
         return flops_per_sample(
             self.config,
             head=type(self).__name__,
@@ -146,14 +358,16 @@ class TimerXLModel(TimerXLPreTrainedModel):
         past_values: Tensor,
         output_hidden_states: bool | None = None,
         last_patch_only: bool = False,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> TimerXLModelOutput | tuple[Any, ...]:
         """past_values [B, T, C]; T a multiple of ``patch_length``.
 
         With ``last_patch_only`` the last layer computes the last patch of every variable alone
-        (exactly: no other output is read) and the result is [B, C, D]. Raises ValueError where
-        T or C does not fit.
+        (exactly: no other output is read) and the result is [B, C, D]. ``output_attentions``
+        returns the weights [B, H, L, L] of each layer; a fused kernel has none, so that eager
+        attention is taken for this call. Raises ValueError where T or C does not fit.
         """
         self._check(past_values)
         variables = past_values.shape[2]
@@ -166,15 +380,30 @@ class TimerXLModel(TimerXLPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         collected = [hidden] if output_hidden_states else None
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_attentions and self.config._attn_implementation != "eager":
+            logger.warning_once(
+                f"{self.config._attn_implementation} attention returns no weights: eager attention "
+                "is taken with output_attentions=True (slower, and more memory)."
+            )
+        attentions: list[Tensor] = []
         layout = self._layout(variables, patches, past_values.device)
         for index, layer in enumerate(self.layers):
-            if last_patch_only and index == len(self.layers) - 1:
+            if last_patch_only and index == len(self.layers) - 1 and not output_attentions:
                 layout = layout.last_patches()
-            hidden = layer(hidden, layout)
+            hidden, weights = layer(hidden, layout, bool(output_attentions))
+            if output_attentions:
+                attentions.append(weights)
             if collected is not None:
                 collected.append(hidden)
-        hidden = self.norm(hidden)
-        output = TimerXLModelOutput(hidden, tuple(collected) if collected is not None else None)
+        if last_patch_only and output_attentions:  # the weights are of all tokens
+            hidden = layout.last_patches().per_variable_tail(hidden, dim=1)
+        output = TimerXLModelOutput(
+            self.norm(hidden),
+            tuple(collected) if collected is not None else None,
+            tuple(attentions) if output_attentions else None,
+        )
         return output.to_tuple() if return_dict is False else output
 
 
@@ -192,6 +421,7 @@ class TimerXLForPrediction(TimerXLPreTrainedModel):
         past_values: Tensor,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> TimerXLPredictionOutput | tuple[Any, ...]:
@@ -201,7 +431,11 @@ class TimerXLForPrediction(TimerXLPreTrainedModel):
             mean = past_values.mean(1, keepdim=True)
             scale = (past_values.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
             values = (past_values - mean) / scale
-        outputs = self.timer_xl(values, output_hidden_states=output_hidden_states)
+        outputs = self.timer_xl(
+            values,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
         steps, variables = past_values.shape[1:]
         patches = self.head(outputs.last_hidden_state)  # [B, L, P]
         forecast = patches.reshape(len(patches), variables, steps).transpose(1, 2)
@@ -210,7 +444,7 @@ class TimerXLForPrediction(TimerXLPreTrainedModel):
         loss = None
         if labels is not None:
             loss = F.mse_loss(forecast.float(), labels.float())
-        output = TimerXLPredictionOutput(loss, forecast, outputs.hidden_states)
+        output = TimerXLPredictionOutput(loss, forecast, outputs.hidden_states, outputs.attentions)
         return output.to_tuple() if return_dict is False else output
 
 
@@ -232,19 +466,18 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
         self.classifier_out = nn.Linear(width, num_labels)
         self.post_init()
 
-    def _pool(self, past_values: Tensor, output_hidden_states: bool | None) -> tuple[Tensor, Any]:
+    def _pool(self, past_values: Tensor, **options: Any) -> tuple[Tensor, TimerXLModelOutput]:
+        """Return the pooled tokens of each sample and the backbone's outputs."""
         if self.config.instance_norm and past_values.ndim == 3:
             mean = past_values.mean(1, keepdim=True)
             variance = past_values.var(1, keepdim=True, unbiased=False)
             past_values = (past_values - mean) / (variance + 1e-6).sqrt().clamp(min=1e-5)
         last = self.config.pooling == "last"
-        outputs = self.timer_xl(
-            past_values, output_hidden_states=output_hidden_states, last_patch_only=last
-        )
+        outputs = self.timer_xl(past_values, last_patch_only=last, **options)
         if self.head is None:
-            return outputs.last_hidden_state.flatten(1), outputs.hidden_states
+            return outputs.last_hidden_state.flatten(1), outputs
         # The head is linear, so the mean over tokens may come first: the same at 1/L of the cost.
-        return self.head(outputs.last_hidden_state.mean(1)), outputs.hidden_states
+        return self.head(outputs.last_hidden_state.mean(1)), outputs
 
     def _join_static(self, pooled: Tensor, static: Tensor | None) -> Tensor:
         expected = self.config.num_static_real_features
@@ -263,15 +496,20 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
         static_real_features: Tensor | None = None,
         loss_normalizer: Tensor | float | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> TimerXLClassificationOutput | tuple[Any, ...]:
         """past_values [B, T, C], labels [B] (-100: not counted), static_real_features [B, S].
 
         ``loss_normalizer``: the sum of sample weights over the global batch (see
-        ``losses_timerxl.sample_weights``); by default this batch's own.
+        ``sample_weights``); by default this batch's own.
         """
-        pooled, hidden_states = self._pool(past_values, output_hidden_states)
+        pooled, outputs = self._pool(
+            past_values,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
         features = self._join_static(self.classifier_norm(pooled), static_real_features)
         inner = F.gelu(self.classifier_dense(features))
         inner = F.dropout(inner, self.config.hidden_dropout, self.training)
@@ -286,7 +524,9 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
                 gamma=self.config.loss_gamma,
                 normalizer=loss_normalizer,
             )
-        output = TimerXLClassificationOutput(loss, logits, hidden_states)
+        output = TimerXLClassificationOutput(
+            loss, logits, outputs.hidden_states, outputs.attentions
+        )
         return output.to_tuple() if return_dict is False else output
 
 

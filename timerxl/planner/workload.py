@@ -16,7 +16,7 @@ from timerxl.config import InputError, RunConfig
 from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.model import TimerXLConfig, TimerXLForClassification
-from timerxl.model.flops_timerxl import flops_per_sample
+from timerxl.model.modeling_timerxl import flops_per_sample
 from timerxl.planner.devices import Device
 from timerxl.planner.trace import StepSettings
 from timerxl.training.assembly import model_config

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
-from timerxl.model.losses_timerxl import sample_weights
+from timerxl.model.modeling_timerxl import sample_weights
 from timerxl.training.precision import SettingChoice, choose_data_place
 from timerxl.training.signals import HANDLED
 

@@ -16,7 +16,7 @@ from timerxl.data.windows import WeatherWindows
 from timerxl.evaluation.bootstrap import resample_scores
 from timerxl.evaluation.forecast_skill import skill
 from timerxl.evaluation.scores import best_threshold
-from timerxl.model.losses_timerxl import classification_loss
+from timerxl.model.modeling_timerxl import classification_loss
 from timerxl.training.dataloader import evaluation_share, loader, reassemble, to_device
 from timerxl.training.distributed import agree
 

@@ -48,7 +48,7 @@ from timerxl.evaluation.tables import (
 from timerxl.files import whole_file, write_json
 from timerxl.forecaster import load_classifier
 from timerxl.model.convert_openltm import load_saved
-from timerxl.training.checkpoint.model_folder import model_problem
+from timerxl.training.checkpoint.model_folder import model_problem, write_preprocessing
 from timerxl.training.checkpoint.storage import StorageFailed
 from timerxl.training.distributed import agree
 from timerxl.training.evaluator import Forecasts, forecast
@@ -210,7 +210,7 @@ def score_best(
         "scores": {"validation": found["validation"], "test": found["test"]},
     }
     weights = {"weights": read_json(folder / PREPROCESSING).get("weights")}  # size and SHA-256
-    write_json(folder / PREPROCESSING, extras | weights)
+    write_preprocessing(folder, extras | weights)
     table = forecast_table(windows, final, probabilities)
     with whole_file(Path(config.output_dir) / FORECASTS) as temporary:
         table.to_parquet(temporary, index=False)

@@ -20,7 +20,7 @@ from timerxl.command_line import ForeseenError
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.evaluation.scores import LOWER_IS_BETTER
-from timerxl.model.losses_timerxl import IGNORE_INDEX
+from timerxl.model.modeling_timerxl import IGNORE_INDEX
 from timerxl.training.assembly import compile_seconds
 from timerxl.training.checkpoint.manager import Checkpoints
 from timerxl.training.checkpoint.model_folder import save_model
@@ -87,7 +87,7 @@ class TrainingStep:
     ) -> tuple[float, float | None]:
         """Step ``number`` (from 1) over this rank's micro-batches.
 
-        ``normalizer`` is the weight of the global batch (``losses_timerxl.sample_weights``).
+        ``normalizer`` is the weight of the global batch (``modeling_timerxl.sample_weights``).
         Returns the batch's mean loss and the gradient norm before clipping (None where DeepSpeed
         does not tell it). Raises NumberNotFinite on all ranks where the loss is NaN or infinite,
         or, outside fp16, the gradient norm; the weights are then those of the step before (under

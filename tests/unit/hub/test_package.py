@@ -21,14 +21,12 @@ FILES = [
     "attention_timerxl.py",
     "config.json",
     "configuration_timerxl.py",
-    "flops_timerxl.py",
-    "layers_timerxl.py",
-    "losses_timerxl.py",
+    "feature_extraction_timerxl.py",
     "metrics.jsonl",
     "model.safetensors",
     "modeling_timerxl.py",
-    "outputs_timerxl.py",
     "preprocessing.json",
+    "preprocessor_config.json",
     "report/index.html",
     "results.json",
     "training_config.yaml",
@@ -138,7 +136,7 @@ def test_the_code_is_that_of_this_package(run: Path, tmp_path: Path) -> None:
             if path.name.endswith("_timerxl.py")}  # fmt: skip
     program = run / "model" / "modeling_timerxl.py"
     program.write_text(program.read_text() + f'TOKEN = "{SECRET}"')
-    (run / "model" / "layers_timerxl.py").unlink()
+    (run / "model" / "attention_timerxl.py").unlink()
     (run / "model" / "evil_timerxl.py").write_text("import os")
 
     def point(config: dict[str, Any]) -> None:
@@ -243,3 +241,25 @@ def test_a_run_is_named_by_its_folder_not_by_where_it_lies(
     assert read_record(Path()).name == "rainy-run"
     edit(run / "verdict.json", lambda _: {"said": f"{run}/model and {home('x')}"})
     assert read_record(Path()).verdict == {}
+
+
+def test_the_extractor_is_made_of_what_is_published(run: Path, tmp_path: Path) -> None:
+    path = run / "model" / "preprocessor_config.json"
+    own = json.loads(path.read_text())
+    path.write_text(
+        '{"auto_map": {"AutoFeatureExtractor": "evil--evil.Evil"}, "mean": "/home/ana"}'
+    )
+    (run / "model" / "feature_extraction_timerxl.py").write_text("import os")
+    folder = staged(run, tmp_path).folder
+    published = json.loads((folder / path.name).read_text())
+    assert published == own
+    assert (
+        published["mean"]
+        == (json.loads((folder / "preprocessing.json").read_text())["scaling"]["mean"])
+    )
+    code = "feature_extraction_timerxl.py"
+    ours = Path(timerxl.model.__file__).with_name(code)
+    assert (folder / code).read_bytes() == ours.read_bytes()
+    path.unlink()  # of an older run
+    again = staged(run, tmp_path / "again").folder
+    assert json.loads((again / path.name).read_text()) == own

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from timerxl.model import TimerXLConfig, TimerXLForClassification, TimerXLModel, attention_timerxl
+from timerxl.model import (
+    TimerXLConfig,
+    TimerXLForClassification,
+    TimerXLForPrediction,
+    TimerXLModel,
+    attention_timerxl,
+)
 from timerxl.model.attention_timerxl import eager_attention_forward, timer_attention, token_layout
 
 VARIABLES, PATCHES, PATCH = 3, 4, 4
@@ -126,10 +132,11 @@ def test_attention_equals_a_token_by_token_reference(
     module = torch.nn.Module()
     attend = eager_attention_forward if way == "eager" else ALL_ATTENTION_FUNCTIONS["sdpa"]
     mode = "mask" if way == "mask" else "folded"
-    found = timer_attention(
+    found, weights = timer_attention(
         module, query.clone(), key.clone(), value, bias, layout, attend, 0.0, mode
     )
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    assert (weights is None) == (way != "eager")
 
 
 @torch.no_grad()
@@ -295,3 +302,33 @@ def test_training_works_after_inference_mode(way: str, use: Callable[..., Any]) 
     with torch.inference_mode():
         model(series())
     assert torch.isfinite(gradients(model.train())["loss"])
+
+
+@pytest.mark.parametrize("covariate", [False, True])
+@pytest.mark.parametrize("pooling", ["mean", "last", "forecast"])
+def test_attention_weights_are_those_of_the_output(pooling: str, covariate: bool) -> None:
+    torch.manual_seed(0)
+    fields = dict(TINY, covariate=covariate, num_variables=VARIABLES)
+    if pooling == "forecast":
+        model: Any = TimerXLForPrediction(TimerXLConfig(**fields)).eval()
+    else:
+        model = TimerXLForClassification(TimerXLConfig(**fields, pooling=pooling)).eval()
+    bigger_bias(model)
+    assert model.config._attn_implementation == "sdpa"  # which has no weights
+    plain, told = model(series()), model(series(), output_attentions=True)
+    assert plain.attentions is None
+    assert len(told.attentions) == len(model.timer_xl.layers)
+    torch.testing.assert_close(told[0], plain[0], rtol=0, atol=1e-5)
+    layout = token_layout(VARIABLES, PATCHES, 4, covariate=covariate, rope_theta=1e4, device="cpu")
+    tokens = VARIABLES * PATCHES
+    for weights in told.attentions:
+        assert weights.shape == (2, model.config.num_attention_heads, tokens, tokens)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+        assert not weights[..., ~layout.visible].any()
+        assert (weights[..., layout.visible] > 0).all()
+    model.set_attn_implementation("eager")
+    again = model(series(), output_attentions=True)
+    for ours, theirs in zip(told.attentions, again.attentions, strict=True):
+        assert torch.equal(ours, theirs)
+    *_, attentions = model(series(), output_attentions=True, return_dict=False)
+    assert torch.equal(attentions[0], told.attentions[0])

@@ -122,7 +122,7 @@ def test_fused_attention_equals_eager_attention(
     upstream = torch.randn(states[0].shape, dtype=torch.float64)
     found = []
     for attend in (eager_attention_forward, ALL_ATTENTION_FUNCTIONS["sdpa"]):
-        out = timer_attention(torch.nn.Module(), *states, layout, attend, 0.0, mode)
+        out, _ = timer_attention(torch.nn.Module(), *states, layout, attend, 0.0, mode)
         found.append([out, *torch.autograd.grad(out, states, upstream)])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)

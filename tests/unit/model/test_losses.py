@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from timerxl.model.losses_timerxl import LOSS_NAMES, classification_loss, sample_weights
+from timerxl.model.modeling_timerxl import LOSS_NAMES, classification_loss, sample_weights
 
 ALPHA, GAMMA = 0.3, 2.5
 

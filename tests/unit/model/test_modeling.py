@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from timerxl.model import TimerXLConfig, TimerXLForClassification, TimerXLForPrediction
-from timerxl.model.losses_timerxl import LOSS_NAMES
+from timerxl.model.modeling_timerxl import LOSS_NAMES
 
 VARIABLES, PATCHES, PATCH = 3, 4, 4
 TINY: dict[str, Any] = {
@@ -303,3 +303,9 @@ def test_saving_and_loading_keeps_every_bit(
     static = torch.ones(2, 2) if fields else None
     ours, theirs = (m(series(), static_real_features=static) for m in (model, loaded))
     assert torch.equal(ours[0], theirs[0])
+
+
+def test_channels_are_called_as_in_other_time_series_models() -> None:
+    config = TimerXLConfig(num_input_channels=7, pooling="last")
+    assert config.num_variables == config.num_input_channels == 7
+    assert config.to_dict()["num_variables"] == 7

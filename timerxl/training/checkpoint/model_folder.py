@@ -15,7 +15,9 @@ from transformers.utils import logging as transformers_logging
 from timerxl.config import InputError
 from timerxl.data.preprocessing import PREPROCESSING
 from timerxl.files import write_json
+from timerxl.model import TimerXLFeatureExtractor, feature_extraction_timerxl
 from timerxl.model.convert_openltm import load_saved
+from timerxl.model.feature_extraction_timerxl import PREPROCESSOR_CONFIG
 from timerxl.training.assembly import bare_model
 from timerxl.training.checkpoint.storage import (
     StorageFailed,
@@ -45,9 +47,20 @@ def write_model(
     # save_pretrained notes the live model's type, not that of the weights it is given.
     settings = json.loads((folder / MODEL_CONFIG).read_text(encoding="utf-8"))
     write_json(folder / MODEL_CONFIG, settings | {"dtype": "float32"})
-    write_json(folder / PREPROCESSING, extras)
+    write_preprocessing(folder, extras)
+    if (folder / PREPROCESSOR_CONFIG).is_file():
+        code = Path(feature_extraction_timerxl.__file__)
+        shutil.copyfile(code, folder / code.name)
     # safetensors makes it readable by its owner alone, which a shared folder can't use.
     (folder / WEIGHTS).chmod((folder / MODEL_CONFIG).stat().st_mode & 0o777)
+
+
+def write_preprocessing(folder: Path, extras: dict[str, Any]) -> None:
+    """preprocessing.json and, from the same numbers, the feature extractor's configuration."""
+    write_json(folder / PREPROCESSING, extras)
+    if "scaling" in extras:  # all of a run's; a model saved without them has no extractor
+        extractor = TimerXLFeatureExtractor.from_preprocessing(extras)
+        write_json(folder / PREPROCESSOR_CONFIG, extractor.to_dict())
 
 
 def _replace_model(
@@ -59,7 +72,7 @@ def _replace_model(
     fresh.mkdir(parents=True)
     write_model(model, state, fresh, extras)
     record = {"weights": file_record(fresh / WEIGHTS)}
-    write_json(fresh / PREPROCESSING, extras | record)
+    write_preprocessing(fresh, extras | record)
     for path in (*fresh.iterdir(), fresh):
         sync(path)
     replace_folder(fresh, folder)
