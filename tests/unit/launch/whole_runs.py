@@ -1,4 +1,9 @@
-"""Whole runs of the command in this process, cut off at will, and what they leave compared."""
+"""Whole runs of the command in this process, cut off at will, and what they leave compared.
+
+    python whole_runs.py STEP SIGNAL[,SIGNAL] [key=value ...]
+
+is a run that sends itself these signals before this step.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import importlib.util
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -138,3 +144,15 @@ def assert_same_end(folder: Path, straight: Path) -> None:
     for key in "validation test threshold best_step steps stop_reason".split():
         assert found[key] == expected[key], key
     assert [path.name for path in folder.rglob(".*")] == []
+
+
+if __name__ == "__main__":
+    step, numbers, *overrides = sys.argv[1:]
+
+    def strike() -> None:
+        for count, number in enumerate(numbers.split(",")):
+            time.sleep(0.7 if count else 0)  # a person's second Ctrl-C, no launcher's echo
+            os.kill(os.getpid(), int(number))
+
+    with before_step(int(step), strike):
+        sys.exit(command(*overrides))
