@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import processes
 import pytest
 
 from timerxl.config import load_recipe
@@ -48,12 +49,13 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def twice() -> list[str]:
-    """What two processes print, run side by side."""
-    processes = [start(*ASKED), start(*ASKED)]
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs[0][1][-3000:]
-    assert [errors for _, errors in outputs] == ["", ""]
-    return [output for output, _ in outputs]
+    """What two processes print: their hashes have other seeds."""
+    process = start(*ASKED)
+    forked = processes.run([sys.executable, SCRIPT, *ASKED])
+    output, errors = process.communicate(timeout=300)
+    assert (process.returncode, errors) == (0, ""), errors[-3000:]
+    assert (forked.returncode, forked.stderr) == (0, ""), forked.stderr[-3000:]
+    return [output, forked.stdout]
 
 
 @pytest.fixture(scope="module")
@@ -264,8 +266,8 @@ def test_bad_input_is_one_line_and_code_2(
 
 
 def test_bad_input_in_a_process_of_its_own() -> None:
-    process = start("--config", "nowhere", "--json")
-    output, errors = process.communicate(timeout=60)
-    assert (process.returncode, output) == (2, "")
+    done = processes.run([sys.executable, SCRIPT, "--config", "nowhere", "--json"])
+    output, errors = done.stdout, done.stderr
+    assert (done.returncode, output) == (2, "")
     assert errors.startswith("error: unknown recipe 'nowhere'")
     assert len(errors.splitlines()) == 1
