@@ -9,7 +9,7 @@ from timerxl.command_line import quiet_libraries
 quiet_libraries()
 for name in (
     "accelerate.commands.accelerate_cli",
-    "deepspeed",
+    "deepspeed.runtime.zero.muon.muon_optimizer",  # with torch.compile, which ZeRO brings
     "torch.distributed.run",
     "timerxl.data.era5.prepare",
     "timerxl.forecaster",

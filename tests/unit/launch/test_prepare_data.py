@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 import xarray as xr
 
@@ -23,10 +24,7 @@ GERMANY = SHARED / "germany_6h_tp_2024_2025" / "data_stream-oper_stepType-accum.
 
 
 def run(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, words)],
-        cwd=cwd, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    return processes.run([sys.executable, SCRIPT, *words], cwd=cwd)
 
 
 def peru_file(path: Path, hours: int) -> Path:
@@ -105,21 +103,19 @@ def test_a_run_that_is_stopped_leaves_nothing(
     inputs = ["peru.nc"] * (240 if stage == "*.npy" else 4)
     words = [sys.executable, str(SCRIPT), *inputs, "--regions", "r.yaml", "--output", "deep/out"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    said = tmp_path.with_suffix(".out")
+    process = processes.Forked(words, cwd=tmp_path, env=environment, stdout=said)
     try:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob(f".out.partial-*/{stage}")):
-            assert process.poll() is None, process.communicate()
+            assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.005)
         process.send_signal(number)
-        out, _ = process.communicate(timeout=60)
+        assert process.wait(60) == 128 + number
     finally:
-        process.kill()
-    assert process.returncode == 128 + number
-    assert out == b""
+        process.kill_all()
+    assert said.read_bytes() == b""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["peru.nc", "r.yaml"]
 
 
