@@ -27,6 +27,7 @@ from xml.etree import ElementTree
 import nbformat
 import pandas as pd
 import pytest
+from hub_server import Hub, running_hub
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -34,9 +35,6 @@ from timerxl import Forecaster
 from timerxl.config import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tests"))
-from hub_server import Hub, running_hub  # noqa: E402
-
 NOTEBOOK = ROOT / "docs" / "colab.ipynb"
 INLINE = "module://matplotlib_inline.backend_inline"
 STEPS = 180  # far more than are made before the first copy is seen

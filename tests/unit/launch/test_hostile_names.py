@@ -6,13 +6,13 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
@@ -116,10 +116,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe.write_text(json.dumps(settings))  # JSON is YAML
     words = [sys.executable, str(ROOT / "launch" / "train.py"), "--config", str(recipe)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:].decode(errors="replace")
-    told = check(done.stdout, 0)
-    check(done.stderr.replace(b"\r", b"\n"), 0)  # the bar's
+    done = processes.run(words, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = check(done.stdout.encode(), 0)
+    check(done.stderr.encode(), 0)
     assert r"\x1b]0;title\x07" in told
     return folder
 

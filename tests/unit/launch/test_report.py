@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import processes
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -45,10 +45,7 @@ def runs(tmp_path: Path) -> list[Path]:
 
 
 def test_as_a_command(runs: list[Path]) -> None:
-    done = subprocess.run(
-        [sys.executable, "launch/report.py", str(runs[0])],
-        cwd=ROOT, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+    done = processes.run([sys.executable, "launch/report.py", runs[0]])
     page = runs[0] / "report" / "index.html"
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{page}\n", "")
     assert "Training run quickstart" in page.read_text()
