@@ -9,6 +9,7 @@ anew.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -31,7 +32,8 @@ FORK_SERVER.set_forkserver_preload(["preloaded"])
 
 
 class Forked:
-    """Do what ``subprocess.Popen`` does, for ``python script ...``, torchrun and accelerate.
+    """Do what ``subprocess.Popen`` does, for ``python script ...``, torchrun and accelerate, the
+    latter two also behind ``nsenter``.
 
     ``stdout`` and ``stderr`` are paths (or opened files, whose names count); None is this process's
     own, and ``subprocess.STDOUT`` the other one's.
@@ -76,6 +78,12 @@ class Forked:
         if self.returncode is None:
             os.kill(self.pid, number)
 
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
     def kill_all(self) -> None:
         """End the process and every rank that it started, stopped ones too."""
         import psutil
@@ -83,7 +91,7 @@ class Forked:
         if self.returncode is None:
             for rank in psutil.Process(self.pid).children(recursive=True):
                 rank.kill()
-            self.send_signal(signal.SIGKILL)
+            self.kill()
         self.wait(30)
 
 
@@ -118,8 +126,8 @@ BY_FORKS = SimpleNamespace(
 
 
 def _path_of(stream: Any) -> str | None:
-    if stream is None:
-        return None
+    if stream is None or stream == subprocess.DEVNULL:
+        return stream and os.devnull
     return str(stream if isinstance(stream, str | Path) else stream.name)
 
 
@@ -149,12 +157,28 @@ def _become(
             opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.dup2(opened, descriptor)
             os.close(opened)
+    if words[0] == "nsenter":
+        words = _enter(words)
     program, *arguments = words
     if Path(program).name in ("torchrun", "accelerate"):
         _launch(words)
         return
     sys.argv = [word for word in arguments if word != "-u"]
+    sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))  # as Python does
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def _enter(words: list[str]) -> list[str]:
+    """Enter the namespaces that nsenter would; the command behind it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    target = words[words.index("--target") + 1]
+    kinds = [kind for kind in ("user", "net") if f"--{kind}" in words]
+    opened = [os.open(f"/proc/{target}/ns/{kind}", os.O_RDONLY) for kind in kinds]
+    for descriptor in opened:
+        if libc.setns(descriptor, 0):
+            raise OSError(ctypes.get_errno(), "setns")
+        os.close(descriptor)
+    return words[words.index("--") + 1 :]
 
 
 def _launch(words: list[str]) -> None:

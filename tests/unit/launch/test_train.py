@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -237,16 +237,10 @@ def test_bad_input_after_a_finished_run(command: Command, tmp_path: Path) -> Non
     assert json.loads(before["status.json"]) == {"code": 0, "reason": "finished"}
     assert {"config.yaml", "metrics.jsonl", "results.json", "model/config.json"} < before.keys()
 
-    # As a script, and not from the repository's folder, which it finds by itself.
+    # As a script, and not from the repository's folder.
     bad = ["data.path=snow.csv", "output_dir=run", "train.resume=never"]
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "--config", "quickstart", *TINY, *bad],
-        cwd=tmp_path,
-        env=os.environ | ONE_THREAD,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    words = [sys.executable, SCRIPT, "--config", "quickstart", *TINY, *bad]
+    done = processes.run(words, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: data.path snow.csv is no file")
     assert len(done.stderr.splitlines()) == 1
