@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -50,15 +50,10 @@ def said(capfdbinary: pytest.CaptureFixture[bytes]) -> Said:
     def call(name: str, *words: object) -> tuple[int, str]:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-        script = ROOT / "launch" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(f"hostile_{name}", script)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
+        module = import_module(f"timerxl.cli.{name}")
         capfdbinary.readouterr()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", [str(script), *map(str, words)])
-            spec.loader.exec_module(module)
+            patch.setattr(sys, "argv", [name, *map(str, words)])
             code = int(module.main())
         told = capfdbinary.readouterr()
         check(told.err, 0 if code == 0 else 2)
@@ -220,14 +215,9 @@ def test_export_of_what_is_no_model(said: Said, tmp_path: Path) -> None:
 def test_an_argument_that_argparse_refuses(
     name: str, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    script = ROOT / "launch" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"refused_{name}", script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = import_module(f"timerxl.cli.{name}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(script), "--\x1b[2J\nerror:forged\x9b31m\u202e"])
-        spec.loader.exec_module(module)
+        patch.setattr(sys, "argv", [name, "--\x1b[2J\nerror:forged\x9b31m\u202e"])
         with pytest.raises(SystemExit) as ended:
             module.main()
     assert ended.value.code == 2

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import processes
 import pytest
 
+from timerxl.cli import plan
 from timerxl.config import load_recipe
 from timerxl.model import TimerXLForClassification
 from timerxl.planner.workload import Choice, launches_per_micro_batch, read_workload
@@ -153,22 +152,8 @@ def test_warnings_and_fit(found: dict[str, Any]) -> None:
 Command = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture(scope="module")
-def plan() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("launch_plan", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", list(sys.path))
-        spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def command(
-    plan: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """(exit code, stdout, stderr) of the command in this process."""
 
     def run(*arguments: str) -> tuple[int, str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -16,6 +15,8 @@ import pandas as pd
 import processes
 import pytest
 import xarray as xr
+
+from timerxl.cli import prepare_data
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "launch" / "prepare_data.py"
@@ -134,11 +135,6 @@ def test_the_audit_takes_a_prepared_series(tmp_path: Path) -> None:
 def test_wrong_words_end_with_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = importlib.util.spec_from_file_location("launch_prepare_data", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.csv").write_text("timestamp,region,precipitation\n2020-01-01,a,0\n")
     (tmp_path / "x.nc").write_bytes(b"no NetCDF")
@@ -154,7 +150,7 @@ def test_wrong_words_end_with_code_2(
     ]
     for words, message in cases:
         try:
-            code = script.main([str(word) for word in words])
+            code = prepare_data.main([str(word) for word in words])
         except SystemExit as stopped:  # argparse
             code = stopped.code
         assert code == 2, words

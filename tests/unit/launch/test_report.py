@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import processes
 import pytest
+
+from timerxl.cli import report as command
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "launch" / "report.py"
@@ -20,15 +21,10 @@ def report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Done]:
     """The command in this process: code, stdout, stderr."""
-    spec = importlib.util.spec_from_file_location("launch_report", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
     def call(*words: str | Path) -> Done:
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, words)])
-        code = module.main()
+        code = command.main()
         told = capsys.readouterr()
         return code, told.out, told.err
 

@@ -8,7 +8,6 @@ is a run that sends itself these signals before this step.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import sys
@@ -25,6 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import timerxl.planner.plan_check
 import timerxl.report.figures
 import timerxl.report.page
+from timerxl.cli import train
 from timerxl.training.run_dir import RunFolder
 from timerxl.training.trainer import Trainer
 
@@ -59,17 +59,12 @@ def command(*overrides: str) -> int:
     """The command in this process."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    spec = importlib.util.spec_from_file_location("launch_train", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         quick(patch)
         for name, value in ONE_THREAD.items():
             patch.setenv(name, value)
         patch.setattr(sys, "argv", [str(SCRIPT), "--config", "quickstart", *TINY, *overrides])
-        spec.loader.exec_module(module)
-        return int(module.main())
+        return train.main()
 
 
 @contextlib.contextmanager
