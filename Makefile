@@ -11,13 +11,15 @@ PYTHON ?= $(shell for python in .venv/bin/python python3.11 python3.12 python3; 
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --retries 10 --timeout 120 -c constraints.txt
 THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
+# Two processes take all that two cores have; a worker that is done takes over another's tests.
+WORKERS ?= 2
 PYTEST_ARGS ?=
 QUICKSTART_ARGS ?=
 
-.PHONY: help install quickstart test lint style docs format clean
+.PHONY: help install quickstart test test-fast lint style docs format clean
 
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 install: .venv/.installed ## the tested versions of everything, in .venv
 
@@ -54,8 +56,12 @@ style: .venv/.installed
 	$(BIN)/mypy timerxl launch
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive timerxl launch
 
-test: style ## ruff, mypy, bandit, then all tests; PYTEST_ARGS="-n 2" uses two cores
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+test: style ## ruff, mypy, bandit, then all tests, two at a time (WORKERS=2)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+# No processes, no browser, no builds: what is marked slow.
+test-fast: .venv/.installed ## the tests that take no longer than two minutes together
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'not slow' $(PYTEST_ARGS)
 
 # A test builds the site as well. NO_MKDOCS_2_WARNING: no advertisement of a successor.
 docs: .venv/.installed ## the documentation as a site, site/index.html; a broken link fails

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
+from types import CodeType, FunctionType
 from typing import Any
 
 import pytest
@@ -26,7 +28,16 @@ os.environ.update(
 # One thread: sums have one order on every machine, and two ranks or workers do not fight for cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+TESTS = os.path.dirname(__file__) + os.sep
 LOOPBACK = ("127.", "::1", "localhost")
+PROCESS_NAMES = {"subprocess", "Popen", "processes", "Forked", "Browser", "NotebookClient"}
+# Whole trainings in the test's own process.
+SLOW_FILES = {
+    "test_compilation.py",
+    "test_compiled.py",
+    "test_train_again.py",
+    "test_train_interrupted.py",
+}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -47,3 +58,39 @@ def offline() -> Iterator[None]:
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(CACHE, ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts a process, by itself or in a fixture, as slow, and SLOW_FILES."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        fixtures = [found[-1].func for found in item._fixtureinfo.name2fixturedefs.values()]
+        is_process = any(starts_processes(one, set()) for one in [item.function, *fixtures])
+        if is_process or item.path.name in SLOW_FILES or "distributed" in item.path.parts:
+            item.add_marker("slow")
+
+
+def starts_processes(found: object, seen: set[object]) -> bool:
+    """Whether a function or class of the tests names what starts a process, or calls such a one."""
+    if isinstance(found, type):
+        return any(starts_processes(member, seen) for member in vars(found).values())
+    found = getattr(found, "__wrapped__", found)
+    if not isinstance(found, FunctionType) or found in seen:
+        return False
+    seen.add(found)
+    names = names_in(found.__code__)
+    if names & PROCESS_NAMES:
+        return True
+    called = [found.__globals__.get(name) for name in names]
+    return any(starts_processes(one, seen) for one in called if is_of_the_tests(one))
+
+
+def is_of_the_tests(found: object) -> bool:
+    module = sys.modules.get(str(getattr(found, "__module__", None)))
+    return str(getattr(module, "__file__", None)).startswith(TESTS)
+
+
+def names_in(code: CodeType) -> set[str]:
+    inner = [names_in(one) for one in code.co_consts if isinstance(one, CodeType)]
+    return set(code.co_names).union(*inner)

@@ -2,7 +2,8 @@
 
     python tests/mirror_store.py [key=value ...]   benchmarks/chaos_run.py with this storage known
 
-``slow://PATH`` is a folder of this machine. It can't rename. MIRROR_SECONDS is what a block takes;
+``slow://PATH`` is a folder of this machine. It can't rename. MIRROR_SECONDS is what a block takes,
+MIRROR_HURRY how long a run that a signal ends waits for it;
 MIRROR_KILL=N sends this process SIGKILL in the middle of writing the Nth file; MIRROR_ROOM is how
 many bytes may be written to one file before there is no space left.
 """
@@ -77,7 +78,9 @@ if __name__ == "__main__":
     here = Path(__file__).resolve().parent
     sys.path[:] = [str(here.parent), *(p for p in sys.path if Path(p).resolve() != here)]
     from benchmarks.chaos_run import leave, main, note
+    from timerxl.training.checkpoint import mirror
 
+    mirror.HURRY_SECONDS = float(os.environ.get("MIRROR_HURRY", mirror.HURRY_SECONDS))
     code = main()
     note({"exit": code})
     leave(code)

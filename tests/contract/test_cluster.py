@@ -9,19 +9,13 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from accelerate.commands.launch import launch_command_parser
-
-from timerxl.config import load_recipe
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tests"))
-from cluster_stage import (  # noqa: E402
+from cluster_stage import (
     ADDRESS,
     CLAIM,
     CLUSTER,
@@ -37,6 +31,9 @@ from cluster_stage import (  # noqa: E402
     Stage,
 )
 
+from timerxl.config import load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
 PLACEHOLDER = "CHANGE_ME"
 DIRECTIVES = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", SBATCH, re.M))
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 from timerxl.config import load_recipe
@@ -105,8 +106,7 @@ def test_a_training_command_runs(command: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [c for c in commands(marked=False) if "launch/plan" in c])
 def test_a_planning_command_runs(command: str) -> None:
-    words = [sys.executable, *shlex.split(command)[1:]]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    done = processes.run([sys.executable, *shlex.split(command)[1:]])
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Peak memory of each GPU" in done.stdout
     assert "Why transfer_long needs what it needs" in done.stdout

@@ -28,7 +28,6 @@ from timerxl.model import (
     TimerXLModel,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 FIELDS: dict[str, Any] = {
     "patch_length": 4,
     "context_length": 16,

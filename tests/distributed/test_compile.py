@@ -5,19 +5,19 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
+import processes
 import pytest
 import torch
+from processes import ACCELERATE, ROOT
 from safetensors.torch import load_file
 
 from timerxl import TimerXLForClassification
+from timerxl.cli import predict
 
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
 TINY = (
     "data.synthetic.start=2024-06-01 data.train_fraction=0.05 train.max_steps=14 "
     "train.log_every_steps=1 eval.max_windows=40 train.trackers=[] model.hidden_dropout=0 "
@@ -28,41 +28,31 @@ TINY = (
 # launch/train.py with a backend that needs no compiler and no minute.
 TRAIN = f"""
 import runpy, sys
-sys.path.insert(0, {str(ROOT)!r})
 from timerxl.training import assembly as compilation
 compilation.BACKEND = "aot_eager"
 compilation.check_compiler = lambda *_: None
 sys.argv[0] = {str(ROOT / "launch" / "train.py")!r}
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-ONE = [str(BIN / "accelerate"), "launch", "--num_processes", "1", "--cpu"]
+ONE = [*ACCELERATE, "--num_processes", "1", "--cpu"]
 DYNAMO = ["--dynamo_backend", "aot_eager"]
-TORCHRUN = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2"]
+TORCHRUN = [*processes.TORCHRUN, "2"]
 ZERO2 = [
-    *(str(BIN / "accelerate"), "launch", "--main_process_port", "0"),
+    *(*ACCELERATE, "--main_process_port", "0"),
     *("--config_file", "accelerate_configs/zero2_cpu.yaml"),
     *("--deepspeed_config_file", "ds_configs/zero2_fp32.json"),
 ]
-
-
-def start(*command: str, **environment: str) -> str:
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment,
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return done.stdout
 
 
 def train(launcher: list[str], output_dir: Path, *overrides: str, script: str | None = None) -> str:
     """A real launch; what it says on standard output."""
     environment = {"ACCELERATE_USE_CPU": "true"} if launcher is TORCHRUN else {}
     words = ["--config", "quickstart", *TINY, *overrides, f"output_dir={output_dir}"]
-    return start(*launcher, script or "launch/train.py", *words, **environment)
+    done = processes.run(
+        [*launcher, script or "launch/train.py", *words], env=os.environ | environment
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done.stdout
 
 
 def losses(run: Path) -> list[float]:
@@ -89,24 +79,10 @@ def test_what_the_launcher_compiles_loads_everywhere(reference: Path, tmp_path: 
     assert weights.keys() == load_file(reference / "model" / "model.safetensors").keys()
     loaded = TimerXLForClassification.from_pretrained(run / "model").state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in weights.items())
-    # And without timerxl, by the code that lies in the folder.
-    check = (
-        "import sys; sys.modules['timerxl'] = None\n"
-        "import torch\n"
-        "from safetensors.torch import load_file\n"
-        "from transformers import AutoModelForSequenceClassification as Auto\n"
-        f"folder = {str(run / 'model')!r}\n"
-        "found = Auto.from_pretrained(folder, trust_remote_code=True).state_dict()\n"
-        "saved = load_file(folder + '/model.safetensors')\n"
-        "print(len(saved), all(torch.equal(found[name], saved[name]) for name in saved))\n"
-    )
-    modules = {"HF_MODULES_CACHE": str(tmp_path / "modules")}
-    assert start(sys.executable, "-c", check, **modules).split()[-2:] == [str(len(weights)), "True"]
 
     output = str(tmp_path / "forecasts.parquet")
-    folder = str(run / "model")
-    words = ("--model", folder, "--input", "synthetic", "--at", "all", "--output", output)
-    start(sys.executable, "launch/predict.py", *words)
+    words = ["--model", str(run / "model"), "--input", "synthetic", "--at", "all"]
+    assert predict.main([*words, "--output", output]) == 0
     keys = ["region", "issue_time"]
     ours = pd.read_parquet(run / "forecasts.parquet")
     given = pd.read_parquet(output)

@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
+from processes import ACCELERATE, TORCHRUN, Forked
 
 HERE = Path(__file__).resolve().parent
 TINY = (
@@ -41,27 +43,25 @@ def wait_for(what: Any, seconds: float) -> float:
     return time.monotonic() - started
 
 
+def said(folder: Path) -> str:
+    return folder.with_suffix(".out").read_text()
+
+
 @contextmanager
-def started(action: str, ranks: int, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """The launch, in a process group of its own, none of which is left over."""
-    launcher = [sys.executable]
-    if ranks > 1:
-        torchrun = str(Path(sys.executable).with_name("torchrun"))
-        launcher = [torchrun, "--standalone", "--nproc_per_node", str(ranks)]
-    script = [str(HERE / "broken_rank.py"), action, "--config", "quickstart"]
-    process = subprocess.Popen(
-        [*launcher, *script, *TINY, f"output_dir={folder}"],
+def started(action: str, ranks: int, folder: Path) -> Iterator[Forked]:
+    """The launch, of which no process is left over."""
+    launcher = [*TORCHRUN, str(ranks)] if ranks > 1 else [sys.executable]
+    recipe = ["--config", "quickstart", *TINY]
+    process = Forked(
+        [*launcher, HERE / "broken_rank.py", action, *recipe, f"output_dir={folder}"],
         env=os.environ | ENVIRONMENT,
-        stdout=subprocess.PIPE,
+        stdout=folder.with_suffix(".out"),
         stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
     )
     try:
         yield process
     finally:
-        subprocess.run(["pkill", "-9", "-f", f"output_dir={folder}"], check=False)
-        process.wait(30)
+        process.kill_all()
 
 
 def has_two_steps(folder: Path) -> bool:
@@ -74,12 +74,11 @@ def test_an_error_on_one_rank_ends_all_with_its_own_traceback(tmp_path: Path) ->
     with started("raise:1", 2, folder) as launch:
         wait_for(lambda: has_two_steps(folder), 120)
         began = time.monotonic()
-        said, _ = launch.communicate(timeout=60)
+        assert launch.wait(60) == 1
         assert time.monotonic() - began < 15
-    assert launch.returncode == 1
-    assert "LookupError: broken on purpose" in said
-    assert said.count("Traceback") >= 1
-    assert "break_here" in said  # its own lines, not the launcher's alone
+    assert "LookupError: broken on purpose" in said(folder)
+    assert said(folder).count("Traceback") >= 1
+    assert "break_here" in said(folder)  # its own lines, not the launcher's alone
     found = status(folder)
     assert found["code"] in (1, 143)
     assert found["reason"] != "running"
@@ -88,10 +87,9 @@ def test_an_error_on_one_rank_ends_all_with_its_own_traceback(tmp_path: Path) ->
 def test_an_error_on_the_main_rank_is_in_status_json(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with started("raise:0", 2, folder) as launch:
-        said, _ = launch.communicate(timeout=150)
-    assert launch.returncode == 1
+        assert launch.wait(150) == 1
     assert status(folder) == {"code": 1, "reason": "failed: LookupError: broken on purpose"}
-    assert "LookupError: broken on purpose" in said
+    assert "LookupError: broken on purpose" in said(folder)
 
 
 def test_a_rank_that_waits_for_a_frozen_one_hears_sigterm(tmp_path: Path) -> None:
@@ -126,7 +124,7 @@ def test_a_death_without_a_word_is_written_down(
             wait_for(lambda: "(stopped)" in stopped.read_text(), 150)
             assert status(folder)["reason"] == "running"
             os.kill(launch.pid, how)
-        launch.communicate(timeout=150)
+        launch.wait(150)
         wait_for(lambda: status(folder).get("reason") != "running", 10)
     assert launch.returncode == -(how or signal.SIGABRT)
     found = status(folder)
@@ -148,21 +146,13 @@ def test_endless_skips_of_fp16_end_in_our_words(
 ) -> None:
     """DeepSpeed's engine, with every gradient infinite; logged every 100 steps only."""
     folder = tmp_path / "run"
-    accelerate = str(Path(sys.executable).with_name("accelerate"))
     deepspeed = (
         "--use_deepspeed --num_processes 1 --deepspeed_config_file ds_configs/zero2_fp16.json"
     )
     script = [str(HERE / "broken_rank.py"), "overflow:0", "--config", "quickstart", *TINY]
     script += ["train.log_every_steps=100", "train.max_steps=30", "train.batch_size=16"]
     script += [f"monitors.nonfinite={action}", f"output_dir={folder}"]
-    done = subprocess.run(
-        [accelerate, "launch", *deepspeed.split(), *script],
-        cwd=HERE.parents[1],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = processes.run([*ACCELERATE, *deepspeed.split(), *script])
     assert done.returncode == 1  # the launcher's
     found = status(folder)
     assert found["code"] == code, done.stderr[-3000:]

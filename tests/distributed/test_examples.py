@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from processes import ROOT
 
 
 @pytest.mark.parametrize("name", ["minimal", "trainer"])
 def test_an_example_learns_and_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "examples" / f"{name}.py", "--max-steps", "20"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+    words = [sys.executable, ROOT / "examples" / f"{name}.py", "--max-steps", "20"]
+    done = processes.run(words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     last = done.stdout.splitlines()[-1]
     found = re.fullmatch(

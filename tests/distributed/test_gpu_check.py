@@ -23,6 +23,12 @@ from benchmarks.gpu_child import gpu_kernels, kernel_summary
 COMMAND = [sys.executable, str(Path(gpu_check.__file__)), "--minutes", "8"]
 
 
+def check(capsys: pytest.CaptureFixture[str], *asked: object) -> tuple[int, str]:
+    """Exit code and output of the command in this process."""
+    code = gpu_check.main(["--minutes", "8", *map(str, asked)])
+    return code, capsys.readouterr().out
+
+
 def results(said: str) -> dict[int, str]:
     """Result by part, from the printed table."""
     rows = [line.split(" | ") for line in said.splitlines() if line.startswith("| ")]
@@ -30,13 +36,13 @@ def results(said: str) -> dict[int, str]:
 
 
 @pytest.mark.slow
-def test_the_cpu_form(tmp_path: Path) -> None:
+def test_the_cpu_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every part but quickstart and the changes, on real runs."""
     path = tmp_path / "day.json"
-    asked = ["--parts", "1,2,3,4,5,6,8", "--json", str(path), "--folder", str(tmp_path / "runs")]
-    done = subprocess.run([*COMMAND, *asked], capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stdout
-    assert results(done.stdout) == dict.fromkeys(range(1, 10), PASS) | {7: SKIPPED, 9: SKIPPED}
+    asked = ("--parts", "1,2,3,4,5,6,8", "--json", path, "--folder", tmp_path / "runs")
+    code, said = check(capsys, *asked)
+    assert code == 0, said
+    assert results(said) == dict.fromkeys(range(1, 10), PASS) | {7: SKIPPED, 9: SKIPPED}
     parts = json.loads(path.read_text())["parts"]
     assert {int(number) for number in parts} == set(range(1, 10))
     speeds = parts["3"]["speeds"]
@@ -55,13 +61,12 @@ def test_the_cpu_form(tmp_path: Path) -> None:
     assert "gloo, ZeRO 2" in parts["8"]["figures"][0]
 
 
-def test_a_failing_part_and_exit_code_1(tmp_path: Path) -> None:
+def test_a_failing_part_and_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "day.json"
-    asked = ["--parts", "1,2", "--tolerance-factor", "0", "--json", str(path)]
-    done = subprocess.run([*COMMAND, *asked], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 1
-    assert results(done.stdout) == dict.fromkeys(range(1, 10), SKIPPED) | {1: PASS, 2: FAIL}
-    assert "error of output" in done.stdout
+    code, said = check(capsys, "--parts", "1,2", "--tolerance-factor", "0", "--json", path)
+    assert code == 1
+    assert results(said) == dict.fromkeys(range(1, 10), SKIPPED) | {1: PASS, 2: FAIL}
+    assert "error of output" in said
     assert json.loads(path.read_text())["parts"]["2"]["status"] == FAIL
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.chaos import Chaos
 from benchmarks.chaos_judge import ONE, TWO, Mode, Run, compare
 
 STORE = str(Path(__file__).resolve().parents[1] / "mirror_store.py")
@@ -29,16 +30,6 @@ class Mirrored(Mode):
 
 
 ALONE, BOTH = Mirrored("one process", 1), Mirrored("two processes", 2)
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """Runs without a mirror that nobody disturbed."""
-    runs = {}
-    for mode in (ONE, TWO):
-        runs[mode.name] = Run(tmp_path_factory.mktemp("straight") / "run")
-        assert runs[mode.name].launch(mode) == 0, runs[mode.name].output[-3000:]
-    return runs
 
 
 def whole_copies(mirror: Path) -> list[int]:
@@ -58,7 +49,7 @@ def lose(run: Run) -> None:
 
 @pytest.mark.parametrize("trial", range(4))
 def test_killed_in_the_middle_of_a_copy(
-    straight: dict[str, Run], tmp_path: Path, trial: int, monkeypatch: pytest.MonkeyPatch
+    chaos: Chaos, tmp_path: Path, trial: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In each of the first four copies; then the run's folder is gone too."""
     draw = random.Random(trial)
@@ -76,12 +67,12 @@ def test_killed_in_the_middle_of_a_copy(
     assert ("is filled" in run.output) == bool(copies)
     if copies:
         assert f"going on after step {copies[0]} from" in run.output
-    found = compare(straight[ONE.name], run)
+    found = compare(chaos.straight(ONE), run)
     assert found.identical, found
 
 
 def test_two_processes_are_filled_alike(
-    straight: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chaos: Chaos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The main process fills, slowly; the other one waits for it, and both go on."""
     run, mirror = Run(tmp_path / "run"), tmp_path / "mirror"
@@ -95,7 +86,7 @@ def test_two_processes_are_filled_alike(
     assert run.launch(BOTH, given) == 0, run.output[-3000:]
     assert run.output.count("is filled") == 1
     assert f"going on after step {newest} from" in run.output
-    found = compare(straight[TWO.name], run)
+    found = compare(chaos.straight(TWO), run)
     assert found.identical, found
 
 
@@ -105,6 +96,7 @@ def test_a_signal_does_not_wait_for_a_slow_mirror(
     """143 within seconds of the limit, which is not reached by a mirror at 6 s a file."""
     run = Run(tmp_path / "run")
     monkeypatch.setenv("MIRROR_SECONDS", "6")
+    monkeypatch.setenv("MIRROR_HURRY", "4")  # instead of 20
     # The first write at the start is the note: it is slow as well, once.
     process = run.start(ALONE, f"train.mirror=slow://{tmp_path / 'mirror'}", "train.max_steps=9000")
     while not list(run.folder.glob("checkpoints/step_*")):
@@ -113,12 +105,12 @@ def test_a_signal_does_not_wait_for_a_slow_mirror(
     process.send_signal(signal.SIGTERM)
     asked = time.monotonic()
     assert run.end(process) == 143, run.output[-3000:]
-    assert time.monotonic() - asked < 20 + 8
+    assert time.monotonic() - asked < 4 + 16
     assert "holds nothing of this run, not its end" in run.output
     assert run.status()["code"] == 143
 
 
-def test_a_full_mirror_does_not_end_the_run(straight: dict[str, Run], tmp_path: Path) -> None:
+def test_a_full_mirror_does_not_end_the_run(chaos: Chaos, tmp_path: Path) -> None:
     """A real disk with room for one copy: the second fails, is said once, and the first is kept."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -131,7 +123,7 @@ def test_a_full_mirror_does_not_end_the_run(straight: dict[str, Run], tmp_path: 
         assert run.launch(ONE, given) == 0, run.output[-3000:]
         assert run.output.count("No space left on device. The run goes on") == 1
         assert "not its end: " in run.output
-        assert compare(straight[ONE.name], run).identical
+        assert compare(chaos.straight(ONE), run).identical
         copies = whole_copies(disk / "mirror")
         assert len(copies) == 1
         # With room, the same command brings the end there.
@@ -141,6 +133,6 @@ def test_a_full_mirror_does_not_end_the_run(straight: dict[str, Run], tmp_path: 
         lose(run)
         assert run.launch(ONE, given) == 0
         assert "finished: nothing to do" in run.output
-        assert compare(straight[ONE.name], run).identical
+        assert compare(chaos.straight(ONE), run).identical
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
+from processes import TORCHRUN
 
 from timerxl.model import TimerXLForClassification
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
     "data.synthetic.start=2023-01-01 data.train_fraction=0.5 data.validation_fraction=0.25 "
     "model.patch_length=8 model.context_length=16 model.hidden_size=16 model.intermediate_size=32 "
@@ -22,21 +22,13 @@ SMALL = (
 ).split()
 
 
-def stopped(kind: str, ranks: int, folder: Path) -> tuple[int, str]:
-    """(exit code, standard error) of benchmarks/bad_run.py."""
-    launcher = [sys.executable]
-    if ranks > 1:
-        torchrun = str(Path(sys.executable).with_name("torchrun"))
-        launcher = [torchrun, "--standalone", "--nproc_per_node", str(ranks)]
-    done = subprocess.run(
-        [*launcher, "benchmarks/bad_run.py", kind, *SMALL, f"output_dir={folder}"],
-        cwd=ROOT,
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
+def bad_run(kind: str, ranks: int, folder: Path, *overrides: str) -> Any:
+    """benchmarks/bad_run.py to its end."""
+    launcher = [*TORCHRUN, str(ranks)] if ranks > 1 else [sys.executable]
+    return processes.run(
+        [*launcher, "benchmarks/bad_run.py", kind, *SMALL, *overrides, f"output_dir={folder}"],
+        env=os.environ | {"ACCELERATE_USE_CPU": "true"},
     )
-    return done.returncode, done.stderr
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -56,7 +48,8 @@ def read(path: Path) -> dict[str, Any]:
 )
 def test_a_bad_run_is_stopped(kind: str, ranks: int, names: set[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    code, errors = stopped(kind, ranks, folder)
+    done = bad_run(kind, ranks, folder)
+    code, errors = done.returncode, done.stderr
     assert code == (3 if ranks == 1 else 1), errors[-3000:]  # torchrun turns any code into 1
     status, verdict = read(folder / "status.json"), read(folder / "verdict.json")
     assert status["code"] == 3
@@ -76,15 +69,8 @@ def test_a_bad_run_is_stopped(kind: str, ranks: int, names: set[str], tmp_path: 
 
 
 def test_warn_lets_the_same_run_go_on(tmp_path: Path) -> None:
-    folder, mild = tmp_path / "run", ["monitors.collapse=warn", "train.epochs=2"]
-    done = subprocess.run(
-        [sys.executable, "benchmarks/bad_run.py", "head", *SMALL, *mild, f"output_dir={folder}"],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    folder = tmp_path / "run"
+    done = bad_run("head", 1, folder, "monitors.collapse=warn", "train.max_steps=60")
     assert done.returncode == 0, done.stderr[-3000:]
     verdict = read(folder / "verdict.json")
     assert verdict["stopped_by"] is None

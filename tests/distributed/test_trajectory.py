@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
+from processes import ACCELERATE, TORCHRUN
 
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
 # 90 training windows: batches of 8 end every epoch with one of 2, and 20 steps cross two epochs.
 TINY = (
     "data.synthetic.start=2024-06-01 data.train_fraction=0.05 train.max_steps=20 "
@@ -21,27 +20,21 @@ TINY = (
     "eval.num_resamples=0"
 ).split()
 SCRIPT = ["launch/train.py", "--config", "quickstart", *TINY]
-ZERO2_CPU = "accelerate_configs/zero2_cpu.yaml"
-ACCELERATE = [str(BIN / "accelerate"), "launch", "--config_file", ZERO2_CPU]
+ZERO2 = "--config_file accelerate_configs/zero2_cpu.yaml --main_process_port 0".split()
 LAUNCHERS = {
     "one process": [sys.executable],
-    "two processes": [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2"],
-    "ZeRO-2 bf16": [*ACCELERATE, "--main_process_port", "0"],
-    "ZeRO-2 fp32": [
-        *ACCELERATE,
-        *("--main_process_port", "0", "--deepspeed_config_file", "ds_configs/zero2_fp32.json"),
-    ],
+    "two processes": [*TORCHRUN, "2"],
+    "ZeRO-2 bf16": [*ACCELERATE, *ZERO2],
+    "ZeRO-2 fp32": [*ACCELERATE, *ZERO2, "--deepspeed_config_file", "ds_configs/zero2_fp32.json"],
 }
 
 
 def train(launcher: str, output_dir: Path, *overrides: str) -> list[float]:
     """The losses of the 20 steps of a real launch."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    if launcher == "two processes":
-        environment["ACCELERATE_USE_CPU"] = "true"
-    command = [*LAUNCHERS[launcher], *SCRIPT, *overrides, f"output_dir={output_dir}"]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400
+    environment = {"ACCELERATE_USE_CPU": "true"} if launcher == "two processes" else {}
+    done = processes.run(
+        [*LAUNCHERS[launcher], *SCRIPT, *overrides, f"output_dir={output_dir}"],
+        env=os.environ | environment,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     results = json.loads((output_dir / "results.json").read_text())

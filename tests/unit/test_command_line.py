@@ -28,7 +28,7 @@ def test_a_command_ends_with_its_code_and_all_it_said(ranks: str, printed: str) 
         env=os.environ | {"WORLD_SIZE": ranks},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert (done.returncode, done.stdout) == (3, printed)
 
@@ -52,13 +52,13 @@ with unwinding_on_signals():
     finally:
         print("cleaned up")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stdout) == (143, "cleaned up\n"), done.stderr
 
 
 def _said_by(code: str) -> tuple[int, str, str]:
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240
     )
     for sign in done.stdout + done.stderr:
         assert sign.isprintable() or sign == "\n", repr(sign)

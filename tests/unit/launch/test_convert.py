@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from safetensors import SafetensorError
 
+from timerxl.cli import convert
 from timerxl.model import TimerXLConfig, TimerXLForClassification, TimerXLForPrediction
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -21,19 +20,7 @@ GOLDEN = ROOT / "tests" / "assets" / "openltm_golden"
 FORECASTER, CLASSIFIER = GOLDEN / "forecast_03.pth", GOLDEN / "classify_06.pth"
 
 
-@pytest.fixture(scope="module")
-def convert() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("launch_convert", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_there_and_back(
-    convert: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, back = tmp_path / "new" / "classifier", tmp_path / "back.pth"
     arguments = ["--checkpoint", str(CLASSIFIER), "--output", str(folder), "--instance-norm"]
     assert convert.main(arguments) == 0
@@ -71,9 +58,7 @@ def test_as_a_script_it_prints_its_line_alone(tmp_path: Path) -> None:
     assert (config.hidden_act, config.covariate, config.instance_norm) == ("gelu", True, False)
 
 
-def refused(
-    convert: ModuleType, capsys: pytest.CaptureFixture[str], arguments: list[object]
-) -> str:
+def refused(capsys: pytest.CaptureFixture[str], arguments: list[object]) -> str:
     assert convert.main([str(argument) for argument in arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -83,7 +68,7 @@ def refused(
 
 
 def test_bad_input_ends_with_code_2_and_leaves_nothing(
-    convert: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cut = tmp_path / "cut.pth"
     cut.write_bytes(FORECASTER.read_bytes()[:5000])
@@ -98,33 +83,31 @@ def test_bad_input_ends_with_code_2_and_leaves_nothing(
         (tmp_path, "not a file"),
     ]:
         arguments: list[object] = ["--checkpoint", checkpoint, "--output", tmp_path / "out"]
-        assert message in refused(convert, capsys, arguments)
+        assert message in refused(capsys, arguments)
     arguments = ["--reverse", "--checkpoint", FORECASTER, "--output", tmp_path / "out.pth"]
-    assert "is no folder" in refused(convert, capsys, arguments)
+    assert "is no folder" in refused(capsys, arguments)
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_outputs_are_never_overwritten(
-    convert: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_outputs_are_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "full").mkdir()
     kept = tmp_path / "full" / "kept.pth"
     kept.write_text("precious")
     forward: list[object] = ["--checkpoint", FORECASTER, "--output"]
     reverse: list[object] = ["--reverse", "--checkpoint", tmp_path, "--output"]
-    assert "no empty folder" in refused(convert, capsys, [*forward, kept.parent])
-    assert "no empty folder" in refused(convert, capsys, [*forward, kept])
-    assert "exists already" in refused(convert, capsys, [*reverse, kept])
-    assert "end in .pth" in refused(convert, capsys, [*reverse, tmp_path / "out.bin"])
+    assert "no empty folder" in refused(capsys, [*forward, kept.parent])
+    assert "no empty folder" in refused(capsys, [*forward, kept])
+    assert "exists already" in refused(capsys, [*reverse, kept])
+    assert "end in .pth" in refused(capsys, [*reverse, tmp_path / "out.bin"])
     switched = [*reverse, tmp_path / "out.pth", "--covariate"]
-    assert "leave them out with --reverse" in refused(convert, capsys, switched)
+    assert "leave them out with --reverse" in refused(capsys, switched)
     below_a_file = [*forward, kept / "out"]
-    assert "can't be written" in refused(convert, capsys, below_a_file)
+    assert "can't be written" in refused(capsys, below_a_file)
     assert kept.read_text() == "precious"
     assert [path.name for path in tmp_path.rglob("*")] == ["full", "kept.pth"]
 
 
-def test_an_empty_folder_may_be_filled(convert: ModuleType, tmp_path: Path) -> None:
+def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     arguments = ["--checkpoint", str(FORECASTER), "--output", str(tmp_path / "out")]
     assert convert.main(arguments) == 0
@@ -137,7 +120,6 @@ def test_an_empty_folder_may_be_filled(convert: ModuleType, tmp_path: Path) -> N
 )
 def test_a_write_that_is_cut_off_leaves_nothing(
     failure: BaseException,
-    convert: ModuleType,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -153,12 +135,12 @@ def test_a_write_that_is_cut_off_leaves_nothing(
         with pytest.raises(KeyboardInterrupt):
             convert.main([str(argument) for argument in arguments])
     else:
-        assert "can't be written: full" in refused(convert, capsys, arguments)
+        assert "can't be written: full" in refused(capsys, arguments)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_openltm_cannot_hold_ends_with_code_2(
-    convert: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = TimerXLConfig(
         patch_length=4,
@@ -173,4 +155,4 @@ def test_what_openltm_cannot_hold_ends_with_code_2(
     capsys.readouterr()
     arguments: list[object] = ["--reverse", "--checkpoint", tmp_path / "last"]
     arguments += ["--output", tmp_path / "out.pth"]
-    assert "pooling='last'" in refused(convert, capsys, arguments)
+    assert "pooling='last'" in refused(capsys, arguments)

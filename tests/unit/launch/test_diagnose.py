@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 import re
@@ -10,10 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+
+from timerxl.cli import diagnose
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "launch" / "diagnose.py"
@@ -67,21 +67,11 @@ METRICS = "".join(
 )
 
 
-@pytest.fixture(scope="module")
-def diagnose() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("launch_diagnose", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 Json = list[dict[str, Any]]
 
 
 @pytest.fixture
-def found(diagnose: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+def found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
     """What --json prints of a text or a file, and the notes."""
 
     def call(log: str | Path, *arguments: str) -> tuple[Json, str]:
@@ -185,9 +175,7 @@ def test_a_cut_off_log_says_so(found: Any) -> None:
     assert "epoch 3: no validation accuracy; is the log cut off?" in notes
 
 
-def test_what_a_person_reads(
-    diagnose: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_person_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "console.log"
     path.write_text(LARGE + SMALL, encoding="utf-8")
     assert diagnose.main([str(path)]) == 0
@@ -242,7 +230,6 @@ def test_the_script_prints_json_alone_and_quickly(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_ends_with_code_2_and_one_line(
-    diagnose: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -293,7 +280,7 @@ def damaged(dice: random.Random) -> bytes:
 
 
 def test_no_damage_brings_a_traceback_or_a_hang(
-    diagnose: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     codes = {0: 0, 2: 0}
     for seed in range(300):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import runpy
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[3] / "launch" / "diagnose.py"
-main = runpy.run_path(str(SCRIPT))["main"]
+from timerxl.cli.diagnose import main
 
 
 def read(path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> str:

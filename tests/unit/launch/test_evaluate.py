@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 from accelerate.state import AcceleratorState
 from sklearn.metrics import matthews_corrcoef, roc_auc_score
@@ -21,8 +22,6 @@ from timerxl.data.preprocessing import Preprocessing
 from timerxl.data.readers import load_series
 from timerxl.data.windows import build_windows
 
-ROOT = Path(__file__).resolve().parents[3]
-TORCHRUN = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
 TINY = (
     "data.synthetic.start=2023-07-01 train.max_steps=8 model.patch_length=8 "
     "model.context_length=16 model.hidden_size=16 model.intermediate_size=32 train.trackers=[] "
@@ -32,14 +31,11 @@ QUICK = ("--no-fitted-baselines", "--resamples", "100")
 
 
 def launch(words: list[str]) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    return subprocess.run(
-        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
+    return processes.run(words, env=os.environ | {"ACCELERATE_USE_CPU": "true"})
 
 
 def evaluate(*arguments: str, ranks: int = 1) -> subprocess.CompletedProcess[str]:
-    launcher = TORCHRUN if ranks == 2 else [sys.executable]
+    launcher = [sys.executable] if ranks == 1 else [*processes.TORCHRUN, str(ranks)]
     return launch([*launcher, "launch/evaluate.py", *arguments])
 
 

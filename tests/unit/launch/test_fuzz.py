@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from random import Random
 
+import processes
 import pytest
 
 from benchmarks.attack_stage import SECRETS
@@ -18,14 +19,13 @@ from benchmarks.fuzz_hostile import OUTSIDE
 from benchmarks.fuzz_inputs import KINDS
 from benchmarks.fuzz_judge import Outcome, faults, snapshot
 
-REPO = Path(__file__).resolve().parents[3]
 REFUSED = Outcome(2, "", "error: found x, expected y.\n", 0.1)
 
 
 def test_damaged_inputs_end_as_promised() -> None:
     inputs = 8 * len(KINDS)
     command = [sys.executable, "benchmarks/fuzz.py", "--inputs", str(inputs), "--seed", "11"]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=500)
+    done = processes.run(command, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     rows = {line.split()[0]: line.split()[1:5] for line in done.stdout.splitlines() if line}
     found = {kind: [int(cell) for cell in rows[kind]] for kind in (*KINDS, "all")}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
@@ -50,15 +50,10 @@ def said(capfdbinary: pytest.CaptureFixture[bytes]) -> Said:
     def call(name: str, *words: object) -> tuple[int, str]:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-        script = ROOT / "launch" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(f"hostile_{name}", script)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
+        module = import_module(f"timerxl.cli.{name}")
         capfdbinary.readouterr()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", [str(script), *map(str, words)])
-            spec.loader.exec_module(module)
+            patch.setattr(sys, "argv", [name, *map(str, words)])
             code = int(module.main())
         told = capfdbinary.readouterr()
         check(told.err, 0 if code == 0 else 2)
@@ -116,10 +111,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe.write_text(json.dumps(settings))  # JSON is YAML
     words = [sys.executable, str(ROOT / "launch" / "train.py"), "--config", str(recipe)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:].decode(errors="replace")
-    told = check(done.stdout, 0)
-    check(done.stderr.replace(b"\r", b"\n"), 0)  # the bar's
+    done = processes.run(words, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = check(done.stdout.encode(), 0)
+    check(done.stderr.encode(), 0)
     assert r"\x1b]0;title\x07" in told
     return folder
 
@@ -220,14 +215,9 @@ def test_export_of_what_is_no_model(said: Said, tmp_path: Path) -> None:
 def test_an_argument_that_argparse_refuses(
     name: str, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    script = ROOT / "launch" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"refused_{name}", script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = import_module(f"timerxl.cli.{name}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(script), "--\x1b[2J\nerror:forged\x9b31m\u202e"])
-        spec.loader.exec_module(module)
+        patch.setattr(sys, "argv", [name, "--\x1b[2J\nerror:forged\x9b31m\u202e"])
         with pytest.raises(SystemExit) as ended:
             module.main()
     assert ended.value.code == 2

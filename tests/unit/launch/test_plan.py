@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import processes
 import pytest
 
+from timerxl.cli import plan
 from timerxl.config import load_recipe
 from timerxl.model import TimerXLForClassification
 from timerxl.planner.throughput import launches_per_micro_batch
@@ -49,12 +49,13 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def twice() -> list[str]:
-    """What two processes print, run side by side."""
-    processes = [start(*ASKED), start(*ASKED)]
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs[0][1][-3000:]
-    assert [errors for _, errors in outputs] == ["", ""]
-    return [output for output, _ in outputs]
+    """What two processes print: their hashes have other seeds."""
+    process = start(*ASKED)
+    forked = processes.run([sys.executable, SCRIPT, *ASKED])
+    output, errors = process.communicate(timeout=300)
+    assert (process.returncode, errors) == (0, ""), errors[-3000:]
+    assert (forked.returncode, forked.stderr) == (0, ""), forked.stderr[-3000:]
+    return [output, forked.stdout]
 
 
 @pytest.fixture(scope="module")
@@ -152,22 +153,8 @@ def test_warnings_and_fit(found: dict[str, Any]) -> None:
 Command = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture(scope="module")
-def plan() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("launch_plan", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", list(sys.path))
-        spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def command(
-    plan: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """(exit code, stdout, stderr) of the command in this process."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -265,8 +252,8 @@ def test_bad_input_is_one_line_and_code_2(
 
 
 def test_bad_input_in_a_process_of_its_own() -> None:
-    process = start("--config", "nowhere", "--json")
-    output, errors = process.communicate(timeout=60)
-    assert (process.returncode, output) == (2, "")
+    done = processes.run([sys.executable, SCRIPT, "--config", "nowhere", "--json"])
+    output, errors = done.stdout, done.stderr
+    assert (done.returncode, output) == (2, "")
     assert errors.startswith("error: unknown recipe 'nowhere'")
     assert len(errors.splitlines()) == 1

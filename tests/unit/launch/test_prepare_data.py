@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -13,8 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 import xarray as xr
+
+from timerxl.cli import prepare_data
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "launch" / "prepare_data.py"
@@ -23,10 +25,7 @@ GERMANY = SHARED / "germany_6h_tp_2024_2025" / "data_stream-oper_stepType-accum.
 
 
 def run(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, words)],
-        cwd=cwd, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    return processes.run([sys.executable, SCRIPT, *words], cwd=cwd)
 
 
 def peru_file(path: Path, hours: int) -> Path:
@@ -105,21 +104,19 @@ def test_a_run_that_is_stopped_leaves_nothing(
     inputs = ["peru.nc"] * (240 if stage == "*.npy" else 4)
     words = [sys.executable, str(SCRIPT), *inputs, "--regions", "r.yaml", "--output", "deep/out"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    said = tmp_path.with_suffix(".out")
+    process = processes.Forked(words, cwd=tmp_path, env=environment, stdout=said)
     try:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob(f".out.partial-*/{stage}")):
-            assert process.poll() is None, process.communicate()
+            assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.005)
         process.send_signal(number)
-        out, _ = process.communicate(timeout=60)
+        assert process.wait(60) == 128 + number
     finally:
-        process.kill()
-    assert process.returncode == 128 + number
-    assert out == b""
+        process.kill_all()
+    assert said.read_bytes() == b""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["peru.nc", "r.yaml"]
 
 
@@ -138,11 +135,6 @@ def test_the_audit_takes_a_prepared_series(tmp_path: Path) -> None:
 def test_wrong_words_end_with_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = importlib.util.spec_from_file_location("launch_prepare_data", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.csv").write_text("timestamp,region,precipitation\n2020-01-01,a,0\n")
     (tmp_path / "x.nc").write_bytes(b"no NetCDF")
@@ -158,7 +150,7 @@ def test_wrong_words_end_with_code_2(
     ]
     for words, message in cases:
         try:
-            code = script.main([str(word) for word in words])
+            code = prepare_data.main([str(word) for word in words])
         except SystemExit as stopped:  # argparse
             code = stopped.code
         assert code == 2, words

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import processes
 import pytest
+
+from timerxl.cli import report as command
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "launch" / "report.py"
@@ -20,15 +21,10 @@ def report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Done]:
     """The command in this process: code, stdout, stderr."""
-    spec = importlib.util.spec_from_file_location("launch_report", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
     def call(*words: str | Path) -> Done:
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, words)])
-        code = module.main()
+        code = command.main()
         told = capsys.readouterr()
         return code, told.out, told.err
 
@@ -45,10 +41,7 @@ def runs(tmp_path: Path) -> list[Path]:
 
 
 def test_as_a_command(runs: list[Path]) -> None:
-    done = subprocess.run(
-        [sys.executable, "launch/report.py", str(runs[0])],
-        cwd=ROOT, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+    done = processes.run([sys.executable, "launch/report.py", runs[0]])
     page = runs[0] / "report" / "index.html"
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{page}\n", "")
     assert "Training run quickstart" in page.read_text()

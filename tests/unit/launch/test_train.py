@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
+import processes
 import pytest
+
+from timerxl.cli import train
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "launch" / "train.py"
@@ -24,16 +24,6 @@ TINY = (
 ).split()
 # A launcher's variable: as if every core had a rank of its own, so that one thread is enough.
 ONE_THREAD = {"LOCAL_WORLD_SIZE": str(len(os.sched_getaffinity(0)))}
-
-
-@pytest.fixture(scope="module")
-def train() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("launch_train", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def table() -> pd.DataFrame:
@@ -58,10 +48,8 @@ def files(folder: Path) -> dict[str, bytes | None]:
 class Command:
     """The command in this process, as a shell would see it."""
 
-    def __init__(
-        self, train: ModuleType, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        self.train, self.patch, self.capsys = train, patch, capsys
+    def __init__(self, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.patch, self.capsys = patch, capsys
         for name, value in ONE_THREAD.items():
             patch.setenv(name, value)
 
@@ -69,7 +57,7 @@ class Command:
         self.capsys.readouterr()
         arguments = [str(SCRIPT), "--config", recipe, *TINY, *overrides]
         self.patch.setattr(sys, "argv", arguments)
-        code = self.train.main()
+        code = train.main()
         return code, self.capsys.readouterr().err
 
     def refused(self, *overrides: str, recipe: str = "quickstart") -> str:
@@ -82,10 +70,8 @@ class Command:
 
 
 @pytest.fixture
-def command(
-    train: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    return Command(train, monkeypatch, capsys)
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(monkeypatch, capsys)
 
 
 def infinite(frame: pd.DataFrame) -> pd.DataFrame:
@@ -237,16 +223,10 @@ def test_bad_input_after_a_finished_run(command: Command, tmp_path: Path) -> Non
     assert json.loads(before["status.json"]) == {"code": 0, "reason": "finished"}
     assert {"config.yaml", "metrics.jsonl", "results.json", "model/config.json"} < before.keys()
 
-    # As a script, and not from the repository's folder, which it finds by itself.
+    # As a script, and not from the repository's folder.
     bad = ["data.path=snow.csv", "output_dir=run", "train.resume=never"]
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "--config", "quickstart", *TINY, *bad],
-        cwd=tmp_path,
-        env=os.environ | ONE_THREAD,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    words = [sys.executable, SCRIPT, "--config", "quickstart", *TINY, *bad]
+    done = processes.run(words, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: data.path snow.csv is no file")
     assert len(done.stderr.splitlines()) == 1

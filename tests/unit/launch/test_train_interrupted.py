@@ -2,83 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import whole_runs
+from processes import Forked
 from whole_runs import assert_same_end, before_step, command, curves, events, read
 
 from timerxl.model import TimerXLForClassification
 from timerxl.training.checkpoint.storage import find_checkpoints, find_problem
 
-# Imports once what a run needs, which takes longer than the run; then every run is a process of
-# its own, to which signals come from the system as they always do.
-SERVER = """
-import json, os, sys, time
-sys.path[:0] = sys.argv[1:]
-from whole_runs import before_step, command
-import timerxl.training.run
-print("ready", flush=True)
-for line in sys.stdin:
-    overrides, step, signals, output = json.loads(line)
-    child = os.fork()
-    if not child:
-        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
 
-        def strike():
-            for count, number in enumerate(signals):
-                time.sleep(0.7 if count else 0)  # a person's second Ctrl-C, no launcher's echo
-                os.kill(os.getpid(), number)
-
-        with before_step(step, strike):
-            code = command(*overrides)
-        sys.stdout.flush()
-        os._exit(code)
-    status = os.waitpid(child, 0)[1]
-    print(json.dumps([child, os.waitstatus_to_exitcode(status)]), flush=True)
-"""
-Struck = Callable[[Path, int, list[int]], tuple[int, int, str]]
-
-
-@pytest.fixture(scope="module")
-def struck() -> Iterator[Struck]:
+def struck(folder: Path, step: int, signals: list[int]) -> tuple[int, int, str]:
     """Run in ``folder`` and send ``signals`` before this step; (process, exit code, output)."""
-    here = Path(__file__).parent
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(here), str(here.parents[2])],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+    output = folder.with_name("output.txt")
+    numbers = ",".join(str(int(one)) for one in signals)
+    process = Forked(
+        [sys.executable, whole_runs.__file__, step, numbers, f"output_dir={folder}"],
+        stdout=output,
+        stderr=subprocess.STDOUT,
     )
-    assert server.stdin is not None
-    assert server.stdout is not None
-    assert server.stdout.readline() == "ready\n"
-
-    def ask(folder: Path, step: int, signals: list[int]) -> tuple[int, int, str]:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        output = folder.with_name("output.txt")
-        asked = [[f"output_dir={folder}"], step, [int(one) for one in signals], str(output)]
-        server.stdin.write(json.dumps(asked) + "\n")
-        server.stdin.flush()
-        process, code = json.loads(server.stdout.readline())
-        # Event files of one second are read in the order of their process numbers.
-        time.sleep(1.0 - time.time() % 1.0)
-        return process, code, output.read_text()
-
-    yield ask
-    server.stdin.close()
-    server.wait(60)
+    try:
+        code = process.wait(120)
+    finally:
+        process.kill_all()
+    # Event files of one second are read in the order of their process numbers.
+    time.sleep(1.0 - time.time() % 1.0)
+    return process.pid, code, output.read_text()
 
 
 def saved_steps(folder: Path) -> list[int]:
@@ -96,7 +54,7 @@ def saved_steps(folder: Path) -> list[int]:
     ],
 )
 def test_a_signal_saves_before_it_ends(
-    tmp_path: Path, straight: Path, struck: Struck, signals: list[int], code: int
+    tmp_path: Path, straight: Path, signals: list[int], code: int
 ) -> None:
     run = tmp_path / "run"
     _, found, output = struck(run, 8, signals)
@@ -115,7 +73,7 @@ def test_a_signal_saves_before_it_ends(
     assert curves(run) == curves(straight)
 
 
-def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, straight: Path, struck: Struck) -> None:
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, straight: Path) -> None:
     run = tmp_path / "run"
     _, code, output = struck(run, 8, [signal.SIGINT, signal.SIGINT])
     assert code in (130, -signal.SIGINT)
@@ -127,7 +85,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, straight: Path, struck: St
 
 
 def test_sigkill_leaves_a_lock_that_is_taken_over(
-    tmp_path: Path, straight: Path, struck: Struck, capsys: Any
+    tmp_path: Path, straight: Path, capsys: Any
 ) -> None:
     run = tmp_path / "run"
     process, code, _ = struck(run, 8, [signal.SIGKILL])

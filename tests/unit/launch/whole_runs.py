@@ -1,12 +1,17 @@
-"""Whole runs of the command in this process, cut off at will, and what they leave compared."""
+"""Whole runs of the command in this process, cut off at will, and what they leave compared.
+
+    python whole_runs.py STEP SIGNAL[,SIGNAL] [key=value ...]
+
+is a run that sends itself these signals before this step.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import timerxl.planner.plan
 import timerxl.report.figures
 import timerxl.report.page
+from timerxl.cli import train
 from timerxl.training.run_dir import RunFolder
 from timerxl.training.trainer import TrainingLoop
 
@@ -53,17 +59,12 @@ def command(*overrides: str) -> int:
     """The command in this process."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    spec = importlib.util.spec_from_file_location("launch_train", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         quick(patch)
         for name, value in ONE_THREAD.items():
             patch.setenv(name, value)
         patch.setattr(sys, "argv", [str(SCRIPT), "--config", "quickstart", *TINY, *overrides])
-        spec.loader.exec_module(module)
-        return int(module.main())
+        return train.main()
 
 
 @contextlib.contextmanager
@@ -138,3 +139,15 @@ def assert_same_end(folder: Path, straight: Path) -> None:
     for key in "validation test threshold best_step steps stop_reason".split():
         assert found[key] == expected[key], key
     assert [path.name for path in folder.rglob(".*")] == []
+
+
+if __name__ == "__main__":
+    step, numbers, *overrides = sys.argv[1:]
+
+    def strike() -> None:
+        for count, number in enumerate(numbers.split(",")):
+            time.sleep(0.7 if count else 0)  # a person's second Ctrl-C, no launcher's echo
+            os.kill(os.getpid(), int(number))
+
+    with before_step(int(step), strike):
+        sys.exit(command(*overrides))
