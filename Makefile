@@ -60,7 +60,7 @@ test: style ## ruff, mypy, bandit, then all tests, two at a time (WORKERS=2)
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 # No processes, no browser, no builds: what is marked slow.
-test-fast: .venv/.installed ## the tests that take no longer than two minutes together
+test-fast: .venv/.installed ## nine tests of ten: those that start no process
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'not slow' $(PYTEST_ARGS)
 
 # A test builds the site as well. NO_MKDOCS_2_WARNING: no advertisement of a successor.

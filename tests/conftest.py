@@ -31,12 +31,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 TESTS = os.path.dirname(__file__) + os.sep
 LOOPBACK = ("127.", "::1", "localhost")
 PROCESS_NAMES = {"subprocess", "Popen", "processes", "Forked", "Browser", "NotebookClient"}
-# Whole trainings in the test's own process.
+# Whole trainings, traces or pushes in the test's own process: over half a second of CPU a test.
 SLOW_FILES = {
-    "test_compilation.py",
-    "test_compiled.py",
-    "test_train_again.py",
-    "test_train_interrupted.py",
+    f"test_{name}.py"
+    for name in "background compilation compiled cut_off_saves fit interruption prediction run "
+    "train_again train_interrupted trace".split()
+}
+SLOW_TESTS = {
+    "test_a_table_with_holes_gives_the_numbers_of_its_evaluation",
+    "test_intervals_are_as_wide_as_scores_vary_and_hold_the_true_one",
+    "test_looking_changes_nothing",
+    "test_skill_on_eight_real_stations",
+    "test_the_error_of_a_roc_auc_without_skill",
+    "test_whole_runs",
 }
 
 
@@ -62,12 +69,13 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts a process, by itself or in a fixture, as slow, and SLOW_FILES."""
+    """Mark as slow what starts a process, by itself or in a fixture, and what is listed above."""
     for item in items:
         assert isinstance(item, pytest.Function)
         fixtures = [found[-1].func for found in item._fixtureinfo.name2fixturedefs.values()]
         is_process = any(starts_processes(one, set()) for one in [item.function, *fixtures])
-        if is_process or item.path.name in SLOW_FILES or "distributed" in item.path.parts:
+        is_listed = item.path.name in SLOW_FILES or item.function.__name__ in SLOW_TESTS
+        if is_process or is_listed or "distributed" in item.path.parts:
             item.add_marker("slow")
 
 
