@@ -441,10 +441,5 @@ def test_the_threshold_is_given_raw_and_calibrated(finished: Path, run: Path, te
     # What the Forecaster prints beside its decision is the calibrated one.
     table = pd.read_parquet(finished / "forecasts.parquet")
     assert ((table["model"] >= threshold) == (table["model_calibrated"] >= calibrated)).all()
-    # The formula for those who have the network alone.
-    formula = re.search(r"with z = (\S+) log\(p / \(1 - p\)\) ([+-] \S+)\.\n", text)
-    assert formula is not None
-    z = float(formula[1]) * np.log(threshold / (1 - threshold)) + float(formula[2].replace(" ", ""))
-    assert 1 / (1 + np.exp(-z)) == pytest.approx(calibrated, abs=1e-5)
     edit_saved(run, calibration={"slope": -1.0, "intercept": 0.0})
     assert "and lower for more" in card(run)

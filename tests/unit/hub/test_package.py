@@ -246,9 +246,8 @@ def test_a_run_is_named_by_its_folder_not_by_where_it_lies(
 def test_the_extractor_is_made_of_what_is_published(run: Path, tmp_path: Path) -> None:
     path = run / "model" / "preprocessor_config.json"
     own = json.loads(path.read_text())
-    path.write_text(
-        '{"auto_map": {"AutoFeatureExtractor": "evil--evil.Evil"}, "mean": "/home/ana"}'
-    )
+    evil = {"auto_map": {"AutoFeatureExtractor": "evil--evil.Evil"}, "mean": home()}
+    path.write_text(json.dumps(evil))
     (run / "model" / "feature_extraction_timerxl.py").write_text("import os")
     folder = staged(run, tmp_path).folder
     published = json.loads((folder / path.name).read_text())
