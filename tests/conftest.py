@@ -34,7 +34,7 @@ PROCESS_NAMES = {"subprocess", "Popen", "processes", "Forked", "Browser", "Noteb
 # Whole trainings, traces or pushes in the test's own process: over half a second of CPU a test.
 SLOW_FILES = {
     f"test_{name}.py"
-    for name in "background compilation compiled cut_off_saves fit interruption prediction run "
+    for name in "background compilation compiled cut_off_saves interruption run "
     "train_again train_interrupted trace".split()
 }
 SLOW_TESTS = {

@@ -59,7 +59,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Between:
-    """The shape of a number from ``low`` to ``high``, both included (see :func:`misfit`)."""
+    """The shape of a number from ``low`` to ``high``, both included (see :func:`schema_error`)."""
 
     low: float
     high: float
@@ -67,7 +67,7 @@ class Between:
 
 @dataclass(frozen=True)
 class Text:
-    """The shape of a text of 1 to ``most`` characters (see :func:`misfit`)."""
+    """The shape of a text of 1 to ``most`` characters (see :func:`schema_error`)."""
 
     most: int
 
@@ -432,7 +432,7 @@ def reason(error: BaseException) -> str:
     return plain(" ".join(str(error)[:3000].split())[:300]) or type(error).__name__
 
 
-def misfit(content: Any, shape: Any, name: str = "") -> str | None:
+def schema_error(content: Any, shape: Any, name: str = "") -> str | None:
     """Where a value is not of the ``shape`` asked for, as a clause; None where all is well.
 
     A shape is int, float (any finite number), str, bool, list, dict or None; ``object`` for
@@ -442,7 +442,7 @@ def misfit(content: Any, shape: Any, name: str = "") -> str | None:
     """
     where = name or "it"
     if isinstance(shape, tuple):
-        found = [misfit(content, one, name) for one in shape]
+        found = [schema_error(content, one, name) for one in shape]
         return None if None in found else f"{where} is {_shown(content)}; expected {_words(shape)}"
     if isinstance(shape, dict) and isinstance(content, dict):
         for key, wanted in shape.items():
@@ -450,11 +450,11 @@ def misfit(content: Any, shape: Any, name: str = "") -> str | None:
             if plain not in content:
                 if key == plain:
                     return f"{where} has no {plain}"
-            elif found_there := misfit(content[plain], wanted, f"{name}.{plain}".lstrip(".")):
+            elif found_there := schema_error(content[plain], wanted, f"{name}.{plain}".lstrip(".")):
                 return found_there
         return None
     if isinstance(shape, list) and isinstance(content, list):
-        misfits = (misfit(item, shape[0], f"{where}[{i}]") for i, item in enumerate(content))
+        misfits = (schema_error(item, shape[0], f"{where}[{i}]") for i, item in enumerate(content))
         return next((one for one in misfits if one is not None), None)
     if _fits(content, shape):
         return None

@@ -18,10 +18,10 @@ from timerxl.untrusted import (
     check_own_files,
     check_room,
     free_memory,
-    misfit,
     open_own,
     plain,
     read_json,
+    schema_error,
 )
 
 SECRET = "correct-horse-battery-4711"
@@ -116,7 +116,7 @@ def test_a_second_name_is_no_harm_where_files_are_replaced(tmp_path: Path) -> No
     [(0, True), (1.0, True), (-0.1, False), (1e299, False), (True, False), (float("nan"), False)],
 )
 def test_a_number_is_bounded_by_its_meaning(content: Any, fits: bool) -> None:
-    assert (misfit({"p": content}, {"p": Between(0, 1)}) is None) is fits
+    assert (schema_error({"p": content}, {"p": Between(0, 1)}) is None) is fits
 
 
 def test_a_file_without_end_is_not_read(tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ from timerxl.untrusted import (
     Text,
     check_memory,
     listed,
-    misfit,
     plain,
     read_json,
+    schema_error,
     shape_of,
 )
 
@@ -587,7 +587,7 @@ def step_offsets(timestamps: np.ndarray, step_hours: float) -> list[float]:
 
 def ranges_problem(content: Any, num_features: int, step_hours: float) -> str | None:
     """Tell what is wrong with a file's ``training_ranges``, as a clause; None if nothing."""
-    if (found := misfit(content, _RANGES_SHAPE, "training_ranges")) is not None:
+    if (found := schema_error(content, _RANGES_SHAPE, "training_ranges")) is not None:
         return found
     for key in ("step_offsets_hours", "issue_hours", "by_region"):
         if not content[key]:
@@ -599,7 +599,7 @@ def ranges_problem(content: Any, num_features: int, step_hours: float) -> str | 
     shape = {name: [(_NUMBER, None)] for name in STATISTICS}
     for region, numbers in content["by_region"].items():
         where = f"training_ranges.by_region.{region}"
-        if (found := misfit(numbers, shape, where)) is not None:
+        if (found := schema_error(numbers, shape, where)) is not None:
             return found
         columns = list(zip(*(numbers[name] for name in STATISTICS), strict=False))
         if any(len(numbers[name]) != num_features for name in STATISTICS):
@@ -619,7 +619,7 @@ _NAME = Text(1_000)
 _HOURS = Between(0.0, 876_600.0)  # a hundred years
 _LENGTH = Between(1 / 3600, 876_600.0)  # of a step or a horizon: a second or more
 _VALUE = Between(-1e38, 1e38)  # what float32 holds
-# What is read of it, and of what kind that is (timerxl.untrusted.misfit).
+# What is read of it, and of what kind that is (timerxl.untrusted.schema_error).
 _SHAPE = {
     "feature_names": [_NAME],
     # A deviation of less is taken for a constant by fit_scaling, and divided by 1.
@@ -752,7 +752,7 @@ def content_problem(content: Any) -> str | None:
 
 def series_problem(content: Any) -> str | None:
     """Tell what is wrong with all but the settings of ``data``, which a run has checked before."""
-    if (found := misfit(content, _SHAPE)) is not None:
+    if (found := schema_error(content, _SHAPE)) is not None:
         return found
     names, scaling, regions = content["feature_names"], content["scaling"], content["regions"]
     for key in ("feature_names", "regions"):
@@ -799,7 +799,7 @@ def _saved_data(saved: dict[str, Any]) -> DataConfig:
     What an older or a newer version called a setting is left out.
     """
     for shape in (shape_of(DataConfig), _DATA_SHAPE):
-        if problem := misfit(saved, shape, "data"):
+        if problem := schema_error(saved, shape, "data"):
             raise InputError(problem)
     known, synthetic = (
         {item.name: content[item.name] for item in fields(cls) if item.name in content}

@@ -66,7 +66,7 @@ from timerxl.data.tables.text import (
     read_traces,
 )
 from timerxl.data.tables.times import TimeOptions, Times, find_regions, find_times, time_columns
-from timerxl.untrusted import is_file, listed, misfit, plain, read_json, reason
+from timerxl.untrusted import is_file, listed, plain, read_json, reason, schema_error
 
 # Pyarrow's, pandas' and the codecs' own; what Parquet says of pandas' index is taken unchecked.
 PARSER_ERRORS = (
@@ -84,7 +84,7 @@ _MOST_OF_A_NAME = 1_000  # characters of a column's or a region's name
 
 SERIES, DESCRIPTION, FORMAT = "series.parquet", "series.json", 1
 PRECIPITATION = "tp"
-# What is read of series.json, as timerxl.untrusted.misfit takes it.
+# What is read of series.json, as timerxl.untrusted.schema_error takes it.
 _SHAPE = {
     "format": range(FORMAT, FORMAT + 1),
     "sha256": str,
@@ -876,7 +876,7 @@ def read_prepared(
         prepared = read_json(beside)
     except InputError as error:
         raise InputError(f"{error}; prepare the series again.") from error
-    if problem := misfit(prepared, _SHAPE) or _columns_problem(prepared.get("columns", {})):
+    if problem := schema_error(prepared, _SHAPE) or _columns_problem(prepared.get("columns", {})):
         raise InputError(f"{beside} has not format {FORMAT}: {problem}; prepare the series again.")
     if prepared["sha256"] != sha256:
         raise InputError(
@@ -901,6 +901,6 @@ def read_prepared(
 
 def _columns_problem(columns: dict[str, Any]) -> str | None:
     for name, of in columns.items():
-        if problem := misfit(of, _COLUMN, f"column {plain(name, 80)}"):
+        if problem := schema_error(of, _COLUMN, f"column {plain(name, 80)}"):
             return problem
     return records_problem({name: of["record"] for name, of in columns.items() if of.get("record")})

@@ -25,7 +25,7 @@ from timerxl.evaluation.scores import LOWER_IS_BETTER, forecast_scores, roc_auc
 from timerxl.evaluation.tables import COLUMNS, ROWS
 from timerxl.hub.record import Record
 from timerxl.report.run_record import get, number
-from timerxl.untrusted import listed, misfit, plain
+from timerxl.untrusted import listed, plain, schema_error
 
 # The Hub's name of a metric where it knows one, else our own key.
 METRICS = {
@@ -137,12 +137,12 @@ def two_lines(value: Any, small: str) -> Markdown:
 
 def score(value: Any, digits: int = 3, sign: str = "") -> str:
     """A number for a reader, a dash where there is none."""
-    return "–" if misfit(value, float) else f"{value:{sign}.{digits}f}"
+    return "–" if schema_error(value, float) else f"{value:{sign}.{digits}f}"
 
 
 def count(value: Any) -> str:
     """A whole number with commas, a dash where there is none."""
-    return "–" if misfit(value, float) else f"{value:,.0f}"
+    return "–" if schema_error(value, float) else f"{value:,.0f}"
 
 
 def percent(value: float, digits: int = 1) -> str:
@@ -162,7 +162,7 @@ def day(time: Any) -> str:
 
 def short(value: Any) -> str:
     """A number as it is said: 24, 0.5."""
-    return "–" if misfit(value, float) else f"{value:g}"
+    return "–" if schema_error(value, float) else f"{value:g}"
 
 
 TEMPLATES = Environment(
@@ -425,7 +425,7 @@ def _region_interval(record: Record, part: pd.DataFrame) -> tuple[float, float] 
     """Of the ROC-AUC, resampled as the run's own scores were; None where there is too little."""
     settings = record.config.get("eval") or {}
     resamples, days = settings.get("num_resamples", 1000), settings.get("block_days", 14.0)
-    if misfit(resamples, range(1, 10**6)) or misfit(days, float) or days <= 0:
+    if schema_error(resamples, range(1, 10**6)) or schema_error(days, float) or days <= 0:
         return None
     label, times = part["label"].to_numpy(np.int64), part["issue_time"].to_numpy("datetime64[s]")
     forecast = {"model": part["model"].to_numpy(np.float64)}

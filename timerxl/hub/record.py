@@ -44,11 +44,11 @@ from timerxl.training.run_lock import FORECASTS, METRICS, RUN_FILES
 from timerxl.untrusted import (
     check_own_files,
     link_problem,
-    misfit,
     plain,
     read_json,
     read_yaml,
     reason,
+    schema_error,
 )
 
 Content = dict[str, Any]
@@ -63,7 +63,7 @@ MOST_LINE, MOST_METRICS = 8 * 2**20, 128 * 2**20  # bytes; a step has 200, all r
 RUNNING = "running"  # the reason in status.json of a run under way
 
 # What the card and the page can't do without, once what may not be published is out
-# (timerxl.untrusted.misfit). Of the rest, what is of another kind is left out.
+# (timerxl.untrusted.schema_error). Of the rest, what is of another kind is left out.
 _LINE = ({"slope": float, "intercept": float}, None)
 NEEDED: dict[str, dict[str, Any]] = {
     "results.json": {
@@ -197,7 +197,7 @@ def _read_record(folder: Path, force: bool, under_way: bool, named: Path | None)
         listing = listings.setdefault(published, Listing())
         kept = filtered(content, FILES[published], names, listing)
         kept = scrubber.value({} if kept is LEFT else kept)
-        if content and (problem := misfit(kept, NEEDED.get(published, {}))):
+        if content and (problem := schema_error(kept, NEEDED.get(published, {}))):
             raise InputError(f"{path} can't be published: {problem}.")
         found: Content = kept
         return found
@@ -247,7 +247,7 @@ def _status(folder: Path) -> Content:
     no sentence of ours."""
     found = _json(folder / "status.json")
     code, said = found.get("code"), found.get("reason")
-    code = None if misfit(code, range(256)) else code
+    code = None if schema_error(code, range(256)) else code
     said = said if SENTENCE.take(said, frozenset()) is not LEFT else None
     return {"code": code, "reason": said, "is_there": bool(found)}
 
@@ -418,7 +418,7 @@ def _json(path: Path) -> Content:
 
 
 def _mapping(path: Path, content: Any) -> Content:
-    if problem := misfit(content, dict):
+    if problem := schema_error(content, dict):
         raise InputError(f"{path} can't be published: {problem}.")
     found: Content = content
     return found

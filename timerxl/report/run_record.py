@@ -24,7 +24,14 @@ from timerxl.evaluation.scores import forecast_scores
 from timerxl.evaluation.strata import region_strata, score_strata, season_strata
 from timerxl.files import read_json_lines
 from timerxl.training.monitors.rules import CERTAIN, INFO, SEVERITIES, SUSPECTED
-from timerxl.untrusted import check_memory, link_problem, misfit, read_json, read_text, read_yaml
+from timerxl.untrusted import (
+    check_memory,
+    link_problem,
+    read_json,
+    read_text,
+    read_yaml,
+    schema_error,
+)
 
 MOST_METRICS_BYTES, MOST_METRICS_LINES = 256 * 2**20, 1_000_000
 MOST_LINE_BYTES = 2**20
@@ -45,7 +52,7 @@ NOT_FORECASTS = ("split", "region", "issue_time", "label")
 
 def number(value: Any) -> float | None:
     """A finite number as float; None for anything else (JSON knows no NaN: it is null)."""
-    return None if misfit(value, float) else float(value)
+    return None if schema_error(value, float) else float(value)
 
 
 def get(content: Any, *keys: str) -> Any:

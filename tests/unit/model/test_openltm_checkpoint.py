@@ -1,4 +1,4 @@
-"""Strict reading of OpenLTM files: nothing runs, every misfit is named."""
+"""Strict reading of OpenLTM files: nothing runs, every schema_error is named."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_every_misfit_is_named(
     state = golden()
     edit(state)
     with pytest.raises(ValueError, match=message) as caught:
-        read_openltm(written(tmp_path / "misfit.pth", state))
+        read_openltm(written(tmp_path / "schema_error.pth", state))
     # One wrong tensor: one complaint.
     assert ";" not in str(caught.value)
 

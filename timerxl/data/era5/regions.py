@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from timerxl.config import InputError
-from timerxl.untrusted import Between, check_memory, misfit, read_yaml
+from timerxl.untrusted import Between, check_memory, read_yaml, schema_error
 
 _EPSILON = 1e-6  # degrees, about 0.1 m: coordinates are stored as rounded binary numbers
 _BOX, _POINT = ("north", "south", "west", "east"), ("latitude", "longitude")
@@ -69,7 +69,7 @@ def _region(label: str, name: str, value: Any) -> Region:
         )
     for key, number in value.items():
         limit = 90 if key in ("north", "south", "latitude") else 360
-        if misfit(number, Between(-limit, limit)):
+        if schema_error(number, Between(-limit, limit)):
             raise InputError(
                 f"{label} has {key} {number!r}; expected degrees between {-limit} and {limit}."
             )

@@ -21,7 +21,7 @@ import pandas as pd
 
 from timerxl.config import InputError
 from timerxl.data.tables.text import MISSING_WORDS, MOST_COLUMNS, load_yaml, without_accents
-from timerxl.untrusted import misfit, plain
+from timerxl.untrusted import plain, schema_error
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,7 +291,7 @@ _PERIOD = {
     "file_stamp?": str,
     "running?": ({"period": float}, None),
 }
-# A record as timerxl.data.tables.columns writes it (timerxl.untrusted.misfit).
+# A record as timerxl.data.tables.columns writes it (timerxl.untrusted.schema_error).
 _RECORD = {
     "name": str,
     "quantity?": (_FACT, None),
@@ -304,10 +304,10 @@ _RECORD = {
 
 def records_problem(records: Any) -> str | None:
     """Tell what is wrong with ``records`` (column -> record), as a clause; None if nothing."""
-    if problem := misfit(records, dict, "records"):
+    if problem := schema_error(records, dict, "records"):
         return problem
     found = (
-        misfit(one, _RECORD, f"the record of column {plain(name, 80)}")
+        schema_error(one, _RECORD, f"the record of column {plain(name, 80)}")
         for name, one in records.items()
     )
     return next((problem for problem in found if problem), None)

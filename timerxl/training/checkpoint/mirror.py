@@ -48,7 +48,7 @@ from timerxl.training.checkpoint.storage import (
     space_left,
 )
 from timerxl.training.run_lock import FORECASTS, NO_FILES_OF_A_RUN, RUN_CONFIG, RunLock
-from timerxl.untrusted import MOST_JSON_BYTES, check_own_files, misfit, open_own, reason
+from timerxl.untrusted import MOST_JSON_BYTES, check_own_files, open_own, reason, schema_error
 
 FORMAT = 1
 SLOTS = (0, 1)
@@ -187,11 +187,11 @@ class MirrorStore:
             found = json.loads(content)
         except (ValueError, RecursionError):
             return None
-        if misfit(found, _SHAPE) is not None:
+        if schema_error(found, _SHAPE) is not None:
             return None
         copy = Copy(slot, *(found[key] for key in _SHAPE if key != "format"))
         for name, record in (copy.files or {}).items():
-            if misfit(record, _RECORD) is not None or not _is_ours(name):
+            if schema_error(record, _RECORD) is not None or not _is_ours(name):
                 return None
         return copy
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from timerxl.training.checkpoint.storage import StorageFailed
-from timerxl.untrusted import misfit
+from timerxl.untrusted import schema_error
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MASTER = "master"  # ZeRO's fp32 copy of weights that the model holds in half precision
@@ -169,7 +169,9 @@ class SavedState:
             raise ValueError("it is no file")
         file = safe_open(path, framework="pt")
         ranges = json.loads((file.metadata() or {})[RANGES])
-        if problem := misfit(ranges, dict) or misfit(list(ranges.values()), [[range(2**53)]]):
+        if problem := schema_error(ranges, dict) or schema_error(
+            list(ranges.values()), [[range(2**53)]]
+        ):
             raise ValueError(f"its {RANGES}: {problem}")
         for key in file.keys():  # noqa: SIM118 - a file of safetensors is no mapping
             kind, _, name = key.partition("/")

@@ -21,7 +21,7 @@ from typing import Any
 from timerxl.command_line import EXIT_STORAGE, ForeseenError
 from timerxl.config import InputError
 from timerxl.files import write_json
-from timerxl.untrusted import Between, link_problem, misfit, read_json, shape_of
+from timerxl.untrusted import Between, link_problem, read_json, schema_error, shape_of
 
 
 def on_disk(name: str) -> str:
@@ -77,7 +77,7 @@ _NAME = re.compile(r"step_(\d{8,15})")
 _FILE = re.compile(r"[\w-][\w.-]*")
 _COUNT, _ABOVE_0 = range(2**53), range(1, 2**53)
 _RECORD = {"size": _COUNT, "sha256": str}
-# Of trainer_state.json, as timerxl.untrusted.misfit takes it: each number within its meaning.
+# Of trainer_state.json, as timerxl.untrusted.schema_error takes it: each number within its meaning.
 _BATCH = range(1, 2**31)
 _KINDS = {int: _COUNT, float: Between(0, 1e12), str: str, list: [Between(0, 1e30)]}  # s, loss
 _PROGRESS = {
@@ -271,7 +271,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise ValueError(f"{MANIFEST} has format {manifest.get('format')!r}, expected {FORMAT}")
     for name, record in files.items():
-        if misfit(record, _RECORD) or not _FILE.fullmatch(name):
+        if schema_error(record, _RECORD) or not _FILE.fullmatch(name):
             raise ValueError(f"{MANIFEST} has a bad entry for {ascii(name)[:80]}")
     return manifest
 
@@ -362,11 +362,11 @@ def _state_problem(state: Any, folder: Path, complete: bool) -> str | None:
     if not complete:  # only what is there
         parts = {key: kind for key, kind in parts.items() if key in {*progress, "step"}}
         shape = {key: kind for key, kind in _STATE.items() if key in {*state, "step"}}
-    if (problem := misfit(state, shape | {"progress": parts})) is not None:
+    if (problem := schema_error(state, shape | {"progress": parts})) is not None:
         return problem
     if unknown := sorted(progress.keys() - _PROGRESS.keys()):
         return f"progress.{ascii(unknown[0])[:80]} is not known"
-    if misfit(list((state.get("scaler") or {}).values()), [float]):
+    if schema_error(list((state.get("scaler") or {}).values()), [float]):
         return "scaler holds something that is no number"
     seen, most = progress.get("samples_seen", 0), state.get("global_batch_size", 2**31)
     if seen > progress["step"] * most:
