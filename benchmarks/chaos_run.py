@@ -50,7 +50,7 @@ def die_at(kind: str, count: int) -> None:
 def main() -> int:
     quiet_libraries()
     from timerxl.cli import train
-    from timerxl.planner import plan_check
+    from timerxl.planner import plan
     from timerxl.report import page
     from timerxl.training.checkpoint import storage as checkpoint_files
     from timerxl.training.trainer import TrainingLoop
@@ -74,7 +74,7 @@ def main() -> int:
     TrainingLoop._take_step = noted  # type: ignore[method-assign]
     checkpoint_files.sync = synced
     # Neither comes to a checkpoint, and they take longer than the steps.
-    plan_check.predict_run = None  # type: ignore[assignment]
+    plan.predict_run = None  # type: ignore[assignment]
     page.write_report = lambda folder: folder  # type: ignore[assignment]
     return run_command(lambda: train.run(load_recipe("quickstart", sys.argv[1:])))
 

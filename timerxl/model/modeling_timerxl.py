@@ -399,8 +399,9 @@ class TimerXLModel(TimerXLPreTrainedModel):
                 collected.append(hidden)
         if last_patch_only and output_attentions:  # the weights are of all tokens
             hidden = layout.last_patches().per_variable_tail(hidden, dim=1)
+        hidden = self.norm(hidden)
         output = TimerXLModelOutput(
-            self.norm(hidden),
+            hidden,
             tuple(collected) if collected is not None else None,
             tuple(attentions) if output_attentions else None,
         )
@@ -466,8 +467,11 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
         self.classifier_out = nn.Linear(width, num_labels)
         self.post_init()
 
-    def _pool(self, past_values: Tensor, **options: Any) -> tuple[Tensor, TimerXLModelOutput]:
-        """Return the pooled tokens of each sample and the backbone's outputs."""
+    def _pool(self, past_values: Tensor, **options: Any) -> tuple[Tensor, Any, Any]:
+        """Return the pooled tokens of each sample, and the hidden states and attentions asked for.
+
+        The tokens themselves, [B, L, D], are given up here: nothing reads them again.
+        """
         if self.config.instance_norm and past_values.ndim == 3:
             mean = past_values.mean(1, keepdim=True)
             variance = past_values.var(1, keepdim=True, unbiased=False)
@@ -475,9 +479,10 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
         last = self.config.pooling == "last"
         outputs = self.timer_xl(past_values, last_patch_only=last, **options)
         if self.head is None:
-            return outputs.last_hidden_state.flatten(1), outputs
+            return outputs.last_hidden_state.flatten(1), outputs.hidden_states, outputs.attentions
         # The head is linear, so the mean over tokens may come first: the same at 1/L of the cost.
-        return self.head(outputs.last_hidden_state.mean(1)), outputs
+        pooled = self.head(outputs.last_hidden_state.mean(1))
+        return pooled, outputs.hidden_states, outputs.attentions
 
     def _join_static(self, pooled: Tensor, static: Tensor | None) -> Tensor:
         expected = self.config.num_static_real_features
@@ -505,7 +510,7 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
         ``loss_normalizer``: the sum of sample weights over the global batch (see
         ``sample_weights``); by default this batch's own.
         """
-        pooled, outputs = self._pool(
+        pooled, hidden_states, attentions = self._pool(
             past_values,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
@@ -524,9 +529,7 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
                 gamma=self.config.loss_gamma,
                 normalizer=loss_normalizer,
             )
-        output = TimerXLClassificationOutput(
-            loss, logits, outputs.hidden_states, outputs.attentions
-        )
+        output = TimerXLClassificationOutput(loss, logits, hidden_states, attentions)
         return output.to_tuple() if return_dict is False else output
 
 

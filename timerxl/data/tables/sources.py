@@ -256,3 +256,15 @@ def dly(path: Path, text: str) -> TextTable:
     if not rows["ID"]:
         raise InputError(f"{path} holds no values.")
     return TextTable(path=path, frame=pd.DataFrame(rows), header_line=0, first_line=1)
+
+
+# By the names that layouts.yaml uses.
+RESOLVERS = {"open_meteo": open_meteo, "power": power}
+DECODERS = {
+    "isd": isd,
+    "isd_lite": isd_lite,
+    "lcd": lcd,
+    "gsod": gsod,
+    "ghcn_access": ghcn_access,
+    "ghcn_long": ghcn_long,
+}

@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -954,12 +953,12 @@ def find_layout(table: TextTable) -> Layout | None:
             continue
         whole = [table.frame[name] for name in layout.whole if name in table.frame]
         if all(pd.api.types.is_numeric_dtype(one) and not (one % 1).any() for one in whole):
-            return _source(layout.resolve)(table, layout) if layout.resolve else layout
+            if not layout.resolve:
+                return layout
+            from timerxl.data.tables.sources import RESOLVERS
+
+            return RESOLVERS[layout.resolve](table, layout)
     return None
-
-
-def _source(function: str) -> Any:
-    return getattr(import_module("timerxl.data.tables.sources"), function)
 
 
 def read_known_table(
@@ -973,8 +972,10 @@ def read_known_table(
     options = options or TextOptions()
     layout: Layout | None
     if path.name.lower().removesuffix(".gz").endswith(".dly"):
+        from timerxl.data.tables.sources import dly
+
         text, _, notes = decode_text(path, options.encoding)
-        table: TextTable = _source("dly")(path, text)
+        table = dly(path, text)
         layout = next(one for one in known_layouts() if one.decode == "ghcn_long")
     else:
         table, notes = read_text_table(path, options, text_columns), []
@@ -990,6 +991,8 @@ def read_known_table(
         table.frame = table.frame.set_axis(layout.names[: table.frame.shape[1]], axis=1)
         table.not_numbers = {}
     if layout.decode:
-        table = _source(layout.decode)(table)
+        from timerxl.data.tables.sources import DECODERS
+
+        table = DECODERS[layout.decode](table)
     table.notes += [*notes, f"the layout of {layout.name} is recognised.", *layout.notes]
     return table, layout
