@@ -13,11 +13,10 @@ for name in (
     "torch.distributed.run",
     "timerxl.data.era5.prepare",
     "timerxl.forecaster",
-    "timerxl.planner.planning",
-    "timerxl.planner.plan_check",
+    "timerxl.planner.plan_text",
     "timerxl.report.figures",
     "timerxl.report.page",
-    "timerxl.training.model_evaluation",
+    "timerxl.training.final_evaluation",
     "timerxl.training.run",
 ):
     import_module(name)
