@@ -51,7 +51,7 @@ from timerxl.training.checkpoint.storage import (
     space_left,
 )
 from timerxl.training.distributed import agree
-from timerxl.training.end_watcher import EndWatcher
+from timerxl.training.end_watcher import REASON, EndWatcher
 from timerxl.training.monitors.replay import is_whole
 from timerxl.training.resume import AUTO, NEVER, Resumption, check_fingerprints, read_status
 from timerxl.training.run_lock import (
@@ -170,10 +170,13 @@ class RunFolder:
         the lock, while the data were read."""
         if found.choice == NEVER:
             return
-        same = read_status(self.path) == found.status
+        before, now = found.status, read_status(self.path)
+        # What watches a killed run may have told its end only now: that is no other run.
+        was_told = before.get("reason") == "running" and str(now.get("reason")).startswith(REASON)
+        same = now == before or was_told
         if found.choice == AUTO:
-            now = find_checkpoints(self.path / CHECKPOINTS)
-            same = same and [path for _, path in now] == found.candidates
+            checkpoints = find_checkpoints(self.path / CHECKPOINTS)
+            same = same and [path for _, path in checkpoints] == found.candidates
         if not same:
             raise InputError(
                 f"output_dir {self.path} was in use by another run until now: start again."

@@ -102,7 +102,7 @@ def test_nothing_private_is_sent_or_printed(
         assert private.encode() not in everything, private
         assert private not in output + errors, private
     files = hub.repositories["ana/rain"].files()
-    assert len(files) == 16
+    assert len(files) == 14
     saved = json.loads(files["preprocessing.json"])
     settings = yaml.safe_load(files["training_config.yaml"])
     for path in (saved["data"]["path"], saved["source"]["path"], settings["data"]["path"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from dataclasses import asdict, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,11 +22,10 @@ from timerxl.training.checkpoint.storage import (
     StorageFailed,
     checkpoint_name,
 )
-from timerxl.training.resume import (
-    RunEnded,
-    fit_layout,
-    plan_resume,
-)
+from timerxl.training.end_watcher import REASON
+from timerxl.training.resume import RunEnded, fit_layout, plan_resume
+from timerxl.training.run_dir import RunFolder
+from timerxl.training.tracking import Log
 
 GLOBAL_BATCH = 64  # the quickstart's on one process
 
@@ -85,6 +86,33 @@ def test_a_cut_off_run_goes_on_from_the_newest(tmp_path: Path) -> None:
     # A state that can't be read is no reason to stop while another one is there.
     (run / "checkpoints" / checkpoint_name(24) / TRAINER_STATE).write_text("{")
     assert 12 in names(plan_resume(given_config(run), 1).candidates)
+
+
+@pytest.mark.parametrize(
+    ("reason", "step", "is_same"),
+    [
+        ("running", 24, True),
+        (
+            f"{REASON} Start the same command again.",
+            24,
+            True,
+        ),  # told late by the killed run's watcher
+        (REASON, 36, False),  # killed after it had gone on
+        ("finished", 24, False),
+        ("stopped: collapse", 24, False),
+    ],
+)
+def test_a_folder_that_another_run_changed_meanwhile_is_refused(
+    tmp_path: Path, reason: str, step: int, is_same: bool
+) -> None:
+    run = make_run(tmp_path / "run", (12, 24), reason="running")
+    config = given_config(run)
+    found = plan_resume(config, 1)
+    make_run(run, (step,) if step not in (12, 24) else (), reason=reason)
+    folder = RunFolder(Accelerator(cpu=True), config, Log(active=False), [], {})
+    refused = pytest.raises(InputError, match="another run until now")
+    with contextlib.nullcontext() if is_same else refused:
+        folder._check_unchanged(found)
 
 
 def test_a_run_with_no_state_that_can_be_read(tmp_path: Path) -> None:
