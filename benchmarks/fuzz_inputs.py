@@ -60,7 +60,7 @@ def _leaves(cls: type, prefix: str = "") -> list[str]:
 
 
 # Rewritten for the case, or nothing that a hostile value should decide.
-_FIXED = ("output_dir", "data.path", "train.max_steps", "hub.push", "train.resume")
+_FIXED = ("output_dir", "data.path", "train.mirror", "train.max_steps", "hub.push", "train.resume")
 # KEY is a key of the configuration, PART its first part.
 _ODD = """
 ..=1 a..b=1 .KEY=1 KEY.=1 KEY.x=1 =5 KEY KEY= KEY== ++KEY=1 ~KEY=1 KEY=${KEY} KEY=${oc.env:HOME}

@@ -30,21 +30,32 @@ NO_FILES_OF_A_RUN = ("status.json", LOCK_FILE)  # an attempt that was refused le
 RUN_FILES = (
     *(LOCK_FILE, RUN_CONFIG, METRICS, "status.json", "results.json", "verdict.json"),
     *("environment.json", "audit.json", FORECASTS),
-    *("checkpoints", "model", "report", "tensorboard"),
 )
+RUN_FOLDERS = ("checkpoints", "model", "report", "tensorboard")
 WRITTEN_IN_PLACE = (LOCK_FILE, METRICS)
 HEARTBEAT_SECONDS = 20.0
 STALE_SECONDS = 120.0
 
 
 def check_run_files(output_dir: Path) -> None:
-    """Raise InputError where a file or folder of a run is a link, a pipe or a device, or where one
-    that is written in place has a second name: what is written to it would be so elsewhere.
+    """Raise InputError where a file or folder of a run is a link, a pipe or a device, or one the
+    other, or where one that is written in place has a second name: what is written to it would be
+    so elsewhere.
 
     What a tracker keeps there under a name of its own is its business.
     """
     hidden = [path.name for path in output_dir.glob(".*")] if output_dir.is_dir() else []
-    check_own_files(output_dir, (*RUN_FILES, *hidden), WRITTEN_IN_PLACE)
+    check_own_files(output_dir, (*RUN_FILES, *RUN_FOLDERS, *hidden), WRITTEN_IN_PLACE)
+    for names, is_other, found, expected in (
+        (RUN_FILES, Path.is_dir, "folder", "file"),
+        (RUN_FOLDERS, Path.is_file, "file", "folder"),
+    ):
+        for path in (output_dir / name for name in names):
+            if is_other(path):
+                raise InputError(
+                    f"{path} is a {found}; a run has a {expected} of that name, so nothing was "
+                    "changed. Take it away, or choose another folder."
+                )
 
 
 class RunLock:

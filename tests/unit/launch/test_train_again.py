@@ -311,6 +311,18 @@ def test_curves_that_are_a_pipe(tmp_path: Path, half: Path, capsys: Any) -> None
     assert "metrics.jsonl is a pipe; expected a regular file" in capsys.readouterr().err
 
 
+def test_a_status_that_is_a_folder_is_refused_before_anything_changes(
+    tmp_path: Path, half: Path, capsys: Any
+) -> None:
+    run = shutil.copytree(half, tmp_path / "run")
+    (run / "status.json").unlink()
+    (run / "status.json" / "deeper").mkdir(parents=True)
+    before = tree(run)
+    assert command(f"output_dir={run}", "train.trackers=[]") == 2
+    assert "status.json is a folder; a run has a file of that name" in capsys.readouterr().err
+    assert tree(run) == before
+
+
 def test_a_branch_whose_best_model_is_lost(tmp_path: Path, half: Path, capsys: Any) -> None:
     """It goes on without, and its own next evaluation is the best."""
     source, branch = shutil.copytree(half, tmp_path / "source"), tmp_path / "branch"

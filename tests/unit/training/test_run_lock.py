@@ -20,7 +20,13 @@ import pytest
 
 from timerxl.config import InputError
 from timerxl.training import run_lock
-from timerxl.training.run_lock import STALE_SECONDS, RunLock
+from timerxl.training.run_lock import (
+    RUN_FILES,
+    RUN_FOLDERS,
+    STALE_SECONDS,
+    RunLock,
+    check_run_files,
+)
 
 HOLD = """
 import sys
@@ -257,3 +263,16 @@ def test_a_held_lock_beats_until_its_release(
     # Three beats fit into the time that another machine waits.
     monkeypatch.undo()
     assert 3 * run_lock.HEARTBEAT_SECONDS < STALE_SECONDS
+
+
+@pytest.mark.parametrize("name", [*RUN_FILES, *RUN_FOLDERS])
+def test_a_folder_for_a_file_and_a_file_for_a_folder_are_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    for is_folder in (True, False):
+        path.mkdir() if is_folder else path.touch()
+        if is_folder == (name in RUN_FOLDERS):
+            check_run_files(tmp_path)
+        else:
+            with pytest.raises(InputError, match=f"{name} is a .* nothing was changed"):
+                check_run_files(tmp_path)
+        path.rmdir() if is_folder else path.unlink()
