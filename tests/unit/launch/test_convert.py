@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -44,13 +43,9 @@ def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_as_a_script_it_prints_its_line_alone(tmp_path: Path) -> None:
     switches = ["--hidden-act", "gelu", "--covariate"]
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, SCRIPT, "--checkpoint", FORECASTER, "--output", "out", *switches],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "40 tensors -> TimerXLForPrediction (2 layers, hidden 32): out\n"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import torch
 import torch.nn.functional as F
@@ -41,15 +40,11 @@ def one_by_one(finished: Any, positions: np.ndarray) -> np.ndarray:
 
 def test_two_real_ranks(finished: Any, tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
-    torchrun = str(Path(sys.executable).parent / "torchrun")
     script = str(Path(__file__).with_name("two_ranks.py"))
     arguments = [str(finished.folder), str(tmp_path), str(tmp_path / "taken")]
-    done = subprocess.run(
-        [torchrun, "--standalone", "--nproc_per_node", "2", script, *arguments],
+    done = processes.run(
+        [*processes.TORCHRUN, "2", script, *arguments],
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]

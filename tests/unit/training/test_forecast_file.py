@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 import xarray
 
@@ -263,9 +264,7 @@ def test_predict_writes_what_the_forecaster_says(
     assert list(forecaster.predict(table, at="latest").columns) == forecaster.columns()
     command = [sys.executable, str(ROOT / "launch" / "predict.py"), "--device", "cpu"]
     command += ["--model", str(folder / "model"), "--input", str(table), "--by-variable"]
-    done = subprocess.run(
-        [*command, "--output", "f.nc"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = processes.run([*command, "--output", "f.nc"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     with xarray.open_dataset(tmp_path / "f.nc") as grid:
         names = {grid[name].attrs.get("source_column"): name for name in grid.data_vars}

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 import xarray
 
@@ -176,8 +177,7 @@ def test_a_link_out_of_the_folder_is_refused_and_a_snapshot_of_the_hub_taken(
 
 
 def predict(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "launch" / "predict.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=cwd)
+    return processes.run([sys.executable, ROOT / "launch" / "predict.py", *arguments], cwd=cwd)
 
 
 def test_the_command_writes_the_same_numbers_in_every_format(

@@ -6,13 +6,13 @@ import copy
 import json
 import math
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import processes
 import pytest
 import torch
 from accelerate import Accelerator
@@ -180,13 +180,8 @@ def test_two_real_ranks(launcher: str, bad: list[int], tmp_path: Path) -> None:
         environment["ACCELERATE_USE_CPU"] = "true"
     script = str(Path(__file__).with_name("step_on_two_ranks.py"))
     arguments = [str(tmp_path), ",".join(map(str, bad)), *TINY, "train.accumulation_steps=3"]
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / program), *options, script, *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
+    done = processes.run(
+        [Path(sys.executable).parent / program, *options, script, *arguments], env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
