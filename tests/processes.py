@@ -10,6 +10,7 @@ anew.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -22,6 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+import huggingface_hub.constants
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -152,6 +155,10 @@ def _become(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    # What was read from the server's environment when it imported these.
+    importlib.reload(huggingface_hub.constants)
+    tempfile.tempdir = None
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the suite may run under nohup
     for descriptor, path in ((1, output), (2, errors)):
         if path is not None:
             opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

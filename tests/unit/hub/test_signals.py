@@ -9,7 +9,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import processes
 import psutil
 import pytest
 from hub_contents import Fault, Hub
@@ -25,16 +27,23 @@ LIMIT_SECONDS = 2.0
 class Command:
     """A command of launch/ in a process of its own, whose temporary files are in ``folder``."""
 
-    def __init__(self, folder: Path, script: str, *words: str) -> None:
+    def __init__(self, folder: Path, script: str, *words: str, popen: Any = processes.Forked):
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "launch" / script), *words],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self._told = [folder.parent / f"{name}_{time.time_ns()}" for name in ("output", "errors")]
+        with self._told[0].open("w") as output, self._told[1].open("w") as errors:
+            self.process = popen(
+                [sys.executable, ROOT / "launch" / script, *words],
+                env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)},
+                stdout=output,
+                stderr=errors,
+            )
+
+    def end(self, seconds: float = 60.0) -> tuple[str, str]:
+        """Wait for the end; what was printed, and the errors."""
+        self.process.wait(seconds)
+        output, errors = (path.read_text(encoding="utf-8") for path in self._told)
+        return output, errors
 
     def places(self) -> list[str]:
         return [path.name for path in self.folder.glob(f"{PREFIX}*")]
@@ -43,26 +52,18 @@ class Command:
         return psutil.Process(self.process.pid).children(recursive=True)
 
 
-@pytest.fixture(autouse=True)
-def _hang_up_is_heard() -> Iterator[None]:
-    """As in a terminal, also where the tests run under nohup, which children inherit."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
     made: list[Command] = []
 
-    def begin(script: str, *words: str) -> Command:
-        made.append(Command(tmp_path / "staging", script, *words))
+    def begin(script: str, *words: str, **options: Any) -> Command:
+        made.append(Command(tmp_path / "staging", script, *words, **options))
         return made[-1]
 
     yield begin
     for one in made:
         one.process.kill()
-        one.process.communicate()
+        one.process.wait()
 
 
 def publishing(run: Path) -> list[str]:
@@ -102,7 +103,7 @@ def test_a_signal_ends_all_of_it(
         time.sleep(0.02)
     wait(lambda: not any(child.is_running() for child in children) and not one.places())
     assert time.monotonic() - begun < LIMIT_SECONDS
-    _, errors = one.process.communicate(timeout=30)
+    _, errors = one.end(30)
     assert one.process.returncode == code
     assert "Traceback" not in errors
     assert errors.splitlines()[1:] == [
@@ -134,7 +135,7 @@ def test_a_signal_at_any_moment(hub: Hub, run: Path, start: Callable[..., Comman
         time.sleep(delay)
         children = one.children()
         one.process.send_signal(signal.SIGTERM)
-        _, errors = one.process.communicate(timeout=30)
+        _, errors = one.end(30)
         assert one.process.returncode == 143
         assert not any(child.is_running() for child in children)
         assert one.places() == []
@@ -145,12 +146,12 @@ def test_nohup_is_respected(hub: Hub, run: Path, start: Callable[..., Command]) 
     hub.faults.append(Fault(UPLOAD, seconds=1.5, times=1))
     handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        one = start(*publishing(run))
+        one = start(*publishing(run), popen=subprocess.Popen)  # a fork hears the hang-up
     finally:
         signal.signal(signal.SIGHUP, handler)
     waits_for_the_hub(hub, one)
     one.process.send_signal(signal.SIGHUP)
-    output, errors = one.process.communicate(timeout=60)
+    output, errors = one.end(60)
     assert one.process.returncode == 0, errors
     assert output.startswith(f"{hub.endpoint}/ana/rain/commit/")
     assert one.places() == []
@@ -181,7 +182,7 @@ def test_a_signal_while_a_finished_run_waits_for_its_push(
         time.sleep(0.05)
     wait(lambda: not any(child.is_running() for child in children) and not one.places())
     assert time.monotonic() - begun < LIMIT_SECONDS
-    _, errors = one.process.communicate(timeout=30)
+    _, errors = one.end(30)
     assert one.process.returncode == 143, errors
     assert "Traceback" not in errors
 
@@ -211,7 +212,7 @@ def test_a_signal_while_a_run_trains_and_pushes(
     for number in numbers:
         one.process.send_signal(number)
         time.sleep(0.7)
-    one.process.communicate(timeout=60)
+    one.end(60)
     assert one.process.returncode in codes
     wait(lambda: not any(child.is_running() for child in children), LIMIT_SECONDS)
     # What waited behind the push under way goes at the next start, where nobody had the time.
