@@ -138,7 +138,7 @@ def label_and_persistence(
 def check_leaks(
     series: WeatherSeries, rows: np.ndarray, label: np.ndarray, seed: int = 0
 ) -> list[str]:
-    """Refuse a feature that alone tells the label: AUC above 0.99 or below 0.01 at issue time.
+    """Refuse a leak, a feature that reveals the label: AUC above 0.99 or below 0.01 at issue time.
 
     ``rows`` are the training issue rows and ``label`` [R] their labels; at most 20,000 seeded rows
     are ranked. Returns notes: a sentence if there are too few labels of a class to judge. Raises

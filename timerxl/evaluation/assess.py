@@ -48,7 +48,10 @@ class Decision:
 
 
 def decide(config: EvalConfig, probability: np.ndarray, label: np.ndarray) -> Decision:
-    """The recipe's threshold or the best one on these validation windows; Platt's line on them."""
+    """Choose the threshold (the recipe's, or the best on validation) and fit Platt calibration.
+
+    ``probability`` and ``label`` [n] are those of the validation split.
+    """
     if config.threshold == "auto":
         threshold = best_threshold(probability, label, config.threshold_score)
     else:

@@ -165,7 +165,7 @@ def _check(package: Package, record: Record) -> None:
 
 
 def _load_again(folder: Path) -> None:
-    """What was staged opens by the door of the Forecaster, or nobody could use it."""
+    """Load the staged folder as the Forecaster does; refuse to publish it if that fails."""
     try:
         load_classifier(folder, Preprocessing.load(folder))
     except InputError as error:

@@ -69,8 +69,11 @@ class RankMemory:
 def memory_of(
     workload: Workload, choice: Choice, device: Device | None = None, ranks: int = 1
 ) -> RankMemory:
-    """Memory of one of ``ranks`` ranks of this run; without a ``device`` on a GPU that nobody
-    named, and without the series, which only a known GPU may take (``data_place``)."""
+    """Predict the memory of one of ``ranks`` ranks of this run.
+
+    Without a ``device`` assume an unspecified GPU and leave out the series, which is placed only on
+    a GPU whose memory is known (``data_place``).
+    """
     zero = workload.zero_settings(choice.precision) if choice.zero_stage == 2 else None
     memory = rank_memory(workload.step_settings(choice, device), ranks, zero)
     if device is None or device.is_cpu or data_place(workload, memory, device).value != "true":

@@ -251,7 +251,7 @@ def _model(settings: StepSettings) -> TimerXLForClassification:
 
 
 def _hand_on(parameter: torch.nn.Parameter) -> None:
-    """ZeRO-2 copies a gradient into its bucket as soon as it is there, and lets go of it."""
+    """Free a gradient once it is computed, as ZeRO-2 does; its bucket is counted in memory.py."""
     parameter.grad = None
 
 

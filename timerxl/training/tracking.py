@@ -1,4 +1,4 @@
-"""Files of a run folder: metrics.jsonl, results.json, status.json, config.yaml."""
+"""What a run tells while it trains: lines of the log, metrics.jsonl, and the trackers."""
 
 from __future__ import annotations
 

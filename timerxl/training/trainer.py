@@ -1,4 +1,8 @@
-"""The training loop: checkpoint -> evaluate -> save the best -> stop? -> step -> log."""
+"""The training loop: checkpoint -> evaluate -> save the best -> stop? -> step -> log.
+
+A step: losses and gradients of all micro-batches, clipping, the optimizer with the learning rate of
+this step, then the schedule (assembly.build_schedule) sets the next one's.
+"""
 
 from __future__ import annotations
 
@@ -123,8 +127,8 @@ class TrainingStep:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
-        # fp16 alone comes here with such a norm. accelerate does not see that a fused optimizer
-        # skips (accelerate #4242); DeepSpeed says so itself.
+        # Only fp16 gets here with a NaN or infinite norm: other formats raised above. accelerate
+        # does not see that a fused optimizer skips (accelerate #4242); DeepSpeed says so itself.
         overflowed = grad_norm is not None and not math.isfinite(grad_norm)
         left_out = overflowed or bool(getattr(self.optimizer, "step_was_skipped", False))
         self.skipped = self.skipped + 1 if left_out else 0
@@ -213,7 +217,7 @@ class TrainingLoop:
             pin=self.accelerator.device.type == "cuda",
         )
         with self._bar() as bar:
-            while True:  # N + 1 passes: the last state is evaluated and saved by the same lines
+            while True:  # N steps take N + 1 passes: the last one only saves and evaluates
                 is_last = progress.step >= self.total_steps
                 evaluates, checks = self._due(is_last)
                 # Checkpoints precede evaluation; a run killed during evaluation repeats it.

@@ -1,4 +1,4 @@
-"""Run by every rank of a real launch; test_step.py reads what each of them found.
+"""Run by every rank of a real launch; test_trainer.py reads what each of them found.
 
 Arguments: the folder for what is found, the micro-batches that shall hold a NaN (as 0,2; one
 where DeepSpeed counts them, after a failed step it can't go on), and overrides.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -76,6 +77,7 @@ CONFIGS: list[tuple[str, Any, str]] = [
     ("patch_length", 16, "patch_length 16, model.safetensors holds 8"),
     ("intermediate_size", 2**24, "intermediate_size 16,777,216, model.safetensors holds 32"),
     ("classifier_hidden_size", 2**24, "classifier_dense.weight has shape"),
+    ("classifier_hidden_size", None, "classifier_hidden_size None, expected 1 to 16,777,216"),
     ("num_variables", 2**24, "variable_embedding.weight has shape [27, 16]"),
     ("num_static_real_features", 2**24, "classifier_dense.weight has shape"),
     ("layer_norm_eps", NAN, "layer_norm_eps nan, expected a number above 0 and below 1"),
@@ -129,6 +131,17 @@ def test_a_configuration_that_is_not_of_the_weights_is_refused(
 ) -> None:
     put(folder / "config.json", key, value)
     assert said in refusal(lambda: Forecaster.from_pretrained(folder, device="cpu"))
+
+
+def test_a_configuration_with_values_of_other_types_is_read_or_refused(folder: Path) -> None:
+    """Never a TypeError: every key of config.json, with each of these."""
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    for key in content:
+        for value in (None, [], {}, "x", True, 1.5, -1):
+            path.write_text(json.dumps(content | {key: value}))
+            with contextlib.suppress(InputError):
+                Forecaster.from_pretrained(folder, device="cpu")
 
 
 def test_no_more_memory_is_taken_than_the_header_declares(folder: Path) -> None:

@@ -177,7 +177,7 @@ class AccumulationEvidence:
     :meth:`add` one block after the other, cells or regions, and then ask :meth:`decide`.
     """
 
-    # [hour of the later stamp, hours between the two; 24 or more are one]
+    # [hour of the later stamp, gap in hours; gaps of 24 or more share index 24]
     amount: np.ndarray = field(default_factory=lambda: np.zeros((24, 25)))
     falls: np.ndarray = field(default_factory=lambda: np.zeros((_EXPONENTS, 24, 25)))
     largest: float = 0.0
@@ -307,8 +307,8 @@ class AccumulationEvidence:
             is_enough = pairs >= 2 * _LEAST_OF_TWO * a_day or threes >= _LEAST_OF_OTHERS * a_day
         if is_enough:
             return Verdict(RUNNING, totals, words, self.largest)
-        # ERA5-Land's restart is no chance find, though too few days show it; nor are several totals
-        # in which rain was seen three times and never fell.
+        # A restart at ERA5-Land's hour counts as evidence even with too few wet days; so do totals
+        # in which rain was seen three times and that never fell.
         words += "; too few of them have rain to be sure"
         return Verdict(UNCLEAR, None, words, self.largest, totals == Totals() or threes >= 3)
 

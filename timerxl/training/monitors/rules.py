@@ -27,7 +27,9 @@ CONSECUTIVE_CHECKS = 3
 STD_ERRORS = 3.0  # many evaluations of many runs are looked at: two would be passed by chance
 EXPLODING = 100.0  # times the median gradient norm
 SLOW_EPOCHS = 3
-MOST_SKIPPED = 15  # a scale of 2^16 is at 1 soon after, where DeepSpeed ends by an error of its own
+# fp16's loss scale halves at each skip: from 2^16 it is soon at 1, where DeepSpeed raises. We stop
+# before that.
+MOST_SKIPPED = 15
 
 
 @dataclass(frozen=True)
