@@ -184,3 +184,12 @@ def test_the_site_builds_and_loads_nothing_from_a_network(tmp_path: Path) -> Non
         assert loaded.found
         assert [link for link in loaded.found if re.match(r"(https?:)?//", link)] == [], page.name
     assert "build_windows" in (tmp_path / "site" / "api" / "data.html").read_text(encoding="utf-8")
+
+
+def test_every_place_in_the_table_of_places_is_there() -> None:
+    table = text_of("docs/architecture.md").partition("## Where to look")[2].partition("\n## ")[0]
+    found = re.findall(r"`([a-z0-9_/]+\.(?:py|yaml|md\.jinja))(?:: (\w+))?`", table)
+    assert len(found) >= 20
+    for path, name in found:
+        text = (ROOT / "timerxl" / path).read_text(encoding="utf-8")
+        assert not name or re.search(rf"^(def|class) {name}\b", text, re.M), (path, name)
