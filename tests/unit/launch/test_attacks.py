@@ -26,7 +26,7 @@ REPO = Path(__file__).resolve().parents[3]
 
 
 def test_every_kind_of_attack_does_no_harm() -> None:
-    command = [sys.executable, "benchmarks/attacks.py", "--variants", "4", "--shown", "99"]
+    command = [sys.executable, "benchmarks/attacks.py", "--variants", "2", "--shown", "99"]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert "\n10 of 10 rows held" in done.stdout
