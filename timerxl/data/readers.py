@@ -24,8 +24,8 @@ from timerxl.data.era5.accumulation import (
     RUNNING,
     SUM,
     UNCLEAR,
+    AccumulationVerdict,
     Totals,
-    Verdict,
     only_rises,
     parse_meaning,
     problem,
@@ -407,7 +407,7 @@ class _Rows:
         if self.config.missing_values != []:
             check_codes(columns, _CODES_ADVICE, self.at)
 
-    def _verdict(self, values: np.ndarray) -> Verdict:
+    def _verdict(self, values: np.ndarray) -> AccumulationVerdict:
         return rain_verdict(values, self.timestamps, self.region_index)
 
     def make_meaningful(self) -> dict[str, str]:

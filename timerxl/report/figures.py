@@ -36,7 +36,7 @@ from timerxl.report.run_record import (
     Content,
     Points,
     Run,
-    Sample,
+    ScoredSplit,
     VerdictEntry,
     get,
     number,
@@ -451,7 +451,7 @@ def skill_pictures(run: Run) -> Iterator[Picture]:
 
 
 @styled
-def _confusion(sample: Sample, threshold: float) -> Picture:
+def _confusion(sample: ScoredSplit, threshold: float) -> Picture:
     table = rain_table(sample.probabilities["model"], sample.label, threshold)
     cells = [[table.hits, table.misses], [table.false_alarms, table.correct_negatives]]
     names = [["hits", "misses"], ["false alarms", "correct negatives"]]
@@ -481,7 +481,7 @@ def _confusion(sample: Sample, threshold: float) -> Picture:
     return Picture("confusion", "Confusion matrix", figure, words, caption)
 
 
-def _reliability_bins(run: Run, sample: Sample | None) -> dict[str, np.ndarray]:
+def _reliability_bins(run: Run, sample: ScoredSplit | None) -> dict[str, np.ndarray]:
     """Forecast -> [bins, 3] of mean P(rain), share of rain, windows (NaN where not told).
 
     Those of results.json, else computed.
@@ -500,7 +500,7 @@ def _reliability_bins(run: Run, sample: Sample | None) -> dict[str, np.ndarray]:
 
 
 @styled
-def _reliability(run: Run, sample: Sample | None, bins: dict[str, np.ndarray]) -> Picture:
+def _reliability(run: Run, sample: ScoredSplit | None, bins: dict[str, np.ndarray]) -> Picture:
     figure, axes = canvas(entries=3)
     axes.plot([0, 1], [0, 1], color=DIM, linewidth=1, linestyle="-.", label="perfectly reliable")
     looks: dict[str, dict[str, Any]] = {
@@ -537,7 +537,7 @@ def _reliability(run: Run, sample: Sample | None, bins: dict[str, np.ndarray]) -
 
 
 @styled
-def _ranking(run: Run, sample: Sample, kind: str) -> Picture:
+def _ranking(run: Run, sample: ScoredSplit, kind: str) -> Picture:
     is_roc, rain = kind == "roc", float(sample.label.mean())
     lines = {n: look for n, look in _RANKED.items() if n in sample.probabilities}
     dots = {n: look for n, look in _MARKED.items() if n in sample.probabilities}
@@ -574,7 +574,7 @@ def _ranking(run: Run, sample: Sample, kind: str) -> Picture:
     return Picture(kind, title, figure, words, caption)
 
 
-def _curve_of(sample: Sample, name: str, is_roc: bool) -> tuple[np.ndarray, np.ndarray, float]:
+def _curve_of(sample: ScoredSplit, name: str, is_roc: bool) -> tuple[np.ndarray, np.ndarray, float]:
     """x, y of at most ``_POINTS`` points, evenly along the curve, and the area of the whole one."""
     probability, label = sample.probabilities[name], sample.label
     if is_roc:
@@ -592,7 +592,7 @@ def _curve_of(sample: Sample, name: str, is_roc: bool) -> tuple[np.ndarray, np.n
 
 
 def _dot(
-    axes: Axes, sample: Sample, name: str, threshold: float, is_roc: bool, look: dict[str, Any]
+    axes: Axes, sample: ScoredSplit, name: str, threshold: float, is_roc: bool, look: dict[str, Any]
 ) -> None:
     """A forecast at one threshold."""
     table = rain_table(sample.probabilities[name], sample.label, threshold)

@@ -65,7 +65,7 @@ def get(content: Any, *keys: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ScoredSplit:
     """The scored windows of one split: labels, times and P(rain) [n] of every forecast."""
 
     label: np.ndarray
@@ -179,14 +179,14 @@ class Run:
         found = {name: number(value) for name, value in known.items()}
         return {n: value for n, value in found.items() if value is not None and 0 <= value <= 1}
 
-    def sample(self, split: str = "test") -> Sample | None:
+    def sample(self, split: str = "test") -> ScoredSplit | None:
         """The scored windows of a split; None without forecasts of it."""
         if self.forecasts is None:
             return None
         part = self.forecasts[self.forecasts["split"] == split]
         if part.empty:
             return None
-        return Sample(
+        return ScoredSplit(
             part["label"].to_numpy(np.int64),
             part["region"].to_numpy(object),
             part["issue_time"].to_numpy("datetime64[s]"),

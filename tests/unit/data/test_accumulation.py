@@ -14,8 +14,8 @@ from timerxl.data.era5.accumulation import (
     RUNNING,
     UNCLEAR,
     AccumulationEvidence,
+    AccumulationVerdict,
     Totals,
-    Verdict,
     covered_hours,
     deaccumulate,
     hours_present_per_day,
@@ -141,7 +141,7 @@ def invented_rain(cells: int, days: int, seed: int = 3) -> tuple[np.ndarray, np.
     return rng.gamma(0.5, 1.0, wet.shape) * wet, hours
 
 
-def decide(values: np.ndarray, hours: np.ndarray, least: float = 0.0) -> Verdict:
+def decide(values: np.ndarray, hours: np.ndarray, least: float = 0.0) -> AccumulationVerdict:
     evidence = AccumulationEvidence()
     evidence.add(values, hours)
     return evidence.decide(least)

@@ -153,7 +153,7 @@ def _value_before(
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AccumulationVerdict:
     """What sums turned out to be, and by which numbers.
 
     ``kind`` is HOURLY (each value its own hour's), RUNNING (``totals`` says from when on), COUNTER
@@ -248,14 +248,14 @@ class AccumulationEvidence:
         self.stamps += other.stamps
         self._last = None
 
-    def decide(self, least: float = 0.0) -> Verdict:
+    def decide(self, least: float = 0.0) -> AccumulationVerdict:
         """Return running totals (with period and restart), hourly sums, a counter, or unclear.
 
         Values of which none exceeds ``least`` (in their unit) tell nothing.
         """
         if self.largest <= least:
             words = f"no value above {least:g}" if least else "no amount at all"
-            return Verdict(UNCLEAR, None, words, self.largest)
+            return AccumulationVerdict(UNCLEAR, None, words, self.largest)
         from_exponent = np.frexp(self.largest)[1] + 128 - _NOISE_EXPONENT
         falls = self.falls[max(from_exponent, 0) :].sum(axis=0)
         amount = self.amount
@@ -279,18 +279,20 @@ class AccumulationEvidence:
         few = _RUNNING_BELOW if np.isfinite(least_share) else _HOURLY_ABOVE
         if every < few and lasting:
             words = f"{every:.2%} of the amount falls from stamp to stamp, at no hour of the day"
-            return Verdict(COUNTER, None, words, self.largest)
+            return AccumulationVerdict(COUNTER, None, words, self.largest)
         if not np.isfinite(least_share):
             words = "no two stamps with rain lie within one day or part of it"
-            return Verdict(UNCLEAR, None, words, self.largest)
+            return AccumulationVerdict(UNCLEAR, None, words, self.largest)
         words = f"{least_share:.0%} of the amount falls from stamp to stamp, also {where}"
         if least_share > _HOURLY_ABOVE and (falls.sum(axis=1) > 0).sum() > 1:
-            return Verdict(HOURLY, None, words, self.largest)
+            return AccumulationVerdict(HOURLY, None, words, self.largest)
         days = len(np.unique((wet[0] - 1) // 24))
         mixed = bool(least_share <= _HOURLY_ABOVE) and days >= _LEAST_DAYS
-        return Verdict(UNCLEAR, None, words, self.largest, mixed)
+        return AccumulationVerdict(UNCLEAR, None, words, self.largest, mixed)
 
-    def _running(self, totals: Totals, wet: np.ndarray, share: float, lost: float) -> Verdict:
+    def _running(
+        self, totals: Totals, wet: np.ndarray, share: float, lost: float
+    ) -> AccumulationVerdict:
         """Running totals, or unclear where too few stamps with rain say so."""
         words = (
             f"within a total {share:.2%} of the amount falls from stamp to stamp, where it starts "
@@ -306,11 +308,13 @@ class AccumulationEvidence:
         else:  # fewer stamps in each need more of them
             is_enough = pairs >= 2 * _LEAST_OF_TWO * a_day or threes >= _LEAST_OF_OTHERS * a_day
         if is_enough:
-            return Verdict(RUNNING, totals, words, self.largest)
+            return AccumulationVerdict(RUNNING, totals, words, self.largest)
         # A restart at ERA5-Land's hour counts as evidence even with too few wet days; so do totals
         # in which rain was seen three times and that never fell.
         words += "; too few of them have rain to be sure"
-        return Verdict(UNCLEAR, None, words, self.largest, totals == Totals() or threes >= 3)
+        return AccumulationVerdict(
+            UNCLEAR, None, words, self.largest, totals == Totals() or threes >= 3
+        )
 
 
 def _candidates() -> list[Totals]:
@@ -366,7 +370,9 @@ def per_step(
 _SURE_HOURS, _JUDGED_HOURS = 72, 240
 
 
-def rain_verdict(values: np.ndarray, timestamps: np.ndarray, region_index: np.ndarray) -> Verdict:
+def rain_verdict(
+    values: np.ndarray, timestamps: np.ndarray, region_index: np.ndarray
+) -> AccumulationVerdict:
     """Tell how the rows of a column of sums add up; ``values`` [R] in any unit, NaN where missing.
 
     Rows at whole hours are looked at: a total that starts again at some hour shows there, too.
@@ -383,7 +389,7 @@ def rain_verdict(values: np.ndarray, timestamps: np.ndarray, region_index: np.nd
     verdict = evidence.decide()
     is_usual = verdict.kind == RUNNING and verdict.totals == Totals()
     if longest < (_SURE_HOURS if is_usual else _JUDGED_HOURS):
-        return Verdict(UNCLEAR, None, f"{longest} hours tell nothing", verdict.largest)
+        return AccumulationVerdict(UNCLEAR, None, f"{longest} hours tell nothing", verdict.largest)
     return verdict
 
 
@@ -416,7 +422,9 @@ def shares(
     return result
 
 
-def problem(verdict: Verdict, name: str, step_hours: float, needs_label: bool) -> str | None:
+def problem(
+    verdict: AccumulationVerdict, name: str, step_hours: float, needs_label: bool
+) -> str | None:
     """Tell why a column can't be taken as sums of its rows, as a clause; None where it can.
 
     What is only odd is no reason for who has no label to make (``needs_label``).

@@ -30,11 +30,11 @@ from timerxl.data.era5.accumulation import (
     SUM,
     UNCLEAR,
     AccumulationEvidence,
+    AccumulationVerdict,
     Meaning,
     SaidMeaning,
     Totals,
     Variable,
-    Verdict,
     ask,
     changes_within,
     covered_hours,
@@ -147,7 +147,7 @@ class Column:
         """Return the most common hours between neighbouring stamps; 1 of a single one."""
         return most_common(np.diff(self.known_hours())) or 1
 
-    def behaviour(self) -> Verdict:
+    def behaviour(self) -> AccumulationVerdict:
         """Tell how the values of all files rise and fall."""
         whole = AccumulationEvidence()
         for part in self.parts:
@@ -479,7 +479,7 @@ def decide_totals(streams: Streams, column: Column, said: SaidMeaning | None) ->
     if is_sun and (apart := column.stamps_apart()) >= _FEW_HOURS:
         # Sunshine rises and falls once a day: few stamps a day of hourly sums look like totals.
         words = f"stamps {apart} h apart tell nothing of sunshine"
-        verdict, verdicts = Verdict(UNCLEAR, None, words, verdict.largest), []
+        verdict, verdicts = AccumulationVerdict(UNCLEAR, None, words, verdict.largest), []
     if said is not None and said.is_running:
         fitting = verdict.totals or Totals(said.hours or 24)
         if verdict.kind in (HOURLY, COUNTER) or (said.hours and fitting.period != said.hours):
@@ -537,7 +537,7 @@ def _settle(streams: Streams, column: Column, why: str, known: KnownBy) -> None:
 
 
 def _totals_from_elsewhere(
-    streams: Streams, column: Column, verdict: Verdict
+    streams: Streams, column: Column, verdict: AccumulationVerdict
 ) -> tuple[Totals | None, str]:
     """What sums are whose own behaviour tells nothing, and why."""
     name, rain = column.name, streams.columns.get(PRECIPITATION, column)
