@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -174,7 +175,7 @@ class Launch:
     def said(self, machine: int) -> str:
         """Standard error of our process on a machine, without its launcher's traceback."""
         text = self.errors[machine].read_text(errors="replace").replace("\r", "\n")
-        return text.split(" torch/distributed/elastic/")[0]
+        return re.split(r" \S*torch/distributed/elastic/", text)[0]
 
     def complaint(self, newest: int) -> str:
         """What is wrong after a cut that left a checkpoint of step ``newest``; empty if nothing."""
