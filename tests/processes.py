@@ -118,6 +118,23 @@ def run(
     return subprocess.CompletedProcess(list(map(str, words)), code, *told)
 
 
+def last_line_without_timerxl(code: str, *words: object, cwd: Path) -> str:
+    """Run ``python -c code words`` where timerxl can't be found and hubs are offline; return the
+    last line that it prints."""
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HOME": str(cwd / "cache"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
 # Put in the place of a module's ``subprocess``.
 BY_FORKS = SimpleNamespace(
     Popen=Forked,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -99,18 +97,9 @@ def test_a_saved_folder_loads_where_timerxl_is_not_installed(tmp_path: Path) -> 
     torch.manual_seed(0)
     model = TimerXLForClassification(TimerXLConfig(**FIELDS)).eval()
     model.save_pretrained(tmp_path / "model")
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", STRANGER, str(tmp_path / "model")],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
+    found = json.loads(
+        processes.last_line_without_timerxl(STRANGER, tmp_path / "model", cwd=tmp_path)
     )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
     assert found["config"] == ["TimerXLConfig", "focal"]
     assert found["model"] == "TimerXLForClassification"
     assert found["module"].startswith("transformers_modules.")

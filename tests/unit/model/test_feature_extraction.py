@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 import torch
 from accelerate import Accelerator
@@ -282,18 +280,9 @@ def test_it_forecasts_where_timerxl_is_not_installed(
     folder: Path, table: pd.DataFrame, tmp_path: Path
 ) -> None:
     table.to_parquet(tmp_path / "rain.parquet")
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", STRANGER, str(folder), "rain.parquet"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    module, *found = done.stdout.splitlines()[-1].split()
+    module, *found = processes.last_line_without_timerxl(
+        STRANGER, folder, "rain.parquet", cwd=tmp_path
+    ).split()
     assert module.startswith("transformers_modules.")
     forecasts = Forecaster.from_pretrained(folder, device="cpu").predict(
         in_order(table), at="latest"
