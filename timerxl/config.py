@@ -72,6 +72,8 @@ class DataConfig:
     amounts are those of rain. ``missing_values`` are numbers that mean "missing"; null looks for
     such codes and refuses them, an empty list takes every number as it is. ``directions`` sin_cos
     reads degrees and compass points as sine and cosine, as_is leaves them.
+    ``labels`` last trains on the label at the end of each window; every_patch on the label after
+    each of its patches, so that an epoch meets every label once with far fewer windows.
     """
 
     path: Optional[str] = None
@@ -88,6 +90,7 @@ class DataConfig:
     rain_threshold_mm: float = 0.1
     window_stride_hours: Optional[float] = None
     train_stride_hours: Optional[float] = None
+    labels: str = "last"
     max_fill_hours: float = 6.0
     log1p_precipitation: bool = True
     static_features: bool = False
@@ -134,12 +137,14 @@ class LossConfig:
     """``name``: cross_entropy, weighted_cross_entropy or focal.
 
     ``alpha`` weighs rain and ``1 - alpha`` no rain (Lin et al. 2017); ``auto`` is one minus the
-    share of rain among the training labels.
+    share of rain among the training labels. ``next_patch_weight`` times the Huber loss of a
+    forecast of every variable's next patch is added in training (``data.labels=every_patch``).
     """
 
     name: str = "focal"
     alpha: Union[float, str] = "auto"
     gamma: float = 2.0
+    next_patch_weight: float = 0.0
 
 
 @dataclass

@@ -36,6 +36,7 @@ VALIDATION_METRICS = (
 THRESHOLD_SCORES = ("mcc", "f1", "macro_f1", "balanced_accuracy", "csi", "ets", "hss", "pss")
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "data.directions": ("sin_cos", "as_is"),
+    "data.labels": ("last", "every_patch"),
     "data.split": ("time", "rows"),
     "model.hidden_act": ("relu", "gelu"),
     "model.pooling": ("mean", "last"),
@@ -67,7 +68,7 @@ _POSITIVE = (
 _NOT_NEGATIVE = (
     "data.max_fill_hours model.freeze_backbone_epochs loss.gamma optim.weight_decay "
     "train.num_workers eval.num_resamples model.num_static_real_features data.rain_threshold_mm "
-    "seed eval.every_steps monitors.target_points"
+    "seed eval.every_steps monitors.target_points loss.next_patch_weight"
 ).split()
 _MOST = 1e15  # of what is counted: so many hours, as seconds, still fit into 64 bits
 _SHARES = (
@@ -150,9 +151,49 @@ def validate(config: Any) -> None:
             f"{model.patch_length}; take {patches * model.patch_length} steps ({patches} patch"
             f"{'es' if patches > 1 else ''})."
         )
+    _check_labels(config)
     head, odd = divmod(model.hidden_size, model.num_attention_heads)
     if odd or head % 4:
         raise InputError(
             f"model.hidden_size {model.hidden_size} over model.num_attention_heads "
             f"{model.num_attention_heads} must be a multiple of 4 (rotary pairs on half a head)."
         )
+
+
+def _check_labels(config: Any) -> None:
+    """Raise InputError where labels at early patches would leak, or the next patch has no place."""
+    weight, patches = config.loss.next_patch_weight, config.model.context_length
+    patches //= config.model.patch_length
+    if config.data.labels == "last":
+        if weight:
+            raise InputError(
+                f"loss.next_patch_weight is {weight:g}, which needs data.labels=every_patch; set "
+                "it, or leave the weight at 0."
+            )
+        return
+    if weight and patches < 2:
+        raise InputError(
+            f"loss.next_patch_weight is {weight:g}, but a context of one patch has no next one; "
+            "lengthen model.context_length or shorten model.patch_length."
+        )
+    leaks = {
+        "model.instance_norm=true": (
+            config.model.instance_norm,
+            "a window's mean knows the patches after the label",
+        ),
+        "model.covariate=true": (
+            config.model.covariate,
+            "the last variable sees the patches after the label",
+        ),
+        "data.split=rows": (
+            config.data.split == "rows",
+            "windows of a cut by rows run across regions",
+        ),
+    }
+    for setting, (is_set, why) in leaks.items():
+        if is_set:
+            key = setting.partition("=")[0]
+            raise InputError(
+                f"data.labels=every_patch with {setting}: {why}; change {key}, or take "
+                "data.labels=last."
+            )

@@ -73,17 +73,21 @@ class WindowTransform:
 
         The last is absent without static features.
         """
-        # A strided view [R - T + 1, T, C] of the series; index_select copies whole windows.
         rows = rows.to(self.values.device, non_blocking=True)
-        view = self.values.unfold(0, self.context_length, 1).transpose(1, 2)
         batch = {
-            "past_values": view.index_select(0, rows - (self.context_length - 1)),
+            "past_values": self.past_values(rows),
             "labels": self.label.index_select(0, rows),
             "row": rows,
         }
         if self.static is not None:
             batch["static_real_features"] = self.static.index_select(0, rows)
         return batch
+
+    def past_values(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return [B, T, C]: the windows that end with ``rows`` [B]."""
+        # A strided view [R - T + 1, T, C] of the series; index_select copies whole windows.
+        view = self.values.unfold(0, self.context_length, 1).transpose(1, 2)
+        return view.index_select(0, rows - (self.context_length - 1))
 
 
 @dataclass

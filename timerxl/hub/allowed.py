@@ -289,6 +289,7 @@ _DATA: dict[str, Any] = {
     "oni_path": FILE_NAME,
     "oni_lag_months": COUNT,
     "split": _choice("time", "rows"),
+    "labels": _choice("last", "every_patch"),
     **_each(SHARE, _FRACTIONS),
 }
 _MODEL: dict[str, Any] = {
@@ -308,6 +309,7 @@ _LOSS = {
     "name": _choice("cross_entropy", "weighted_cross_entropy", "focal"),
     "alpha": (SHARE, _choice("auto")),
     "gamma": POSITIVE,
+    "next_patch_weight": POSITIVE,
 }
 TRAINING_CONFIG: dict[str, Any] = {
     "recipe": _choice(*available_recipes()),
@@ -383,6 +385,7 @@ MODEL_CONFIG: dict[str, Any] = _MODEL | {
     "loss_name": _LOSS["name"],
     "loss_alpha": SHARE,
     "loss_gamma": POSITIVE,
+    "next_patch_head": FLAG,
     "id2label": Mapping(CLASS, NAME),
     "label2id": Mapping(NAME, COUNT),
 }
@@ -504,7 +507,7 @@ RESULTS: dict[str, Any] = {
     **_each(
         POSITIVE,
         "train_seconds compile_seconds loading_seconds check_seconds checkpoint_seconds "
-        "samples_per_s seconds peak_memory_gib",
+        "samples_per_s labels_per_s seconds peak_memory_gib",
     ),
     "is_synthetic": FLAG,
     "plan": PLAN_CHECK,
@@ -529,7 +532,7 @@ _EVENTS: dict[str, Any] = {
     "train": _AT
     | {
         "loss": NUMBER,
-        **_each(POSITIVE, "lr grad_norm samples_per_s"),
+        **_each(POSITIVE, "lr grad_norm samples_per_s next_patch_loss"),
         "batch": SENTENCE,
         "checkpoint": CHECKPOINT,
         "skipped": COUNT,

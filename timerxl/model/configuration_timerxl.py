@@ -33,6 +33,8 @@ class TimerXLConfig(PreTrainedConfig):
         variable_embedding: add one learned, zero-initialised vector per variable to its tokens.
         num_static_real_features: width S of the optional input ``static_real_features`` [B, S].
         classifier_hidden_size: width of the classifier's hidden layer.
+        next_patch_head: give the classifier a head that forecasts the next patch of every variable;
+            it serves training alone (``next_patch_weight`` of ``forward``).
         loss_name: ``cross_entropy``, ``weighted_cross_entropy`` or ``focal``.
         loss_alpha: weight of class 1 (rain); class 0 weighs ``1 - loss_alpha``.
         loss_gamma: focusing exponent of the focal loss (Lin et al. 2017).
@@ -61,6 +63,7 @@ class TimerXLConfig(PreTrainedConfig):
     variable_embedding: bool = False
     num_static_real_features: int = 0
     classifier_hidden_size: int = 128
+    next_patch_head: bool = False
     loss_name: str = "cross_entropy"
     loss_alpha: float | int = 0.5
     loss_gamma: float | int = 2.0

@@ -1,7 +1,7 @@
 """Timer-XL for Hugging Face transformers: backbone, next-patch forecaster, classifier.
 
 Shape legend: B batch, T time steps, C variables, P patch length, N = T/P patches, L = C*N tokens
-(variable-major), H heads, D hidden size, S static features, K labels.
+(variable-major), H heads, D hidden size, S static features, K classes, M patches with a label.
 """
 
 from __future__ import annotations
@@ -42,10 +42,14 @@ class TimerXLModelOutput(ModelOutput):
 
 @dataclass
 class TimerXLClassificationOutput(ModelOutput):
-    """loss scalar (fp32), logits [B, K]."""
+    """loss scalar (fp32), logits [B, K], or [B, M, K] at ``label_positions``.
+
+    ``next_patch_loss``: the part of the loss that is the next patch's, before its weight.
+    """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
+    next_patch_loss: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
@@ -61,10 +65,10 @@ class TimerXLPredictionOutput(ModelOutput):
 
 
 def sample_weights(labels: Tensor, name: str, alpha: float) -> Tensor:
-    """[B] what every sample adds to the loss's normaliser; 0 where the label is -100.
+    """What every label adds to the loss's normaliser, in the labels' shape; 0 where it is -100.
 
     Class-weighted cross-entropy is divided by the sum of the weights (as torch's
-    ``CrossEntropyLoss(weight=...)``), cross-entropy and focal loss by the number of samples.
+    ``CrossEntropyLoss(weight=...)``), cross-entropy and focal loss by the number of labels.
     """
     counted = (labels != IGNORE_INDEX).float()
     if name == "weighted_cross_entropy":
@@ -81,14 +85,14 @@ def classification_loss(
     gamma: float = 2.0,
     normalizer: Tensor | float | None = None,
 ) -> Tensor:
-    """Sum of the samples' losses over ``normalizer``.
+    """Sum of the labels' losses over ``normalizer``.
 
-    logits [B, 2], labels [B] (0, 1, or -100 for "not counted"). ``normalizer`` is the sum of
+    logits [..., 2], labels [...] (0, 1, or -100 for "not counted"). ``normalizer`` is the sum of
     :func:`sample_weights` over the GLOBAL batch where this batch is a part of one; None takes
     this batch alone. Focal loss: alpha_t (1 - p_t)^gamma CE with alpha for class 1 and 1 - alpha
     for class 0 (Lin et al. 2017, eq. 5).
     """
-    logits = logits.float()
+    logits, labels = logits.float().flatten(0, -2), labels.flatten()
     losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORE_INDEX)
     if name not in LOSS_NAMES:
         raise ValueError(f"loss_name is {name!r}; expected one of {', '.join(LOSS_NAMES)}.")
@@ -113,8 +117,9 @@ def flops_per_sample(
     num_variables: int | None = None,
     training: bool = True,
     checkpointing: bool = False,
+    label_patches: int | None = None,
 ) -> int:
-    """Count floating-point operations of one sample, attention and skipped work included.
+    """Count floating-point operations of one window, attention and skipped work included.
 
     Two per multiply-add of every matrix product that runs; element-wise work is left out. A
     training step costs three forward passes, and one more of the layers under gradient
@@ -123,6 +128,7 @@ def flops_per_sample(
     Args:
         head: class name of the model; each pools and projects in its own way.
         sequence_length, num_variables: T and C; by default those of the configuration.
+        label_patches: M, the patches at which the classifier answers; None is the last one alone.
     """
     patches = (sequence_length or config.context_length) // config.patch_length
     variables = num_variables or config.num_variables
@@ -130,7 +136,9 @@ def flops_per_sample(
         raise ValueError("pass num_variables: the configuration does not fix it.")
     tokens, size = variables * patches, config.hidden_size
     in_layers = 0
-    skips = head == "TimerXLForClassification" and config.pooling == "last"
+    skips = (
+        head == "TimerXLForClassification" and config.pooling == "last" and label_patches is None
+    )
     for index in range(config.num_hidden_layers):
         # With pooling="last" only the last patches ask in the last layer.
         asking = variables if skips and index == config.num_hidden_layers - 1 else tokens
@@ -138,13 +146,15 @@ def flops_per_sample(
         in_layers += 4 * asking * tokens * size  # scores and weighted values
         in_layers += 4 * asking * size * config.intermediate_size
     total = in_layers + 2 * tokens * config.patch_length * size
-    total += _head_flops(config, head, variables, tokens)
+    total += _head_flops(config, head, variables, tokens, label_patches)
     if not training:
         return total
     return 3 * total + (in_layers if checkpointing else 0)
 
 
-def _head_flops(config: TimerXLConfig, head: str, variables: int, tokens: int) -> int:
+def _head_flops(
+    config: TimerXLConfig, head: str, variables: int, tokens: int, label_patches: int | None
+) -> int:
     size, patch = config.hidden_size, config.patch_length
     if head == "TimerXLForPrediction":
         return 2 * tokens * size * patch
@@ -153,7 +163,10 @@ def _head_flops(config: TimerXLConfig, head: str, variables: int, tokens: int) -
     pooled = patch if config.pooling == "mean" else variables * size
     width, labels = config.classifier_hidden_size, config.num_labels or 0
     projected = size * patch if config.pooling == "mean" else 0
-    return 2 * (projected + (pooled + config.num_static_real_features) * width + width * labels)
+    answer = projected + (pooled + config.num_static_real_features) * width + width * labels
+    # The head of the next patch runs in training alone.
+    forecast = tokens * size * patch if label_patches and config.next_patch_head else 0
+    return 2 * (answer * (label_patches or 1) + forecast)
 
 
 class TimerXLAttention(nn.Module):
@@ -289,8 +302,9 @@ class TimerXLPreTrainedModel(PreTrainedModel):
         sequence_length: int | None = None,
         num_variables: int | None = None,
         training: bool = True,
+        label_patches: int | None = None,
     ) -> int:
-        """Floating-point operations of one sample; see :func:`flops_per_sample`."""
+        """Floating-point operations of one window; see :func:`flops_per_sample`."""
         return flops_per_sample(
             self.config,
             head=type(self).__name__,
@@ -298,6 +312,7 @@ class TimerXLPreTrainedModel(PreTrainedModel):
             num_variables=num_variables,
             training=training,
             checkpointing=self.is_activation_checkpointing,
+            label_patches=label_patches,
         )
 
 
@@ -450,7 +465,11 @@ class TimerXLForPrediction(TimerXLPreTrainedModel):
 
 
 class TimerXLForClassification(TimerXLPreTrainedModel):
-    """Classifier on the backbone; see ``pooling`` in :class:`TimerXLConfig`."""
+    """Classifier on the backbone; see ``pooling`` in :class:`TimerXLConfig`.
+
+    Attention is causal over patches, so that the classifier may answer after every patch of a
+    window, of which it then knows no more than a window that ends there.
+    """
 
     def __init__(self, config: TimerXLConfig):
         super().__init__(config)
@@ -465,10 +484,15 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
         self.classifier_norm = nn.LayerNorm(pooled, eps=config.layer_norm_eps)
         self.classifier_dense = nn.Linear(pooled + config.num_static_real_features, width)
         self.classifier_out = nn.Linear(width, num_labels)
+        self.next_patch = None
+        if config.next_patch_head:
+            self.next_patch = nn.Linear(config.hidden_size, config.patch_length)
         self.post_init()
 
-    def _pool(self, past_values: Tensor, **options: Any) -> tuple[Tensor, Any, Any]:
-        """Return the pooled tokens of each sample, and the hidden states and attentions asked for.
+    def _pool_last(
+        self, past_values: Tensor, **options: Any
+    ) -> tuple[Tensor, Tensor | None, Any, Any]:
+        """Pool the tokens of each window for its last patch: [B, pooled].
 
         The tokens themselves, [B, L, D], are given up here: nothing reads them again.
         """
@@ -478,11 +502,41 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
             past_values = (past_values - mean) / (variance + 1e-6).sqrt().clamp(min=1e-5)
         last = self.config.pooling == "last"
         outputs = self.timer_xl(past_values, last_patch_only=last, **options)
+        seen = outputs.hidden_states, outputs.attentions
         if self.head is None:
-            return outputs.last_hidden_state.flatten(1), outputs.hidden_states, outputs.attentions
+            return outputs.last_hidden_state.flatten(1), None, *seen
         # The head is linear, so the mean over tokens may come first: the same at 1/L of the cost.
-        pooled = self.head(outputs.last_hidden_state.mean(1))
-        return pooled, outputs.hidden_states, outputs.attentions
+        return self.head(outputs.last_hidden_state.mean(1)), None, *seen
+
+    def _pool_at(
+        self, past_values: Tensor, positions: Tensor, forecasts: bool, **options: Any
+    ) -> tuple[Tensor, Tensor | None, Any, Any]:
+        """Pool the tokens up to each of M patches, [B, M, pooled]; forecast the next patches.
+
+        The forecasts are [B, C, N - 1, P], of the patches 1 to N - 1, or None if not asked for.
+        """
+        config = self.config
+        if config.instance_norm or config.covariate:
+            which = "instance_norm" if config.instance_norm else "covariate"
+            raise ValueError(
+                f"label_positions with {which}: a label at an early patch would see the patches "
+                f"after it; set {which}=False, or leave label_positions out."
+            )
+        outputs = self.timer_xl(past_values, **options)
+        variables = past_values.shape[2]
+        grid = outputs.last_hidden_state.unflatten(1, (variables, -1)).transpose(1, 2)  # B N C D
+        if self.head is None:
+            pooled = grid.index_select(1, positions).flatten(2)
+        else:
+            count = torch.arange(1, grid.shape[1] + 1, device=grid.device, dtype=grid.dtype)
+            means = grid.mean(2).cumsum(1) / count[:, None]
+            pooled = self.head(means.index_select(1, positions))
+        following = None
+        if forecasts and self.next_patch is not None:
+            # Of the last patches too, which is cheaper than a copy of the tokens without them.
+            following = self.next_patch(outputs.last_hidden_state)
+            following = following.unflatten(1, (variables, -1))[:, :, :-1]
+        return pooled, following, outputs.hidden_states, outputs.attentions
 
     def _join_static(self, pooled: Tensor, static: Tensor | None) -> Tensor:
         expected = self.config.num_static_real_features
@@ -494,12 +548,30 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
             )
         return pooled if static is None else torch.cat([pooled, static.to(pooled.dtype)], dim=-1)
 
+    def _next_patch_loss(
+        self, following: Tensor, past_values: Tensor, labels: Tensor, normalizer: Any
+    ) -> Tensor:
+        """Huber loss (delta 1) of the next patches, [B, C, N - 1, P], against the window itself.
+
+        A mean over variables and steps, summed over the windows that have a label that counts, over
+        ``normalizer``, their number in the global batch.
+        """
+        counted = (labels != IGNORE_INDEX).any(1).float()
+        patches = past_values.transpose(1, 2).unflatten(2, (-1, self.config.patch_length))
+        losses = F.huber_loss(following.float(), patches[:, :, 1:].float(), reduction="none")
+        if normalizer is None:
+            normalizer = counted.sum().clamp(min=1)
+        return (losses.mean((1, 2, 3)) * counted).sum() / normalizer
+
     def forward(
         self,
         past_values: Tensor,
         labels: Tensor | None = None,
         static_real_features: Tensor | None = None,
+        label_positions: Tensor | None = None,
         loss_normalizer: Tensor | float | None = None,
+        next_patch_weight: float = 0.0,
+        next_patch_normalizer: Tensor | float | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -507,19 +579,30 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
     ) -> TimerXLClassificationOutput | tuple[Any, ...]:
         """past_values [B, T, C], labels [B] (-100: not counted), static_real_features [B, S].
 
-        ``loss_normalizer``: the sum of sample weights over the global batch (see
-        ``sample_weights``); by default this batch's own.
+        With ``label_positions`` (int64 [M], patches from 0) the classifier answers after each of
+        these patches: labels [B, M], static_real_features [B, M, S], logits [B, M, K].
+
+        ``loss_normalizer``: the sum of label weights over the global batch (see
+        ``sample_weights``); by default this batch's own. ``next_patch_weight`` times the mean
+        Huber loss of the next patches is added to the loss where labels and their positions are
+        given; ``next_patch_normalizer`` is the number of windows of the global batch. Raises
+        ValueError where positions are given to a model whose early patches know the later ones.
         """
-        pooled, hidden_states, attentions = self._pool(
-            past_values,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-        )
+        options = {
+            "output_hidden_states": output_hidden_states,
+            "output_attentions": output_attentions,
+        }
+        if label_positions is None:
+            found = self._pool_last(past_values, **options)
+        else:
+            forecasts = labels is not None and next_patch_weight > 0
+            found = self._pool_at(past_values, label_positions, forecasts, **options)
+        pooled, following, hidden_states, attentions = found
         features = self._join_static(self.classifier_norm(pooled), static_real_features)
         inner = F.gelu(self.classifier_dense(features))
         inner = F.dropout(inner, self.config.hidden_dropout, self.training)
         logits = self.classifier_out(inner)
-        loss = None
+        loss = next_patch_loss = None
         if labels is not None:
             loss = classification_loss(
                 logits,
@@ -529,7 +612,14 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
                 gamma=self.config.loss_gamma,
                 normalizer=loss_normalizer,
             )
-        output = TimerXLClassificationOutput(loss, logits, hidden_states, attentions)
+            if following is not None:
+                next_patch_loss = self._next_patch_loss(
+                    following, past_values, labels, next_patch_normalizer
+                )
+                loss = loss + next_patch_weight * next_patch_loss
+        output = TimerXLClassificationOutput(
+            loss, logits, next_patch_loss, hidden_states, attentions
+        )
         return output.to_tuple() if return_dict is False else output
 
 

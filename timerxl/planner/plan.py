@@ -89,6 +89,7 @@ class Plan:
             "flops_per_sample": workload.flops_per_sample(),
             "forward_flops_per_sample": workload.flops_per_sample(training=False),
             "windows": workload.windows,
+            "train_labels": workload.train_labels,
             "precision": {name: choice.precision for name, choice in self.choices.items()},
             "zero_stage": next(iter(self.choices.values())).zero_stage,
             "per_gpu": [self._memory_dict(gpus) for gpus in self.memory],

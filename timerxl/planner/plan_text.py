@@ -49,12 +49,13 @@ def heading(plan: Plan) -> list[str]:
     config, kind = work.config, " of the SYNTHETIC series" if work.is_synthetic else ""
     choices = {f"{c.precision} on {name}" for name, c in plan.choices.items()}
     stage = next(iter(plan.choices.values())).zero_stage
+    labels = f" ({work.train_labels:,} labels)" if work.label_patches else ""
     return [
         f"recipe {config.recipe}: {work.num_parameters / 1e6:.1f} M parameters, "
         f"{work.tokens_per_sample} tokens and {work.flops_per_sample() / 1e9:.3g} GFLOP a sample; "
         f"context {work.model.context_length} steps of {work.step_hours:g} h = "
         f"{work.context_days:g} days.",
-        f"{work.windows['train']:,} training, {work.windows['validation']:,} validation, "
+        f"{work.windows['train']:,} training{labels}, {work.windows['validation']:,} validation, "
         f"{work.windows['test']:,} test windows{kind}; batch {config.train.batch_size} x "
         f"{config.train.accumulation_steps} accumulation; {', '.join(sorted(choices))}; "
         f"ZeRO stage {stage}, {config.model.attn_implementation} attention, checkpointing "

@@ -91,7 +91,7 @@ def calibrate(workload: Workload, precision: str, budget_seconds: float = 30.0) 
     def measure(batch_size: int) -> tuple[float, float]:
         """Seconds of a step by the clock, and on a machine that does nothing else."""
         started, had = time.perf_counter(), time.thread_time()
-        run_step(step, workload.model, batch_size)
+        run_step(step, workload.model, batch_size, label_patches=workload.label_patches)
         if kind == "cuda":
             torch.cuda.synchronize()
         clock, ran = time.perf_counter() - started, time.thread_time() - had

@@ -57,6 +57,7 @@ class StepSettings:
         half: forward and backward in bf16 or fp16 (two bytes) instead of fp32.
         sharded: ZeRO-2: weights in the computing format, gradients handed on as they appear, the
             optimizer elsewhere. Otherwise weights are fp32, under autocast where ``half``.
+        label_patches: patches of a window with a label each; None is one label a window.
         on_gpu: allocate as a GPU's kernels do; otherwise exactly what a CPU does.
         capability: CUDA's compute capability of that GPU, which decides on kernels.
     """
@@ -69,6 +70,7 @@ class StepSettings:
     half: bool = False
     sharded: bool = False
     on_gpu: bool = True
+    label_patches: int | None = None
     capability: tuple[int, int] = (8, 0)
 
 
@@ -119,7 +121,7 @@ class FakeAccelerator:
         self.distributed_type = "DEEPSPEED" if sharded else "NO"  # as accelerate names them
         self.micro_step = 0
 
-    def training_step(self, model: torch.nn.Module) -> TrainingStep:
+    def training_step(self, model: TimerXLForClassification) -> TrainingStep:
         """The loop's step of ``model``, at a constant learning rate."""
         return TrainingStep(
             accelerator=self,
@@ -128,6 +130,7 @@ class FakeAccelerator:
             schedule=SimpleNamespace(step=lambda: None),
             accumulation_steps=self.accumulation_steps,
             max_grad_norm=1.0,
+            next_patch_weight=1.0 if model.config.next_patch_head else 0.0,
         )
 
     @contextlib.contextmanager
@@ -161,22 +164,38 @@ class FakeAccelerator:
         return not self.sharded and self.micro_step % self.accumulation_steps == 0
 
 
-def run_step(step: TrainingStep, config: TimerXLConfig, batch_size: int, number: int = 1) -> None:
+def run_step(
+    step: TrainingStep,
+    config: TimerXLConfig,
+    batch_size: int,
+    number: int = 1,
+    label_patches: int | None = None,
+) -> None:
     """Take one step on windows of zeros, ``batch_size`` samples in every micro-batch."""
     group = [MicroBatch(list(range(batch_size)), batch_size)] * step.accumulation_steps
-    batches = [zero_windows(config, batch_size) for _ in group]
-    step(number, group, iter(batches), float(batch_size * len(group)))
+    batches = [zero_windows(config, batch_size, label_patches) for _ in group]
+    num_windows = batch_size * len(group)
+    step(number, group, iter(batches), float(num_windows * (label_patches or 1)), num_windows)
 
 
-def zero_windows(config: TimerXLConfig, batch_size: int) -> dict[str, Tensor]:
-    """past_values [B, T, C], labels [B] and, where the model wants them, static features [B, S]."""
+def zero_windows(
+    config: TimerXLConfig, batch_size: int, label_patches: int | None = None
+) -> dict[str, Tensor]:
+    """past_values [B, T, C], labels [B] and, where the model wants them, static features [B, S].
+
+    With ``label_patches`` the labels are [B, M], static features [B, M, S], and there are
+    label_positions [M].
+    """
     shape = (batch_size, config.context_length, config.num_variables or 1)
+    answers = (batch_size,) if label_patches is None else (batch_size, label_patches)
     batch = {
         "past_values": torch.zeros(shape),
-        "labels": torch.zeros(batch_size, dtype=torch.long),
+        "labels": torch.zeros(answers, dtype=torch.long),
     }
+    if label_patches is not None:
+        batch["label_positions"] = torch.arange(label_patches)
     if config.num_static_real_features:
-        batch["static_real_features"] = torch.zeros(batch_size, config.num_static_real_features)
+        batch["static_real_features"] = torch.zeros(*answers, config.num_static_real_features)
     return batch
 
 
@@ -215,7 +234,12 @@ def _trace(model_json: str, **values: Any) -> Peak:
             optimizer.zero_grad()
         tracker.track_external(model, optimizer)
         with tracker:
-            run_step(accelerator.training_step(model), settings.model, settings.batch_size)
+            run_step(
+                accelerator.training_step(model),
+                settings.model,
+                settings.batch_size,
+                label_patches=settings.label_patches,
+            )
     found = next(iter(tracker.get_tracker_snapshot("peak").values()))
     named = {str(kind).rsplit(".", 1)[-1]: size for kind, size in found.items()}
     return Peak(

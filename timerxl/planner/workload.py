@@ -20,6 +20,7 @@ from timerxl.model.modeling_timerxl import flops_per_sample
 from timerxl.planner.devices import Device
 from timerxl.planner.trace import StepSettings
 from timerxl.training.assembly import model_config
+from timerxl.training.dataloader import tile_labels
 from timerxl.training.distributed import LauncherChoice, choose_settings, deepspeed_config_path
 
 HEAD = "TimerXLForClassification"
@@ -57,9 +58,9 @@ class Choice:
 class Workload:
     """A recipe with its model and counts of its data.
 
-    ``windows`` counts the windows of train, validation and test that a run uses
-    (``eval.max_windows`` observed); ``series_days`` is the time span of the series,
-    ``series_bytes`` what its tensors take.
+    ``windows`` counts the windows of train (an epoch's), validation and test that a run uses
+    (``eval.max_windows`` observed), ``train_labels`` the labels of an epoch; ``series_days`` is
+    the time span of the series, ``series_bytes`` what its tensors take.
     """
 
     config: RunConfig
@@ -70,6 +71,14 @@ class Workload:
     series_days: float
     is_synthetic: bool
     series_bytes: int = 0
+    train_labels: int = 0
+
+    @property
+    def label_patches(self) -> int | None:
+        """Patches of a training window with a label each; None where its last one alone has."""
+        if self.config.data.labels == "last":
+            return None
+        return self.model.context_length // self.model.patch_length
 
     @property
     def tokens_per_sample(self) -> int:
@@ -85,7 +94,11 @@ class Workload:
         """Operations of a training step (recomputation included) or of a forward pass."""
         checkpointing = training and self.config.train.gradient_checkpointing
         return flops_per_sample(
-            self.model, head=HEAD, training=training, checkpointing=checkpointing
+            self.model,
+            head=HEAD,
+            training=training,
+            checkpointing=checkpointing,
+            label_patches=self.label_patches if training else None,
         )
 
     def global_batch(self, ranks: int) -> int:
@@ -111,6 +124,7 @@ class Workload:
             half=choice.precision != "fp32",
             sharded=choice.zero_stage == 2,
             on_gpu=device is None or not device.is_cpu,
+            label_patches=self.label_patches,
             capability=StepSettings.capability if device is None else device.capability,
         )
 
@@ -135,6 +149,9 @@ def describe_windows(config: RunConfig, windows: WeatherWindows) -> Workload:
     """The workload of ``config`` on windows already built."""
     series = windows.series
     counts = {split: len(windows.issue_rows(split)) for split in windows.splits}
+    labels, tiling = counts["train"], tile_labels(config, windows)
+    if tiling is not None:
+        counts["train"] = tiling.most_windows
     if (limit := config.eval.max_windows) is not None:
         counts = {k: n if k == "train" else min(n, limit) for k, n in counts.items()}
     seconds = np.ptp(series.timestamps.astype("datetime64[s]").astype(np.int64))
@@ -149,6 +166,7 @@ def describe_windows(config: RunConfig, windows: WeatherWindows) -> Workload:
         series_days=float(seconds) / 86400,
         is_synthetic=series.is_synthetic,
         series_bytes=windows.transform.num_bytes,
+        train_labels=labels,
     )
 
 

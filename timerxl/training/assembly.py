@@ -76,6 +76,7 @@ def model_config(
             loss_name=config.loss.name,
             loss_alpha=alpha,
             loss_gamma=config.loss.gamma,
+            next_patch_head=config.loss.next_patch_weight > 0,
         )
     except ValueError as error:
         raise InputError(f"the recipe's model: {error}") from error

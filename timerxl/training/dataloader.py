@@ -3,6 +3,9 @@
 A step is a GLOBAL batch of ``batch_size x accumulation_steps x world_size`` samples, cut into
 micro-batches in the same order whatever the layout, so that 8 on one process, 4 on two, and 4
 twice follow one trajectory, the short last batch of an epoch included.
+
+A sample is a window: its position in the training split, or, where every patch has a label
+(``data.labels=every_patch``), its code in the epoch's tiling (data.tiling).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
 
 from timerxl.config import RunConfig
+from timerxl.data.tiling import LabelTiling
 from timerxl.data.windows import WeatherWindows
 from timerxl.model.modeling_timerxl import sample_weights
 from timerxl.training.precision import SettingChoice, choose_data_place
@@ -27,7 +31,7 @@ from timerxl.training.signals import HANDLED
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Positions of the samples one rank takes at once.
+    """The samples one rank takes at once.
 
     The first ``num_real`` count; a rank with nothing left repeats a sample that does not.
     """
@@ -41,11 +45,13 @@ class BatchPlan:
     """The sample order of a run.
 
     Args:
-        num_samples: windows in the training split.
+        num_samples: windows of an epoch; with a tiling the most that an epoch may have.
         batch_size: samples in one rank's micro-batch.
         accumulation_steps: micro-batches per rank and optimizer step.
         world_size, rank: the process group.
-        seed: the order of epoch e is drawn from (seed, e).
+        seed: windows and order of epoch e are drawn from (seed, e).
+        tiling: the windows of each epoch where every patch has a label; None where they are those
+            of the training split.
     """
 
     num_samples: int
@@ -54,14 +60,27 @@ class BatchPlan:
     world_size: int
     rank: int
     seed: int
+    tiling: LabelTiling | None = None
 
     @classmethod
-    def of(cls, config: RunConfig, num_samples: int, accelerator: Accelerator) -> BatchPlan:
+    def of(cls, config: RunConfig, windows: WeatherWindows, accelerator: Accelerator) -> BatchPlan:
         """Build the plan of this process."""
         train, processes = config.train, accelerator.num_processes
         rank = accelerator.process_index
         layout = (train.batch_size, train.accumulation_steps, processes, rank)
-        return cls(num_samples, *layout, config.seed)
+        tiling = tile_labels(config, windows)
+        num_samples = len(windows.issue_rows("train")) if tiling is None else tiling.most_windows
+        return cls(num_samples, *layout, config.seed, tiling)
+
+    @property
+    def num_labels(self) -> int:
+        """Labels of an epoch: one a window, or with a tiling as many as the split has."""
+        return self.num_samples if self.tiling is None else len(self.tiling.rows)
+
+    def flops_per_sample(self, model: Any) -> int:
+        """Count the operations of one training window of ``model``."""
+        patches = None if self.tiling is None else self.tiling.num_patches
+        return int(model.flops_per_sample(training=True, label_patches=patches))
 
     @property
     def global_batch_size(self) -> int:
@@ -72,14 +91,29 @@ class BatchPlan:
         return -(-self.num_samples // self.global_batch_size)
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the epoch's permutation, int64 [num_samples]."""
-        return np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
+        """Return the epoch's samples in their order, int64 [num_samples]; with a tiling at most
+        so many."""
+        rng = np.random.default_rng([self.seed, epoch])
+        if self.tiling is None:
+            return rng.permutation(self.num_samples)
+        return rng.permutation(self.tiling.epoch(rng))
 
     def global_step(self, order: np.ndarray, index: int) -> np.ndarray:
-        """Return the positions of all ranks' samples in step ``index`` of the epoch with this
-        order."""
+        """Return all ranks' samples in step ``index`` of the epoch with this order.
+
+        The windows of a tiling are fewer in some epochs: they are spread evenly over the steps.
+        """
+        if self.tiling is not None:
+            first, end = (len(order) * i // self.steps_per_epoch for i in (index, index + 1))
+            return order[first:end]
         size = self.global_batch_size
         return order[index * size : (index + 1) * size]
+
+    def end_rows(self, windows: WeatherWindows, samples: np.ndarray) -> np.ndarray:
+        """Return int64 [B]: the rows of the series at which these samples' windows end."""
+        if self.tiling is not None:
+            return self.tiling.end_rows(samples)
+        return windows.issue_rows("train")[samples]
 
     def micro_batches(self, samples: np.ndarray) -> list[MicroBatch]:
         """Cut this rank's ``accumulation_steps`` micro-batches out of a step's samples, in
@@ -111,19 +145,38 @@ def reassemble(gathered: np.ndarray, num_samples: int, world_size: int) -> np.nd
     return ranks_last.reshape(world_size * per_rank, *gathered.shape[1:])[:num_samples]
 
 
-BATCH_KEYS = ("past_values", "labels", "static_real_features")
+def tile_labels(config: RunConfig, windows: WeatherWindows) -> LabelTiling | None:
+    """Tile the training labels where ``data.labels`` is every_patch."""
+    if config.data.labels == "last":
+        return None
+    return LabelTiling.of(windows, config.model.patch_length)
+
+
+BATCH_KEYS = ("past_values", "labels", "label_positions", "static_real_features")
 
 
 def loader(
-    windows: WeatherWindows, split: str, batches: list[list[int]], num_workers: int, pin: bool
+    windows: WeatherWindows,
+    split: str,
+    batches: list[list[int]],
+    num_workers: int,
+    pin: bool,
+    tiling: LabelTiling | None = None,
 ) -> Iterable[dict[str, torch.Tensor]]:
-    """Load the windows at each batch of positions, in order: gathered on the device where the
-    series lies there, by a DataLoader elsewhere."""
+    """Load the windows of each batch, in order: gathered on the device where the series lies
+    there, by a DataLoader elsewhere.
+
+    A batch lists positions in the split, or codes of ``tiling`` where one is given.
+    """
     if (series := windows.on_device) is not None:
+        if tiling is not None:
+            there = tiling.to(series)
+            return (there[codes] for codes in batches)
         rows = windows.issue_rows(split)
         return (series.windows(torch.from_numpy(rows[positions])) for positions in batches)
+    dataset: Any = windows.splits[split] if tiling is None else tiling
     return DataLoader(
-        windows.splits[split],
+        dataset,
         sampler=batches,  # one "sample" is a list of positions: datasets stacks them at once
         batch_size=None,
         num_workers=num_workers,
@@ -191,7 +244,7 @@ def iter_global_batches(
     """Yield (micro-batches, their tensors, normaliser of the global batch, its samples) of every
     optimizer step of ``numbers``; the first of a run is 0."""
     labels = torch.from_numpy(windows.labels_of("train"))
-    step = numbers.start
+    tiling, step = plan.tiling, numbers.start
     while step < numbers.stop:
         epoch, first = divmod(step, plan.steps_per_epoch)
         end = min(plan.steps_per_epoch, first + numbers.stop - step)
@@ -199,8 +252,11 @@ def iter_global_batches(
         samples = [plan.global_step(order, index) for index in range(first, end)]
         micro = [plan.micro_batches(globally) for globally in samples]
         positions = [m.positions for group in micro for m in group]
-        batches = iter(loader(windows, "train", positions, config.train.num_workers, pin))
+        workers = config.train.num_workers
+        batches = iter(loader(windows, "train", positions, workers, pin, tiling))
         for globally, group in zip(samples, micro, strict=True):
-            weights = sample_weights(labels[globally], config.loss.name, alpha)
+            chosen = torch.from_numpy(globally)
+            counted = labels[chosen] if tiling is None else tiling.labels(chosen)
+            weights = sample_weights(counted, config.loss.name, alpha)
             yield group, batches, weights.sum().item(), globally
         step += end - first

@@ -17,7 +17,7 @@ from timerxl.evaluation.bootstrap import resample_scores
 from timerxl.evaluation.forecast_skill import skill
 from timerxl.evaluation.scores import best_threshold
 from timerxl.model.modeling_timerxl import classification_loss
-from timerxl.training.dataloader import evaluation_share, loader, reassemble, to_device
+from timerxl.training.dataloader import BatchPlan, evaluation_share, loader, reassemble, to_device
 from timerxl.training.distributed import agree
 
 
@@ -149,7 +149,7 @@ class Evaluator:
         return float(np.nanstd(resampled.values)) if len(resampled.values) else float("nan")
 
 
-def check_interval(config: RunConfig, model: Any, global_batch: int, num_windows: int) -> int:
+def check_interval(config: RunConfig, model: Any, plan: BatchPlan, num_windows: int) -> int:
     """Return the steps between two checks; 0 is never.
 
     ``eval.every_steps``, or as many as keep the forward passes of ``eval.check_windows`` under
@@ -159,5 +159,5 @@ def check_interval(config: RunConfig, model: Any, global_batch: int, num_windows
         return config.eval.every_steps
     seen = min(config.eval.check_windows, num_windows)
     forward = seen * model.flops_per_sample(training=False)
-    step = global_batch * model.flops_per_sample(training=True)
+    step = plan.global_batch_size * plan.flops_per_sample(model)
     return -int(-forward // (step * CHECK_SHARE))

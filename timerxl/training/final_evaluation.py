@@ -250,9 +250,12 @@ def _print_results(
     title = f"Rain within {config.data.label_horizon_hours:g} h, {config.recipe}, {kind}"
     print_table(comparison_table(found["scores"], title, caption))
     print_table(score_table(found, "Timer-XL on the test split, score by score"))
+    labels = ""
+    if config.data.labels != "last":
+        labels = f", {cost['labels_per_s']:.0f} labels/s"
     say(
         f"{cost['steps']} steps in {cost['train_seconds']:.0f} s "
-        f"({cost['samples_per_s']:.1f} samples/s), {cost['seconds']:.0f} s in all, "
+        f"({cost['samples_per_s']:.1f} windows/s{labels}), {cost['seconds']:.0f} s in all, "
         f"peak memory {cost['peak_memory_gib']:.2f} GiB, scores and baselines included. "
         f"Model: {config.output_dir}/model"
     )

@@ -133,7 +133,7 @@ def set_up(
     model, backbone = build_model(settings, config.model, log)
     accelerator = build_accelerator(config, launch, log)
     fill_deepspeed(accelerator, config)
-    plan = BatchPlan.of(config, len(windows.issue_rows("train")), accelerator)
+    plan = BatchPlan.of(config, windows, accelerator)
     total_steps, freeze_steps = plan_steps(config, plan.steps_per_epoch)
 
     # From here on files are written: what follows ends through at_end.
@@ -147,9 +147,7 @@ def set_up(
     compile_layers(config, model, log)
     optimizer = build_optimizer(model, config.optim, backbone)
     schedule = build_schedule(optimizer, config.optim, total_steps, freeze_steps)
-    check_every = check_interval(
-        config, model, plan.global_batch_size, len(windows.issue_rows("validation"))
-    )
+    check_every = check_interval(config, model, plan, len(windows.issue_rows("validation")))
     say_derived_settings(config, model, plan, total_steps, check_every, folder, log)
     start = start_event(config, windows, plan, total_steps, check_every)
     begin_metrics(folder, monitors, start)
@@ -172,7 +170,12 @@ def set_up(
         config=config,
         accelerator=accelerator,
         model=prepared,
-        step=TrainingStep(*parts, config.train.accumulation_steps, config.optim.max_grad_norm),
+        step=TrainingStep(
+            *parts,
+            config.train.accumulation_steps,
+            config.optim.max_grad_norm,
+            config.loss.next_patch_weight,
+        ),
         windows=windows,
         plan=plan,
         total_steps=total_steps,
@@ -280,11 +283,12 @@ def say_derived_settings(
 ) -> None:
     """Log what a step and the whole run are made of, and what may not be meant."""
     tokens = model.config.num_variables * (config.model.context_length // config.model.patch_length)
+    labels = f" an epoch ({plan.num_labels:,} labels, one after each patch)" if plan.tiling else ""
     log(
-        f"{plan.num_samples:,} training windows, global batch {plan.global_batch_size} = "
+        f"{plan.num_samples:,} training windows{labels}, global batch {plan.global_batch_size} = "
         f"{plan.batch_size} x {plan.accumulation_steps} accumulation x {plan.world_size} ranks, "
         f"{plan.steps_per_epoch} steps an epoch, {total_steps} in all; {tokens} tokens and "
-        f"{model.flops_per_sample() / 1e9:.3g} GFLOP a sample."
+        f"{plan.flops_per_sample(model) / 1e9:.3g} GFLOP a sample."
     )
     log(
         f"learning rate {config.optim.lr:g} after {warmup_steps(config.optim, total_steps)} steps "
@@ -387,6 +391,7 @@ def restore(loop: TrainingLoop, folder: RunFolder, was_finished: bool, log: Log)
 def measure_cost(loop: TrainingLoop, prediction: Prediction | None) -> dict[str, Any]:
     """What training took, beside what was predicted; memory is read before the model is scored."""
     progress, windows = loop.progress, loop.windows
+    epoch_seconds = progress.train_seconds / progress.step * loop.plan.steps_per_epoch
     cost = {
         "stop_reason": progress.stop_reason,
         "steps": progress.step,
@@ -398,12 +403,12 @@ def measure_cost(loop: TrainingLoop, prediction: Prediction | None) -> dict[str,
         "checkpoint_seconds": loop.checkpoints.seconds,
         "resumes": progress.resumes,
         "samples_per_s": progress.samples_seen / max(progress.train_seconds, 1e-9),
+        "labels_per_s": loop.plan.num_labels / max(epoch_seconds, 1e-9),
         "num_parameters": bare_model(loop.accelerator, loop.model).num_parameters(),
         "num_processes": loop.accelerator.num_processes,
         "is_synthetic": windows.series.is_synthetic,
     }
     if prediction is not None:
-        epoch_seconds = progress.train_seconds / progress.step * loop.plan.steps_per_epoch
         cost["plan"] = compare_with_plan(prediction, epoch_seconds)
         loop.monitors.metrics.write("plan_check", **cost["plan"])
     return cost

@@ -66,6 +66,8 @@ class TrainingStep:
         accelerator: accelerate's Accelerator, or the planner's FakeAccelerator.
         accumulation_steps: micro-batches of one rank in a step.
         max_grad_norm: the global gradient norm is clipped to this.
+        next_patch_weight: weight of the next patches' forecast in the loss; 0 is none.
+        next_patch_loss: of the last step, before that weight; None without.
         skipped: updates in a row, up to now, that fp16 left out because gradients overflowed.
         local_requests: (this rank wants a checkpoint, the signal it got or 0), read every step.
         requests: (does any rank want one, the largest signal of all), as of the last step.
@@ -77,6 +79,8 @@ class TrainingStep:
     schedule: Any
     accumulation_steps: int
     max_grad_norm: float
+    next_patch_weight: float = 0.0
+    next_patch_loss: float | None = None
     loading_seconds: float = 0.0
     skipped: int = 0
     local_requests: Callable[[], tuple[bool, int]] = lambda: (False, 0)
@@ -88,15 +92,16 @@ class TrainingStep:
         group: list[MicroBatch],
         batches: Iterator[dict[str, torch.Tensor]],
         normalizer: float,
+        num_windows: int,
     ) -> tuple[float, float | None]:
         """Step ``number`` (from 1) over this rank's micro-batches.
 
-        ``normalizer`` is the weight of the global batch (``modeling_timerxl.sample_weights``).
-        Returns the batch's mean loss and the gradient norm before clipping (None where DeepSpeed
-        does not tell it). Raises NumberNotFinite on all ranks where the loss is NaN or infinite,
-        or, outside fp16, the gradient norm; the weights are then those of the step before (under
-        DeepSpeed the update is part of backward: where the norm alone is not finite, it has been
-        made).
+        ``normalizer`` is the weight of the global batch (``modeling_timerxl.sample_weights``),
+        ``num_windows`` its size. Returns the batch's mean loss of the labels and the gradient norm
+        before clipping (None where DeepSpeed does not tell it). Raises NumberNotFinite on all ranks
+        where a loss is NaN or infinite, or, outside fp16, the gradient norm; the weights are then
+        those of the step before (under DeepSpeed the update is part of backward: where the norm
+        alone is not finite, it has been made).
         """
         accelerator = self.accelerator
         self.model.train()
@@ -104,18 +109,22 @@ class TrainingStep:
         scale = accelerator.num_processes * self.accumulation_steps
         # DeepSpeed clips and updates in the last backward: the loss must be known before it.
         updates_in_backward = accelerator.distributed_type == DistributedType.DEEPSPEED
-        own = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+        own = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+        beside: dict[str, Any] = {"loss_normalizer": normalizer}
+        if self.next_patch_weight:
+            beside["next_patch_weight"] = self.next_patch_weight
+            beside["next_patch_normalizer"] = num_windows
         for index, micro in enumerate(group, start=1):
             waited = time.perf_counter()
             batch = to_device(next(batches), accelerator.device)
             self.loading_seconds += time.perf_counter() - waited
             batch["labels"][micro.num_real :] = IGNORE_INDEX
             with accelerator.accumulate(self.model):
-                loss = self.model(**batch, loss_normalizer=normalizer).loss
-                own = own + loss.detach()
+                output = self.model(**batch, **beside)
+                own = own + self._losses(output)
                 if updates_in_backward and index == len(group):
-                    total, _ = self._gather_step(number, own, torch.zeros_like(own))
-                self._backward(number, loss * scale)
+                    total, _ = self._gather_step(number, own, torch.zeros_like(own[0]))
+                self._backward(number, output.loss * scale)
         norm = accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
         if updates_in_backward:
             grad_norm = None if norm is None else float(norm)
@@ -134,6 +143,14 @@ class TrainingStep:
         self.skipped = self.skipped + 1 if left_out else 0
         return total, None if left_out else grad_norm
 
+    def _losses(self, output: Any) -> torch.Tensor:
+        """[2]: a micro-batch's share of the labels' loss, and of the next patches' (0 without)."""
+        loss, following = output.loss.detach(), output.next_patch_loss
+        if following is None:
+            return torch.stack([loss, torch.zeros_like(loss)])
+        following = following.detach()
+        return torch.stack([loss - self.next_patch_weight * following, following])
+
     def _backward(self, number: int, loss: torch.Tensor) -> None:
         try:
             self.accelerator.backward(loss)
@@ -151,22 +168,27 @@ class TrainingStep:
         return bool(self.accelerator.mixed_precision == "fp16")
 
     def _gather_step(
-        self, number: int, loss: torch.Tensor, norm: torch.Tensor
+        self, number: int, own: torch.Tensor, norm: torch.Tensor
     ) -> tuple[float, float]:
-        """Gather the global batch's loss and the gradient norm: the step's one wait for GPU and
+        """Gather the global batch's losses and the gradient norm: the step's one wait for GPU and
         ranks.
 
-        Fills ``requests``. Raises NumberNotFinite where the loss is NaN or infinite: all ranks see
-        the same numbers and stop together.
+        Fills ``requests`` and ``next_patch_loss``. Raises NumberNotFinite where a loss is NaN or
+        infinite: all ranks see the same numbers and stop together.
         """
         # Numbers known to the host are written by kernels: a copy would wait for the GPU.
-        told = [loss.new_full((), float(value)) for value in self.local_requests()]
-        row = torch.stack([loss, norm.to(loss), *told])[None]
-        losses, norms, wishes, signals = zip(*self.accelerator.gather(row).tolist(), strict=True)
+        told = [own.new_full((), float(value)) for value in self.local_requests()]
+        row = torch.stack([*own, norm.to(own), *told])[None]
+        losses, following, norms, wishes, signals = zip(
+            *self.accelerator.gather(row).tolist(), strict=True
+        )
         self.requests = any(wishes), int(max(signals))
         total = sum(losses)
-        if not math.isfinite(total):
-            raise NumberNotFinite(number, total)
+        if self.next_patch_weight:
+            self.next_patch_loss = sum(following)
+        for loss in (total, sum(following)):
+            if not math.isfinite(loss):
+                raise NumberNotFinite(number, loss)
         return total, norms[0]
 
 
@@ -272,7 +294,7 @@ class TrainingLoop:
         """Take one optimizer step; report a loss or gradient that is not finite to the monitors."""
         number = self.progress.step + 1
         try:
-            return self.step(number, group, batches, normalizer)
+            return self.step(number, group, batches, normalizer, len(samples))
         except NumberNotFinite as error:
             # The checkpoint of a stop is of the step before: so are its curves.
             length = self.monitors.metrics.sync()
@@ -290,7 +312,9 @@ class TrainingLoop:
     def _suspects(self, samples: np.ndarray) -> dict[str, str]:
         """Name the windows of a step that went wrong, and the checkpoint to go back to."""
         kept = {"checkpoint": saved} if (saved := self._newest_checkpoint()) else {}
-        return {"batch": describe_batch(self.windows, samples)} | kept
+        return {
+            "batch": describe_batch(self.windows, self.plan.end_rows(self.windows, samples))
+        } | kept
 
     def _newest_checkpoint(self) -> str | None:
         step = self.checkpoints.saved_step
@@ -444,6 +468,8 @@ class TrainingLoop:
         stuck = self.step.skipped >= MOST_SKIPPED  # the same on every rank
         if step % every == 0 or step == 1 or step == self.total_steps or explodes or stuck:
             values = {"loss": loss, "lr": lr, "grad_norm": grad_norm, "samples_per_s": rate}
+            if self.step.next_patch_loss is not None:
+                values["next_patch_loss"] = self.step.next_patch_loss
             odd: dict[str, Any] = self._suspects(samples) if explodes else {}
             odd |= {"skipped": self.step.skipped} if self.step.skipped else {}
             self.monitors.event("train", step=step, epoch=self._epoch, **values, **odd)
@@ -454,5 +480,5 @@ class TrainingLoop:
 
 def train_curves(values: dict[str, Any]) -> dict[str, float]:
     """Select what TensorBoard shows of a training step's event."""
-    names = ("loss", "lr", "grad_norm", "samples_per_s")
+    names = ("loss", "lr", "grad_norm", "samples_per_s", "next_patch_loss")
     return {f"train/{name}": values[name] for name in names if values.get(name) is not None}

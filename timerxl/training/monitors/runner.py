@@ -126,9 +126,9 @@ def dead_features(windows: WeatherWindows) -> list[str]:
     return [name for name, width in zip(names, spread, strict=True) if width == 0.0]
 
 
-def describe_batch(windows: WeatherWindows, positions: np.ndarray) -> str:
-    """Describe training windows by regions and issue times, short enough for a sentence."""
-    rows = windows.issue_rows("train")[positions]
+def describe_batch(windows: WeatherWindows, rows: np.ndarray) -> str:
+    """Describe training windows by the rows at which they end: their regions and issue times,
+    short enough for a sentence."""
     series = windows.series
     times = np.sort(series.timestamps[rows]).astype("datetime64[h]")
     regions = [series.regions[i] for i in np.unique(series.region_index[rows])]
