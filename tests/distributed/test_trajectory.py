@@ -21,6 +21,9 @@ TINY = (
 ).split()
 SCRIPT = ["launch/train.py", "--config", "quickstart", *TINY]
 ZERO2 = "--config_file accelerate_configs/zero2_cpu.yaml --main_process_port 0".split()
+# A label after each of four patches, the next patch forecast: 5 windows an epoch are too few for
+# a batch of 8 twice, 25 % of the time are enough.
+EVERY_PATCH = ["data.labels=every_patch", "loss.next_patch_weight=0.5", "data.train_fraction=0.25"]
 LAUNCHERS = {
     "one process": [sys.executable],
     "two processes": [*TORCHRUN, "2"],
@@ -68,3 +71,25 @@ def test_every_layout_follows_one_trajectory(
 ) -> None:
     losses = train(launcher, tmp_path / "run", *overrides)
     assert losses == pytest.approx(reference, rel=tolerance)
+
+
+@pytest.fixture(scope="module")
+def every_patch(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    folder = tmp_path_factory.mktemp("every_patch")
+    return train("one process", folder, "train.batch_size=8", *EVERY_PATCH)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "overrides", "tolerance"),
+    [
+        ("one process", ["train.batch_size=4", "train.accumulation_steps=2"], 1e-5),
+        ("two processes", ["train.batch_size=4"], 1e-5),
+        ("ZeRO-2 fp32", ["train.batch_size=2", "train.accumulation_steps=2"], 1e-5),
+        ("ZeRO-2 bf16", ["train.batch_size=4"], 1e-2),
+    ],
+)
+def test_every_layout_follows_one_trajectory_with_a_label_at_every_patch(
+    launcher: str, overrides: list[str], tolerance: float, every_patch: list[float], tmp_path: Path
+) -> None:
+    losses = train(launcher, tmp_path / "run", *EVERY_PATCH, *overrides)
+    assert losses == pytest.approx(every_patch, rel=tolerance)

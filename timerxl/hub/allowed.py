@@ -22,13 +22,13 @@ from timerxl.hub.known_words import is_known_sentence
 from timerxl.hub.privacy import ADDRESS, REMOVED, has_path, looks_private
 from timerxl.training.monitors.rules import SEVERITIES
 
-LEFT = object()  # in the place of a value that may not be published
+REFUSED = object()  # in the place of a value that may not be published
 MOST_NAME, MOST_TEXT = 200, 500  # characters
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of value: in words, and ``take(value, names)``, which gives it back, or LEFT.
+    """A kind of value: in words, and ``take(value, names)``, which gives it back, or REFUSED.
 
     ``names`` are those of the model: its features, regions and columns.
     """
@@ -56,16 +56,16 @@ class Some:
 
 
 def _fits(words: str, is_one: Callable[[Any], bool]) -> Kind:
-    return Kind(words, lambda value, names: value if is_one(value) else LEFT)
+    return Kind(words, lambda value, names: value if is_one(value) else REFUSED)
 
 
 def _number(low: float = -1e300, high: float = 1e300) -> Kind:
     def take(value: Any, names: frozenset[str]) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            return LEFT
+            return REFUSED
         if isinstance(value, float) and not math.isfinite(value):
             return None  # as JSON writes it
-        return value if low <= value <= high else LEFT
+        return value if low <= value <= high else REFUSED
 
     return Kind(f"number{_bounds(low, high)}", take)
 
@@ -121,14 +121,14 @@ def _is_clean_text(value: Any, most: int) -> bool:
 def _given_text(value: Any, names: frozenset[str]) -> Any:
     """As it was given, without addresses of mail; none that names a folder."""
     if not _is_clean_text(value, MOST_TEXT) or has_path(value):
-        return LEFT
+        return REFUSED
     return ADDRESS.sub(REMOVED, value)
 
 
 def _file_name(value: Any, names: frozenset[str]) -> Any:
     """The last part of a path, where it is a plain name; else ``file``: a path stays a path."""
     if not isinstance(value, str):
-        return LEFT
+        return REFUSED
     last = re.split(r"[\\/]+", value.rstrip("\\/"))[-1]
     is_plain = _FILE_NAME.fullmatch(last) and _is_clean_text(last, 100)
     return last if is_plain else "file"
@@ -148,7 +148,7 @@ _VERSION = re.compile(
 def _version(value: Any, names: frozenset[str]) -> Any:
     """Without the mark of a build that is not known: 2.13.0+cpu stays, 2.6.0+ecf3.nv is 2.6.0."""
     found = _VERSION.fullmatch(value) if isinstance(value, str) else None
-    return LEFT if found is None else found[1] + (found[2] or "")
+    return REFUSED if found is None else found[1] + (found[2] or "")
 
 
 _UNITS = (
@@ -204,14 +204,14 @@ NAME = _fits(f"name, up to {MOST_NAME} characters", lambda value: _is_clean(valu
 STATIC_NAME = _fits(NAME.words, lambda value: _is_clean(value, MOST_NAME + len("region_")))
 KNOWN_NAME = Kind(
     "name of the model's own",
-    lambda value, names: value if isinstance(value, str) and value in names else LEFT,
+    lambda value, names: value if isinstance(value, str) and value in names else REFUSED,
 )
 FILE_NAME = Kind("file's name, without folders", _file_name)
 GIVEN_TEXT = Kind("text given to be published", _given_text)
 SENTENCE = Kind(
     "sentence of numbers and known words",
     lambda value, names: (
-        value if isinstance(value, str) and is_known_sentence(value, names) else LEFT
+        value if isinstance(value, str) and is_known_sentence(value, names) else REFUSED
     ),
 )
 CLASS = _choice("0", "1")
@@ -472,7 +472,7 @@ PREPROCESSING: dict[str, Any] = {
     "stopped_by": VERDICT,
     "weights": {"size": COUNT, "sha256": DIGEST},
 }
-_LOOK: dict[str, Any] = SCORES | {
+_EVALUATION: dict[str, Any] = SCORES | {
     "rain_share": SHARE,
     "logit_spread": POSITIVE,
     "best_threshold": SHARE,
@@ -481,7 +481,7 @@ _LOOK: dict[str, Any] = SCORES | {
     "num_windows": COUNT,
     "train_loss": POSITIVE,
 }
-PREPROCESSING["validation"] = _LOOK
+PREPROCESSING["validation"] = _EVALUATION
 
 # results.json
 
@@ -537,7 +537,7 @@ _EVENTS: dict[str, Any] = {
         "checkpoint": CHECKPOINT,
         "skipped": COUNT,
     },
-    **{kind: _AT | _LOOK for kind in ("check", "validation", "holdout", "test_every_epoch")},
+    **{kind: _AT | _EVALUATION for kind in ("check", "validation", "holdout", "test_every_epoch")},
     "cost": {"step": COUNT, "peak_memory_gb": POSITIVE, "epoch_seconds": POSITIVE},
     "expectation": {
         "epoch": POSITIVE,
@@ -550,7 +550,7 @@ _EVENTS: dict[str, Any] = {
 }
 EVENTS = {kind: {"event": _choice(kind)} | keys for kind, keys in _EVENTS.items()}
 
-# The others are read for the card and the page alone
+# The files of a run that are published beside the model; others are read for the card and the page
 
 FILES: dict[str, Any] = {
     "training_config.yaml": TRAINING_CONFIG,
@@ -615,12 +615,12 @@ class Listing:
 def filtered(
     content: Any, shape: Any, names: frozenset[str], listing: Listing, place: str = ""
 ) -> Any:
-    """What of ``content`` the ``shape`` allows, in its order; LEFT where it is of another kind.
+    """What of ``content`` the ``shape`` allows, in its order; REFUSED where it is of another kind.
 
     ``listing`` notes what was kept and what was left out.
     """
     kept = _filtered(content, shape, names, listing, place, "")
-    if kept is LEFT:
+    if kept is REFUSED:
         listing.leave(place)
     return kept
 
@@ -632,7 +632,7 @@ def _filtered(
 
     def inner(value: Any, shape: Any, key: str) -> Any:
         kept = _filtered(value, shape, names, listing, where, key)
-        if kept is LEFT:
+        if kept is REFUSED:
             listing.leave(where, key)
         return kept
 
@@ -640,33 +640,37 @@ def _filtered(
         return None
     if isinstance(shape, tuple):
         found = (_filtered(content, one, names, listing, place, key) for one in shape)
-        return next((kept for kept in found if kept is not LEFT), LEFT)
+        return next((kept for kept in found if kept is not REFUSED), REFUSED)
     if isinstance(shape, Kind):
         kept = shape.take(content, names)
-        if kept is not LEFT:
+        if kept is not REFUSED:
             listing.held.setdefault((place, shape.words), {})[key] = None
         return kept
     if isinstance(shape, list | Some):
         if not isinstance(content, list):
-            return LEFT
+            return REFUSED
         if isinstance(shape, Some):
             for _ in range(content.count(None)):
                 listing.leave(where, "*")
             items = [inner(item, shape.item, "*") for item in content if item is not None]
-            return [item for item in items if item is not LEFT]
+            return [item for item in items if item is not REFUSED]
         items = [_filtered(item, shape[0], names, listing, place, key) for item in content]
-        return LEFT if any(item is LEFT for item in items) else items
+        return REFUSED if any(item is REFUSED for item in items) else items
     if not isinstance(content, dict):
-        return LEFT
+        return REFUSED
     result: dict[str, Any] = {}
     for name, value in content.items():
         if isinstance(shape, Mapping):
-            is_listed, of, shown = shape.keys.take(name, names) is not LEFT, shape.values, "*"
+            is_listed, of, shown = (
+                shape.keys.take(name, names) is not REFUSED,
+                shape.values,
+                "*",
+            )
         else:
             is_listed, of, shown = isinstance(name, str) and name in shape, shape.get(name), name
         if not is_listed:
             listing.leave(where, "(another key)")
-        elif (kept := inner(value, of, shown)) is not LEFT:
+        elif (kept := inner(value, of, shown)) is not REFUSED:
             result[name] = kept
     return result
 

@@ -19,9 +19,9 @@ from timerxl.files import read_json_lines
 from timerxl.hub.allowed import (
     FILES,
     FORECAST,
-    LEFT,
     MOST_NAME,
     NAME,
+    REFUSED,
     SENTENCE,
     SPLIT,
     Listing,
@@ -196,7 +196,7 @@ def _read_record(folder: Path, force: bool, under_way: bool, named: Path | None)
         published = published or path.name
         listing = listings.setdefault(published, Listing())
         kept = filtered(content, FILES[published], names, listing)
-        kept = scrubber.value({} if kept is LEFT else kept)
+        kept = scrubber.value({} if kept is REFUSED else kept)
         if content and (problem := schema_error(kept, NEEDED.get(published, {}))):
             raise InputError(f"{path} can't be published: {problem}.")
         found: Content = kept
@@ -248,7 +248,7 @@ def _status(folder: Path) -> Content:
     found = _json(folder / "status.json")
     code, said = found.get("code"), found.get("reason")
     code = None if schema_error(code, range(256)) else code
-    said = said if SENTENCE.take(said, frozenset()) is not LEFT else None
+    said = said if SENTENCE.take(said, frozenset()) is not REFUSED else None
     return {"code": code, "reason": said, "is_there": bool(found)}
 
 
@@ -270,7 +270,7 @@ def _check_names(names: list[str], scrubber: Scrubber) -> None:
             what = "named after a token, a place of storage or a system (not repeated here)"
         elif scrubbed != name:
             what = f"named after a folder of this machine ({plain(name, 60)!r})"
-        elif NAME.take(short, frozenset()) is LEFT:
+        elif NAME.take(short, frozenset()) is REFUSED:
             what = f"called by no name of 1 to {MOST_NAME} characters: {plain(name, 60)!r}"
         else:
             continue
@@ -429,12 +429,12 @@ def _forecasts(path: Path, names: frozenset[str]) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     try:
-        table = read_forecasts(path, lambda name: FORECAST.take(name, names) is not LEFT)
+        table = read_forecasts(path, lambda name: FORECAST.take(name, names) is not REFUSED)
     except UNREADABLE as error:
         raise InputError(f"{path} can't be read: {reason(error)}") from error
     if "model" not in table.columns:
         raise InputError(f"{path} has no column model.")
-    splits = [split for split in table["split"].unique() if SPLIT.take(split, names) is not LEFT]
+    splits = [split for split in table["split"].unique() if SPLIT.take(split, names) is not REFUSED]
     table = table[table["split"].isin(splits)].reset_index(drop=True)
     table.loc[~table["region"].isin(names), "region"] = "another region"
     return table

@@ -32,7 +32,7 @@ from timerxl.training.run_lock import RUN_CONFIG
 from timerxl.untrusted import flat, read_json, read_yaml
 
 AUTO, NEVER = "auto", "never"
-# Where the run lives, what it says and how it is cut up: the same samples, updates and scores.
+# Settings of place, output and batch layout: samples, updates and scores stay the same.
 HARMLESS = set(
     "recipe output_dir data.path model.variable_bias_mode train.num_workers train.data_on_device "
     "train.log_every_steps train.trackers train.gradient_checkpointing train.zero_stage "
@@ -222,7 +222,7 @@ def _resume_from(config: RunConfig, candidates: list[Path], world_size: int) -> 
             problems.append(str(error))
     if state is None:
         raise no_whole_checkpoint(candidates[0].parent, problems)
-    notes = _refuse_changes(state.get("config", {}), config, f"checkpoint {candidates[0].name}")
+    notes = _refuse_changes(state.get("config", {}), config, f"checkpoint {folder.name}")
     if "global_batch_size" not in state:
         raise StorageFailed(f"{folder / TRAINER_STATE} does not say its global batch.")
     total = int(state["global_batch_size"])

@@ -99,7 +99,7 @@ def train(config: RunConfig, callbacks: RunCallbacks | None = None) -> dict[str,
     with ExitStack() as at_end, translate_distributed_errors(lambda: "before the first step", hint):
         loop, prediction, log = set_up(config, callbacks, at_end)
         named = translate_distributed_errors(lambda: f"after step {loop.progress.step}", hint)
-        with named, _blame_the_model():
+        with named, _input_errors_as_training_failures():
             with loop.interruption:
                 progress = loop.run()
             cost = measure_cost(loop, prediction)
@@ -415,8 +415,8 @@ def measure_cost(loop: TrainingLoop, prediction: Prediction | None) -> dict[str,
 
 
 @contextmanager
-def _blame_the_model() -> Iterator[None]:
-    """The input was good: what the scores refuse from here on is what the model made of it."""
+def _input_errors_as_training_failures() -> Iterator[None]:
+    """The input was checked before: an InputError from here on comes of the model's output."""
     try:
         yield
     except InputError as error:

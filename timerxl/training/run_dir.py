@@ -171,7 +171,7 @@ class RunFolder:
         if found.choice == NEVER:
             return
         before, now = found.status, read_status(self.path)
-        # What watches a killed run may have told its end only now: that is no other run.
+        # The end watcher may have told of a killed run's end only now: that is no other run.
         was_told = before.get("reason") == "running" and str(now.get("reason")).startswith(REASON)
         same = now == before or was_told
         if found.choice == AUTO:

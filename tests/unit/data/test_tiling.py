@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tests.unit.data.test_windows import make_series
 
+from tests.unit.data.test_windows import make_series
 from timerxl.config import DataConfig
 from timerxl.data.tiling import LabelTiling
 from timerxl.data.windows import WeatherWindows, build_windows
@@ -110,9 +110,7 @@ def test_a_batch_holds_the_window_and_what_is_known_after_each_patch(windows, ti
 
 
 def test_no_epoch_has_more_windows_than_the_bound_and_a_whole_series_reaches_it(tiling):
-    whole = LabelTiling.of(
-        build_windows(make_series(rows=400), DataConfig(), CONTEXT), PATCH
-    )
+    whole = LabelTiling.of(build_windows(make_series(rows=400), DataConfig(), CONTEXT), PATCH)
     for one in (tiling, whole):
         sizes = [len(one.epoch(np.random.default_rng([3, epoch]))) for epoch in range(200)]
         assert max(sizes) <= one.most_windows

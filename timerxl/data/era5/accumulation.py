@@ -158,7 +158,8 @@ class AccumulationVerdict:
 
     ``kind`` is HOURLY (each value its own hour's), RUNNING (``totals`` says from when on), COUNTER
     (it hardly ever starts again) or UNCLEAR. ``largest`` is the largest absolute value seen;
-    ``is_mixed`` says that an unclear one had enough amounts and behaves like neither kind.
+    ``is_mixed`` says that an unclear one shows signs of totals: it had enough amounts and behaves
+    like neither kind, or it looks like totals of which too few have rain.
     """
 
     kind: str
@@ -313,7 +314,7 @@ class AccumulationEvidence:
         # in which rain was seen three times and that never fell.
         words += "; too few of them have rain to be sure"
         return AccumulationVerdict(
-            UNCLEAR, None, words, self.largest, totals == Totals() or threes >= 3
+            UNCLEAR, None, words, self.largest, is_mixed=totals == Totals() or threes >= 3
         )
 
 

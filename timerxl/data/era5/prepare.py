@@ -36,7 +36,7 @@ from timerxl.data.era5.accumulation import (
 )
 from timerxl.data.era5.derived import Derived, choose_derived, make_column
 from timerxl.data.era5.regions import load_regions
-from timerxl.data.era5.streams import Said, Streams, stamp
+from timerxl.data.era5.streams import ColumnOptions, Streams, stamp
 from timerxl.data.readers import (
     DESCRIPTION,
     FORMAT,
@@ -277,7 +277,7 @@ class PrepareOptions:
     allow_sparse_accumulation: bool = False
     max_gap_fill_hours: float = 0.0
     overwrite: bool = False
-    # Said of columns: numbers that mean missing, units, and what a value stands for in time.
+    # Of columns: numbers that mean missing, units, and what a value stands for in time.
     missing: list[str] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)
     meanings: dict[str, str] = field(default_factory=dict)
@@ -295,7 +295,7 @@ def prepare_era5(
         raise InputError("gridded files need --regions FILE.yaml: boxes or points to average over.")
     regions = load_regions(options.regions)
     with output_folder(options.output, options.overwrite) as folder:
-        said = Said(options.missing, options.units, options.meanings)
+        said = ColumnOptions(options.missing, options.units, options.meanings)
         streams = Streams(regions, folder, options.features, said, tick)
         streams.read(inputs)
         _check_columns(streams, options)

@@ -224,7 +224,7 @@ _IN_WORDS = {SUM: "sum", MEAN: "mean"}  # kinds of other names than ours; max, m
 
 
 @dataclass
-class Said:
+class ColumnOptions:
     """What the user says of columns: codes for missing, units, meanings in time."""
 
     missing: list[str] = field(default_factory=list)
@@ -245,7 +245,7 @@ class Said:
                 )
 
 
-def new_column(file: GridFile, variable: Variable, said: Said) -> tuple[Column, Meaning]:
+def new_column(file: GridFile, variable: Variable, said: ColumnOptions) -> tuple[Column, Meaning]:
     """Tell unit and meaning of a column, before its values are read: by the user's word, else by
     the file. Its record has the unit of the file, ``unit`` what the values become."""
     name = variable.column
@@ -275,7 +275,9 @@ def new_column(file: GridFile, variable: Variable, said: Said) -> tuple[Column, 
     return Column(variable, kind, written, record, window, mm_per_unit, is_open), meaning
 
 
-def _unit_of(file: GridFile, variable: Variable, said: Said) -> tuple[Quantity | None, Fact]:
+def _unit_of(
+    file: GridFile, variable: Variable, said: ColumnOptions
+) -> tuple[Quantity | None, Fact]:
     """(The quantity, where it's known; the unit): the user's word, else the attribute's."""
     name = variable.column
     is_rain = name == PRECIPITATION
@@ -336,7 +338,11 @@ def _rain_of(
 
 
 def check_values(
-    file: GridFile, column: Column, extremes: Extremes, span: tuple[float, float], said: Said
+    file: GridFile,
+    column: Column,
+    extremes: Extremes,
+    span: tuple[float, float],
+    said: ColumnOptions,
 ) -> None:
     """Refuse a unit that the values can't have, and codes for missing that nobody named."""
     variable, unit = column.variable, column.record.unit
@@ -647,7 +653,7 @@ class Streams:
     regions: list[Region]
     folder: Path
     wanted: list[str] | None
-    said: Said
+    said: ColumnOptions
     tick: Callable[[str], None]
     columns: dict[str, Column] = field(default_factory=dict)
     cells: list[int] = field(default_factory=list)
@@ -660,7 +666,7 @@ class Streams:
 
         Raises InputError for files that can't be read, that don't cover a region, whose grids
         differ for one column, and for columns that contradict themselves or of which too little is
-        known (see :class:`Said`).
+        known (see :class:`ColumnOptions`).
         """
         for path in inputs:
             if not path.exists():

@@ -25,7 +25,8 @@ from timerxl.untrusted import Between, link_problem, read_json, schema_error, sh
 
 
 def on_disk(name: str) -> str:
-    """Return the key of a field in trainer_state.json, which older versions read and wrote too."""
+    """Return the key of a field in trainer_state.json; the older key stays, so that older
+    checkpoints load and older versions read new ones."""
     return "looked_step" if name == "last_evaluated_step" else name
 
 

@@ -16,9 +16,9 @@ class Scores:
     """One evaluation on validation (or a sample of it), on the holdout, or on test.
 
     Shares and accuracies are from 0 to 1; None is "not known" (a console log knows little).
-    ``rain_share`` is the share of rain among the labels (``share_is_assumed``: taken from an
-    accuracy that came again to the window), ``train_loss`` the mean training loss since the
-    evaluation before, ``logit_spread`` the standard deviation of the logits' difference,
+    ``rain_share`` is the share of rain among the labels (``share_is_assumed``: inferred, since
+    two evaluations got the same number of windows right), ``train_loss`` the mean training loss
+    since the evaluation before, ``logit_spread`` the standard deviation of the logits' difference,
     ``accuracy_std_error`` from resampled blocks of time, ``is_sample`` a check between two
     evaluations. ``accuracy_rounding``: how far the accuracy of a log may be off, which was printed
     to a few digits; ``is_unchanged``: all the same it is known not to have changed.
