@@ -263,9 +263,8 @@ class TrainingLoop:
                     )
                     break
                 started, compiling = time.perf_counter(), compile_seconds()
-                lr = float(
-                    max(self.step.schedule.get_last_lr())
-                )  # read before schedule.step() sets the next step's
+                # Read before schedule.step() sets the next step's.
+                lr = float(max(self.step.schedule.get_last_lr()))
                 group, batches, normalizer, samples = next(steps)
                 loss, grad_norm = self._take_step(group, batches, normalizer, samples)
                 # Compilation comes once: it tells nothing of the steps that follow.
