@@ -37,6 +37,7 @@ THRESHOLD_SCORES = ("mcc", "f1", "macro_f1", "balanced_accuracy", "csi", "ets", 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "data.directions": ("sin_cos", "as_is"),
     "data.labels": ("last", "every_patch"),
+    "data.regions_together": ("none", "all"),
     "data.split": ("time", "rows"),
     "model.hidden_act": ("relu", "gelu"),
     "model.pooling": ("mean", "last"),
@@ -152,6 +153,7 @@ def validate(config: Any) -> None:
             f"{'es' if patches > 1 else ''})."
         )
     _check_labels(config)
+    _check_regions(config)
     head, odd = divmod(model.hidden_size, model.num_attention_heads)
     if odd or head % 4:
         raise InputError(
@@ -197,3 +199,20 @@ def _check_labels(config: Any) -> None:
                 f"data.labels=every_patch with {setting}: {why}; change {key}, or take "
                 "data.labels=last."
             )
+
+
+def _check_regions(config: Any) -> None:
+    """Raise InputError where regions can't stand together in one window."""
+    if config.data.regions_together == "none":
+        return
+    unfit = {
+        "data.split=rows": config.data.split == "rows",
+        "model.instance_norm=true": config.model.instance_norm,
+        "model.covariate=true": config.model.covariate,
+        "model.variable_embedding=false": not config.model.variable_embedding,
+    }
+    if found := [setting for setting, is_set in unfit.items() if is_set]:
+        raise InputError(
+            f"data.regions_together={config.data.regions_together} does not go with {found[0]}; "
+            "change it, or take data.regions_together=none."
+        )

@@ -290,6 +290,7 @@ _DATA: dict[str, Any] = {
     "oni_lag_months": COUNT,
     "split": _choice("time", "rows"),
     "labels": _choice("last", "every_patch"),
+    "regions_together": _choice("none", "all"),
     **_each(SHARE, _FRACTIONS),
 }
 _MODEL: dict[str, Any] = {
@@ -386,6 +387,7 @@ MODEL_CONFIG: dict[str, Any] = _MODEL | {
     "loss_alpha": SHARE,
     "loss_gamma": POSITIVE,
     "next_patch_head": FLAG,
+    "num_regions": COUNT,
     "id2label": Mapping(CLASS, NAME),
     "label2id": Mapping(NAME, COUNT),
 }

@@ -128,7 +128,8 @@ def set_up(
     windows, audit = load_windows(config, log)
     alpha = resolve_alpha(config, windows.labels_of("train"), log)
     names, static_names = windows.series.feature_names, windows.static_feature_names
-    settings = model_config(config, len(names), len(static_names), alpha)
+    num_regions = len(windows.series.regions)
+    settings = model_config(config, len(names), len(static_names), alpha, num_regions)
     use_seed(config.seed, rank=0)  # the same initial weights on every rank
     model, backbone = build_model(settings, config.model, log)
     accelerator = build_accelerator(config, launch, log)
@@ -283,6 +284,7 @@ def say_derived_settings(
 ) -> None:
     """Log what a step and the whole run are made of, and what may not be meant."""
     tokens = model.config.num_variables * (config.model.context_length // config.model.patch_length)
+    tokens *= model.config.num_regions or 1
     labels = f" an epoch ({plan.num_labels:,} labels, one after each patch)" if plan.tiling else ""
     log(
         f"{plan.num_samples:,} training windows{labels}, global batch {plan.global_batch_size} = "
