@@ -153,7 +153,11 @@ def validate(config: Any) -> None:
             f"{'es' if patches > 1 else ''})."
         )
     _check_labels(config)
-    _check_regions(config)
+    if config.data.regions_together != "none" and config.data.split == "rows":
+        raise InputError(
+            "data.regions_together=all with data.split=rows: a cut by rows has no times that the "
+            "regions share; take data.split=time, or data.regions_together=none."
+        )
     head, odd = divmod(model.hidden_size, model.num_attention_heads)
     if odd or head % 4:
         raise InputError(
@@ -199,20 +203,3 @@ def _check_labels(config: Any) -> None:
                 f"data.labels=every_patch with {setting}: {why}; change {key}, or take "
                 "data.labels=last."
             )
-
-
-def _check_regions(config: Any) -> None:
-    """Raise InputError where regions can't stand together in one window."""
-    if config.data.regions_together == "none":
-        return
-    unfit = {
-        "data.split=rows": config.data.split == "rows",
-        "model.instance_norm=true": config.model.instance_norm,
-        "model.covariate=true": config.model.covariate,
-        "model.variable_embedding=false": not config.model.variable_embedding,
-    }
-    if found := [setting for setting, is_set in unfit.items() if is_set]:
-        raise InputError(
-            f"data.regions_together={config.data.regions_together} does not go with {found[0]}; "
-            "change it, or take data.regions_together=none."
-        )

@@ -42,8 +42,17 @@ class _Logits(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, past_values: Tensor, **beside: Tensor) -> Tensor:
-        return self.model(past_values, **beside).logits
+    def forward(
+        self,
+        past_values: Tensor,
+        static_real_features: Tensor | None = None,
+        past_observed_mask: Tensor | None = None,
+    ) -> Tensor:
+        return self.model(
+            past_values,
+            static_real_features=static_real_features,
+            past_observed_mask=past_observed_mask,
+        ).logits
 
 
 def write_onnx(

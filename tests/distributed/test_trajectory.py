@@ -21,9 +21,11 @@ TINY = (
 ).split()
 SCRIPT = ["launch/train.py", "--config", "quickstart", *TINY]
 ZERO2 = "--config_file accelerate_configs/zero2_cpu.yaml --main_process_port 0".split()
-# A label after each of four patches, the next patch forecast: 5 windows an epoch are too few for
-# a batch of 8 twice, 25 % of the time are enough.
-EVERY_PATCH = ["data.labels=every_patch", "loss.next_patch_weight=0.5", "data.train_fraction=0.25"]
+# A label after each of four patches, the next patch forecast, all regions in one window.
+EVERY_PATCH = (
+    "data.labels=every_patch loss.next_patch_weight=0.5 data.regions_together=all "
+    "data.train_fraction=0.25"
+).split()
 LAUNCHERS = {
     "one process": [sys.executable],
     "two processes": [*TORCHRUN, "2"],
