@@ -60,6 +60,7 @@ TORCH_FREE = (
     "timerxl/training/checkpoint/mirror.py",
 )
 TORCH_ALLOWED = (
+    "timerxl/data/tiling.py",
     "timerxl/data/windows.py",
     "timerxl/data/forecast_input.py",
     "timerxl/training/monitors/runner.py",  # a stop is agreed by all ranks
@@ -169,7 +170,11 @@ def test_a_bad_import_is_seen(path: str, source: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("timerxl/data/windows.py", "import torch\nfrom timerxl.config import DataConfig"),
+        (
+            "timerxl/data/tiling.py",
+            "timerxl/data/windows.py",
+            "import torch\nfrom timerxl.config import DataConfig",
+        ),
         ("timerxl/model/modeling_timerxl.py", "import math\nfrom . import configuration_timerxl"),
         ("timerxl/training/trainer.py", "import accelerate\nfrom timerxl.data import windows"),
         ("timerxl/cli/train.py", "from timerxl.training import trainer"),

@@ -98,6 +98,8 @@ class TimerXLConfig(PreTrainedConfig):
             )
 
         if self.num_regions is not None:
+            if type(self.num_regions) is not int or self.num_regions < 1:
+                raise ValueError(f"num_regions is {self.num_regions!r:.80}; expected 1 or more.")
             for name in ("covariate", "instance_norm"):
                 if getattr(self, name):
                     raise ValueError(f"num_regions does not go with {name}; set one of them.")

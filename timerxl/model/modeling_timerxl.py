@@ -631,7 +631,6 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
         past_values: Tensor,
         labels: Tensor | None = None,
         static_real_features: Tensor | None = None,
-        label_positions: Tensor | None = None,
         loss_normalizer: Tensor | float | None = None,
         next_patch_weight: float = 0.0,
         next_patch_normalizer: Tensor | float | None = None,
@@ -643,7 +642,7 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
     ) -> TimerXLClassificationOutput | tuple[Any, ...]:
         """past_values [B, T, C], labels [B] (-100: not counted), static_real_features [B, S].
 
-        With ``label_positions`` (int64 [M], patches from 0) the classifier answers after each of
+        With the keyword ``label_positions`` (int64 [M], patches from 0) the classifier answers after each of
         these patches: labels [B, M], static_real_features [B, M, S], logits [B, M, K].
 
         A model with ``num_regions`` takes past_values [B, T, G*C], the regions side by side, and
@@ -657,6 +656,9 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
         given; ``next_patch_normalizer`` is the number of windows of the global batch. Raises
         ValueError where positions are given to a model whose early patches know the later ones.
         """
+        # Not in the signature: transformers' Trainer takes every argument named so for a label that
+        # its batches must bring, and would find none.
+        label_positions = kwargs.pop("label_positions", None)
         options = {
             "output_hidden_states": output_hidden_states,
             "output_attentions": output_attentions,

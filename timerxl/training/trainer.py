@@ -92,7 +92,7 @@ class TrainingStep:
         group: list[MicroBatch],
         batches: Iterator[dict[str, torch.Tensor]],
         normalizer: float,
-        num_windows: int,
+        num_windows: int = 1,
     ) -> tuple[float, float | None]:
         """Step ``number`` (from 1) over this rank's micro-batches.
 

@@ -85,16 +85,16 @@ def test_what_a_hidden_region_holds_changes_no_other_answer(attention, dropout, 
         layer.self_attn.config.attention_dropout = dropout
     observed[0, :, 1] = False
     observed[2, 5, 0] = False  # one step: its patch is hidden, the others are not
-    shown = model(values, None, static, EVERY, past_observed_mask=observed).logits
+    shown = model(values, None, static, label_positions=EVERY, past_observed_mask=observed).logits
     other = values.clone()
     other[0, :, VARIABLES : 2 * VARIABLES] = 99.0
     other[2, PATCH : 2 * PATCH, :VARIABLES] = -99.0
-    found = model(other, None, static, EVERY, past_observed_mask=observed).logits
+    found = model(other, None, static, label_positions=EVERY, past_observed_mask=observed).logits
     keeps = torch.ones_like(found, dtype=torch.bool)
     keeps[0, :, 1] = False
     keeps[2, 1, 0] = False  # what a region itself says at its hidden patch
     torch.testing.assert_close(found[keeps], shown[keeps], atol=1e-6, rtol=1e-6)
-    without = model(values, None, static, EVERY).logits
+    without = model(values, None, static, label_positions=EVERY).logits
     assert (shown[0] - without[0]).abs().max() > 1e-4
 
 
@@ -146,7 +146,12 @@ def test_gradients_with_hidden_tokens_are_those_of_eager_attention():
         labels = torch.ones(3, PATCHES, REGIONS, dtype=torch.long)
         labels[1, :, 2] = -100
         output = model(
-            values, labels, static, EVERY, next_patch_weight=0.5, past_observed_mask=observed
+            values,
+            labels,
+            static,
+            label_positions=EVERY,
+            next_patch_weight=0.5,
+            past_observed_mask=observed,
         )
         output.loss.backward()
         grads.append({name: p.grad for name, p in model.named_parameters()})
@@ -159,7 +164,12 @@ def test_a_patch_that_is_not_observed_is_neither_forecast_nor_forecast_from():
     labels = torch.ones(3, PATCHES, REGIONS, dtype=torch.long)
     observed[0, PATCH, 1] = False  # the second patch of the second region
     output = model(
-        values, labels, static, EVERY, next_patch_weight=1.0, past_observed_mask=observed
+        values,
+        labels,
+        static,
+        label_positions=EVERY,
+        next_patch_weight=1.0,
+        past_observed_mask=observed,
     )
     hidden = model.timer_xl(values, past_observed_mask=observed).last_hidden_state
     forecast = model.next_patch(hidden).view(3, REGIONS * VARIABLES, PATCHES, PATCH)
