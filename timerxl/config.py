@@ -168,6 +168,8 @@ class TrainConfig:
     ``offload_optimizer`` keeps the optimizer in the computer's own memory (ZeRO-2 only).
     ``compile`` compiles every layer (torch.compile with Inductor): equal but for rounding, and the
     first steps take longer. It is meant for GPUs; on a CPU it gains nothing.
+    ``ema`` is the decay of a moving average of the weights, such as 0.99, by which the run is
+    scored and which it keeps as its model; null is none.
 
     Checkpoints are written at every evaluation, every ``checkpoint_every_steps`` steps and after
     ``checkpoint_every_minutes`` (null: not by that); the newest ``keep_last`` are kept. ``resume``
@@ -189,6 +191,7 @@ class TrainConfig:
     offload_optimizer: bool = False
     gradient_checkpointing: bool = False
     compile: bool = False
+    ema: Optional[float] = None
     patience: int = 8
     metric_for_best_model: str = "roc_auc"
     log_every_steps: int = 10

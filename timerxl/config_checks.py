@@ -110,6 +110,11 @@ def validate(config: Any) -> None:
             continue
         if isinstance(value, str) or not 0 <= value < 1:
             raise InputError(f"{key} is {value!r}; expected a number from 0 up to (not with) 1.")
+    if (ema := config.train.ema) is not None and not 0 < ema < 1:
+        raise InputError(
+            f"train.ema is {ema}; expected the decay of the weights' average, above 0 and "
+            "below 1, such as 0.99, or null for none."
+        )
     if config.data.oni_lag_months < 2:
         raise InputError(
             f"data.oni_lag_months is {config.data.oni_lag_months}; expected 2 or more: a value is "

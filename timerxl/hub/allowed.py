@@ -338,6 +338,7 @@ TRAINING_CONFIG: dict[str, Any] = {
         "precision": PRECISION,
         "zero_stage": _choice(0, 2),
         **_each(FLAG, "offload_optimizer gradient_checkpointing compile resume_force"),
+        "ema": SHARE,
         "metric_for_best_model": _choice(*VALIDATION_METRICS),
         "data_on_device": _choice("auto", True, False),
         "trackers": [

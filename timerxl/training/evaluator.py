@@ -86,7 +86,7 @@ class NotFinite(ArithmeticError):
 
 @dataclass
 class Evaluator:
-    """Score the live model; every rank gets the same numbers."""
+    """Score the live model, or its average; every rank gets the same numbers."""
 
     config: RunConfig
     accelerator: Accelerator

@@ -35,6 +35,7 @@ from timerxl.training.assembly import (
     use_seed,
     warmup_steps,
 )
+from timerxl.training.averaging import WeightAverage
 from timerxl.training.checkpoint.manager import Checkpoints
 from timerxl.training.checkpoint.mirror import Mirror, open_mirror
 from timerxl.training.checkpoint.storage import Progress, disk_warning
@@ -145,6 +146,7 @@ def set_up(
     # On the bare model: prepare wraps it, and a wrapper's layers can't be compiled one by one.
     if config.train.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
+    average = average_of(config, model, accelerator, log)
     compile_layers(config, model, log)
     optimizer = build_optimizer(model, config.optim, backbone)
     schedule = build_schedule(optimizer, config.optim, total_steps, freeze_steps)
@@ -166,6 +168,7 @@ def set_up(
         keep_last=config.train.keep_last,
         seed=config.seed,
         facts=facts,
+        average=average,
     )
     loop = TrainingLoop(
         config=config,
@@ -176,11 +179,14 @@ def set_up(
             config.train.accumulation_steps,
             config.optim.max_grad_norm,
             config.loss.next_patch_weight,
+            average=average,
         ),
         windows=windows,
         plan=plan,
         total_steps=total_steps,
-        evaluator=Evaluator(config, accelerator, prepared, windows, alpha, interruption.beat),
+        evaluator=Evaluator(
+            config, accelerator, average or prepared, windows, alpha, interruption.beat
+        ),
         monitors=monitors,
         check_every=check_every,
         preprocessing=windows.preprocessing()
@@ -194,6 +200,21 @@ def set_up(
     if folder.checkpoint is not None:
         restore(loop, folder, found.was_finished, log)
     return loop, prediction, log
+
+
+def average_of(
+    config: RunConfig, model: Any, accelerator: Accelerator, log: Log
+) -> WeightAverage | None:
+    """The average of the weights that ``train.ema`` asks for. To be made before layers are compiled
+    and ``prepare`` changes the weights' format."""
+    if config.train.ema is None:
+        return None
+    log(
+        f"train.ema={config.train.ema:g}: scores, the best model and forecasts are those of the "
+        "weights' moving average."
+    )
+    precision = accelerator.mixed_precision
+    return WeightAverage(model, config.train.ema, accelerator.device, precision)
 
 
 def check_before_work(config: RunConfig, log: Log) -> tuple[Launch, Mirror | None, Resumption]:
@@ -304,7 +325,9 @@ def say_derived_settings(
         )
     under_copy = 2 if config.train.mirror else 0  # one is copied, one waits
     keep_last = config.train.keep_last
-    if short := disk_warning(folder.path, model.num_parameters(), keep_last, under_copy):
+    if short := disk_warning(
+        folder.path, model.num_parameters(), keep_last, under_copy, config.train.ema is not None
+    ):
         log(f"warning: {short}")
 
 
