@@ -74,6 +74,8 @@ class DataConfig:
     reads degrees and compass points as sine and cosine, as_is leaves them.
     ``labels`` last trains on the label at the end of each window; every_patch on the label after
     each of its patches, so that an epoch meets every label once with far fewer windows.
+    ``label_fraction`` below 1 keeps so many of the training labels, a fixed random choice whatever
+    ``seed`` is, in which a smaller share is part of a larger one; validation and test keep all.
     """
 
     path: Optional[str] = None
@@ -91,6 +93,7 @@ class DataConfig:
     window_stride_hours: Optional[float] = None
     train_stride_hours: Optional[float] = None
     labels: str = "last"
+    label_fraction: float = 1.0
     max_fill_hours: float = 6.0
     log1p_precipitation: bool = True
     static_features: bool = False
@@ -162,6 +165,9 @@ class OptimConfig:
 class TrainConfig:
     """``batch_size`` is the micro-batch of one process.
 
+    ``task`` rain trains the classifier; next_patch trains the forecaster that it can start from
+    (``model.pretrained``): every patch predicts the next one of its variable, and no label is read.
+
     ``offload_optimizer`` keeps the optimizer in the computer's own memory (ZeRO-2 only).
     ``compile`` compiles every layer (torch.compile with Inductor): equal but for rounding, and the
     first steps take longer. It is meant for GPUs; on a CPU it gains nothing.
@@ -177,6 +183,7 @@ class TrainConfig:
     empty run's folder is filled from it.
     """
 
+    task: str = "rain"
     epochs: int = 30
     max_steps: Optional[int] = None
     batch_size: int = 16

@@ -1,4 +1,5 @@
-"""Training windows with a label after every patch: which windows make an epoch, and their tensors.
+"""Training windows with a label or a target after every patch: which ones make an epoch, and their
+tensors.
 
 Shapes: R rows of the series, C features, S static features, N patches of P steps, T = N*P, B
 windows. The label after patch n of a window that ends at row r is that of the row
@@ -56,8 +57,9 @@ class LabelTiling:
         first_row, group = np.unique(base, return_inverse=True)
         last_place = np.zeros(len(first_row), dtype=np.int64)
         np.maximum.at(last_place, group, place)
+        counted = cls._counted_rows(windows)
         label = torch.full((len(windows.label),), NOT_COUNTED, dtype=torch.int64)
-        label[torch.from_numpy(rows)] = torch.from_numpy(windows.label[rows].astype(np.int64))
+        label[torch.from_numpy(counted)] = torch.from_numpy(windows.label[counted].astype(np.int64))
         return cls(
             rows=rows,
             group=group,
@@ -69,6 +71,10 @@ class LabelTiling:
             transform=windows.transform,
             label=label.share_memory_(),
         )
+
+    @staticmethod
+    def _counted_rows(windows: WeatherWindows) -> np.ndarray:
+        return windows.issue_rows("train")
 
     @property
     def most_windows(self) -> int:
@@ -128,3 +134,30 @@ class LabelTiling:
         if (static := self.transform.static) is not None:
             batch["static_real_features"] = static[rows]
         return batch
+
+
+@dataclass(frozen=True)
+class PatchTiling(LabelTiling):
+    """Tile the training rows of windows whose label is the next patch (``train.task=next_patch``).
+
+    A forecast counts wherever the patch after it is whole and lies in the training period, also
+    where its own row has no full context behind it: its window has.
+    """
+
+    @staticmethod
+    def _counted_rows(windows: WeatherWindows) -> np.ndarray:
+        times = windows.series.timestamps
+        last = times[windows.issue_rows("train")].max()
+        return np.flatnonzero(~np.isnan(windows.label) & (times <= last))
+
+    def __getitem__(self, codes: list[int]) -> dict[str, torch.Tensor]:
+        """Return ``past_values`` [B, T, C] and ``labels`` [B, T, C], the same windows one patch
+        later, NaN in patches that do not count."""
+        windows = torch.as_tensor(codes, dtype=torch.int64).to(self.label.device)
+        end = windows // self.num_patches
+        is_out = (self._labels(windows)[1] == NOT_COUNTED).repeat_interleave(self.patch_length, 1)
+        following = self.transform.past_values(end + self.patch_length)
+        return {
+            "past_values": self.transform.past_values(end),
+            "labels": following.masked_fill_(is_out[:, :, None], float("nan")),
+        }

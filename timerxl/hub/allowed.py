@@ -290,6 +290,7 @@ _DATA: dict[str, Any] = {
     "oni_lag_months": COUNT,
     "split": _choice("time", "rows"),
     "labels": _choice("last", "every_patch"),
+    "label_fraction": SHARE,
     **_each(SHARE, _FRACTIONS),
 }
 _MODEL: dict[str, Any] = {
@@ -337,6 +338,7 @@ TRAINING_CONFIG: dict[str, Any] = {
         "precision": PRECISION,
         "zero_stage": _choice(0, 2),
         **_each(FLAG, "offload_optimizer gradient_checkpointing compile resume_force"),
+        "task": _choice("rain"),
         "metric_for_best_model": _choice(*VALIDATION_METRICS),
         "data_on_device": _choice("auto", True, False),
         "trackers": [
