@@ -76,6 +76,8 @@ class DataConfig:
     that a forecast knows the other regions' values; none gives each region windows of its own.
     ``labels`` last trains on the label at the end of each window; every_patch on the label after
     each of its patches, so that an epoch meets every label once with far fewer windows.
+    ``label_fraction`` below 1 keeps so many of the training labels, a fixed random choice whatever
+    ``seed`` is, in which a smaller share is part of a larger one; validation and test keep all.
     """
 
     path: Optional[str] = None
@@ -94,6 +96,7 @@ class DataConfig:
     train_stride_hours: Optional[float] = None
     labels: str = "last"
     regions_together: str = "none"
+    label_fraction: float = 1.0
     max_fill_hours: float = 6.0
     log1p_precipitation: bool = True
     static_features: bool = False
@@ -165,6 +168,9 @@ class OptimConfig:
 class TrainConfig:
     """``batch_size`` is the micro-batch of one process.
 
+    ``task`` rain trains the classifier; next_patch trains the forecaster that it can start from
+    (``model.pretrained``): every patch predicts the next one of its variable, and no label is read.
+
     ``offload_optimizer`` keeps the optimizer in the computer's own memory (ZeRO-2 only).
     ``compile`` compiles every layer (torch.compile with Inductor): equal but for rounding, and the
     first steps take longer. It is meant for GPUs; on a CPU it gains nothing.
@@ -182,6 +188,7 @@ class TrainConfig:
     empty run's folder is filled from it.
     """
 
+    task: str = "rain"
     epochs: int = 30
     max_steps: Optional[int] = None
     batch_size: int = 16

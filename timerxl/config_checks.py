@@ -33,6 +33,8 @@ VALIDATION_METRICS = (
     "brier",
     "bss",
 )
+# Of train.task=next_patch; skill is 1 minus the squared error over that of the reference.
+NEXT_PATCH_METRICS = ("loss", "skill_persistence", "skill_climatology")
 THRESHOLD_SCORES = ("mcc", "f1", "macro_f1", "balanced_accuracy", "csi", "ets", "hss", "pss")
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "data.directions": ("sin_cos", "as_is"),
@@ -48,7 +50,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "train.zero_stage": (0, 2),
     "train.data_on_device": ("auto", True, False),
     "model.num_labels": (2,),
-    "train.metric_for_best_model": VALIDATION_METRICS,
+    "train.task": ("rain", "next_patch"),
     "eval.threshold_score": THRESHOLD_SCORES,
 }
 MONITOR_NAMES = (
@@ -115,6 +117,12 @@ def validate(config: Any) -> None:
             f"train.ema is {ema}; expected the decay of the weights' average, above 0 and "
             "below 1, such as 0.99, or null for none."
         )
+    if not 0 < config.data.label_fraction <= 1:
+        raise InputError(
+            f"data.label_fraction is {config.data.label_fraction}; expected a share of the "
+            "training labels above 0, up to 1."
+        )
+    _check_task(config)
     if config.data.oni_lag_months < 2:
         raise InputError(
             f"data.oni_lag_months is {config.data.oni_lag_months}; expected 2 or more: a value is "
@@ -169,6 +177,42 @@ def validate(config: Any) -> None:
             f"model.hidden_size {model.hidden_size} over model.num_attention_heads "
             f"{model.num_attention_heads} must be a multiple of 4 (rotary pairs on half a head)."
         )
+
+
+def _check_task(config: Any) -> None:
+    """Raise InputError where a setting has no meaning for what is trained."""
+    task, metric = config.train.task, config.train.metric_for_best_model
+    metrics = VALIDATION_METRICS if task == "rain" else NEXT_PATCH_METRICS
+    if metric not in metrics:
+        raise InputError(
+            f"train.metric_for_best_model is {metric!r}; expected, with train.task={task}, one of "
+            f"{', '.join(metrics)}."
+        )
+    if task == "rain":
+        return
+    refused = {
+        "data.split": (
+            config.data.split == "rows",
+            "windows of a cut by rows run across regions; take data.split=time",
+        ),
+        "model.covariate": (
+            config.model.covariate,
+            "the last variable would see the patches that it forecasts beside; take false",
+        ),
+        "data.regions_together": (
+            config.data.regions_together != "none",
+            "a forecaster reads windows of one region; take none (a classifier of all regions "
+            "starts from it all the same)",
+        ),
+        "loss.next_patch_weight": (
+            config.loss.next_patch_weight > 0,
+            "the next patch is the whole loss already; take 0",
+        ),
+        "hub.push": (config.hub.push, "a classifier alone can be published; take false"),
+    }
+    for key, (is_set, why) in refused.items():
+        if is_set:
+            raise InputError(f"{key} is {_value(config, key)} with train.task=next_patch: {why}.")
 
 
 def _check_labels(config: Any) -> None:

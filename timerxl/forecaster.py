@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -212,10 +211,15 @@ def load_classifier(folder: Path, saved: Preprocessing) -> TimerXLForClassificat
         raise
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: {error}") from error
+    if not isinstance(model, TimerXLForClassification):
+        raise InputError(
+            f"{folder} holds a forecaster of the next patch of weather (train.task=next_patch), "
+            "which says nothing of rain. Train a classifier that starts from it: "
+            f"--config NAME model.pretrained={folder}"
+        )
     config, content = model.config, saved.content
     statics = len(content.get("static_feature_names", []))
     fits = {
-        "a classifier": isinstance(model, TimerXLForClassification),
         "of 2 classes": config.num_labels == 2,
         f"of {statics} static features": config.num_static_real_features == statics,
         f"of {len(content['feature_names'])} variables": (
@@ -235,7 +239,7 @@ def load_classifier(folder: Path, saved: Preprocessing) -> TimerXLForClassificat
     tokens = saved.context_length // config.patch_length * len(content["feature_names"])
     tokens *= config.num_regions or 1
     check_memory(tokens**2, f"attention among the {tokens:,} tokens of one window")
-    return cast(TimerXLForClassification, model)
+    return model
 
 
 def _device(name: str) -> torch.device:

@@ -118,6 +118,17 @@ def stacked_labels(series: WeatherSeries, horizon_hours: float, threshold_mm: fl
     return _reaches(series, threshold_mm, next_row, end)
 
 
+def next_patch_labels(series: WeatherSeries, patch_length: int) -> np.ndarray:
+    """Return [R] float64: 0 where the next ``patch_length`` rows follow without a gap or a missing
+    value, else NaN.
+
+    It stands for the label where the target is the next patch, which needs no rain.
+    """
+    known = np.zeros(len(series.region_index), dtype=bool)
+    known[:-patch_length] = steps_behind(series)[patch_length:] > patch_length
+    return np.where(known, 0.0, np.nan)
+
+
 def label_and_persistence(
     series: WeatherSeries, config: DataConfig
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -166,6 +177,7 @@ def check_leaks(
 
 
 SPLITS = ("train", "validation", "test")
+LABELS_SEED = 0  # of data.label_fraction: the same labels whatever the run's seed
 HOLDOUT = "holdout"  # beside them where data.holdout_fraction asks for it
 
 
@@ -397,6 +409,17 @@ def split_by_rows(
     return Split(chosen, np.arange(train_end), method, notes)
 
 
+def _keep_labels(split: Split, fraction: float) -> None:
+    """Keep a seeded share of the training labels; a smaller share is part of a larger one."""
+    rows = split.rows["train"]
+    kept = max(1, _cut(len(rows), fraction))
+    order = np.random.default_rng(LABELS_SEED).permutation(len(rows))
+    split.rows["train"] = rows[np.sort(order[:kept])]
+    split.notes.append(
+        f"data.label_fraction={fraction:g}: training knows {kept:,} of {len(rows):,} labels."
+    )
+
+
 def make_split(
     series: WeatherSeries,
     label: np.ndarray,
@@ -412,6 +435,8 @@ def make_split(
         split = split_by_rows(series, label, config, context_length)
     else:
         split = split_by_time(series, label, config, context_length, boundaries)
+    if config.label_fraction < 1:
+        _keep_labels(split, config.label_fraction)
     training = label[split.rows["train"]]
     if training.min() == training.max():
         raise InputError(

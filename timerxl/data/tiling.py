@@ -1,4 +1,5 @@
-"""Training windows with a label after every patch: which windows make an epoch, and their tensors.
+"""Training windows with a label or a target after every patch: which ones make an epoch, and their
+tensors.
 
 Shapes: R rows of the series, C features, S static features, N patches of P steps, T = N*P, B
 windows. The label after patch n of a window that ends at row r is that of the row
@@ -105,19 +106,22 @@ class LabelTiling:
         """Tile the training split of ``windows``."""
         rows, transform = windows.issue_rows("train"), windows.transform
         size = windows.context_length // patch_length, patch_length
-        found = torch.from_numpy(windows.label[rows].astype(np.int64))
+        counted = cls._counted_rows(windows)
+        chosen = torch.from_numpy(counted)
+        found = torch.from_numpy(windows.label[counted].astype(np.int64))
         if isinstance(transform, RegionGrid):
-            chosen = torch.from_numpy(rows)
             label = torch.full_like(transform.label, NOT_COUNTED)
             label[transform.time_of_row[chosen], transform.region_of_row[chosen]] = found
-            times = np.unique(transform.time_of_row[chosen].numpy())
-            tiles = Tiles.of(times, 0, *size)
+            tiles = Tiles.of(np.unique(transform.time_of_row.numpy()[rows]), 0, *size)
         else:
             label = torch.full((len(windows.label),), NOT_COUNTED, dtype=torch.int64)
-            label[torch.from_numpy(rows)] = found
-            start = rows - steps_behind(windows.series)[rows] + 1
-            tiles = Tiles.of(rows, start, *size)
+            label[chosen] = found
+            tiles = Tiles.of(rows, rows - steps_behind(windows.series)[rows] + 1, *size)
         return cls(tiles, transform, label.share_memory_(), len(rows))
+
+    @staticmethod
+    def _counted_rows(windows: WeatherWindows) -> np.ndarray:
+        return windows.issue_rows("train")
 
     @property
     def num_patches(self) -> int:
@@ -160,3 +164,28 @@ class LabelTiling:
         if (static := self.transform.static) is not None:
             batch["static_real_features"] = static[rows]
         return batch
+
+
+@dataclass(frozen=True)
+class PatchTiling(LabelTiling):
+    """Tile the training rows of windows whose label is the next patch (``train.task=next_patch``).
+
+    A forecast counts wherever the patch after it is whole and lies in the training period, also
+    where its own row has no full context behind it: its window has.
+    """
+
+    @staticmethod
+    def _counted_rows(windows: WeatherWindows) -> np.ndarray:
+        times = windows.series.timestamps
+        last = times[windows.issue_rows("train")].max()
+        return np.flatnonzero(~np.isnan(windows.label) & (times <= last))
+
+    def __getitem__(self, codes: list[int]) -> dict[str, torch.Tensor]:
+        """Return ``past_values`` [B, T, C] and ``labels`` [B, T, C], the same windows one patch
+        later, NaN in patches that do not count."""
+        windows = torch.as_tensor(codes, dtype=torch.int64).to(self.label.device)
+        end = windows // self.num_patches
+        batch = self.transform.inputs(end)
+        following = self.transform.inputs(end + self.tiles.patch_length)["past_values"]
+        is_out = (self.labels(windows) == NOT_COUNTED).repeat_interleave(self.tiles.patch_length, 1)
+        return batch | {"labels": following.masked_fill_(is_out[:, :, None], float("nan"))}

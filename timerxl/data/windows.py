@@ -23,8 +23,10 @@ from timerxl.data.preprocessing import (
     fit_scaling,
     label_and_persistence,
     make_split,
+    next_patch_labels,
     scale,
     series_problem,
+    split_by_time,
     static_features,
     training_ranges,
     whole_steps,
@@ -331,11 +333,13 @@ def build_windows(
     config: DataConfig,
     context_length: int,
     saved: Preprocessing | None = None,
+    next_patch: int | None = None,
 ) -> WeatherWindows:
     """Build labels, splits, scaling and windows of a series.
 
     With the ``saved`` preprocessing of a model its scaling, its cuts in time and its regions are
-    used: nothing is fitted to this series.
+    used: nothing is fitted to this series. ``next_patch`` is the patch length where the target is
+    the next patch: a window's label says only that this patch is there, and takes no rain.
 
     Raises InputError where the series is too short, a split or a class is empty, the horizon is no
     multiple of the step, or a feature tells the label.
@@ -344,11 +348,18 @@ def build_windows(
         saved.check(series)
     # What the reader found where the recipe says nothing: the column of rain and its unit.
     config = replace(config, **series.source.get("resolved", {"precipitation_unit": "mm"}))
-    label, rained_before = label_and_persistence(series, config)
     boundaries = None if saved is None else saved.boundaries
-    split = make_split(series, label, config, context_length, boundaries)
+    if next_patch is None:
+        label, rained_before = label_and_persistence(series, config)
+        split = make_split(series, label, config, context_length, boundaries)
+    else:
+        boundaries = boundaries or _rain_boundaries(series, config, context_length)
+        config = _for_next_patch(config, series, next_patch)
+        label = rained_before = next_patch_labels(series, next_patch)
+        split = split_by_time(series, label, config, context_length, boundaries)
     notes = list(series.notes) + split.notes
-    notes += check_leaks(series, split.rows["train"], label)
+    if next_patch is None:
+        notes += check_leaks(series, split.rows["train"], label)
     static: torch.Tensor | None = None
     static_names: list[str] = []
     if config.static_features:
@@ -382,7 +393,7 @@ def build_windows(
         notes=notes,
         rows=split.rows,
         definition={
-            "label": _label_definition(series, config),
+            "label": _label_definition(series, config, next_patch),
             "split": split.method,
             "data": asdict(config),
             **({"training_ranges": seen} if seen else {}),
@@ -394,12 +405,51 @@ def build_windows(
     return windows
 
 
-def _label_definition(series: WeatherSeries, config: DataConfig) -> dict[str, Any]:
+def _rain_boundaries(
+    series: WeatherSeries, config: DataConfig, context_length: int
+) -> tuple[np.datetime64, np.datetime64] | None:
+    """The cuts in time of a classifier with these settings, so that what it validates and tests on
+    is not trained on before; None where the series has no rain to forecast."""
+    if series.precipitation_mm is None and series.ready_label is None:
+        return None
+    label, _ = label_and_persistence(series, config)
+    if np.isnan(label).all():
+        return None
+    method = split_by_time(series, label, config, context_length).method
+    first, second = method["validation_from"], method["test_from"]
+    return np.datetime64(first, "s"), np.datetime64(second, "s")
+
+
+def _for_next_patch(config: DataConfig, series: WeatherSeries, patch_length: int) -> DataConfig:
+    """The settings of windows whose target is the next patch: a horizon of one patch, every
+    training row unless ``train_stride_hours`` says otherwise, and no static features."""
+    stride = config.train_stride_hours
+    if stride is None and config.window_stride_hours is not None:
+        stride = float(np.gcd.reduce(series.timestamps.astype(np.int64))) / 3600  # every row's
+    return replace(
+        config,
+        label_horizon_hours=patch_length * series.step_hours,
+        train_stride_hours=stride,
+        static_features=False,
+    )
+
+
+def _label_definition(
+    series: WeatherSeries, config: DataConfig, next_patch: int | None = None
+) -> dict[str, Any]:
     """What a 1 means, for programs and in one sentence.
 
     A table's ready label has no ``threshold_mm``: what its maker called rain isn't known here.
     """
     hours, threshold = config.label_horizon_hours, config.rain_threshold_mm
+    if next_patch is not None:
+        return {
+            "horizon_hours": hours,
+            "threshold_mm": None,
+            "column": None,
+            "text": f"No label: every patch of {next_patch} steps forecasts the next {hours:g} "
+            "hours of its variable.",
+        }
     ready = series.ready_label is not None
     if ready and not series.is_synthetic:
         return {

@@ -291,6 +291,7 @@ _DATA: dict[str, Any] = {
     "split": _choice("time", "rows"),
     "labels": _choice("last", "every_patch"),
     "regions_together": _choice("none", "all"),
+    "label_fraction": SHARE,
     **_each(SHARE, _FRACTIONS),
 }
 _MODEL: dict[str, Any] = {
@@ -339,6 +340,7 @@ TRAINING_CONFIG: dict[str, Any] = {
         "zero_stage": _choice(0, 2),
         **_each(FLAG, "offload_optimizer gradient_checkpointing compile resume_force"),
         "ema": SHARE,
+        "task": _choice("rain"),
         "metric_for_best_model": _choice(*VALIDATION_METRICS),
         "data_on_device": _choice("auto", True, False),
         "trackers": [

@@ -169,10 +169,15 @@ def _read_record(folder: Path, force: bool, under_way: bool, named: Path | None)
             + " Expected one as launch/train.py writes it, such as runs/quickstart."
         )
     _check_files(folder, own)
+    config = _mapping(folder / CONFIG, read_yaml(folder / CONFIG))
+    if get(config, "train", "task") == "next_patch":
+        raise InputError(
+            f"{own} is a run with train.task=next_patch: a forecaster of weather has no card here. "
+            f"Train a classifier from it (model.pretrained={own}/model) and publish that."
+        )
     status, results = _status(folder), _json(folder / "results.json")
     outcome, why = _outcome(own, status, bool(results), force, under_way)
     model_folder = _model_folder(folder, own, outcome)
-    config = _mapping(folder / CONFIG, read_yaml(folder / CONFIG))
     model_config = _json(model_folder / MODEL_CONFIG)
     model_config = {key: value for key, value in model_config.items() if key not in NAMES_OF_CODE}
     preprocessing = Preprocessing.load(model_folder).content

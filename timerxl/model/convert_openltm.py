@@ -49,6 +49,7 @@ _CLASSIFIER_KEYS = tuple(
     f"{ours}.{part}" for _, ours, parts in CLASSIFIER_MODULES for part in parts
 )
 _HEAD_KEYS = ("head.weight", "head.bias")
+_NEXT_PATCH_KEYS = ("next_patch.weight", "next_patch.bias")
 _VARIABLE_EMBEDDING = "timer_xl.variable_embedding.weight"
 
 
@@ -263,12 +264,15 @@ class LoadReport:
         return ", ".join(parts[:2]) + "".join(f"; {part}" for part in parts[2:])
 
 
-def load_backbone(model: TimerXLForClassification, source: str | Path) -> LoadReport:
-    """Start a classifier from an OpenLTM checkpoint or from a saved folder of ours.
+def load_backbone(
+    model: TimerXLForClassification | TimerXLForPrediction, source: str | Path
+) -> LoadReport:
+    """Start a classifier or a forecaster from an OpenLTM checkpoint or a saved folder of ours.
 
-    The backbone, and ``head`` where the model has one, must be there and fit. The classifier's six
-    tensors are taken if the source has all six in the right shapes (and pools alike), else they
-    stay new; so does a variable embedding that the source lacks. Raises ValueError, leaving the
+    The backbone, and ``head`` where a classifier has one, must be there and fit. The classifier's
+    six tensors are taken if the source has all six in the right shapes (and pools alike), else
+    they stay new; so do a variable embedding and a head of the next patch that the source lacks.
+    A classifier's head of the next patch is a forecaster's ``head``. Raises ValueError, leaving the
     model as it was, where a tensor or a field of the configuration does not fit. An OpenLTM file
     says nothing of activation, covariate or normalisation: those can't be compared.
     """
@@ -291,16 +295,24 @@ def load_backbone(model: TimerXLForClassification, source: str | Path) -> LoadRe
         ],
     )
     ours = model.state_dict()
-    taken = {key: tensor for key, tensor in ours.items() if key not in _CLASSIFIER_KEYS}
-    if _VARIABLE_EMBEDDING not in state:
-        taken.pop(_VARIABLE_EMBEDDING, None)
-    classifier = {key: ours[key] for key in _CLASSIFIER_KEYS}
-    if pooling == config.pooling and not _misfits(state, classifier):
-        taken |= classifier
-    unused = [key for key in state if key not in taken]
-    may_stay = {*_CLASSIFIER_KEYS, *(() if model.head is not None else _HEAD_KEYS)}
+    forecasts = not any(key in state for key in _CLASSIFIER_KEYS)
+    head_keys = _HEAD_KEYS if isinstance(model, TimerXLForPrediction) else _NEXT_PATCH_KEYS
+    # Where the source keeps its head of the next patch.
+    places = dict(zip(head_keys, _HEAD_KEYS if forecasts else _NEXT_PATCH_KEYS, strict=True))
+    optional = {_VARIABLE_EMBEDDING, *head_keys}
+    wanted = {key: state.get(places.get(key, key)) for key in ours if key not in _CLASSIFIER_KEYS}
+    taken = {k: v for k, v in wanted.items() if v is not None}
+    missing = [f"{key} is missing" for key in wanted if key not in taken and key not in optional]
+    misfits = _misfits(taken, {key: ours[key] for key in taken})
+    if pooling == config.pooling and _CLASSIFIER_KEYS[0] in ours:
+        classifier = {key: ours[key] for key in _CLASSIFIER_KEYS}
+        if not _misfits(state, classifier):
+            taken |= {key: state[key] for key in classifier}
+    used = {places.get(key, key) for key in taken}
+    unused = [key for key in state if key not in used]
+    may_stay = {*_CLASSIFIER_KEYS, *_HEAD_KEYS, *_NEXT_PATCH_KEYS}
     unknown = [f"{k[:80]} has no place in this model" for k in unused if k not in may_stay]
-    raise_for(source, unknown + _misfits(state, taken))
-    model.load_state_dict(ours | {key: state[key] for key in taken})
+    raise_for(source, unknown + missing + misfits)
+    model.load_state_dict(ours | taken)
     loaded = [key for key in ours if key in taken]
     return LoadReport(loaded, [key for key in ours if key not in taken], unused)

@@ -484,12 +484,18 @@ class TimerXLForPrediction(TimerXLPreTrainedModel):
         self,
         past_values: Tensor,
         labels: Tensor | None = None,
+        loss_normalizer: Tensor | float | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> TimerXLPredictionOutput | tuple[Any, ...]:
-        """past_values [B, T, C], labels [B, T, C]: the series one patch later (squared error)."""
+        """past_values [B, T, C], labels [B, T, C]: the series one patch later.
+
+        The loss is the mean squared error of the labels, those that are NaN left out.
+        ``loss_normalizer``: the number of patches with labels in the GLOBAL batch where this batch
+        is a part of one; None takes this batch alone.
+        """
         values = past_values
         if self.config.instance_norm and past_values.ndim == 3:
             mean = past_values.mean(1, keepdim=True)
@@ -507,7 +513,13 @@ class TimerXLForPrediction(TimerXLPreTrainedModel):
             forecast = forecast * scale + mean
         loss = None
         if labels is not None:
-            loss = F.mse_loss(forecast.float(), labels.float())
+            counted = ~labels.isnan()
+            errors = torch.where(counted, forecast.float() - labels.float(), 0.0)
+            if loss_normalizer is None:
+                loss = errors.square().sum() / counted.sum().clamp(min=1)
+            else:
+                each = self.config.patch_length * variables
+                loss = errors.square().sum() / (loss_normalizer * each)
         output = TimerXLPredictionOutput(loss, forecast, outputs.hidden_states, outputs.attentions)
         return output.to_tuple() if return_dict is False else output
 

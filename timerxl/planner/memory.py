@@ -17,11 +17,10 @@ from typing import Any
 import torch
 
 from timerxl.config import OptimConfig
-from timerxl.model import TimerXLForClassification
 from timerxl.planner.devices import CONTEXT_GIB, GIB, Device
 from timerxl.planner.trace import StepSettings, trace_step
 from timerxl.planner.workload import Choice, Workload, ZeroSettings, choose
-from timerxl.training.assembly import parameter_groups
+from timerxl.training.assembly import HEADS, parameter_groups
 from timerxl.training.precision import SettingChoice, choose_data_place
 
 MASTER_BYTES, MOMENTS_BYTES, GRADIENT_BYTES = 4, 8, 4
@@ -161,7 +160,7 @@ def gradient_elements(settings: StepSettings, ranks: int) -> list[int]:
     the gradients themselves, so a tensor that two ranks share is whole on both.
     """
     with torch.device("meta"):
-        model = TimerXLForClassification(deepcopy(settings.model))
+        model = HEADS[settings.task](deepcopy(settings.model))
     kept = [0] * ranks
     for group in parameter_groups(model, OptimConfig()):
         sizes = [parameter.numel() for parameter in group["params"]]

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from timerxl.config import OptimConfig
-from timerxl.model import TimerXLForClassification
 from timerxl.planner.devices import (
     DEVICES,
     EFFICIENCY,
@@ -29,7 +28,7 @@ from timerxl.planner.devices import (
 )
 from timerxl.planner.trace import FakeAccelerator, run_step, trace_step
 from timerxl.planner.workload import Choice, Workload
-from timerxl.training.assembly import build_optimizer
+from timerxl.training.assembly import HEADS, build_optimizer
 
 DDP_BUCKET_ELEMENTS = 25 * 2**20 // 4  # DistributedDataParallel's default, fp32
 BACKWARD_SHARE = 2 / 3  # of a training step's operations; what communication can hide behind
@@ -76,10 +75,14 @@ def calibrate(workload: Workload, precision: str, budget_seconds: float = 30.0) 
     device = device_at_hand()
     kind = "cpu" if device.is_cpu else "cuda"
     train = workload.config.train
-    model = TimerXLForClassification._from_config(
-        copy.deepcopy(workload.model),
-        attn_implementation=workload.config.model.attn_implementation,
-    ).to(kind)
+    model = (
+        HEADS[workload.config.train.task]
+        ._from_config(
+            copy.deepcopy(workload.model),
+            attn_implementation=workload.config.model.attn_implementation,
+        )
+        .to(kind)
+    )
     if train.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if precision != "fp32":

@@ -33,8 +33,8 @@ from torch.overrides import TorchFunctionMode
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from timerxl.config import OptimConfig
-from timerxl.model import TimerXLConfig, TimerXLForClassification
-from timerxl.training.assembly import build_optimizer
+from timerxl.model import TimerXLConfig, TimerXLForClassification, TimerXLForPrediction
+from timerxl.training.assembly import HEADS, build_optimizer
 from timerxl.training.dataloader import MicroBatch
 from timerxl.training.trainer import TrainingStep
 
@@ -58,6 +58,7 @@ class StepSettings:
         sharded: ZeRO-2: weights in the computing format, gradients handed on as they appear, the
             optimizer elsewhere. Otherwise weights are fp32, under autocast where ``half``.
         label_patches: patches of a window with a label each; None is one label a window.
+        task: what is trained, as in ``train.task``.
         on_gpu: allocate as a GPU's kernels do; otherwise exactly what a CPU does.
         capability: CUDA's compute capability of that GPU, which decides on kernels.
     """
@@ -71,6 +72,7 @@ class StepSettings:
     sharded: bool = False
     on_gpu: bool = True
     label_patches: int | None = None
+    task: str = "rain"
     capability: tuple[int, int] = (8, 0)
 
 
@@ -121,7 +123,7 @@ class FakeAccelerator:
         self.distributed_type = "DEEPSPEED" if sharded else "NO"  # as accelerate names them
         self.micro_step = 0
 
-    def training_step(self, model: TimerXLForClassification) -> TrainingStep:
+    def training_step(self, model: TimerXLForClassification | TimerXLForPrediction) -> TrainingStep:
         """The loop's step of ``model``, at a constant learning rate."""
         return TrainingStep(
             accelerator=self,
@@ -173,7 +175,11 @@ def run_step(
 ) -> None:
     """Take one step on windows of zeros, ``batch_size`` samples in every micro-batch."""
     group = [MicroBatch(list(range(batch_size)), batch_size)] * step.accumulation_steps
-    batches = [zero_windows(config, batch_size, label_patches) for _ in group]
+    if isinstance(step.model, TimerXLForPrediction):
+        shape = (batch_size, config.context_length, config.num_variables or 1)
+        batches = [{key: torch.zeros(shape) for key in ("past_values", "labels")} for _ in group]
+    else:
+        batches = [zero_windows(config, batch_size, label_patches) for _ in group]
     num_windows = batch_size * len(group)
     labels = num_windows * (label_patches or 1) * (config.num_regions or 1)
     step(number, group, iter(batches), float(labels), num_windows)
@@ -256,8 +262,8 @@ def _trace(model_json: str, **values: Any) -> Peak:
     )
 
 
-def _model(settings: StepSettings) -> TimerXLForClassification:
-    model = TimerXLForClassification._from_config(
+def _model(settings: StepSettings) -> TimerXLForClassification | TimerXLForPrediction:
+    model = HEADS[settings.task]._from_config(
         copy.deepcopy(settings.model),
         attn_implementation=settings.attention,
         # DeepSpeed computes with weights of the computing format; autocast keeps fp32 ones.

@@ -15,15 +15,13 @@ import torch
 from timerxl.config import InputError, RunConfig
 from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
-from timerxl.model import TimerXLConfig, TimerXLForClassification
+from timerxl.model import TimerXLConfig
 from timerxl.model.modeling_timerxl import flops_per_sample
 from timerxl.planner.devices import Device
 from timerxl.planner.trace import StepSettings
-from timerxl.training.assembly import model_config
+from timerxl.training.assembly import HEADS, model_config
 from timerxl.training.dataloader import tile_labels
 from timerxl.training.distributed import LauncherChoice, choose_settings, deepspeed_config_path
-
-HEAD = "TimerXLForClassification"
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Workload:
     @property
     def label_patches(self) -> int | None:
         """Patches of a training window with a label each; None where its last one alone has."""
-        if self.config.data.labels == "last":
+        if self.config.data.labels == "last" or self.config.train.task == "next_patch":
             return None
         return self.model.context_length // self.model.patch_length
 
@@ -88,14 +86,14 @@ class Workload:
     @cached_property
     def num_parameters(self) -> int:
         with torch.device("meta"):
-            return TimerXLForClassification(copy.deepcopy(self.model)).num_parameters()
+            return HEADS[self.config.train.task](copy.deepcopy(self.model)).num_parameters()
 
     def flops_per_sample(self, training: bool = True) -> int:
         """Operations of a training step (recomputation included) or of a forward pass."""
         checkpointing = training and self.config.train.gradient_checkpointing
         return flops_per_sample(
             self.model,
-            head=HEAD,
+            head=HEADS[self.config.train.task].__name__,
             training=training,
             checkpointing=checkpointing,
             label_patches=self.label_patches if training else None,
@@ -125,6 +123,7 @@ class Workload:
             sharded=choice.zero_stage == 2,
             on_gpu=device is None or not device.is_cpu,
             label_patches=self.label_patches,
+            task=self.config.train.task,
             capability=StepSettings.capability if device is None else device.capability,
         )
 
@@ -179,7 +178,9 @@ def read_workload(config: RunConfig) -> Workload:
 
     Raises InputError on bad data, or where a batch is larger than the training split.
     """
-    windows = build_windows(load_series(config.data), config.data, config.model.context_length)
+    patch = config.model.patch_length if config.train.task == "next_patch" else None
+    series = load_series(config.data)
+    windows = build_windows(series, config.data, config.model.context_length, next_patch=patch)
     workload = describe_windows(config, windows)
     train = config.train
     if (batch := workload.global_batch(1)) > workload.windows["train"]:

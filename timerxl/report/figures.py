@@ -220,12 +220,19 @@ SCORES = {
     "f1": "F1",
     "accuracy": "Accuracy",
     "predicted_rain_share": "Share of windows forecast as rain",
+    "skill_persistence": "Skill against persistence",
+    "skill_climatology": "Skill against climatology",
 }
 # Least height of a plot: closer up, what chance makes of an even curve would look like news.
 SPANS = {"roc_auc": 0.1, "mcc": 0.1, "f1": 0.05, "accuracy": 0.05, "predicted_rain_share": 0.1}
 _BEYOND = 3.0  # bands are drawn to this many times what is reached; farther, the curve is a dot
 # What "the same answer for every window" gets, and what the line is called.
-_NO_SKILL = {"roc_auc": (0.5, "no ranking: 0.5"), "mcc": (0.0, "no skill: 0")}
+_NO_SKILL = {
+    "roc_auc": (0.5, "no ranking: 0.5"),
+    "mcc": (0.0, "no skill: 0"),
+    "skill_persistence": (0.0, "as persistence: 0"),
+    "skill_climatology": (0.0, "as climatology: 0"),
+}
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,8 @@ def verdict_on_skill(run: Run) -> list[str]:
 
     Without test scores one on the latest evaluation.
     """
+    if run.is_next_patch:
+        return _skill_of_patches(run)
     if run.results is None:
         return _latest(run)
     found = []
@@ -95,6 +97,22 @@ def verdict_on_skill(run: Run) -> list[str]:
     if f1 is not None and always is not None:
         found.append(f'F1 on test {score(f1)}; saying "rain" always gets {score(always)}.')
     return found
+
+
+_PATCH_SKILLS = {"skill_persistence": "persistence", "skill_climatology": "climatology"}
+
+
+def _skill_of_patches(run: Run) -> list[str]:
+    """A sentence on the forecast of the next patch: on test, or as of the latest evaluation."""
+    test = get(run.results, "test")
+    scores = test if isinstance(test, dict) else run.last("validation") or run.last("check")
+    known = [
+        f"{score(value, sign='+')} against {name}"
+        for key, name in _PATCH_SKILLS.items()
+        if (value := number(scores.get(key))) is not None
+    ]
+    where = "on test" if scores is test else "at the latest evaluation on validation"
+    return [f"Skill of the next patch {where}: {', '.join(known)}."] if known else []
 
 
 def _latest(run: Run) -> list[str]:
@@ -383,6 +401,29 @@ def final_section(run: Run) -> Section:
     return Section("scores", "Test scores", body + _score_by_score(run))
 
 
+def patch_section(run: Run) -> Section:
+    """Every variable's error on test and its skill against persistence and climatology."""
+    title, variables = "Forecast of the next patch", get(run.results, "variables", "test")
+    if not isinstance(variables, dict):
+        return Section("scores", title, paragraph(why_none(run, "results.json")))
+    keys = ("mse", "mse_persistence", "mse_climatology", *_PATCH_SKILLS)
+    rows: list[list[str | Cell]] = []
+    for name, of in variables.items():
+        rows.append([name, *(number_cell(number(get(of, key))) for key in keys)])
+    own = [number_cell(number(get(run.results, "test", key))) for key in ("loss", *_PATCH_SKILLS)]
+    rows.append(["all variables", own[0], "–", "–", *own[1:]])
+    heads = ["variable", "error", "persistence", "climatology"]
+    heads += [f"skill against {name}" for name in _PATCH_SKILLS.values()]
+    note = paragraph(
+        "Mean squared errors of the patch after each window, in scaled units (a variable's "
+        "standard deviation is about 1). Persistence is the last value or the last patch again, "
+        "what did better on validation; climatology the mean of region, month and hour of the "
+        "day in the training period. Skill is 1 - error / error of the reference.",
+        "dim",
+    )
+    return Section("scores", title, note + table("Variables on test", heads, rows))
+
+
 def _score_by_score(run: Run) -> Markup:
     rows: list[list[str | Cell]] = []
     for key, heading in ROWS.items():
@@ -416,6 +457,8 @@ def curve_section(run: Run, verdicts: list[VerdictEntry]) -> Section:
         body = paragraph("Nothing to draw yet: metrics.jsonl holds no step and no evaluation.")
         return Section("curves", "Curves", body)
     note = "Scores along the way are at a threshold of 0.5."
+    if run.is_next_patch:
+        note = "Training loss is that of all patches of a window, the others that of the last one."
     if "check" in run.events:
         note += " Checks look at a fixed sample of validation, with a share of rain of its own."
     if verdicts:
@@ -444,7 +487,10 @@ def _expected(run: Run) -> Markup:
 
 def _evaluations(run: Run) -> Markup:
     kinds = {"validation": "validation", "holdout": "holdout", "test_every_epoch": "TEST"}
-    keys = ["loss", "train_loss", *COLUMNS]
+    columns = COLUMNS
+    if run.is_next_patch:
+        columns = {key: f"skill against {name}" for key, name in _PATCH_SKILLS.items()}
+    keys = ["loss", "train_loss", *columns]
     events = [(run.place(e), what, e) for k, what in kinds.items() for e in run.events.get(k, [])]
     if not events:
         return Markup()
@@ -453,7 +499,7 @@ def _evaluations(run: Run) -> Markup:
     for place, what, event in events:
         at = score(place, 2) if run.axis == "epoch" else f"{event['step']:.0f}"
         rows.append([at, what, *(number_cell(number(event.get(key))) for key in keys)])
-    heads = [run.axis, "on", "loss", "training loss", *COLUMNS.values()]
+    heads = [run.axis, "on", "loss", "training loss", *columns.values()]
     found = table("Evaluations", heads, rows, headed=False)
     return details(f"All evaluations ({len(rows)})", found)
 
@@ -553,17 +599,15 @@ def report_page(run: Run) -> str:
     """The page as text."""
     check_forecasts(run)
     verdicts = verdicts_of(run)
-    sections = [
-        verdict_section(run, verdicts),
-        final_section(run),
-        curve_section(run, verdicts),
-        forecast_section(run),
-        strata_section(run),
-        cost_section(run),
-        configuration_section(run),
-        audit_section(run),
-        environment_section(run),
-    ]
+    parts = [final_section(run), curve_section(run, verdicts)]
+    parts += [forecast_section(run), strata_section(run)]
+    if run.is_next_patch:
+        parts = [patch_section(run), curve_section(run, verdicts)]
+    sections = [verdict_section(run, verdicts), *parts, cost_section(run)]
+    sections.append(configuration_section(run))
+    if not run.is_next_patch:
+        sections.append(audit_section(run))
+    sections.append(environment_section(run))
     return render(
         "run.html.j2",
         document_title(run),

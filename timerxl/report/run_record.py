@@ -99,6 +99,11 @@ class Run:
         return str(get(self.config, "recipe") or "") or "unknown recipe"
 
     @property
+    def is_next_patch(self) -> bool:
+        """A forecaster of the next patch was trained (train.task): there is no rain to score."""
+        return get(self.config, "train", "task") == "next_patch"
+
+    @property
     def is_synthetic(self) -> bool | None:
         """None where neither results.json nor config.yaml says."""
         if get(self.results, "is_synthetic") is True:

@@ -23,7 +23,7 @@ from torch.utils._triton import has_triton_package
 from timerxl.config import InputError, ModelConfig, OptimConfig, RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.device import device_facts
-from timerxl.model import TimerXLConfig, TimerXLForClassification
+from timerxl.model import TimerXLConfig, TimerXLForClassification, TimerXLForPrediction
 from timerxl.model.convert_openltm import WEIGHTS, load_backbone
 from timerxl.untrusted import check_model_files
 
@@ -67,6 +67,8 @@ def model_config(
                 f"leave model.{key} out, or choose data.features."
             )
         chosen[key] = found
+    if config.train.task == "next_patch":
+        chosen["pooling"] = "mean"  # a forecaster pools nothing, and need not know its variables
     fields = {key: value for key, value in chosen.items() if key not in _NOT_MODEL_FIELDS}
     try:
         return TimerXLConfig(
@@ -83,17 +85,21 @@ def model_config(
         raise InputError(f"the recipe's model: {error}") from error
 
 
+HEADS: dict[str, type[TimerXLForClassification] | type[TimerXLForPrediction]] = {
+    "rain": TimerXLForClassification,
+    "next_patch": TimerXLForPrediction,
+}
+
+
 def build_model(
-    settings: TimerXLConfig, recipe: ModelConfig, log: Callable[[str], None]
-) -> tuple[TimerXLForClassification, frozenset[str]]:
-    """Build the classifier, from ``model.pretrained`` or from scratch; return it with the names of
-    the backbone's parameters that were loaded.
+    settings: TimerXLConfig, recipe: ModelConfig, log: Callable[[str], None], task: str = "rain"
+) -> tuple[TimerXLForClassification | TimerXLForPrediction, frozenset[str]]:
+    """Build the model of ``train.task``, from ``model.pretrained`` or from scratch; return it with
+    the names of the backbone's parameters that were loaded.
 
     Raises InputError where the pretrained weights don't fit.
     """
-    model = TimerXLForClassification._from_config(
-        settings, attn_implementation=recipe.attn_implementation
-    )
+    model = HEADS[task]._from_config(settings, attn_implementation=recipe.attn_implementation)
     if recipe.pretrained is None:
         log(f"model from scratch (no model.pretrained): {model.num_parameters():,} parameters.")
         return model, frozenset()
@@ -296,7 +302,9 @@ def check_compiler(
 
 
 def compile_layers(
-    config: RunConfig, model: TimerXLForClassification, log: Callable[[str], None]
+    config: RunConfig,
+    model: TimerXLForClassification | TimerXLForPrediction,
+    log: Callable[[str], None],
 ) -> None:
     """Compile every layer of ``model`` in place, where ``train.compile`` says so.
 

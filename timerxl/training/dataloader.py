@@ -22,7 +22,7 @@ from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
 
 from timerxl.config import RunConfig
-from timerxl.data.tiling import LabelTiling
+from timerxl.data.tiling import LabelTiling, PatchTiling
 from timerxl.data.windows import WeatherWindows
 from timerxl.model.modeling_timerxl import sample_weights
 from timerxl.training.precision import SettingChoice, choose_data_place
@@ -139,7 +139,10 @@ def evaluation_share(num_samples: int, world_size: int, rank: int) -> np.ndarray
 
 
 def tile_labels(config: RunConfig, windows: WeatherWindows) -> LabelTiling | None:
-    """Tile the training labels where ``data.labels`` is every_patch."""
+    """Tile the training labels where ``data.labels`` is every_patch, or the training rows where
+    the task is the next patch."""
+    if config.train.task == "next_patch":
+        return PatchTiling.of(windows, config.model.patch_length)
     if config.data.labels == "last":
         return None
     return LabelTiling.of(windows, config.model.patch_length)
@@ -243,6 +246,8 @@ def iter_global_batches(
     """Yield (micro-batches, their tensors, normaliser of the global batch, its samples) of every
     optimizer step of ``numbers``; the first of a run is 0."""
     labels = torch.from_numpy(windows.labels_of("train"))
+    # Patches to forecast weigh alike, as labels do under cross-entropy.
+    loss_name = config.loss.name if config.train.task == "rain" else "cross_entropy"
     tiling, step = plan.tiling, numbers.start
     while step < numbers.stop:
         epoch, first = divmod(step, plan.steps_per_epoch)
@@ -256,6 +261,6 @@ def iter_global_batches(
         for globally, group in zip(samples, micro, strict=True):
             chosen = torch.from_numpy(globally)
             counted = labels[chosen] if tiling is None else tiling.labels(chosen)
-            weights = sample_weights(counted, config.loss.name, alpha)
+            weights = sample_weights(counted, loss_name, alpha)
             yield group, batches, weights.sum().item(), globally
         step += end - first

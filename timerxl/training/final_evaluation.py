@@ -306,13 +306,14 @@ def evaluate_saved(
     rain threshold as ``assess`` gives it, with ``rain_threshold_mm``), ``strata`` (by -> list).
     """
     saved = Preprocessing.load(request.model)
+    model = load_classifier(request.model, saved)
     oni = None if request.enso is None else read_oni(request.enso)
     config = saved.data_config(_data_path(request, saved), request.enso)
     windows = build_windows(load_series(config), config, saved.context_length, saved)
     for note in windows.notes:
         log(f"data: {note}")
     events = _events(request, saved, windows, config)
-    model, splits = load_classifier(request.model, saved), (VALIDATION, request.split)
+    splits = (VALIDATION, request.split)
     limit, seed = request.max_windows, request.seed
     forecasts = forecast_splits(
         accelerator, model, windows, splits, limit, seed, request.batch_size

@@ -51,6 +51,7 @@ from timerxl.training.distributed import (
 from timerxl.training.evaluator import Evaluator, check_interval
 from timerxl.training.final_evaluation import score_best
 from timerxl.training.monitors.runner import MonitorRunner, RunStopped, dead_features
+from timerxl.training.next_patch import PatchEvaluator, score_best_forecaster
 from timerxl.training.resume import (
     Resumption,
     RunEnded,
@@ -105,9 +106,11 @@ def train(config: RunConfig, callbacks: RunCallbacks | None = None) -> dict[str,
                 progress = loop.run()
             cost = measure_cost(loop, prediction)
             log(f"stopped: {progress.stop_reason}; best model from step {progress.best_step}.")
-            results = score_best(
-                loop.config, loop.accelerator, loop.windows, loop.preprocessing, cost, started, log
-            )
+            parts = (loop.config, loop.accelerator, loop.windows, loop.preprocessing, cost, started)
+            if config.train.task == "rain":
+                results = score_best(*parts, log)
+            else:
+                results = score_best_forecaster(*parts)
             loop.monitors.metrics.write("results", **results)
             loop.monitors.write()
             if loop.accelerator.is_main_process:
@@ -127,12 +130,13 @@ def set_up(
     launch, mirror, found = check_before_work(config, log)
     config = found.config  # its batch fits the number of processes
     windows, audit = load_windows(config, log)
-    alpha = resolve_alpha(config, windows.labels_of("train"), log)
+    is_rain = config.train.task == "rain"
+    alpha = resolve_alpha(config, windows.labels_of("train"), log) if is_rain else 0.5
     names, static_names = windows.series.feature_names, windows.static_feature_names
     num_regions = len(windows.series.regions)
     settings = model_config(config, len(names), len(static_names), alpha, num_regions)
     use_seed(config.seed, rank=0)  # the same initial weights on every rank
-    model, backbone = build_model(settings, config.model, log)
+    model, backbone = build_model(settings, config.model, log, config.train.task)
     accelerator = build_accelerator(config, launch, log)
     fill_deepspeed(accelerator, config)
     plan = BatchPlan.of(config, windows, accelerator)
@@ -184,13 +188,13 @@ def set_up(
         windows=windows,
         plan=plan,
         total_steps=total_steps,
-        evaluator=Evaluator(
+        evaluator=(Evaluator if is_rain else PatchEvaluator)(
             config, accelerator, average or prepared, windows, alpha, interruption.beat
         ),
         monitors=monitors,
         check_every=check_every,
         preprocessing=windows.preprocessing()
-        | {"loss": {"name": config.loss.name, "alpha": alpha}},
+        | ({"loss": {"name": config.loss.name, "alpha": alpha}} if is_rain else {}),
         checkpoints=checkpoints,
         interruption=interruption,
         draw=callbacks.draw,
@@ -243,7 +247,9 @@ def load_windows(config: RunConfig, log: Log) -> tuple[WeatherWindows, list[str]
     series = load_series(config.data)
     if series.is_synthetic:
         log("data: SYNTHETIC series from the built-in generator (data.path=PATH for your own).")
-    windows = build_windows(series, config.data, config.model.context_length)
+    is_rain = config.train.task == "rain"
+    patch = None if is_rain else config.model.patch_length
+    windows = build_windows(series, config.data, config.model.context_length, next_patch=patch)
     for note in windows.notes:
         log(f"data: {note}")
     log(
@@ -251,6 +257,10 @@ def load_windows(config: RunConfig, log: Log) -> tuple[WeatherWindows, list[str]
         f"{windows.context_days:g} days; {len(series.feature_names)} features, "
         f"{len(series.regions)} regions."
     )
+    if not is_rain:
+        counts = ", ".join(f"{name} {len(rows):,}" for name, rows in windows.rows.items())
+        log(f"train.task=next_patch: no label is read; windows: {counts}.")
+        return windows, []
     for line in class_share_lines(windows):
         log(line)
     audit = audit_windows(windows, config).short_lines()
@@ -306,7 +316,10 @@ def say_derived_settings(
     """Log what a step and the whole run are made of, and what may not be meant."""
     tokens = model.config.num_variables * (config.model.context_length // config.model.patch_length)
     tokens *= model.config.num_regions or 1
-    labels = f" an epoch ({plan.num_labels:,} labels, one after each patch)" if plan.tiling else ""
+    labels = ""
+    if plan.tiling is not None:
+        what = "labels, one after each patch" if config.train.task == "rain" else "rows to predict"
+        labels = f" an epoch ({plan.num_labels:,} {what})"
     log(
         f"{plan.num_samples:,} training windows{labels}, global batch {plan.global_batch_size} = "
         f"{plan.batch_size} x {plan.accumulation_steps} accumulation x {plan.world_size} ranks, "
@@ -336,7 +349,7 @@ def start_event(
 ) -> dict[str, Any]:
     """What the monitors and the page must know of the run before its first step."""
     shares: dict[str, dict[str, float | None]] = {}
-    for row in windows.class_shares():
+    for row in windows.class_shares() if config.train.task == "rain" else ():
         shares.setdefault(row["split"], {})[row["region"]] = row["rain_share"]
     warmup = warmup_steps(config.optim, total_steps)
     return {

@@ -121,7 +121,8 @@ class TrainingStep:
             waited = time.perf_counter()
             batch = to_device(next(batches), accelerator.device)
             self.loading_seconds += time.perf_counter() - waited
-            batch["labels"][micro.num_real :] = IGNORE_INDEX
+            is_patches = batch["labels"].is_floating_point()  # those of train.task=next_patch
+            batch["labels"][micro.num_real :] = math.nan if is_patches else IGNORE_INDEX
             with accelerator.accumulate(self.model):
                 output = self.model(**batch, **beside)
                 own = own + self._losses(output)
@@ -150,7 +151,7 @@ class TrainingStep:
 
     def _losses(self, output: Any) -> torch.Tensor:
         """[2]: a micro-batch's share of the labels' loss, and of the next patches' (0 without)."""
-        loss, following = output.loss.detach(), output.next_patch_loss
+        loss, following = output.loss.detach(), getattr(output, "next_patch_loss", None)
         if following is None:
             return torch.stack([loss, torch.zeros_like(loss)])
         following = following.detach()
@@ -195,6 +196,12 @@ class TrainingStep:
             if not math.isfinite(loss):
                 raise NumberNotFinite(number, loss)
         return total, norms[0]
+
+
+# What the log tells of an evaluation, as far as the task has it.
+_SHOWN = (
+    "loss roc_auc mcc macro_f1 f1 predicted_rain_share skill_persistence skill_climatology"
+).split()
 
 
 @dataclass
@@ -381,8 +388,7 @@ class TrainingLoop:
         self.monitors.compare_with_expectations(scores, self._epoch)
         if self.accelerator.is_main_process:
             shown = " ".join(
-                f"{name} {scores[name]:.3f}"
-                for name in ("loss", "roc_auc", "mcc", "macro_f1", "f1", "predicted_rain_share")
+                f"{name} {scores[name]:.3f}" for name in _SHOWN if scores.get(name) is not None
             )
             step = self.progress.step
             self.monitors.say(f"epoch {self._epoch:.3g}, step {step}: validation {shown}")

@@ -90,7 +90,7 @@ class MonitorRunner:
                 continue
             for name in ("loss", "accuracy", "f1"):
                 band = getattr(expected, name)
-                if band is None or band[0] <= scores[name] <= band[1]:
+                if band is None or name not in scores or band[0] <= scores[name] <= band[1]:
                     continue
                 found = {"epoch": epoch, "score": name, "value": scores[name]}
                 self.event("expectation", **found, low=band[0], high=band[1])
