@@ -654,8 +654,9 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
     ) -> TimerXLClassificationOutput | tuple[Any, ...]:
         """past_values [B, T, C], labels [B] (-100: not counted), static_real_features [B, S].
 
-        With the keyword ``label_positions`` (int64 [M], patches from 0) the classifier answers after each of
-        these patches: labels [B, M], static_real_features [B, M, S], logits [B, M, K].
+        With the keyword ``label_positions`` (int64 [M], patches from 0) the classifier answers
+        after each of these patches: labels [B, M], static_real_features [B, M, S], logits
+        [B, M, K].
 
         A model with ``num_regions`` takes past_values [B, T, G*C], the regions side by side, and
         answers for each: labels [B, G] or [B, M, G], static_real_features [B, G, S] or
