@@ -19,7 +19,8 @@ TINY = (
     "data.static_features=false model.patch_length=4 model.context_length=16 model.hidden_size=32 "
     "model.intermediate_size=64 model.num_hidden_layers=2 model.num_attention_heads=2 "
     "model.hidden_dropout=0 model.attention_dropout=0 model.pooling=mean "
-    "model.variable_embedding=false train.batch_size=8"
+    "model.variable_embedding=false train.batch_size=8 train.epochs=1 "
+    "data.labels=last data.regions_together=none loss.next_patch_weight=0"
 ).split()
 WINDOWS = {"train": 1000, "validation": 200, "test": 300}
 

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from timerxl.config import InputError, load_recipe
 from timerxl.data.readers import load_series
+from timerxl.data.tiling import LabelTiling
 from timerxl.data.windows import build_windows
 from timerxl.model import TimerXLForClassification
 from timerxl.planner import throughput
@@ -38,7 +39,8 @@ LINK = Interconnect("wire", gb_per_s=2e-3, efficiency=0.5, latency_us=1000.0)  #
 # Seven months of five regions.
 REAL = (
     "data.synthetic.start=2024-06-01 model.patch_length=8 model.context_length=16 "
-    "model.hidden_size=16 model.intermediate_size=32"
+    "model.hidden_size=16 model.intermediate_size=32 train.batch_size=64 "
+    "data.labels=last data.regions_together=none loss.next_patch_weight=0"
 ).split()
 
 
@@ -262,6 +264,23 @@ def test_steps_of_an_epoch_are_the_loop_s(
     plan = BatchPlan(1000, batch, accumulation, ranks, rank=0, seed=0)
     assert run.steps_per_epoch(ranks) == plan.steps_per_epoch
     assert run.global_batch(ranks) == plan.global_batch_size
+
+
+@pytest.mark.parametrize("together", ["none", "all"])
+def test_windows_and_labels_are_counted_where_every_patch_has_a_label(together: str) -> None:
+    settings = [*REAL, "data.labels=every_patch", f"data.regions_together={together}"]
+    config = load_recipe("quickstart", settings)
+    windows = build_windows(load_series(config.data), config.data, 16)
+    run, regions = read_workload(config), 5 if together == "all" else 1
+    assert run.train_labels == len(windows.labels_of("train"))
+    tiling = LabelTiling.of(windows, 8)
+    epochs = [len(tiling.tiles.epoch(np.random.default_rng(seed))) for seed in range(50)]
+    assert max(epochs) <= run.windows["train"] < 1.1 * run.train_labels / (2 * regions) + 40
+    assert (run.label_patches, run.tokens_per_sample) == (2, 27 * 2 * regions)
+    # Both layers for all tokens, and an answer for every label: more than one for each region.
+    last = read_workload(load_recipe("quickstart", [*settings, "data.labels=last"]))
+    assert 1 < run.flops_per_sample() / last.flops_per_sample() < 2
+    assert run.flops_per_sample(training=False) == last.flops_per_sample(training=False)
 
 
 def test_windows_are_counted_on_the_series() -> None:

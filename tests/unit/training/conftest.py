@@ -25,7 +25,8 @@ TINY = (
     "data.synthetic.start=2024-06-01 data.train_fraction=0.35 data.validation_fraction=0.35 "
     "model.patch_length=8 model.context_length=16 model.hidden_size=16 model.intermediate_size=32 "
     "model.num_hidden_layers=2 train.log_every_steps=1 train.trackers=[] "
-    "eval.fitted_baselines=false eval.num_resamples=0 eval.every_steps=0"
+    "eval.fitted_baselines=false eval.num_resamples=0 eval.every_steps=0 train.epochs=1 "
+    "train.batch_size=64 data.labels=last data.regions_together=none loss.next_patch_weight=0"
 ).split()
 
 
