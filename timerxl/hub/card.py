@@ -538,7 +538,7 @@ def _run(record: Record) -> dict[str, Any]:
             ("stopped because", results.get("stop_reason")),
             ("seconds in all", _thousands(results.get("seconds"))),
             ("seconds of training", _thousands(results.get("train_seconds"))),
-            ("samples per second", score(results.get("samples_per_s"), 1) if results else ""),
+            ("windows per second", score(results.get("samples_per_s"), 1) if results else ""),
             ("peak memory, GiB", score(results.get("peak_memory_gib"), 2) if results else ""),
             ("versions", ", ".join(versions)),
         ],

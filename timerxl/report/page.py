@@ -166,7 +166,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     for key, name, shown in (
         ("best_step", "best model from step", "{:,.0f}"),
         ("num_parameters", "parameters", "{:,.0f}"),
-        ("samples_per_s", "samples per second", "{:,.1f}"),
+        ("samples_per_s", "windows per second", "{:,.1f}"),
+        ("labels_per_s", "labels per second", "{:,.1f}"),
         ("train_seconds", "seconds of training", "{:,.0f}"),
         ("seconds", "seconds in all", "{:,.0f}"),
         ("num_processes", "processes", "{:,.0f}"),
@@ -174,7 +175,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         if (value := number(results.get(key))) is not None:
             found.append((name, shown.format(value)))
     if "samples_per_s" not in results and (value := number(run.last("train").get("samples_per_s"))):
-        found.append(("samples per second", f"{value:,.1f}"))
+        found.append(("windows per second", f"{value:,.1f}"))
     if (share := number(results.get("gap_to_bayes_recovered"))) is not None:
         found.append(("ROC-AUC gap to Bayes recovered", recovered_words(share)))
     return found
