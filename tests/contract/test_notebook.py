@@ -189,6 +189,7 @@ def check_untouched(cells: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_cut_off_and_brought_back(runtime: Runtime, hub: Hub) -> None:
     drawing = subprocess.run(
         [runtime.python, "-c", "import matplotlib.pyplot as p; p.figure()"],
@@ -254,6 +255,7 @@ def mount(path):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("driver", ["550.54.15", "580.82.07"])
 def test_the_cells_that_only_colab_runs(runtime: Runtime, driver: str) -> None:
     """What is installed where, and that a second time only what is missing is."""

@@ -29,6 +29,7 @@ def test_the_documents_have_commands() -> None:
         assert any(doc == name and f"launch/{script}.py" in command for doc, command in COMMANDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "command"), COMMANDS)
 def test_a_command_is_there_to_be_run(name: str, command: str) -> None:
     words = shlex.split(command)

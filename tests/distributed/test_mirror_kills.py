@@ -17,6 +17,8 @@ import pytest
 from benchmarks.chaos import Chaos
 from benchmarks.chaos_judge import ONE, TWO, Mode, Run, compare
 
+pytestmark = pytest.mark.slow
+
 STORE = str(Path(__file__).resolve().parents[1] / "mirror_store.py")
 FILES = 28  # of one copy, its two manifests included
 

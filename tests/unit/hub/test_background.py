@@ -22,6 +22,8 @@ from timerxl.hub.push import BackgroundPush
 from timerxl.hub.record import needs_force, read_record
 from timerxl.hub.staging import Place, sweep
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 
 COMMIT, UPLOAD = "POST .*/commit/main", "PUT /lfs/upload"

@@ -101,6 +101,7 @@ def test_the_file_computes_what_the_model_does(case: str, tmp_path: Path) -> Non
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_a_trained_model_from_the_command_line(finished: Path, tmp_path: Path) -> None:
     done = subprocess.run(

@@ -25,6 +25,7 @@ from benchmarks.attack_stage import (
 REPO = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.slow
 def test_every_kind_of_attack_does_no_harm() -> None:
     command = [sys.executable, "benchmarks/attacks.py", "--variants", "2", "--shown", "99"]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=900)
@@ -75,6 +76,7 @@ def test_secrets_are_found_in_names_and_contents(tmp_path: Path) -> None:
     assert secrets_in_folder(tmp_path, ("licence",))[-1] == "licence in card.md"
 
 
+@pytest.mark.slow
 def test_what_lives_on_in_a_session_of_its_own_is_found(tmp_path: Path) -> None:
     environment = os.environ | {"TIMERXL_ATTACK": str(tmp_path)}
     code = "import time; time.sleep(60)"

@@ -28,6 +28,8 @@ from timerxl.training.assembly import (
     launcher_backend,
 )
 
+pytestmark = pytest.mark.slow
+
 DISABLED = ["TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"]
 
 

@@ -32,6 +32,8 @@ from timerxl.training.checkpoint.storage import (
 )
 from timerxl.training.resume import plan_resume
 
+pytestmark = pytest.mark.slow
+
 
 class Killed(BaseException):
     """No Exception: nothing may catch it, as nothing catches SIGKILL."""

@@ -101,6 +101,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_nothing_half_written(
     finished: Any, tmp_path: Path, number: signal.Signals
@@ -254,6 +255,7 @@ def awkward_run(
     return folder / "run", table
 
 
+@pytest.mark.slow
 def test_predict_writes_what_the_forecaster_says(
     awkward_run: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -26,6 +26,8 @@ from timerxl.training.monitors.runner import RunStopped
 from timerxl.training.run import RunCallbacks, train
 from timerxl.training.signals import HANDLED, Interrupted, Interruption
 
+pytestmark = pytest.mark.slow
+
 
 def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
