@@ -189,7 +189,6 @@ def check_untouched(cells: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_cut_off_and_brought_back(runtime: Runtime, hub: Hub) -> None:
     drawing = subprocess.run(
         [runtime.python, "-c", "import matplotlib.pyplot as p; p.figure()"],
