@@ -27,7 +27,7 @@ ADDRESS, MACHINES, GPUS = "machine0", 2, 8  # what the documented line stands fo
 
 # PLAY says what the run does: {"code": of status.json or null, "waits": for SIGTERM, "exit": of the
 # launcher, "begins": status.json says running first}. Rank 0 alone writes.
-ACCELERATE = f"""#!{sys.executable}
+ACCELERATE = f"""#!{sys.executable} -IS
 import json, os, pathlib, signal, sys, time
 stage, play = pathlib.Path(os.environ["STAGE"]), json.loads(os.environ["PLAY"])
 rank = sys.argv[sys.argv.index("--machine_rank") + 1]

@@ -10,6 +10,7 @@ an installation) start Python anew.
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
 import io
 import multiprocessing
@@ -162,6 +163,14 @@ def run(
             process.kill_all()
         told = [path.read_text(encoding="utf-8") for path in (output, errors)]
     return subprocess.CompletedProcess(list(map(str, words)), code, *told)
+
+
+@functools.cache
+def help_of(script: str) -> str:
+    """What ``--help`` of a script of launch/ prints."""
+    done = run([sys.executable, script, "--help"])
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def last_line_without_timerxl(code: str, *words: object, cwd: Path) -> str:

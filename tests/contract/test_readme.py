@@ -6,7 +6,6 @@ own, and those of data.md's table of sources are run by tests/unit/data/test_sou
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import shlex
@@ -58,14 +57,6 @@ def commands_of_pages() -> list[str]:
     return sorted(command for command in found - set(commands(True)) if "launch/" in command)
 
 
-@functools.cache
-def help_of(script: str) -> str:
-    return subprocess.run(
-        [sys.executable, script, "--help"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=True,
-    ).stdout  # fmt: skip
-
-
 def test_the_pages_have_commands() -> None:
     found = "\n".join(commands_of_pages() + commands(marked=True))
     for script in ("convert", "diagnose", "evaluate", "plan", "publish", "export"):
@@ -86,7 +77,7 @@ def test_a_command_that_needs_more_is_parsed(command: str) -> None:
         load_recipe(recipe, [w for w in words if "=" in w and not w.startswith("-")])
     if scripts[0] != "launch/train.py":
         for option in (word for word in words if word.startswith("--")):
-            assert option in help_of(scripts[0])
+            assert option in processes.help_of(scripts[0])
 
 
 def run(words: list[str], tmp_path: Path) -> None:

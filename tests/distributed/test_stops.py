@@ -41,9 +41,7 @@ def read(path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("kind", "ranks", "names"),
     [
-        ("rate", 1, {"nonfinite", "collapse"}),
         ("rate", 2, {"nonfinite", "collapse"}),
-        ("head", 1, {"collapse"}),
         ("head", 2, {"collapse"}),
         ("shuffled", 1, {"collapse"}),
     ],
