@@ -62,6 +62,10 @@ code=0
 for task in $(cat "$STAGE/tasks"); do wait "$task" || code=$?; done
 exit $code
 """
+# A script asks one for the status up to sixty times: without site-packages it starts at once.
+PYTHON = f"""#!/bin/bash
+exec {sys.executable} -IS "$@"
+"""
 SCANCEL = """#!/bin/bash
 echo "$@" >> "$STAGE/scancel.calls"
 [[ $* == "--signal=TERM 77" ]] && kill -TERM $(cat "$STAGE/tasks")
@@ -103,7 +107,8 @@ class Stage:
             path.mkdir(parents=True)
         (folder / ".venv" / "bin" / "activate").touch()
         commands = {"accelerate": ACCELERATE, "srun": SRUN, "scancel": SCANCEL}
-        for name, text in (commands | {"scontrol": SCONTROL}).items():
+        commands |= {"scontrol": SCONTROL, "python": PYTHON}
+        for name, text in commands.items():
             (tools / name).write_text(text)
             (tools / name).chmod(0o755)
         self.path = f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}"
