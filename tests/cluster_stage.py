@@ -27,7 +27,7 @@ ADDRESS, MACHINES, GPUS = "machine0", 2, 8  # what the documented line stands fo
 
 # PLAY says what the run does: {"code": of status.json or null, "waits": for SIGTERM, "exit": of the
 # launcher, "begins": status.json says running first}. Rank 0 alone writes.
-ACCELERATE = f"""#!{sys.executable}
+ACCELERATE = f"""#!{sys.executable} -IS
 import json, os, pathlib, signal, sys, time
 stage, play = pathlib.Path(os.environ["STAGE"]), json.loads(os.environ["PLAY"])
 rank = sys.argv[sys.argv.index("--machine_rank") + 1]
@@ -61,6 +61,10 @@ trap 'kill -KILL $(cat "$STAGE/tasks")' TERM
 code=0
 for task in $(cat "$STAGE/tasks"); do wait "$task" || code=$?; done
 exit $code
+"""
+# A script asks one for the status up to sixty times: without site-packages it starts at once.
+PYTHON = f"""#!/bin/bash
+exec {sys.executable} -IS "$@"
 """
 SCANCEL = """#!/bin/bash
 echo "$@" >> "$STAGE/scancel.calls"
@@ -103,7 +107,8 @@ class Stage:
             path.mkdir(parents=True)
         (folder / ".venv" / "bin" / "activate").touch()
         commands = {"accelerate": ACCELERATE, "srun": SRUN, "scancel": SCANCEL}
-        for name, text in (commands | {"scontrol": SCONTROL}).items():
+        commands |= {"scontrol": SCONTROL, "python": PYTHON}
+        for name, text in commands.items():
             (tools / name).write_text(text)
             (tools / name).chmod(0o755)
         self.path = f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}"

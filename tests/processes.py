@@ -2,15 +2,17 @@
 
 To import torch, accelerate and DeepSpeed takes longer than the small runs of the tests. The
 standard library's fork server imports them once; a command is a fork of it: a real process with its
-own signals, environment, output and exit code. A launcher's ranks are forks too: its agent is the
-real one. Tests whose subject is the start itself (an environment, an installation) start Python
-anew.
+own signals, environment, output and exit code. A launcher's ranks and a command's uploads are forks
+too: the launcher's agent is the real one. Tests whose subject is the start itself (an environment,
+an installation) start Python anew.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
+import io
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -19,12 +21,16 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub.constants
+
+import timerxl.hub.push
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -50,14 +56,16 @@ class Forked:
         env: Mapping[str, str] | None = None,
         stdout: Any = None,
         stderr: Any = None,
+        stdin: tuple[int, int] | None = None,
         context: Any = FORK_SERVER,
-        **_: Any,  # stdin is closed, the session is always a new one
+        **_: Any,  # the session is always a new one
     ) -> None:
         if context is FORK_SERVER:
             _ensure_server()
         output = _path_of(stdout)
         errors = output if stderr == subprocess.STDOUT else _path_of(stderr)
-        given = ([str(word) for word in words], str(cwd), dict(env or os.environ), output, errors)
+        variables = dict(env or os.environ)
+        given = ([str(word) for word in words], str(cwd), variables, output, errors, stdin)
         self.args = words
         self._process = context.Process(target=_become, args=given)
         self._process.start()
@@ -98,6 +106,45 @@ class Forked:
         self.wait(30)
 
 
+class ForkedUpload(Forked):
+    """An upload of timerxl.hub.push as a fork of the process that orders it, whose end it watches.
+
+    A new Python spends seconds on imports before its first byte.
+    """
+
+    def __init__(self, words: Sequence[str], *, env: Mapping[str, str], **_: Any) -> None:
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self._told = [Path(self._folder.name, name) for name in ("output", "errors")]
+        for path in self._told:
+            path.touch()
+        pipe = os.pipe()
+        super().__init__(
+            words,
+            cwd=os.getcwd(),
+            env=env,
+            stdin=pipe,
+            stdout=self._told[0],
+            stderr=self._told[1],
+            context=multiprocessing.get_context("fork"),
+        )
+        os.close(pipe[0])
+        self._order = pipe[1]
+
+    def communicate(self, order: str, timeout: float) -> tuple[str, str]:
+        os.write(self._order, f"{order}\n".encode())
+        self.wait(timeout)
+        os.close(self._order)
+        output, errors = (path.read_text(encoding="utf-8") for path in self._told)
+        return output, errors
+
+    def wait(self, timeout: float | None = None) -> int:
+        deadline = time.monotonic() + 1
+        self._process.join(timeout)
+        while self.returncode is None and time.monotonic() < deadline:
+            time.sleep(0.001)  # another thread has seen the end and is about to note it
+        return super().wait(0)
+
+
 def run(
     words: Sequence[object],
     *,
@@ -118,6 +165,14 @@ def run(
     return subprocess.CompletedProcess(list(map(str, words)), code, *told)
 
 
+@functools.cache
+def help_of(script: str) -> str:
+    """What ``--help`` of a script of launch/ prints."""
+    done = run([sys.executable, script, "--help"])
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def last_line_without_timerxl(code: str, *words: object, cwd: Path) -> str:
     """Run ``python -c code words`` where timerxl can't be found and hubs are offline; return the
     last line that it prints."""
@@ -136,6 +191,9 @@ def last_line_without_timerxl(code: str, *words: object, cwd: Path) -> str:
 
 
 # Put in the place of a module's ``subprocess``.
+UPLOADS_BY_FORKS = SimpleNamespace(
+    Popen=ForkedUpload, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
+)
 BY_FORKS = SimpleNamespace(
     Popen=Forked,
     run=run,
@@ -164,10 +222,16 @@ def _ensure_server() -> None:
 
 
 def _become(
-    words: list[str], cwd: str, env: dict[str, str], output: str | None, errors: str | None
+    words: list[str],
+    cwd: str,
+    env: dict[str, str],
+    output: str | None,
+    errors: str | None,
+    pipe: tuple[int, int] | None,
 ) -> None:
     """Be this command from now on."""
-    assert "preloaded" in sys.modules, "the server could not import tests/preloaded.py"
+    is_known = pipe is not None or "preloaded" in sys.modules
+    assert is_known, "the server could not import tests/preloaded.py"
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()
@@ -175,19 +239,37 @@ def _become(
     # What was read from the server's environment when it imported these.
     importlib.reload(huggingface_hub.constants)
     tempfile.tempdir = None
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the suite may run under nohup
+    for number in (signal.SIGHUP, signal.SIGTERM):  # the suite may run under nohup
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for descriptor, path in ((1, output), (2, errors)):
         if path is not None:
             opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.dup2(opened, descriptor)
             os.close(opened)
+    if pipe is not None:
+        os.close(pipe[1])
+        warnings.resetwarnings()  # pytest's; Python's own are these
+        for kind in (DeprecationWarning, PendingDeprecationWarning, ResourceWarning):
+            warnings.simplefilter("ignore", kind)
+        sys.stdin = io.StringIO(os.fdopen(pipe[0]).readline())
+        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
+    for folder in filter(None, env.get("PYTHONPATH", "").split(os.pathsep)):
+        if (custom := Path(folder, "sitecustomize.py")).is_file():
+            runpy.run_path(str(custom))  # as Python does at its start
+    timerxl.hub.push.subprocess = UPLOADS_BY_FORKS  # type: ignore[assignment]
     if words[0] == "nsenter":
         words = _enter(words)
     program, *arguments = words
     if Path(program).name in ("torchrun", "accelerate"):
         _launch(words)
         return
-    sys.argv = [word for word in arguments if word != "-u"]
+    sys.argv = [word for word in arguments if word not in ("-u", "-P")]
+    if sys.argv[0] == "-m":
+        sys.argv = sys.argv[1:]
+        sys.modules.pop(sys.argv[0], None)
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        return
     sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))  # as Python does
     runpy.run_path(sys.argv[0], run_name="__main__")
 

@@ -134,6 +134,7 @@ def test_imports_are_read_off_a_made_up_tree(tmp_path: Path) -> None:
         draw_imports.layers(imports | {"foundation": {"data"}})
 
 
+@pytest.mark.slow
 def test_make_docs_builds_strictly() -> None:
     planned = subprocess.run(
         ["make", "--dry-run", "docs"],
@@ -168,6 +169,7 @@ def has_package(name: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not all(has_package(name) for name in NEED_PACKAGES),
     reason="the extra is not installed: pip install -c constraints.txt -e '.[docs]'",

@@ -181,6 +181,7 @@ def test_a_good_import_passes(path: str, source: str) -> None:
     assert faults(path, source) == []
 
 
+@pytest.mark.slow
 def test_recipes_are_read_without_torch() -> None:
     code = "import sys, timerxl.config, timerxl.command_line; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0
@@ -213,6 +214,7 @@ def test_each_script_of_launch_is_a_command() -> None:
     assert modules == commands | {"__init__", "__main__"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["-P"]])
 def test_the_library_evaluate_is_found_beside_a_script_of_that_name(
     tmp_path: Path, options: list[str]

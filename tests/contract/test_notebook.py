@@ -254,6 +254,7 @@ def mount(path):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("driver", ["550.54.15", "580.82.07"])
 def test_the_cells_that_only_colab_runs(runtime: Runtime, driver: str) -> None:
     """What is installed where, and that a second time only what is missing is."""

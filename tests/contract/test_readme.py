@@ -6,7 +6,6 @@ own, and those of data.md's table of sources are run by tests/unit/data/test_sou
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import shlex
@@ -58,20 +57,13 @@ def commands_of_pages() -> list[str]:
     return sorted(command for command in found - set(commands(True)) if "launch/" in command)
 
 
-@functools.cache
-def help_of(script: str) -> str:
-    return subprocess.run(
-        [sys.executable, script, "--help"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=True,
-    ).stdout  # fmt: skip
-
-
 def test_the_pages_have_commands() -> None:
     found = "\n".join(commands_of_pages() + commands(marked=True))
     for script in ("convert", "diagnose", "evaluate", "plan", "publish", "export"):
         assert f"launch/{script}.py" in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", commands(marked=True) + commands_of_pages())
 def test_a_command_that_needs_more_is_parsed(command: str) -> None:
     words = shlex.split(command)
@@ -85,7 +77,7 @@ def test_a_command_that_needs_more_is_parsed(command: str) -> None:
         load_recipe(recipe, [w for w in words if "=" in w and not w.startswith("-")])
     if scripts[0] != "launch/train.py":
         for option in (word for word in words if word.startswith("--")):
-            assert option in help_of(scripts[0])
+            assert option in processes.help_of(scripts[0])
 
 
 def run(words: list[str], tmp_path: Path) -> None:
@@ -98,12 +90,14 @@ def run(words: list[str], tmp_path: Path) -> None:
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [c for c in commands(marked=False) if "launch/train" in c])
 def test_a_training_command_runs(command: str, tmp_path: Path) -> None:
     words = [w for w in shlex.split(command) if not w.startswith("output_dir=")]
     run([*words, *SMALL, f"output_dir={tmp_path / 'run'}"], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [c for c in commands(marked=False) if "launch/plan" in c])
 def test_a_planning_command_runs(command: str) -> None:
     done = processes.run([sys.executable, *shlex.split(command)[1:]])
@@ -112,12 +106,14 @@ def test_a_planning_command_runs(command: str) -> None:
     assert "Why transfer_long needs what it needs" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / ".venv" / ".installed").exists(), reason="make has no .venv here")
 def test_make_quickstart_runs(tmp_path: Path) -> None:
     bounds = " ".join([*SMALL, f"output_dir={tmp_path / 'run'}"])
     run(["make", "quickstart", f"QUICKSTART_ARGS={bounds}"], tmp_path)
 
 
+@pytest.mark.slow
 def test_make_test_is_what_it_says() -> None:
     planned = subprocess.run(
         ["make", "--dry-run", "test"],

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 from accelerate.commands.launch import launch_command_parser
 
@@ -29,6 +28,7 @@ def test_the_documents_have_commands() -> None:
         assert any(doc == name and f"launch/{script}.py" in command for doc, command in COMMANDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "command"), COMMANDS)
 def test_a_command_is_there_to_be_run(name: str, command: str) -> None:
     words = shlex.split(command)
@@ -43,10 +43,7 @@ def test_a_command_is_there_to_be_run(name: str, command: str) -> None:
     if "--config" in words:
         recipe = words[words.index("--config") + 1]
         load_recipe(recipe, [word for word in words if re.match(r"[a-z_.]+=", word)])
-    helped = subprocess.run(
-        [sys.executable, script, "--help"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=True,
-    ).stdout  # fmt: skip
+    helped = processes.help_of(script)
     for option in words[words.index(script) + 1 :]:
         assert not option.startswith("--") or re.search(rf"{option}(?![\w-])", helped), option
 

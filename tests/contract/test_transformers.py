@@ -93,6 +93,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_a_saved_folder_loads_where_timerxl_is_not_installed(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = TimerXLForClassification(TimerXLConfig(**FIELDS)).eval()

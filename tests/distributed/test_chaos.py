@@ -9,6 +9,8 @@ import pytest
 from benchmarks.chaos import Chaos, Row
 from benchmarks.chaos_judge import ONE, ZERO, Run, compare
 
+pytestmark = pytest.mark.slow
+
 
 def held(row: Row, trials: int) -> None:
     assert row.good, row.text()

@@ -24,6 +24,8 @@ from timerxl.cli import publish
 from timerxl.data.preprocessing import Preprocessing
 from timerxl.data.synthetic import load_synthetic
 
+pytestmark = pytest.mark.slow
+
 TINY = (
     "data.synthetic.start=2024-03-01 data.train_fraction=0.4 data.validation_fraction=0.3 "
     "model.patch_length=8 model.context_length=16 model.hidden_size=16 model.intermediate_size=16 "

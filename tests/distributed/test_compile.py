@@ -18,6 +18,8 @@ from safetensors.torch import load_file
 from timerxl import TimerXLForClassification
 from timerxl.cli import predict
 
+pytestmark = pytest.mark.slow
+
 TINY = (
     "data.synthetic.start=2024-06-01 data.train_fraction=0.05 train.max_steps=14 "
     "train.log_every_steps=1 eval.max_windows=40 train.trackers=[] model.hidden_dropout=0 "

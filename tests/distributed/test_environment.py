@@ -17,6 +17,8 @@ from processes import ACCELERATE, ROOT, TORCHRUN
 
 from timerxl.cli import COMMANDS
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = ROOT.parent / "shared" / "data" / "cases" / "deepspeed_configs"
 TINY = (
     "data.synthetic.start=2024-06-01 data.train_fraction=0.35 data.validation_fraction=0.35 "

@@ -18,6 +18,8 @@ import processes
 import pytest
 from processes import ACCELERATE, TORCHRUN, Forked
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).resolve().parent
 TINY = (
     "data.synthetic.start=2024-06-01 data.train_fraction=0.35 data.validation_fraction=0.35 "

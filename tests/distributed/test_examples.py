@@ -10,6 +10,8 @@ import processes
 import pytest
 from processes import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", ["minimal", "trainer"])
 def test_an_example_learns_and_leaves_nothing_behind(name: str, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from benchmarks import gpu_check
 from benchmarks.gpu_check import FAIL, GPU, PARTS, PASS, SKIPPED, Child, Day, Outcome, Part, Run
 from benchmarks.gpu_child import gpu_kernels, kernel_summary
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, str(Path(gpu_check.__file__)), "--minutes", "8"]
 
 

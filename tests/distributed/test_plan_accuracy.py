@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks import plan_accuracy
 
+pytestmark = pytest.mark.slow
+
 
 def test_bytes_of_two_zero2_ranks() -> None:
     """Weights, gradients and optimizer of both ranks, in bf16 and fp32, counted on real tensors."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import processes
+import pytest
 import torch
 from hub_server import running_hub
 from processes import ROOT
@@ -21,6 +22,8 @@ from processes import ROOT
 from timerxl import Forecaster, TimerXLForClassification
 from timerxl.data.preprocessing import Preprocessing
 from timerxl.data.synthetic import load_synthetic
+
+pytestmark = pytest.mark.slow
 
 TINY = (
     "data.synthetic.start=2024-03-01 data.train_fraction=0.4 data.validation_fraction=0.3 "

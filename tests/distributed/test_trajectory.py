@@ -13,6 +13,8 @@ import torch
 from processes import ACCELERATE, TORCHRUN
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
+
 # 90 training windows: batches of 8 end every epoch with one of 2, and 20 steps cross two epochs.
 TINY = (
     "data.synthetic.start=2024-06-01 data.train_fraction=0.05 train.max_steps=20 "

@@ -16,6 +16,8 @@ import pytest
 from benchmarks.chaos_judge import ZERO, Run, compare
 from benchmarks.two_machines import CLOSE, Launch, Network, finish, stop, weights_gap
 
+pytestmark = pytest.mark.slow
+
 STEPS, CUT, KEPT, LIMIT = 12, 10, 8, 10.0  # of the run; where it is cut; what is left; seconds
 TINY = f"train.max_steps={STEPS} train.checkpoint_every_steps=4 eval.max_windows=40".split()
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = "timerxl launch accelerate_configs ds_configs pyproject.toml setup.py README.md LICENSE"
 SMALL = (

@@ -208,6 +208,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, i
     return {name: (said, grown) for name, said, grown in lines}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_before_it_takes_memory(
     outcomes: dict[str, tuple[str, int]], name: str

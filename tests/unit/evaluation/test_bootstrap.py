@@ -204,6 +204,7 @@ def test_a_thousand_resamples_of_six_thousand_windows_take_seconds() -> None:
     assert time.process_time() - began < 20
 
 
+@pytest.mark.slow
 def test_intervals_are_as_wide_as_scores_vary_and_hold_the_true_one() -> None:
     """80 series of a year and a half; benchmarks/bootstrap_coverage.py has the full table.
 

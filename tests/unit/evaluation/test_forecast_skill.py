@@ -90,6 +90,7 @@ def test_a_bad_batch_is_refused_and_leaves_nothing_behind(
     assert skill.compute(**good)["mcc"] == 1.0
 
 
+@pytest.mark.slow
 def test_evaluate_loads_the_file_from_a_checkout_without_the_network(tmp_path: Path) -> None:
     code = """
 import json, evaluate

@@ -167,6 +167,7 @@ def test_gradient_boosting_refuses_what_does_not_fit() -> None:
         series.fit()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (SHARED / "data/beijing_hourly_2013_2017.parquet").exists(), reason="no shared data"
 )

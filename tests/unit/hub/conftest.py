@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import processes
 import pytest
 from accelerate.state import AcceleratorState, GradientState
 
+import timerxl.hub.push
 from timerxl.config import load_recipe
 from timerxl.hub.package import Package, stage
 from timerxl.hub.record import read_record
@@ -61,7 +64,11 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """A hub, and the environment in which the next process finds it and does not wait."""
+    """A hub, and the environment in which the next process finds it and does not wait.
+
+    Uploads are forks; see ``cold_upload``.
+    """
+    monkeypatch.setattr(timerxl.hub.push, "subprocess", processes.UPLOADS_BY_FORKS)
     fast = tmp_path / "fast"
     fast.mkdir()
     (fast / "sitecustomize.py").write_text(NO_WAITING)
@@ -69,6 +76,12 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         for name, value in (found.environment | {"PYTHONPATH": str(fast)}).items():
             monkeypatch.setenv(name, value)
         yield found
+
+
+@pytest.fixture
+def cold_upload(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uploads are Pythons started anew, as a user's are."""
+    monkeypatch.setattr(timerxl.hub.push, "subprocess", subprocess)
 
 
 @pytest.fixture(scope="session")

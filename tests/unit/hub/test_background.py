@@ -22,6 +22,8 @@ from timerxl.hub.push import BackgroundPush
 from timerxl.hub.record import needs_force, read_record
 from timerxl.hub.staging import Place, sweep
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 
 COMMIT, UPLOAD = "POST .*/commit/main", "PUT /lfs/upload"
@@ -222,6 +224,7 @@ def test_a_run_that_a_monitor_stopped_gets_a_card_that_says_so(hub: Hub, trainin
     assert said[2] == f"hub: a stopped run is not sent by itself; to do it: {command}"
 
 
+@pytest.mark.usefixtures("cold_upload")
 def test_a_run_that_failed_gets_a_card_that_says_so(hub: Hub, training: Path) -> None:
     theirs = {"README.md": File(b"> **STILL TRAINING.** It goes on.", False)}
     hub.repositories["ana/rain"] = Repository()  # by an earlier process of this run

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import torch
 
@@ -101,16 +101,11 @@ def test_the_file_computes_what_the_model_does(case: str, tmp_path: Path) -> Non
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_a_trained_model_from_the_command_line(finished: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "--model", finished / "model", "--output", "rain.onnx"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    words = [sys.executable, SCRIPT, "--model", finished / "model", "--output", "rain.onnx"]
+    done = processes.run(words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.startswith("logits within ")
     assert done.stdout.endswith(" MB: rain.onnx\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
+import processes
 import pytest
 import yaml
 from hub_contents import Fault, Hub
@@ -144,6 +144,7 @@ def test_a_stopped_run(hub: Hub, command: Command) -> None:
     assert "**STOPPED BY A MONITOR.**" in card.split("\n## ")[0]
 
 
+@pytest.mark.slow
 def test_as_a_script_from_elsewhere(hub: Hub, run: Path, tmp_path: Path) -> None:
     """Two at once: one that the hub refuses, one that it is too slow for."""
     before = sums(run)
@@ -152,14 +153,7 @@ def test_as_a_script_from_elsewhere(hub: Hub, run: Path, tmp_path: Path) -> None
 
     def publish(name: str, *words: str) -> subprocess.CompletedProcess[str]:
         given = ["--run", "rainy-run", "--repo-id", f"ana/{name}", *words]
-        return subprocess.run(
-            [sys.executable, SCRIPT, *given],
-            cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        return processes.run([sys.executable, SCRIPT, *given], cwd=tmp_path)
 
     with ThreadPoolExecutor() as pool:
         jobs = [pool.submit(publish, "refused"), pool.submit(publish, "slow", "--timeout", "3")]

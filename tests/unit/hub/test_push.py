@@ -37,6 +37,7 @@ def contents(package: Package) -> dict[str, bytes]:
     return {name: (package.folder / name).read_bytes() for name in package.files}
 
 
+@pytest.mark.usefixtures("cold_upload")
 def test_one_commit_with_these_very_files(hub: Hub, package: Package) -> None:
     done = push_package(package, TARGET, "Publish it")
     repository = hub.repositories["ana/rain"]
@@ -223,6 +224,7 @@ def test_what_a_server_says_is_cut_and_plain(hub: Hub, package: Package, where: 
     assert "hf_" not in error
 
 
+@pytest.mark.usefixtures("cold_upload")
 @pytest.mark.parametrize(
     ("end", "kind", "words"),
     [

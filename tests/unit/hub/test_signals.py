@@ -142,6 +142,7 @@ def test_a_signal_at_any_moment(hub: Hub, run: Path, start: Callable[..., Comman
         assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_nohup_is_respected(hub: Hub, run: Path, start: Callable[..., Command]) -> None:
     hub.faults.append(Fault(UPLOAD, seconds=1.5, times=1))
     handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -83,6 +83,7 @@ def test_the_help_of_a_command_names_the_command(
     assert f"python launch/{name.replace('-', '_')}.py" not in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

@@ -41,6 +41,7 @@ def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert [path.name for path in folder.parent.iterdir()] == ["classifier"]
 
 
+@pytest.mark.slow
 def test_as_a_script_it_prints_its_line_alone(tmp_path: Path) -> None:
     switches = ["--hidden-act", "gelu", "--covariate"]
     done = processes.run(

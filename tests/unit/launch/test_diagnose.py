@@ -198,6 +198,7 @@ def test_what_a_person_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "\x1b" not in text
 
 
+@pytest.mark.slow
 def test_the_script_prints_json_alone_and_quickly(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(METRICS)
     words = [sys.executable, "-X", "importtime", str(SCRIPT), ".", "--json"]

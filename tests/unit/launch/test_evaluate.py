@@ -62,6 +62,7 @@ def found(run_folder: Path) -> dict[str, Any]:
     return as_json("--model", str(run_folder / "model"), *QUICK, *arguments)
 
 
+@pytest.mark.slow
 def test_the_numbers_of_the_run_come_again(run_folder: Path, found: dict[str, Any]) -> None:
     results = json.loads((run_folder / "results.json").read_text())
     trained = next(event for event in found["events"] if event["is_trained_event"])
@@ -79,6 +80,7 @@ def test_the_numbers_of_the_run_come_again(run_folder: Path, found: dict[str, An
     )
 
 
+@pytest.mark.slow
 def test_always_rain_has_no_skill(found: dict[str, Any]) -> None:
     for event in found["events"]:
         scores = event["scores"]["always_rain"]
@@ -86,6 +88,7 @@ def test_always_rain_has_no_skill(found: dict[str, Any]) -> None:
         assert scores["f1"] == pytest.approx(2 * event["rain_share"] / (1 + event["rain_share"]))
 
 
+@pytest.mark.slow
 def test_heavier_rain_is_rarer(run_folder: Path, found: dict[str, Any]) -> None:
     light, heavy = found["events"]
     assert heavy["rain_threshold_mm"] == 5
@@ -99,6 +102,7 @@ def test_heavier_rain_is_rarer(run_folder: Path, found: dict[str, Any]) -> None:
     assert "bayes" not in heavy["scores"]
 
 
+@pytest.mark.slow
 def test_strata_are_scored_on_their_own_windows(run_folder: Path, found: dict[str, Any]) -> None:
     trained = found["events"][0]
     for by in ("region", "season"):
@@ -129,6 +133,7 @@ def test_strata_are_scored_on_their_own_windows(run_folder: Path, found: dict[st
     assert stratum["scores"]["mcc"] == pytest.approx(matthews_corrcoef(label, said))
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_same_numbers(run_folder: Path) -> None:
     arguments = ("--model", str(run_folder / "model"), *QUICK, "--max-windows", "77")
     one, two = as_json(*arguments), as_json(*arguments, ranks=2)
@@ -136,6 +141,7 @@ def test_two_ranks_give_the_same_numbers(run_folder: Path) -> None:
     assert one == two
 
 
+@pytest.mark.slow
 def test_a_person_reads_tables(run_folder: Path, tmp_path: Path) -> None:
     months = [f"{season} {year} 27.0 0.0" for year in (2023, 2024) for season in SEASONS]
     oni = tmp_path / "oni.txt"
@@ -158,6 +164,7 @@ def test_a_person_reads_tables(run_folder: Path, tmp_path: Path) -> None:
 SEASONS = "DJF JFM FMA MAM AMJ MJJ JJA JAS ASO SON OND NDJ".split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -180,6 +187,7 @@ def test_bad_input_is_refused(
     check_refused(["--model", str(run_folder / "model"), *arguments], message, capsys)
 
 
+@pytest.mark.slow
 def test_another_folder_or_series_is_refused(
     run_folder: Path,
     tmp_path: Path,
@@ -192,6 +200,7 @@ def test_another_folder_or_series_is_refused(
     check_refused([*model, "--data", str(table)], "other.csv", capsys)
 
 
+@pytest.mark.slow
 def test_damaged_weights_are_refused(
     run_folder: Path,
     tmp_path: Path,

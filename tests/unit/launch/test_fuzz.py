@@ -22,6 +22,7 @@ from benchmarks.fuzz_judge import Outcome, faults, snapshot
 REFUSED = Outcome(2, "", "error: found x, expected y.\n", 0.1)
 
 
+@pytest.mark.slow
 def test_damaged_inputs_end_as_promised() -> None:
     inputs = 2 * len(KINDS)
     command = [sys.executable, "benchmarks/fuzz.py", "--inputs", str(inputs), "--seed", "11"]
@@ -122,6 +123,7 @@ def test_a_link_that_is_written_through_is_seen(case: Case, tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.slow
 def test_the_hostile_pickle_is_hostile(tmp_path: Path) -> None:
     """What the readers must not run does leave its mark where it is unpickled."""
     path = tmp_path / "weights.pth"

@@ -119,6 +119,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_predict(place: Path, said: Said) -> None:
     table = next(place.glob("*.parquet"))
     words = ("--model", place / "run" / "model", "--input", table, "--device", "cpu")
@@ -129,6 +130,7 @@ def test_predict(place: Path, said: Said) -> None:
     assert code == 2
 
 
+@pytest.mark.slow
 def test_the_text_of_a_label(place: Path, said: Said, tmp_path: Path) -> None:
     model = Path(shutil.copytree(place / "run" / "model", tmp_path / "model"))
     content = json.loads((model / "preprocessing.json").read_text())
@@ -140,6 +142,7 @@ def test_the_text_of_a_label(place: Path, said: Said, tmp_path: Path) -> None:
     assert r"event: \x1b]0;title\x07" in told
 
 
+@pytest.mark.slow
 def test_evaluate(place: Path, said: Said) -> None:
     table = next(place.glob("*.parquet"))
     words = ("--model", place / "run" / "model", "--data", table, "--resamples", 20)
@@ -152,6 +155,7 @@ def test_evaluate(place: Path, said: Said) -> None:
     assert code == 2  # it names the path that it was trained on
 
 
+@pytest.mark.slow
 def test_plan(place: Path, said: Said) -> None:
     recipe = next(place.glob("*.yaml"))
     code, told = said("plan", "--config", recipe, "--fit", "1GiB")
@@ -162,6 +166,7 @@ def test_plan(place: Path, said: Said) -> None:
     assert said("plan", "--config", f"{recipe}x")[0] == 2
 
 
+@pytest.mark.slow
 def test_report_and_diagnose(place: Path, said: Said, tmp_path: Path) -> None:
     assert said("report", place / "run")[0] == 0
     assert said("diagnose", place / "run")[0] == 0
@@ -171,6 +176,7 @@ def test_report_and_diagnose(place: Path, said: Said, tmp_path: Path) -> None:
     assert said("diagnose", place / "no" / "such")[0] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_json", [False, True])
 def test_audit(place: Path, said: Said, tmp_path: Path, as_json: bool) -> None:
     table = next(place.glob("*.parquet"))

@@ -65,11 +65,13 @@ def found(twice: list[str]) -> dict[str, Any]:
     return answer
 
 
+@pytest.mark.slow
 def test_the_same_question_has_the_same_answer(twice: list[str]) -> None:
     assert twice[0] == twice[1]
     assert twice[0].startswith("{\n")
 
 
+@pytest.mark.slow
 def test_the_model_and_the_series(found: dict[str, Any]) -> None:
     run = read_workload(load_recipe("quickstart", TINY))
     model = TimerXLForClassification(run.model)
@@ -84,6 +86,7 @@ def test_the_model_and_the_series(found: dict[str, Any]) -> None:
     assert found["precision"] == {"t4": "fp16", "tiny": "fp16"}
 
 
+@pytest.mark.slow
 def test_memory_of_a_gpu(found: dict[str, Any]) -> None:
     one, two = found["per_gpu"]  # a number asked for twice is planned once
     assert (one["gpus"], two["gpus"]) == (1, 2)
@@ -102,6 +105,7 @@ def test_memory_of_a_gpu(found: dict[str, Any]) -> None:
     assert two["buckets_gib"] == two["weights_gib"]  # fp32 gradients, as large
 
 
+@pytest.mark.slow
 def test_time_and_scaling(found: dict[str, Any]) -> None:
     keys = [(item["device"], item["gpus"]) for item in found["time"]]
     assert keys == [("t4", 1), ("t4", 2), ("tiny", 1), ("tiny", 2)]
@@ -135,6 +139,7 @@ def test_time_and_scaling(found: dict[str, Any]) -> None:
     assert two["train_seconds_per_epoch"] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_warnings_and_fit(found: dict[str, Any]) -> None:
     (idle,) = found["warnings"]
     assert idle.startswith("more than half the memory stays unused on t4 (0.5 of 14.7 GiB):")
@@ -251,6 +256,7 @@ def test_bad_input_is_one_line_and_code_2(
     assert len(errors.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_bad_input_in_a_process_of_its_own() -> None:
     done = processes.run([sys.executable, SCRIPT, "--config", "nowhere", "--json"])
     output, errors = done.stdout, done.stderr

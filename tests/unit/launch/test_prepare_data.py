@@ -47,6 +47,7 @@ def peru_file(path: Path, hours: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_peru_is_the_default_and_nothing_is_overwritten(tmp_path: Path) -> None:
     peru_file(tmp_path / "peru.nc", 24 * 20)
     words = ("peru.nc", "--step-hours", 6, "--derived", "calendar", "tp_sum_24h", "--output", "out")
@@ -75,6 +76,7 @@ def test_peru_is_the_default_and_nothing_is_overwritten(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["series.json", "series.parquet"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GERMANY.is_file(), reason="the ERA5 files are not at hand")
 def test_the_sparse_file_ends_with_code_2(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("regions: {koeln: {latitude: 51, longitude: 7}}")
@@ -91,6 +93,7 @@ def test_the_sparse_file_ends_with_code_2(tmp_path: Path) -> None:
     assert "SPARSE: 4 of 24 hours of tp" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "stage"), [(signal.SIGTERM, "*.npy"), (signal.SIGINT, "all-columns.parquet")]
 )
@@ -120,6 +123,7 @@ def test_a_run_that_is_stopped_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["peru.nc", "r.yaml"]
 
 
+@pytest.mark.slow
 def test_the_audit_takes_a_prepared_series(tmp_path: Path) -> None:
     pytest.importorskip("timerxl.data.audit.auditor")
     peru_file(tmp_path / "peru.nc", 24 * 20)
@@ -160,6 +164,7 @@ def test_wrong_words_end_with_code_2(
         assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv", "x.nc"]
 
 
+@pytest.mark.slow
 def test_what_is_said_of_columns(tmp_path: Path) -> None:
     """--unit, --missing and --meaning reach the series; a wrong word ends with 2 and one line."""
     path = peru_file(tmp_path / "peru.nc", 72)

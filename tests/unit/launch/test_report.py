@@ -40,6 +40,7 @@ def runs(tmp_path: Path) -> list[Path]:
     return folders
 
 
+@pytest.mark.slow
 def test_as_a_command(runs: list[Path]) -> None:
     done = processes.run([sys.executable, "launch/report.py", runs[0]])
     page = runs[0] / "report" / "index.html"

@@ -213,6 +213,7 @@ def test_training_that_fails_says_so(
     assert (output_dir / "report" / "index.html").is_file()
 
 
+@pytest.mark.slow
 def test_bad_input_after_a_finished_run(command: Command, tmp_path: Path) -> None:
     """A finished run stays as it is through a bad one, and is moved aside by the next good one."""
     rain, output_dir = tmp_path / "rain.csv", tmp_path / "run"

@@ -31,6 +31,8 @@ from timerxl.training.checkpoint.storage import file_record
 from timerxl.training.run_lock import RunLock
 from timerxl.training.trainer import NumberNotFinite, TrainingStep
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("where", [3, 7, 12, "scores"])
 def test_killed_anywhere_it_ends_the_same(tmp_path: Path, straight: Path, where: Any) -> None:

@@ -20,6 +20,8 @@ from whole_runs import assert_same_end, before_step, command, curves, events, re
 from timerxl.model import TimerXLForClassification
 from timerxl.training.checkpoint.storage import find_checkpoints, find_problem
 
+pytestmark = pytest.mark.slow
+
 
 def struck(folder: Path, step: int, signals: list[int]) -> tuple[int, int, str]:
     """Run in ``folder`` and send ``signals`` before this step; (process, exit code, output)."""

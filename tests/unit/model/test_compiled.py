@@ -13,6 +13,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from timerxl.model import TimerXLConfig, TimerXLForClassification, attention_timerxl
 
+pytestmark = pytest.mark.slow
+
 VARIABLES, PATCHES, PATCH = 3, 4, 4
 VARIANTS: dict[str, dict[str, Any]] = {
     "mean": {},

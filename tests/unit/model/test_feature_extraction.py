@@ -276,6 +276,7 @@ print(type(extractor).__module__, *probability.tolist())
 """
 
 
+@pytest.mark.slow
 def test_it_forecasts_where_timerxl_is_not_installed(
     folder: Path, table: pd.DataFrame, tmp_path: Path
 ) -> None:

@@ -26,6 +26,8 @@ from timerxl.planner.trace import (
 from timerxl.planner.workload import Workload
 from timerxl.training.assembly import build_optimizer
 
+pytestmark = pytest.mark.slow
+
 MakeWorkload = Callable[..., Workload]
 Step = Callable[..., StepSettings]
 C, D, INNER, H = 3, 32, 64, 2

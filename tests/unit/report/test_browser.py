@@ -19,6 +19,8 @@ from timerxl.report.page import write_report
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 from chromium import CHROMIUM, Browser
 
+pytestmark = pytest.mark.slow
+
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, no google-chrome in PATH")
 
 

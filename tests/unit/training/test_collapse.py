@@ -97,6 +97,7 @@ def test_a_little_skill_on_many_windows_is_no_collapse(
     assert severity(collapse(history(row, row), LIMITS)) == ("certain" if bad else None)
 
 
+@pytest.mark.slow
 def test_the_error_of_a_roc_auc_without_skill() -> None:
     """Against random forecasts of random labels, drawn many times."""
     random = np.random.default_rng(0)

@@ -32,6 +32,8 @@ from timerxl.training.checkpoint.storage import (
 )
 from timerxl.training.resume import plan_resume
 
+pytestmark = pytest.mark.slow
+
 
 class Killed(BaseException):
     """No Exception: nothing may catch it, as nothing catches SIGKILL."""
@@ -139,7 +141,6 @@ def test_a_save_cut_off_anywhere_leaves_a_whole_checkpoint(
     step: int,
     error: Any,
 ) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # seconds on a busy disk
     run = Run(tmp_path / "run", accelerator, monkeypatch)
     fail_at, over, lost, left = 0, False, [], []
     while not over:
@@ -169,7 +170,6 @@ def test_the_best_model_outlives_a_save_cut_off_anywhere(
     tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch, error: Any
 ) -> None:
     """Under its own name, or after a kill under the one that the next process looks for."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr(saving, "write_model", light_model)
     folder, model = tmp_path / "model", torch.nn.Linear(1, 1)
     fail_at, over, lost = 0, False, []

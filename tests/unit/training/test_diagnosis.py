@@ -313,6 +313,7 @@ def test_a_large_file_is_not_read_into_memory(tmp_path: Path, kind: str) -> None
     assert peak < (4_000_000 if kind == "one line" else 1_500_000)
 
 
+@pytest.mark.slow
 def test_torch_stays_out() -> None:
     code = "import sys, timerxl.training.monitors.replay; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

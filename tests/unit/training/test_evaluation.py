@@ -38,6 +38,7 @@ def one_by_one(finished: Any, positions: np.ndarray) -> np.ndarray:
     return torch.cat([output.logits for output in logits]).numpy()
 
 
+@pytest.mark.slow
 def test_two_real_ranks(finished: Any, tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
     script = str(Path(__file__).with_name("two_ranks.py"))

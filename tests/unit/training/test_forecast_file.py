@@ -101,26 +101,31 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_nothing_half_written(
     finished: Any, tmp_path: Path, number: signal.Signals
 ) -> None:
-    command = [sys.executable, "-c", STALLED, str(ROOT / "launch" / "predict.py")]
-    command += ["--model", str(finished.folder / "model"), "--input", "synthetic"]
-    command += ["--output", "out.parquet"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "WRITING\n"
-        assert [path.suffix for path in tmp_path.iterdir()] == [".parquet"]
+    script, printed, place = (tmp_path / name for name in ("stalled.py", "printed", "place"))
+    script.write_text(STALLED)
+    place.mkdir()
+    command = [sys.executable, script, ROOT / "launch" / "predict.py", "--input", "synthetic"]
+    command += ["--model", finished.folder / "model", "--output", "out.parquet"]
+    process = processes.Forked(command, cwd=place, stdout=printed, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 60
+        while not printed.exists() or "WRITING\n" not in printed.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert [path.suffix for path in place.iterdir()] == [".parquet"]
         started = time.monotonic()
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        assert process.wait(60) == 128 + number
+    finally:
+        process.kill_all()
     assert time.monotonic() - started < 30
-    assert process.returncode == 128 + number
-    assert "Traceback" not in errors
-    assert list(tmp_path.iterdir()) == []
+    assert "Traceback" not in printed.read_text()
+    assert list(place.iterdir()) == []
 
 
 # Names of variables
@@ -254,6 +259,7 @@ def awkward_run(
     return folder / "run", table
 
 
+@pytest.mark.slow
 def test_predict_writes_what_the_forecaster_says(
     awkward_run: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def table(series_frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values(["timestamp", "region"], kind="stable").reset_index(drop=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 7, 500])
 def test_the_numbers_are_those_of_the_evaluation(
     finished: Any, forecaster: Forecaster, batch_size: int
@@ -52,6 +53,7 @@ def test_the_numbers_are_those_of_the_evaluation(
     assert "24 hours after the time of issue" in found.attrs["event"]
 
 
+@pytest.mark.slow
 def test_a_table_gives_what_the_series_gives(
     forecaster: Forecaster, table: pd.DataFrame, tmp_path: Path
 ) -> None:
@@ -68,6 +70,7 @@ def test_a_table_gives_what_the_series_gives(
         assert both["probability"].to_numpy() == pytest.approx(wanted, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_every_time_with_a_full_context_is_forecast(
     forecaster: Forecaster, table: pd.DataFrame
 ) -> None:
@@ -80,6 +83,7 @@ def test_every_time_with_a_full_context_is_forecast(
     assert longer["probability"].to_numpy() == pytest.approx(found["probability"].to_numpy())
 
 
+@pytest.mark.slow
 def test_a_variable_counts_what_its_absence_changes(
     forecaster: Forecaster, table: pd.DataFrame
 ) -> None:
@@ -112,6 +116,7 @@ def hole(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -138,6 +143,7 @@ def test_what_does_not_fit_is_said(
         forecaster.predict(change(table), at="latest")
 
 
+@pytest.mark.slow
 def test_times_are_counted(forecaster: Forecaster, table: pd.DataFrame) -> None:
     start = table["timestamp"].min()
     early = start + pd.Timedelta("3D")  # six steps of 12 hours after the first
@@ -180,6 +186,7 @@ def predict(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return processes.run([sys.executable, ROOT / "launch" / "predict.py", *arguments], cwd=cwd)
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_same_numbers_in_every_format(
     finished: Any, forecaster: Forecaster, table: pd.DataFrame, tmp_path: Path
 ) -> None:
@@ -207,6 +214,7 @@ def test_the_command_writes_the_same_numbers_in_every_format(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -232,6 +232,7 @@ def test_a_device_that_is_not_there(model: Path, device: str) -> None:
         Forecaster.from_pretrained(model, device=device)
 
 
+@pytest.mark.slow
 def test_a_table_with_holes_gives_the_numbers_of_its_evaluation(
     train_tiny: Any, tmp_path: Path
 ) -> None:

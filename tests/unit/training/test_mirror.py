@@ -582,6 +582,7 @@ def test_a_run_that_goes_on_is_not_held_up(tmp_path: Path, monkeypatch: pytest.M
     assert fsspec.filesystem("file").exists(str(far / "slot-0" / "manifest.json"))
 
 
+@pytest.mark.slow
 def test_whole_runs(tmp_path: Path, train_tiny: Any, capsys: Any) -> None:
     """A finished run comes back finished; train.resume=never begins anew, and takes its place."""
     run, far = tmp_path / "run", f"memory://{tmp_path.name}/runs"

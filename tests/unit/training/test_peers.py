@@ -44,6 +44,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["killed", "silent", "absent"])
 def test_gloo_s_own_words_for_a_lost_peer(case: str) -> None:
     with socket.socket() as free:

@@ -21,6 +21,8 @@ from timerxl.training import run as run_module
 from timerxl.training.assembly import use_seed
 from timerxl.training.trainer import TrainingFailed
 
+pytestmark = pytest.mark.slow
+
 STEPS_PER_EPOCH, EPOCHS = 12, 6
 
 

@@ -73,6 +73,7 @@ def other(tmp_path: Path) -> Iterator[Holder]:
     process.communicate()
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_by_name(tmp_path: Path, other: Holder) -> None:
     said: list[str] = []
     before = (tmp_path / "run.lock").read_bytes()
@@ -96,6 +97,7 @@ def test_a_second_process_is_refused_by_name(tmp_path: Path, other: Holder) -> N
         mine.release()
 
 
+@pytest.mark.slow
 def test_release_lets_another_in(tmp_path: Path, other: Holder) -> None:
     say(other)
     assert heard(other) == "released"
@@ -111,6 +113,7 @@ def test_release_lets_another_in(tmp_path: Path, other: Holder) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
 
 
+@pytest.mark.slow
 def test_the_kernel_frees_the_lock_of_a_killed_process(tmp_path: Path, other: Holder) -> None:
     os.kill(other.pid, signal.SIGKILL)
     other.wait()
@@ -198,6 +201,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_outlives_its_run_holds_no_lock(tmp_path: Path) -> None:
     done = subprocess.Popen([sys.executable, "-c", FORK, str(tmp_path)], stdout=subprocess.PIPE)
     assert done.stdout is not None

@@ -44,6 +44,7 @@ def watched(train_tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_looking_changes_nothing(watched: Any, train_tiny: Any, tmp_path: Path) -> None:
     blind = train_tiny(tmp_path / "run", "train.epochs=2", "data.holdout_fraction=0.2")
     assert len(losses(blind)) > 10

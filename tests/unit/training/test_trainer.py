@@ -171,6 +171,7 @@ LAUNCHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "bad"), [("DDP", [0, 2]), ("ZeRO-2", [0]), ("ZeRO-2", [2])], ids=str
 )
