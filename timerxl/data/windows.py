@@ -409,9 +409,7 @@ def _rain_boundaries(
     series: WeatherSeries, config: DataConfig, context_length: int
 ) -> tuple[np.datetime64, np.datetime64] | None:
     """The cuts in time of a classifier with these settings, so that what it validates and tests on
-    is not trained on before; None where the series has no rain to forecast."""
-    if series.precipitation_mm is None and series.ready_label is None:
-        return None
+    is not trained on before; None where no label is known."""
     label, _ = label_and_persistence(series, config)
     if np.isnan(label).all():
         return None
