@@ -21,6 +21,7 @@ from timerxl.data.forecast_file import BY_VARIABLE
 from timerxl.data.forecast_input import ForecastInput, read_forecast_input
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing, step_offsets
 from timerxl.device import device_facts, refuse_unusable_gpu
+from timerxl.ensemble import ENSEMBLE, Ensemble, difference, is_ensemble, read_members
 from timerxl.evaluation.calibration import Calibration
 from timerxl.model import TimerXLForClassification
 from timerxl.model.convert_openltm import WEIGHTS, load_saved
@@ -28,6 +29,7 @@ from timerxl.untrusted import check_memory, check_model_files, reason
 
 transformers_logging.disable_progress_bar()  # for what takes milliseconds
 PUBLISHED = ["config.json", "model.safetensors", PREPROCESSING]
+PUBLISHED += [ENSEMBLE, *(f"member_*/{name}" for name in PUBLISHED)]
 LATEST, ALL = "latest", "all"
 COLUMNS = ("region", "issue_time", "valid_until", "probability", "probability_raw", "rain")
 Moment = str | datetime.date | np.datetime64  # pandas' Timestamp is a date
@@ -40,7 +42,7 @@ class Forecaster:
     probability from which the decision is rain, chosen on validation in training.
     """
 
-    def __init__(self, model: TimerXLForClassification, saved: Preprocessing):
+    def __init__(self, model: TimerXLForClassification | Ensemble, saved: Preprocessing):
         self.model, self.saved = model.eval(), saved
         content = saved.content
         self.event = str(content["label"]["text"])
@@ -60,7 +62,8 @@ class Forecaster:
         device: str | None = None,
         token: str | bool | None = None,
     ) -> Forecaster:
-        """Load a run's model folder, or download one from the hub (safetensors and JSON alone).
+        """Load a run's model folder or an ensemble's, or download one from the hub (safetensors and
+        JSON alone).
 
         ``device`` is the first GPU where there is one, else the CPU. Raises InputError where the
         folder or repository is no model of ours, or the device can't be used; a GPU that is there
@@ -74,7 +77,7 @@ class Forecaster:
         if not folder.is_dir():
             folder = _download(str(path_or_repo_id), revision, token)
         saved = Preprocessing.load(folder)
-        model = load_classifier(folder, saved)
+        model = load_model(folder, saved)
         model.to(chosen)  # type: ignore[arg-type]
         return cls(model, saved)
 
@@ -194,6 +197,21 @@ class Forecaster:
                 without[:, :, column :: len(names)] = 0.0
                 found[f"{BY_VARIABLE}{name}"] = odds - log_odds(past_values=without)
         return found
+
+
+def load_model(folder: Path, saved: Preprocessing) -> TimerXLForClassification | Ensemble:
+    """The classifier of a model folder, or all those of an ensemble's; see :func:`load_classifier`.
+
+    Raises InputError, too, where members don't fit together or the ensemble's preprocessing.json.
+    """
+    if not is_ensemble(folder):
+        return load_classifier(folder, saved)
+    names = read_members(folder)
+    parts = [Preprocessing.load(folder / name) for name in names]
+    for name, part in zip(names, parts, strict=True):
+        if problem := difference(saved.content, part.content):
+            raise InputError(f"{folder}: {name} does not fit its {PREPROCESSING}: {problem}.")
+    return Ensemble([load_classifier(part.folder, part) for part in parts])
 
 
 def load_classifier(folder: Path, saved: Preprocessing) -> TimerXLForClassification:

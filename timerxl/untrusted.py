@@ -167,7 +167,9 @@ def check_model_files(folder: Path, names: Iterable[str]) -> None:
     A snapshot in the hub's cache is made of links to the blobs beside it; these are taken.
     """
     home = Path(os.path.realpath(folder))  # of a link to itself too
-    homes = {home, home.parent.parent / "blobs"} if home.parent.name == "snapshots" else {home}
+    # Also a folder within a snapshot, as an ensemble's members are.
+    snapshots = [one for one in (home, home.parent) if one.parent.name == "snapshots"]
+    homes = {home, *(one.parent.parent / "blobs" for one in snapshots)}
     for path in (folder / name for name in names):
         if path.exists() and Path(os.path.realpath(path)).parent not in homes:
             raise InputError(

@@ -22,6 +22,7 @@ COMMANDS = {
     "prepare-data": "make one series from grids (NetCDF, Zarr, GRIB) or tables",
     "audit": "check a prepared series",
     "evaluate": "score a saved model beside every baseline",
+    "ensemble": "make one forecaster of several runs",
     "predict": "forecast with a trained model",
     "publish": "send a run to the Hugging Face Hub",
     "report": "write a run's page again, or compare runs",

@@ -54,9 +54,15 @@ def run(given: argparse.Namespace) -> int:
     check_libraries()
     # After the import of torch, which sets its own: it would list what torchvision could add.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    from timerxl.ensemble import Ensemble
     from timerxl.forecaster import Forecaster
 
     forecaster = Forecaster.from_pretrained(given.model, revision=given.revision, device="cpu")
+    if isinstance(forecaster.model, Ensemble):
+        raise InputError(
+            f"--model {given.model} is an ensemble, and a file holds one network; export its "
+            "members, MODEL/member_0 and so on, and take the mean of their probabilities."
+        )
     try:
         worst = write_onnx(
             forecaster.model,

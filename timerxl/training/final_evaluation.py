@@ -46,7 +46,7 @@ from timerxl.evaluation.tables import (
     strata_table,
 )
 from timerxl.files import whole_file, write_json
-from timerxl.forecaster import load_classifier
+from timerxl.forecaster import load_model
 from timerxl.model.convert_openltm import load_saved
 from timerxl.training.checkpoint.model_folder import model_problem, write_preprocessing
 from timerxl.training.checkpoint.storage import StorageFailed
@@ -306,9 +306,9 @@ def evaluate_saved(
     rain threshold as ``assess`` gives it, with ``rain_threshold_mm``), ``strata`` (by -> list).
     """
     saved = Preprocessing.load(request.model)
-    model = load_classifier(request.model, saved)
+    model = load_model(request.model, saved)
     oni = None if request.enso is None else read_oni(request.enso)
-    config = saved.data_config(_data_path(request, saved), request.enso)
+    config = saved.data_config(data_path(request.data, saved), request.enso)
     windows = build_windows(load_series(config), config, saved.context_length, saved)
     for note in windows.notes:
         log(f"data: {note}")
@@ -357,18 +357,19 @@ def evaluate_saved(
     return found
 
 
-def _data_path(request: EvaluationRequest, saved: Preprocessing) -> str | None:
-    """Return the series asked for; without one the synthetic series, where that trained the model.
+def data_path(data: str | None, saved: Preprocessing) -> str | None:
+    """Return the series asked for with ``--data``; without one the synthetic series, where that
+    trained the model.
 
     The path in preprocessing.json is never read: a stranger's could be any file here.
     """
     trained = saved.content["data"]["path"]
-    if request.data is None and trained is not None:
+    if data is None and trained is not None:
         raise InputError(
             f"--data is needed: the model was trained on {trained}. If that series is here, give "
             "its path."
         )
-    return None if request.data == SYNTHETIC else request.data
+    return None if data == SYNTHETIC else data
 
 
 def _events(
