@@ -139,16 +139,16 @@ def test_what_is_not_on_the_list_stays_here(ensemble: Path, tmp_path: Path) -> N
     folder = Path(shutil.copytree(ensemble, tmp_path / "rain"))
     for name in ("preprocessing.json", "member_1/preprocessing.json", "results.json"):
         content = json.loads((folder / name).read_text())
-        content["private"] = "/home/ana/rain"
+        content["private"] = "/tmp/ana/rain"
         content.setdefault("source", {})["host"] = "ana-laptop"
         if "members" in content:
-            content["members"][1]["private"] = "/home/ana/rain"
+            content["members"][1]["private"] = "/tmp/ana/rain"
         (folder / name).write_text(json.dumps(content))
-    (folder / "member_1" / "notes.txt").write_text("/home/ana")
+    (folder / "member_1" / "notes.txt").write_text("/tmp/ana")
     package = stage(read_record(folder), tmp_path / "staged", "ana/rain")
     assert sorted(package.files) == sorted(FILES)
     for path in package.folder.rglob("*.*"):
         if path.suffix != ".safetensors":
             assert "ana-laptop" not in path.read_text()
-            assert "/home/ana" not in path.read_text()
+            assert "/tmp/ana" not in path.read_text()
     assert package.listings["member_1/preprocessing.json"].num_left == 2
