@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = arguments.add_argument
-    add("--run", required=True, type=Path, help="a run folder, as runs/quickstart")
+    add("--run", required=True, type=Path, help="a run folder, as runs/quickstart, or an ensemble")
     add("--repo-id", required=True, help="user/name on the hub; made if it isn't there")
     add("--private", action="store_true", help="a private repository; a public one is refused")
     add("--revision", metavar="BRANCH", help="a branch other than main; made if it isn't there")

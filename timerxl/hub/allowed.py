@@ -518,6 +518,20 @@ RESULTS: dict[str, Any] = {
     "plan": PLAN_CHECK,
 }
 
+# Of an ensemble: each member beside the mean.
+RESULTS["members"] = [
+    {
+        "name": _text("member's name", r"member_\d{1,2}"),
+        "recipe": _choice(*available_recipes()),
+        "seed": SEED,
+        "threshold": SHARE,
+        "num_parameters": COUNT,
+        **_each(SCORES, "validation test"),
+        "intervals": INTERVALS,
+        "differences": Mapping(_choice(*SCORES), _each(NUMBER, "low high")),
+    }
+]
+
 # metrics.jsonl, event by event
 
 _AT = {"step": COUNT, "epoch": POSITIVE}

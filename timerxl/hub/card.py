@@ -324,7 +324,17 @@ def _scores(record: Record) -> dict[str, Any]:
         days = span.total_seconds() / 86400
         sample = {"regions": test["region"].nunique(), "days": days}
     plan = results.get("plan")
+    members = []
+    for one in results.get("members") or []:
+        cells = [one.get("name"), f"{one.get('recipe') or 'a recipe'}, seed {one.get('seed')}"]
+        for key in WITH_INTERVAL:
+            gap = get(one, "differences", key) or {}
+            shown = interval([gap.get("low"), gap.get("high")], "+")
+            cells.append(two_lines(score(get(one, "test", key)), shown))
+        members.append(cells)
     return {
+        "member_columns": ["member", "run", *(COLUMNS[key] for key in WITH_INTERVAL)],
+        "member_rows": members,
         "score_columns": ["forecast", *(COLUMNS[key] for key in (*WITH_INTERVAL, *WITHOUT))],
         "score_rows": rows,
         "differences": _differences(results),

@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 
 import timerxl.model
 from timerxl.config import InputError
-from timerxl.data.preprocessing import Preprocessing
+from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
+from timerxl.ensemble import ENSEMBLE, FORMAT, MOST_MEMBERS, member_names
 from timerxl.files import json_ready, write_json, write_text
-from timerxl.forecaster import load_classifier
+from timerxl.forecaster import load_model
 from timerxl.hub.allowed import Listing
 from timerxl.hub.card import model_card
 from timerxl.hub.privacy import as_yaml
@@ -25,9 +26,11 @@ from timerxl.hub.record import (
     PAGE,
     TRAINING_CONFIG,
     WEIGHTS,
+    Content,
     Record,
 )
 from timerxl.model.convert_openltm import load_saved
+from timerxl.model.feature_extraction_timerxl import PREPROCESSOR_CONFIG
 from timerxl.report.page import report_page
 from timerxl.report.run_record import read_run
 from timerxl.training.checkpoint.model_folder import write_preprocessing
@@ -40,6 +43,14 @@ FORMER_MODULES = tuple(f"{name}_timerxl.py" for name in "flops layers losses out
 OPTIONAL = ("results.json", METRICS, "verdict.json", str(PAGE), *FORMER_MODULES)
 # The code that save_pretrained copies beside weights; it is taken from here, never from a run.
 MODULES = "attention configuration feature_extraction modeling".split()
+# An ensemble in the place of a model, or the reverse, leaves nothing of the other behind.
+_OF_A_MODEL = (WEIGHTS, MODEL_CONFIG, PREPROCESSOR_CONFIG, *(f"{m}_timerxl.py" for m in MODULES))
+OPTIONAL += (ENSEMBLE, *_OF_A_MODEL)
+OPTIONAL += tuple(
+    f"{member}/{name}"
+    for member in member_names(MOST_MEMBERS)
+    for name in (*_OF_A_MODEL, PREPROCESSING)
+)
 # Of config.json, what names code: ours, whatever a run says.
 OUR_CLASSES = {
     "architectures": [timerxl.model.TimerXLForClassification.__name__],
@@ -86,7 +97,10 @@ def stage(
     what was written can't be loaded as the Forecaster does.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write_model(record, folder)
+    if record.members:
+        _write_members(record, folder)
+    else:
+        _write_model(record.model_folder, record.model_config, record.preprocessing, folder)
     found: dict[str, Any] = {TRAINING_CONFIG: record.config, "results.json": record.results}
     _write_files(folder, found | {"verdict.json": record.verdict, METRICS: record.events})
     _load_again(folder)
@@ -101,11 +115,22 @@ def stage(
     return package
 
 
-def _write_model(record: Record, folder: Path) -> None:
+def _write_members(record: Record, folder: Path) -> None:
+    """An ensemble: a model folder for each member, their list, and what the mean is used with."""
+    for name, (model_config, preprocessing) in record.members.items():
+        (folder / name).mkdir()
+        _write_model(record.model_folder / name, model_config, preprocessing, folder / name)
+    write_json(folder / ENSEMBLE, {"format": FORMAT, "members": list(record.members)})
+    write_json(folder / PREPROCESSING, record.preprocessing)
+
+
+def _write_model(
+    model_folder: Path, model_config: Content, preprocessing: Content, folder: Path
+) -> None:
     """The model read and written anew: numbers from the run; the code, and the names of classes
     in config.json, from this package."""
     try:
-        model = load_saved(record.model_folder)
+        model = load_saved(model_folder)
     except (OSError, ValueError) as error:
         raise InputError(f"the model can't be published: {error}") from error
     state = {key: value.float().contiguous() for key, value in model.state_dict().items()}
@@ -113,8 +138,7 @@ def _write_model(record: Record, folder: Path) -> None:
     for name in MODULES:
         code = Path(timerxl.model.__file__).with_name(f"{name}_timerxl.py")
         shutil.copyfile(code, folder / code.name)
-    write_json(folder / MODEL_CONFIG, dict(sorted((record.model_config | OUR_CLASSES).items())))
-    preprocessing = record.preprocessing
+    write_json(folder / MODEL_CONFIG, dict(sorted((model_config | OUR_CLASSES).items())))
     if "weights" in preprocessing:
         preprocessing = preprocessing | {"weights": file_record(folder / WEIGHTS)}
     write_preprocessing(folder, preprocessing)
@@ -154,7 +178,7 @@ def _page(record: Record, beside: Path) -> str:
 def _check(package: Package, record: Record) -> None:
     """The last look: nothing private may be left in what is about to be sent."""
     for name in package.files:
-        if name == WEIGHTS:
+        if Path(name).name == WEIGHTS:
             continue
         text = (package.folder / name).read_text(encoding="utf-8")
         if record.scrubber.text(text) != text:
@@ -167,7 +191,7 @@ def _check(package: Package, record: Record) -> None:
 def _load_again(folder: Path) -> None:
     """Load the staged folder as the Forecaster does; refuse to publish it if that fails."""
     try:
-        load_classifier(folder, Preprocessing.load(folder))
+        load_model(folder, Preprocessing.load(folder))
     except InputError as error:
         said = str(error).replace(f"{folder}/", "").replace(str(folder), "the package")
         raise InputError(

@@ -15,6 +15,7 @@ from timerxl.command_line import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.data.tables.columns import records_problem
+from timerxl.ensemble import ENSEMBLE, is_ensemble, read_members
 from timerxl.files import read_json_lines
 from timerxl.hub.allowed import (
     FILES,
@@ -95,7 +96,8 @@ class Record:
     ``name`` is the run folder's, ``folder`` where its files are read from (of a run under way a
     copy), ``model_folder`` the weights to publish, ``outcome`` one of finished, stopped, failed,
     running, with ``reason`` and the ``code`` of status.json. ``listings``: of each file, what is
-    kept and what is left out.
+    kept and what is left out. Of an ensemble ``model_folder`` is its own, and ``members`` holds
+    config.json and preprocessing.json of each member.
     """
 
     name: str
@@ -115,6 +117,7 @@ class Record:
     events: list[Content] = field(default_factory=list)
     forecasts: pd.DataFrame | None = None
     listings: dict[str, Listing] = field(default_factory=dict)
+    members: dict[str, tuple[Content, Content]] = field(default_factory=dict)
 
     @property
     def is_synthetic(self) -> bool:
@@ -129,7 +132,7 @@ class Record:
     @property
     def is_checkpoint(self) -> bool:
         """The weights are those at the stop, not the best of the run."""
-        return self.model_folder.name != "model"
+        return not self.members and self.model_folder.name != "model"
 
     @property
     def is_contaminated(self) -> bool:
@@ -162,24 +165,27 @@ def read_record(
 
 def _read_record(folder: Path, force: bool, under_way: bool, named: Path | None) -> Record:
     own = named or folder
-    if not folder.is_dir() or not os.path.lexists(folder / CONFIG):
+    members = _members(folder, own) if is_ensemble(folder) else []
+    settings = TRAINING_CONFIG if members else CONFIG
+    if not folder.is_dir() or not os.path.lexists(folder / settings):
         raise InputError(
             f"--run {own} is no run folder: "
-            + ("it holds no config.yaml." if folder.is_dir() else "there's no such folder.")
+            + (f"it holds no {settings}." if folder.is_dir() else "there's no such folder.")
             + " Expected one as launch/train.py writes it, such as runs/quickstart."
         )
     _check_files(folder, own)
-    config = _mapping(folder / CONFIG, read_yaml(folder / CONFIG))
+    config = _mapping(folder / settings, read_yaml(folder / settings))
     if get(config, "train", "task") == "next_patch":
         raise InputError(
             f"{own} is a run with train.task=next_patch: a forecaster of weather has no card here. "
             f"Train a classifier from it (model.pretrained={own}/model) and publish that."
         )
     status, results = _status(folder), _json(folder / "results.json")
+    if members:  # a folder that is there whole or not at all
+        status = {"code": EXIT_OK, "reason": "finished", "is_there": True}
     outcome, why = _outcome(own, status, bool(results), force, under_way)
-    model_folder = _model_folder(folder, own, outcome)
-    model_config = _json(model_folder / MODEL_CONFIG)
-    model_config = {key: value for key, value in model_config.items() if key not in NAMES_OF_CODE}
+    model_folder = folder if members else _model_folder(folder, own, outcome)
+    model_config = _model_config(model_folder / (members or [""])[0])
     preprocessing = Preprocessing.load(model_folder).content
     if problem := records_problem(get(preprocessing, "source", "records") or {}):
         raise InputError(
@@ -199,16 +205,24 @@ def _read_record(folder: Path, force: bool, under_way: bool, named: Path | None)
     def allowed(path: Path, content: Content, published: str = "") -> Content:
         """The allowed part of a file, scrubbed, and still all that can't be done without."""
         published = published or path.name
-        listing = listings.setdefault(published, Listing())
-        kept = filtered(content, FILES[published], names, listing)
+        listing, kind = listings.setdefault(published, Listing()), Path(published).name
+        kept = filtered(content, FILES[kind], names, listing)
         kept = scrubber.value({} if kept is REFUSED else kept)
-        if content and (problem := schema_error(kept, NEEDED.get(published, {}))):
+        if content and (problem := schema_error(kept, NEEDED.get(kind, {}))):
             raise InputError(f"{path} can't be published: {problem}.")
         found: Content = kept
         return found
 
     def optional(name: str) -> Content:
         return allowed(folder / name, _json(folder / name))
+
+    def of_member(name: str) -> tuple[Content, Content]:
+        one, path = f"{name}/{MODEL_CONFIG}", f"{name}/{PREPROCESSING}"
+        saved = Preprocessing.load(folder / name).content
+        if problem := records_problem(get(saved, "source", "records") or {}):
+            raise InputError(f"{own / path}: {problem}. Train again to write it anew.")
+        architecture = allowed(own / one, _model_config(folder / name), one)
+        return architecture, _described(allowed(own / path, saved, path))
 
     verdict = _explained(optional("verdict.json"))
     if outcome == "stopped" and not status["reason"]:
@@ -223,8 +237,8 @@ def _read_record(folder: Path, force: bool, under_way: bool, named: Path | None)
         reason=scrubber.text(why),
         code=status["code"],
         scrubber=scrubber,
-        config=allowed(folder / CONFIG, config, TRAINING_CONFIG),
-        model_config=allowed(model_folder / MODEL_CONFIG, model_config),
+        config=allowed(folder / settings, config, TRAINING_CONFIG),
+        model_config={} if members else allowed(model_folder / MODEL_CONFIG, model_config),
         preprocessing=_described(allowed(model_folder / PREPROCESSING, preprocessing)),
         results=_compared(allowed(folder / "results.json", results)),
         verdict=verdict,
@@ -233,7 +247,33 @@ def _read_record(folder: Path, force: bool, under_way: bool, named: Path | None)
         events=scrubber.value(events),
         forecasts=_forecasts(folder / FORECASTS, names),
         listings=listings,
+        members={name: of_member(name) for name in members},
     )
+
+
+def _model_config(folder: Path) -> Content:
+    """config.json without the names of code."""
+    found = _json(folder / MODEL_CONFIG)
+    return {key: value for key, value in found.items() if key not in NAMES_OF_CODE}
+
+
+def _members(folder: Path, own: Path) -> list[str]:
+    """The members of an ensemble's folder; raises InputError where a file of it is missing, a link
+    or a pipe, or a member's weights are damaged."""
+    if problem := link_problem(folder / ENSEMBLE):
+        raise InputError(f"{own / ENSEMBLE} {problem}; expected a regular file of its own.")
+    names = read_members(folder)
+    model = (WEIGHTS, MODEL_CONFIG, PREPROCESSING)
+    files = [PREPROCESSING, TRAINING_CONFIG, *(f"{n}/{file}" for n in names for file in model)]
+    for name in files:
+        if problem := link_problem(folder / name):
+            raise InputError(
+                f"{plain(own / name)} {problem}; expected a regular file of the ensemble's own, so "
+                "nothing is published."
+            )
+    for name in names:
+        _check_weights(folder / name / WEIGHTS, own / name / WEIGHTS)
+    return names
 
 
 def _check_files(folder: Path, own: Path) -> None:
