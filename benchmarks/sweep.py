@@ -1,7 +1,7 @@
 """Try settings of a recipe and compare them on VALIDATION; the test split is not scored for it.
 
-``python benchmarks/sweep.py quickstart --grid optim.lr=5e-4,1e-3 --grid train.epochs=4,8 --seeds 0,1``
-runs every combination for every seed, one after the other, and prints a line for each: the best
+``python benchmarks/sweep.py quickstart --grid optim.lr=5e-4,1e-3 --grid train.epochs=4,8`` runs
+every combination for every seed, one after the other, and prints a line for each: the best
 validation ROC-AUC and Brier score (mean over the seeds, and the lowest and highest), at which step,
 and the seconds of training. Further arguments are settings of every run.
 """
@@ -31,7 +31,9 @@ def run(recipe: str, settings: list[str], folder: Path) -> dict[str, Any]:
     command += [f"output_dir={folder}", "train.resume=never"]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
     if done.returncode not in (0, 3):  # 3: a monitor stopped it
-        raise SystemExit(f"{' '.join(settings)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
+        raise SystemExit(
+            f"{' '.join(settings)}: exit code {done.returncode}\n{done.stderr[-2000:]}"
+        )
     events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     looks = [event for event in events if event["event"] == "validation"]
     best = max(looks, key=lambda event: event["roc_auc"])

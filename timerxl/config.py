@@ -72,6 +72,8 @@ class DataConfig:
     amounts are those of rain. ``missing_values`` are numbers that mean "missing"; null looks for
     such codes and refuses them, an empty list takes every number as it is. ``directions`` sin_cos
     reads degrees and compass points as sine and cosine, as_is leaves them.
+    ``regions_together`` all puts all regions of a time into one window, with a label for each, so
+    that a forecast knows the other regions' values; none gives each region windows of its own.
     ``labels`` last trains on the label at the end of each window; every_patch on the label after
     each of its patches, so that an epoch meets every label once with far fewer windows.
     ``label_fraction`` below 1 keeps so many of the training labels, a fixed random choice whatever
@@ -93,6 +95,7 @@ class DataConfig:
     window_stride_hours: Optional[float] = None
     train_stride_hours: Optional[float] = None
     labels: str = "last"
+    regions_together: str = "none"
     label_fraction: float = 1.0
     max_fill_hours: float = 6.0
     log1p_precipitation: bool = True
@@ -171,6 +174,8 @@ class TrainConfig:
     ``offload_optimizer`` keeps the optimizer in the computer's own memory (ZeRO-2 only).
     ``compile`` compiles every layer (torch.compile with Inductor): equal but for rounding, and the
     first steps take longer. It is meant for GPUs; on a CPU it gains nothing.
+    ``ema`` is the decay of a moving average of the weights, such as 0.99, by which the run is
+    scored and which it keeps as its model; null is none.
 
     Checkpoints are written at every evaluation, every ``checkpoint_every_steps`` steps and after
     ``checkpoint_every_minutes`` (null: not by that); the newest ``keep_last`` are kept. ``resume``
@@ -193,6 +198,7 @@ class TrainConfig:
     offload_optimizer: bool = False
     gradient_checkpointing: bool = False
     compile: bool = False
+    ema: Optional[float] = None
     patience: int = 8
     metric_for_best_model: str = "roc_auc"
     log_every_steps: int = 10

@@ -39,6 +39,7 @@ THRESHOLD_SCORES = ("mcc", "f1", "macro_f1", "balanced_accuracy", "csi", "ets", 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "data.directions": ("sin_cos", "as_is"),
     "data.labels": ("last", "every_patch"),
+    "data.regions_together": ("none", "all"),
     "data.split": ("time", "rows"),
     "model.hidden_act": ("relu", "gelu"),
     "model.pooling": ("mean", "last"),
@@ -111,6 +112,11 @@ def validate(config: Any) -> None:
             continue
         if isinstance(value, str) or not 0 <= value < 1:
             raise InputError(f"{key} is {value!r}; expected a number from 0 up to (not with) 1.")
+    if (ema := config.train.ema) is not None and not 0 < ema < 1:
+        raise InputError(
+            f"train.ema is {ema}; expected the decay of the weights' average, above 0 and "
+            "below 1, such as 0.99, or null for none."
+        )
     if not 0 < config.data.label_fraction <= 1:
         raise InputError(
             f"data.label_fraction is {config.data.label_fraction}; expected a share of the "
@@ -160,6 +166,11 @@ def validate(config: Any) -> None:
             f"{'es' if patches > 1 else ''})."
         )
     _check_labels(config)
+    if config.data.regions_together != "none" and config.data.split == "rows":
+        raise InputError(
+            "data.regions_together=all with data.split=rows: a cut by rows has no times that the "
+            "regions share; take data.split=time, or data.regions_together=none."
+        )
     head, odd = divmod(model.hidden_size, model.num_attention_heads)
     if odd or head % 4:
         raise InputError(
@@ -187,6 +198,11 @@ def _check_task(config: Any) -> None:
         "model.covariate": (
             config.model.covariate,
             "the last variable would see the patches that it forecasts beside; take false",
+        ),
+        "data.regions_together": (
+            config.data.regions_together != "none",
+            "a forecaster reads windows of one region; take none (a classifier of all regions "
+            "starts from it all the same)",
         ),
         "loss.next_patch_weight": (
             config.loss.next_patch_weight > 0,

@@ -108,13 +108,14 @@ class Forecaster:
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; expected 1 or more.")
         given = read_forecast_input(table, self.saved, None if oni is None else Path(oni))
-        rows = self._rows(given, at)
-        steps = range(0, len(rows), batch_size)
+        rows, size = self._rows(given, at), batch_size * given.transform.rows_per_window
+        order = given.transform.order(rows)  # rows of one window side by side
         parts = [
-            self._forecast(given, rows[start : start + batch_size], by_variable)
-            for start in tqdm(steps, disable=not progress, unit="batch")
+            self._forecast(given, rows[order[start : start + size]], by_variable)
+            for start in tqdm(range(0, len(rows), size), disable=not progress, unit="batch")
         ]
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        back = np.argsort(order)
+        columns = {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
         series, raw = given.series, columns.pop("probability_raw")
         issued = series.timestamps[rows]
         horizon = np.timedelta64(round(self.horizon_hours * 3600), "s")
@@ -168,10 +169,16 @@ class Forecaster:
         batch = given.transform.windows(torch.from_numpy(rows))
         inputs: dict[str, torch.Tensor] = {
             key: batch[key].to(self.model.device)
-            for key in ("past_values", "static_real_features")
+            for key in ("past_values", "past_observed_mask", "static_real_features")
             if key in batch
         }
-        odds = self._log_odds(inputs)
+
+        def log_odds(**changed: torch.Tensor) -> np.ndarray:
+            logits = self.model(**inputs | changed).logits.double()
+            of_rows = given.transform.answers(logits, batch["row"]).cpu().numpy()
+            return np.asarray(of_rows[:, 1] - of_rows[:, 0])
+
+        odds = log_odds()
         if lost := int(np.count_nonzero(~np.isfinite(odds))):
             raise InputError(
                 f"the model gives no probability for {lost} of {len(rows)} windows (NaN or "
@@ -180,18 +187,13 @@ class Forecaster:
         with np.errstate(over="ignore"):  # exp(1000) is infinite, and the probability 0
             found = {"probability_raw": 1.0 / (1.0 + np.exp(-odds))}
         if by_variable:
-            whole = inputs["past_values"]
-            for column, name in enumerate(given.series.feature_names):
+            whole, names = inputs["past_values"], given.series.feature_names
+            for column, name in enumerate(names):
                 without = whole.clone()
-                without[:, :, column] = 0.0  # scaled: the mean over the training rows
-                found[f"{BY_VARIABLE}{name}"] = odds - self._log_odds(
-                    inputs | {"past_values": without}
-                )
+                # Scaled: the mean over the training rows; in all regions of the window.
+                without[:, :, column :: len(names)] = 0.0
+                found[f"{BY_VARIABLE}{name}"] = odds - log_odds(past_values=without)
         return found
-
-    def _log_odds(self, inputs: dict[str, torch.Tensor]) -> np.ndarray:
-        logits = self.model(**inputs).logits.double().cpu().numpy()
-        return np.asarray(logits[:, 1] - logits[:, 0])
 
 
 def load_classifier(folder: Path, saved: Preprocessing) -> TimerXLForClassification:
@@ -223,6 +225,11 @@ def load_classifier(folder: Path, saved: Preprocessing) -> TimerXLForClassificat
         f"of {len(content['feature_names'])} variables": (
             config.num_variables in (None, len(content["feature_names"]))
         ),
+        f"of {len(saved.regions)} regions side by side"
+        if saved.regions_together
+        else "of one region at a time": (
+            config.num_regions == (len(saved.regions) if saved.regions_together else None)
+        ),
         f"with patches that divide {saved.context_length} steps": (
             saved.context_length % config.patch_length == 0
         ),
@@ -230,6 +237,7 @@ def load_classifier(folder: Path, saved: Preprocessing) -> TimerXLForClassificat
     if wrong := [what for what, is_so in fits.items() if not is_so]:
         raise InputError(f"{folder} holds no model {' '.join(wrong)}, as its {PREPROCESSING} says.")
     tokens = saved.context_length // config.patch_length * len(content["feature_names"])
+    tokens *= config.num_regions or 1
     check_memory(tokens**2, f"attention among the {tokens:,} tokens of one window")
     return model
 

@@ -42,8 +42,17 @@ class _Logits(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, past_values: Tensor, static_real_features: Tensor | None = None) -> Tensor:
-        return self.model(past_values, static_real_features=static_real_features).logits
+    def forward(
+        self,
+        past_values: Tensor,
+        static_real_features: Tensor | None = None,
+        past_observed_mask: Tensor | None = None,
+    ) -> Tensor:
+        return self.model(
+            past_values,
+            static_real_features=static_real_features,
+            past_observed_mask=past_observed_mask,
+        ).logits
 
 
 def write_onnx(
@@ -52,8 +61,10 @@ def write_onnx(
     """Write ``model`` in fp32 to ``output``, whole or not at all; ``model`` stays as it is.
 
     Inputs of the file are ``past_values`` [batch, context_length, num_variables] and, where the
-    model has them, ``static_real_features`` [batch, S]; its output is ``logits`` [batch, K]. Only
-    the batch is free: the two lengths are fixed in the graph.
+    model has them, ``static_real_features`` [batch, S]; its output is ``logits`` [batch, K]. A
+    model of G regions side by side takes G times the variables, ``past_observed_mask`` (bool
+    [batch, context_length, G]) and static features [batch, G, S], and answers [batch, G, K]. Only
+    the batch is free: the lengths are fixed in the graph.
 
     Returns the largest difference of a logit between onnxruntime and torch, on random inputs in
     batches of 1 and 7. Raises ExportFailed where it exceeds ``TOLERANCE``.
@@ -62,11 +73,16 @@ def write_onnx(
     generator = torch.Generator().manual_seed(0)
 
     def inputs(batch: int) -> dict[str, Tensor]:
-        found = {
-            "past_values": torch.randn(batch, context_length, num_variables, generator=generator)
-        }
+        regions = own.config.num_regions
+        window = (batch, context_length, num_variables * (regions or 1))
+        found = {"past_values": torch.randn(window, generator=generator)}
         if width := own.config.num_static_real_features:
-            found["static_real_features"] = torch.randn(batch, width, generator=generator)
+            static = (batch, width) if regions is None else (batch, regions, width)
+            found["static_real_features"] = torch.randn(static, generator=generator)
+        if regions is not None:  # one window in four misses the last region
+            observed = torch.ones(batch, context_length, regions, dtype=torch.bool)
+            observed[::4, :, -1] = False
+            found["past_observed_mask"] = observed
         return found
 
     checked = [inputs(batch) for batch in _CHECKED_BATCHES]

@@ -60,6 +60,7 @@ TORCH_FREE = (
     "timerxl/training/checkpoint/mirror.py",
 )
 TORCH_ALLOWED = (
+    "timerxl/data/tiling.py",
     "timerxl/data/windows.py",
     "timerxl/data/forecast_input.py",
     "timerxl/training/monitors/runner.py",  # a stop is agreed by all ranks

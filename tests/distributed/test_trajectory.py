@@ -9,7 +9,9 @@ from pathlib import Path
 
 import processes
 import pytest
+import torch
 from processes import ACCELERATE, TORCHRUN
+from safetensors.torch import load_file
 
 # 90 training windows: batches of 8 end every epoch with one of 2, and 20 steps cross two epochs.
 TINY = (
@@ -21,9 +23,11 @@ TINY = (
 ).split()
 SCRIPT = ["launch/train.py", "--config", "quickstart", *TINY]
 ZERO2 = "--config_file accelerate_configs/zero2_cpu.yaml --main_process_port 0".split()
-# A label after each of four patches, the next patch forecast: 5 windows an epoch are too few for
-# a batch of 8 twice, 25 % of the time are enough.
-EVERY_PATCH = ["data.labels=every_patch", "loss.next_patch_weight=0.5", "data.train_fraction=0.25"]
+# A label after each of four patches, the next patch forecast, all regions in one window.
+EVERY_PATCH = (
+    "data.labels=every_patch loss.next_patch_weight=0.5 data.regions_together=all "
+    "data.train_fraction=0.25"
+).split()
 LAUNCHERS = {
     "one process": [sys.executable],
     "two processes": [*TORCHRUN, "2"],
@@ -71,6 +75,52 @@ def test_every_layout_follows_one_trajectory(
 ) -> None:
     losses = train(launcher, tmp_path / "run", *overrides)
     assert losses == pytest.approx(reference, rel=tolerance)
+
+
+AVERAGED = ["train.ema=0.9", "train.checkpoint_every_steps=10", "train.keep_last=99"]
+
+
+def average_at_the_end(output_dir: Path) -> dict[str, torch.Tensor]:
+    return load_file(output_dir / "checkpoints" / "step_00000020" / "averaged.safetensors")
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("averaged")
+    train("one process", folder, "train.batch_size=8", *AVERAGED)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("launcher", "goes_on", "tolerance"),
+    [
+        ("two processes", True, 1e-4),
+        ("ZeRO-2 fp32", False, 1e-4),
+        ("ZeRO-2 fp32", True, 1e-4),
+        ("ZeRO-2 bf16", False, 4e-3),
+    ],
+)
+def test_every_layout_averages_the_same_weights(
+    launcher: str, goes_on: bool, tolerance: float, averaged: Path, tmp_path: Path
+) -> None:
+    """From the start, and on from a checkpoint of one process. Adam makes much of roundings in a
+    gradient near zero, hence the tolerance; the average itself is compared with no rounding by
+    tests/unit/training/test_averaging.py."""
+    begin = [f"train.resume={averaged}/checkpoints/step_00000010"] if goes_on else []
+    overrides = ["train.batch_size=8" if goes_on else "train.batch_size=4", *AVERAGED, *begin]
+    train(launcher, tmp_path / "run", *overrides)
+    found, expected = average_at_the_end(tmp_path / "run"), average_at_the_end(averaged)
+    assert found.pop("n_averaged") == expected.pop("n_averaged") == 20
+    kept = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    for name, tensor in expected.items():
+        assert found[name].dtype == torch.float32
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=tolerance)
+    raw = load_file(averaged / "checkpoints" / "step_00000020" / "model.safetensors")
+    assert max((raw[name] - tensor).abs().max() for name, tensor in expected.items()) > 5e-3
+    best = json.loads((tmp_path / "run" / "results.json").read_text())["best_step"]
+    at_best = load_file(tmp_path / f"run/checkpoints/step_{best:08d}/averaged.safetensors")
+    kept = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert all(torch.equal(tensor, at_best[name]) for name, tensor in kept.items())
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from timerxl.data.readers import open_table, read_table
 from timerxl.data.series import WeatherSeries
 from timerxl.data.synthetic import load_synthetic
 from timerxl.data.tables.times import time_columns
-from timerxl.data.windows import WindowTransform
+from timerxl.data.windows import RegionGrid, WindowTransform
 from timerxl.untrusted import listed
 
 # Ranges (1 % to 99 %) in which nothing but a temperature lies, below -90 degrees nothing at all.
@@ -454,7 +454,15 @@ def read_forecast_input(
     if saved.content.get("static_feature_names"):
         static = torch.from_numpy(static_features(series, saved.regions)[0])
     unknown = torch.full((len(scaled),), -1, dtype=torch.int64)
-    transform = WindowTransform(torch.from_numpy(scaled), static, unknown, saved.context_length)
+    parts = torch.from_numpy(scaled), static, unknown, saved.context_length
+    transform = WindowTransform(*parts)
+    if saved.regions_together:
+        transform = RegionGrid.of(series, *parts, saved.regions)
+        if absent := [name for name in saved.regions if name not in series.regions]:
+            notes.append(
+                f"the table has no {listed(absent, 30)}: the model was trained with all of its "
+                "regions side by side, and forecasts the others without."
+            )
     return ForecastInput(series, transform, steps_behind(series), saved.context_length, notes)
 
 

@@ -704,6 +704,11 @@ class Preprocessing:
         return list(self.content["regions"])
 
     @property
+    def regions_together(self) -> bool:
+        """Whether a window holds all regions side by side."""
+        return self._data.regions_together == "all"
+
+    @property
     def context_length(self) -> int:
         """Steps of the context the model was trained with."""
         return int(self.content["context_length"])
@@ -756,7 +761,7 @@ class Preprocessing:
             )
         known = set(self.regions)
         unknown = [name for name in series.regions if name not in known]
-        if unknown and self.content.get("static_feature_names"):
+        if unknown and (self.content.get("static_feature_names") or self.regions_together):
             raise InputError(
                 f"the model knows the regions {', '.join(self.regions)}, not {', '.join(unknown)}."
             )

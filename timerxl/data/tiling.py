@@ -3,78 +3,56 @@ tensors.
 
 Shapes: R rows of the series, C features, S static features, N patches of P steps, T = N*P, B
 windows. The label after patch n of a window that ends at row r is that of the row
-r - (N - 1 - n) * P.
+r - (N - 1 - n) * P. With all regions in one window (RegionGrid) times stand for rows: M times, G
+regions.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from timerxl.data.preprocessing import steps_behind
-from timerxl.data.windows import WeatherWindows, WindowTransform
+from timerxl.data.windows import RegionGrid, WeatherWindows, WindowTransform
 
 NOT_COUNTED = -100
 
 
 @dataclass(frozen=True)
-class LabelTiling:
-    """Tile the training labels with windows, anew in every epoch.
+class Tiles:
+    """Cut the places that have a label into windows of N patches, anew in every epoch.
 
-    The labels are those of the training split, each with a full context behind it. Rows of one
-    unbroken stretch that are a multiple of P apart make a group. An epoch draws an offset from 0 to
-    N - 1 for every group and cuts it into tiles of N patches: each tile is one window, each label
-    belongs to one tile and so counts once in an epoch, with a context of 1 to N patches. A window
-    whose tile runs past the last label of its group ends there instead; of the patches that it
-    shares with the tile before, the labels do not count.
+    Rows of one unbroken stretch that are a multiple of P apart make a group. An epoch draws an
+    offset from 0 to N - 1 for every group and cuts it into tiles of N patches: each tile is one
+    window, each place belongs to one tile and so comes once in an epoch, with a context of 1 to N
+    patches. A window whose tile runs past the last place of its group ends there instead; of the
+    patches that it shares with the tile before, the labels do not count.
 
     Attributes:
-        rows: int64 [n], of the training labels, group by group and ascending.
-        group: int64 [n]. place: int64 [n], in patches from the group's first possible row.
-        first_row, last_place: int64 [G], the row at place 0 and the last label's place.
+        group: int64 [n], of every place with a label, ascending.
+        place: int64 [n], in patches from the group's first possible row, ascending in a group.
+        first_row, last_place: int64 [G], the row at place 0 and the last place of each group.
     """
 
-    rows: np.ndarray
     group: np.ndarray
     place: np.ndarray
     first_row: np.ndarray
     last_place: np.ndarray
     num_patches: int
     patch_length: int
-    transform: WindowTransform
-    label: torch.Tensor  # int64 [R]: of the training labels, NOT_COUNTED elsewhere
 
     @classmethod
-    def of(cls, windows: WeatherWindows, patch_length: int) -> LabelTiling:
-        """Tile the training split of ``windows``."""
-        rows = windows.issue_rows("train")
-        start = rows - steps_behind(windows.series)[rows] + 1
+    def of(cls, rows: np.ndarray, start: Any, num_patches: int, patch_length: int) -> Tiles:
+        """Group ``rows`` [n]; ``start`` [n] or one number is the first row of their stretch."""
         place, phase = np.divmod(rows - start, patch_length)
         order = np.lexsort((place, start + phase))
-        rows, place, base = rows[order], place[order], (start + phase)[order]
-        first_row, group = np.unique(base, return_inverse=True)
+        first_row, group = np.unique((start + phase)[order], return_inverse=True)
         last_place = np.zeros(len(first_row), dtype=np.int64)
-        np.maximum.at(last_place, group, place)
-        counted = cls._counted_rows(windows)
-        label = torch.full((len(windows.label),), NOT_COUNTED, dtype=torch.int64)
-        label[torch.from_numpy(counted)] = torch.from_numpy(windows.label[counted].astype(np.int64))
-        return cls(
-            rows=rows,
-            group=group,
-            place=place,
-            first_row=first_row,
-            last_place=last_place,
-            num_patches=windows.context_length // patch_length,
-            patch_length=patch_length,
-            transform=windows.transform,
-            label=label.share_memory_(),
-        )
-
-    @staticmethod
-    def _counted_rows(windows: WeatherWindows) -> np.ndarray:
-        return windows.issue_rows("train")
+        np.maximum.at(last_place, group, place[order])
+        return cls(group, place[order], first_row, last_place, num_patches, patch_length)
 
     @property
     def most_windows(self) -> int:
@@ -102,20 +80,70 @@ class LabelTiling:
         row = self.first_row[group] + kept * self.patch_length
         return row * size + (end - kept)
 
-    def end_rows(self, codes: np.ndarray) -> np.ndarray:
-        """Return int64 [B]: the row at which each window ends."""
-        return codes // self.num_patches
-
-    def labels(self, codes: torch.Tensor) -> torch.Tensor:
-        """Return int64 [B, N]: 0, 1 or -100 for a label that does not count."""
-        return self._labels(codes)[1]
-
-    def _labels(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        patches = torch.arange(self.num_patches, device=self.label.device)
+    def rows(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return int64 [B, N], the row after each patch, and bool [B, N]: does its label count?"""
+        patches = torch.arange(self.num_patches, device=codes.device)
         end, skipped = codes // self.num_patches, codes % self.num_patches
         rows = end[:, None] - (self.num_patches - 1 - patches) * self.patch_length
-        label = self.label[rows]
-        return rows, label.masked_fill_(patches < skipped[:, None], NOT_COUNTED)
+        return rows, patches >= skipped[:, None]
+
+
+@dataclass(frozen=True)
+class LabelTiling:
+    """The training labels of a run, tiled; asked for a list of windows it gives their tensors.
+
+    ``label`` int64 [R], or [M, G] of times and regions, holds those of the training split, each
+    with a full context behind it, and -100 elsewhere.
+    """
+
+    tiles: Tiles
+    transform: WindowTransform
+    label: torch.Tensor
+    num_labels: int
+
+    @classmethod
+    def of(cls, windows: WeatherWindows, patch_length: int) -> LabelTiling:
+        """Tile the training split of ``windows``."""
+        rows, transform = windows.issue_rows("train"), windows.transform
+        size = windows.context_length // patch_length, patch_length
+        counted = cls._counted_rows(windows)
+        chosen = torch.from_numpy(counted)
+        found = torch.from_numpy(windows.label[counted].astype(np.int64))
+        if isinstance(transform, RegionGrid):
+            label = torch.full_like(transform.label, NOT_COUNTED)
+            label[transform.time_of_row[chosen], transform.region_of_row[chosen]] = found
+            tiles = Tiles.of(np.unique(transform.time_of_row.numpy()[rows]), 0, *size)
+        else:
+            label = torch.full((len(windows.label),), NOT_COUNTED, dtype=torch.int64)
+            label[chosen] = found
+            tiles = Tiles.of(rows, rows - steps_behind(windows.series)[rows] + 1, *size)
+        return cls(tiles, transform, label.share_memory_(), len(rows))
+
+    @staticmethod
+    def _counted_rows(windows: WeatherWindows) -> np.ndarray:
+        return windows.issue_rows("train")
+
+    @property
+    def num_patches(self) -> int:
+        return self.tiles.num_patches
+
+    def end_rows(self, codes: np.ndarray) -> np.ndarray:
+        """Return the rows of the series at which these windows end, of all their regions."""
+        ends = codes // self.tiles.num_patches
+        if isinstance(self.transform, RegionGrid):
+            return np.flatnonzero(np.isin(self.transform.time_of_row.cpu().numpy(), ends))
+        return ends
+
+    def labels(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return int64 [B, N], or [B, N, G]: 0, 1 or -100 for a label that does not count."""
+        rows, counts = self.tiles.rows(codes)
+        labels = self.label[rows]
+        if isinstance(self.transform, RegionGrid):
+            counts = counts[:, :, None]
+            if not self.transform.is_whole:  # of a region that misses a value before it
+                seen = self.transform.observed_since(codes // self.num_patches)
+                counts = counts & seen.unflatten(1, (self.num_patches, -1))[:, :, -1]
+        return labels.masked_fill(~counts, NOT_COUNTED)
 
     def to(self, transform: WindowTransform) -> LabelTiling:
         """Return the same tiling over a copy of the series, labels on its device."""
@@ -123,14 +151,16 @@ class LabelTiling:
 
     def __getitem__(self, codes: list[int]) -> dict[str, torch.Tensor]:
         """Return ``past_values`` [B, T, C], ``labels`` [B, N], ``label_positions`` [N] and
-        ``static_real_features`` [B, N, S] of these windows."""
+        ``static_real_features`` [B, N, S] of these windows.
+
+        With all regions in a window [B, T, G*C], [B, N, G] and [B, N, G, S], and
+        ``past_observed_mask`` [B, T, G] where the series has holes.
+        """
         windows = torch.as_tensor(codes, dtype=torch.int64).to(self.label.device)
-        rows, labels = self._labels(windows)
-        batch = {
-            "past_values": self.transform.past_values(windows // self.num_patches),
-            "labels": labels,
-            "label_positions": torch.arange(self.num_patches, device=labels.device),
-        }
+        ends, (rows, _) = windows // self.num_patches, self.tiles.rows(windows)
+        batch = self.transform.inputs(ends)
+        batch["labels"] = self.labels(windows)
+        batch["label_positions"] = torch.arange(self.num_patches, device=windows.device)
         if (static := self.transform.static) is not None:
             batch["static_real_features"] = static[rows]
         return batch
@@ -155,9 +185,7 @@ class PatchTiling(LabelTiling):
         later, NaN in patches that do not count."""
         windows = torch.as_tensor(codes, dtype=torch.int64).to(self.label.device)
         end = windows // self.num_patches
-        is_out = (self._labels(windows)[1] == NOT_COUNTED).repeat_interleave(self.patch_length, 1)
-        following = self.transform.past_values(end + self.patch_length)
-        return {
-            "past_values": self.transform.past_values(end),
-            "labels": following.masked_fill_(is_out[:, :, None], float("nan")),
-        }
+        batch = self.transform.inputs(end)
+        following = self.transform.inputs(end + self.tiles.patch_length)["past_values"]
+        is_out = (self.labels(windows) == NOT_COUNTED).repeat_interleave(self.tiles.patch_length, 1)
+        return batch | {"labels": following.masked_fill_(is_out[:, :, None], float("nan"))}

@@ -1,6 +1,7 @@
 """Windows of past values over one shared tensor: batches, datasets, seeded samples.
 
-Shapes: R rows of the series, C features, S static features, T context length, B windows.
+Shapes: R rows of the series, C features, S static features, T context length, B windows. With all
+regions side by side (``data.regions_together=all``): M times on one grid, G regions.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from timerxl.data.preprocessing import (
 )
 from timerxl.data.series import WeatherSeries
 from timerxl.data.synthetic import PRECIPITATION
+from timerxl.untrusted import check_memory
 
 _DAY = np.timedelta64(1, "D")
 
@@ -48,6 +50,15 @@ class WindowTransform:
     ) -> None:
         self.values, self.static, self.label = values, static, label
         self.context_length = context_length
+
+    @property
+    def rows_per_window(self) -> int:
+        """Rows of the series that one window answers for."""
+        return 1
+
+    def order(self, rows: np.ndarray) -> np.ndarray:
+        """Return int64 [B], the order that puts ``rows`` of one window side by side."""
+        return np.arange(len(rows))
 
     @property
     def num_bytes(self) -> int:
@@ -76,20 +87,159 @@ class WindowTransform:
         The last is absent without static features.
         """
         rows = rows.to(self.values.device, non_blocking=True)
-        batch = {
-            "past_values": self.past_values(rows),
-            "labels": self.label.index_select(0, rows),
-            "row": rows,
-        }
+        batch = self.inputs(rows)
+        batch |= {"labels": self.label.index_select(0, rows), "row": rows}
         if self.static is not None:
             batch["static_real_features"] = self.static.index_select(0, rows)
         return batch
 
-    def past_values(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return [B, T, C]: the windows that end with ``rows`` [B]."""
+    def answers(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Return the logits [B, K] of ``rows`` from those of their :meth:`windows`."""
+        return logits
+
+    def inputs(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return ``past_values`` [B, T, C]: the windows that end with ``rows`` [B]."""
         # A strided view [R - T + 1, T, C] of the series; index_select copies whole windows.
         view = self.values.unfold(0, self.context_length, 1).transpose(1, 2)
-        return view.index_select(0, rows - (self.context_length - 1))
+        return {"past_values": view.index_select(0, rows - (self.context_length - 1))}
+
+
+class RegionGrid(WindowTransform):
+    """As WindowTransform, one window for all rows of a time: G*C variables, region by region.
+
+    Where a region has no row, or a missing value, the grid holds zeros and ``observed`` is False:
+    the model looks at no patch with such a step.
+    """
+
+    def __init__(
+        self,
+        values: torch.Tensor,
+        observed: torch.Tensor,
+        static: torch.Tensor | None,
+        label: torch.Tensor,
+        context_length: int,
+        time_of_row: torch.Tensor,
+        region_of_row: torch.Tensor,
+    ) -> None:
+        super().__init__(values, static, label, context_length)
+        self.observed = observed  # bool [M, G]
+        self.time_of_row, self.region_of_row = time_of_row, region_of_row  # int64 [R]
+        self.is_whole = bool(observed.all())
+
+    @classmethod
+    def of(
+        cls,
+        series: WeatherSeries,
+        values: torch.Tensor,
+        static: torch.Tensor | None,
+        label: torch.Tensor,
+        context_length: int,
+        regions: list[str],
+    ) -> RegionGrid:
+        """Lay the rows of ``series`` on a grid: values [R, C], static [R, S] and label [R].
+
+        ``regions`` gives the order, and may hold regions that the series lacks. Raises InputError
+        where the regions' times do not lie on one grid.
+        """
+        step = round(series.step_hours * 3600)
+        seconds = series.timestamps.astype("datetime64[s]").astype(np.int64)
+        time, off = np.divmod(seconds - seconds.min(), step)
+        if off.any():
+            row = int(np.flatnonzero(off)[0])
+            raise InputError(
+                f"data.regions_together needs all regions at the same times, and "
+                f"{series.regions[series.region_index[row]]} has {series.timestamps[row]} where "
+                f"others begin at {series.timestamps.min()} in steps of {series.step_hours:g} h; "
+                "resample the series, or take data.regions_together=none."
+            )
+        place = {name: index for index, name in enumerate(regions)}
+        region = np.array([place[name] for name in series.regions])[series.region_index]
+        count, groups, width = int(time.max()) + 1, len(regions), values.shape[1]
+        check_memory(
+            count * groups * (4 * width + 9 + (0 if static is None else 4 * static.shape[1])),
+            f"the values of {groups} regions at {count:,} times",
+        )
+        rows = torch.from_numpy(time), torch.from_numpy(region)
+        missing = torch.isnan(values).any(1)
+        grid = torch.zeros(count, groups, width)
+        grid[rows] = torch.nan_to_num(values)
+        observed = torch.zeros(count, groups, dtype=torch.bool)
+        observed[rows] = ~missing
+        labels = torch.full((count, groups), -1, dtype=torch.int64)
+        labels[rows] = label
+        statics = None
+        if static is not None:
+            statics = torch.zeros(count, groups, static.shape[1])
+            statics[rows] = static
+            statics = statics.share_memory_()
+        return cls(
+            grid.flatten(1).share_memory_(),
+            observed.share_memory_(),
+            statics,
+            labels.share_memory_(),
+            context_length,
+            *rows,
+        )
+
+    @property
+    def rows_per_window(self) -> int:
+        return int(self.observed.shape[1])
+
+    def order(self, rows: np.ndarray) -> np.ndarray:
+        return np.argsort(self.time_of_row.cpu().numpy()[rows], kind="stable")
+
+    @property
+    def num_bytes(self) -> int:
+        return super().num_bytes + self.observed.nbytes
+
+    def to(self, device: torch.device) -> RegionGrid:
+        moved: Any = super().to(device)
+        rows = self.time_of_row.to(device), self.region_of_row.to(device)
+        return RegionGrid(
+            moved.values,
+            self.observed.to(device),
+            moved.static,
+            moved.label,
+            self.context_length,
+            *rows,
+        )
+
+    def windows(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the windows of the U distinct times of ``rows`` [B], for :meth:`answers`.
+
+        ``past_values`` [U, T, G*C], ``static_real_features`` [U, G, S], ``row`` [B], ``labels``
+        [B], and ``past_observed_mask`` [U, T, G] where a value is missing somewhere in the series.
+        """
+        rows = rows.to(self.values.device, non_blocking=True)
+        times = self.time_of_row[rows]
+        labels = self.label[times, self.region_of_row[rows]]
+        distinct = times.unique()
+        batch = self.inputs(distinct) | {"labels": labels, "row": rows}
+        if self.static is not None:
+            batch["static_real_features"] = self.static.index_select(0, distinct)
+        return batch
+
+    def inputs(self, times: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return ``past_values``, and ``past_observed_mask`` where the grid has holes, of the
+        windows that end at ``times``."""
+        batch = super().inputs(times)
+        if not self.is_whole:
+            batch["past_observed_mask"] = self._observed(times)
+        return batch
+
+    def _observed(self, times: torch.Tensor) -> torch.Tensor:
+        view = self.observed.unfold(0, self.context_length, 1).transpose(1, 2)
+        return view.index_select(0, times - (self.context_length - 1))
+
+    def observed_since(self, times: torch.Tensor) -> torch.Tensor:
+        """Return bool [B, T, G]: whether a region misses nothing from the window's start on."""
+        return self._observed(times).cumprod(1).bool()
+
+    def answers(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Pick from ``logits`` [U, G, K] of :meth:`windows` those of ``rows``: [B, K]."""
+        rows = rows.to(self.time_of_row.device)
+        place = self.time_of_row[rows].unique(return_inverse=True)[1]
+        return logits[place.to(logits.device), self.region_of_row[rows].to(logits.device)]
 
 
 @dataclass
@@ -226,6 +376,9 @@ def build_windows(
     values = torch.from_numpy(scale(series.values, series.feature_names, scaling)).share_memory_()
     targets = torch.from_numpy(np.nan_to_num(label, nan=-1).astype(np.int64)).share_memory_()
     transform = WindowTransform(values, static, targets, context_length)
+    if config.regions_together == "all":
+        regions = series.regions if saved is None else saved.regions
+        transform = RegionGrid.of(series, values, static, targets, context_length, regions)
     windows = WeatherWindows(
         series=series,
         values=values,

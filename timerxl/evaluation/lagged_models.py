@@ -22,6 +22,39 @@ from timerxl.evaluation.baselines import zero_one_nan
 
 LAGS = (1, 2, 3, 6, 12, 24)
 TRAILING_HOURS = (6.0, 24.0, 72.0, 168.0)
+NEIGHBOUR_HOURS = 24.0
+MOST_NEIGHBOURS = 8
+
+
+def neighbour_rows(
+    region_index: NDArray[np.int64],
+    timestamps: NDArray[np.datetime64],
+    label: NDArray[np.float64],
+    rows: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Return [R, K]: the rows of the other regions at the same time, the nearest region first.
+
+    Near are regions whose labels at the training ``rows`` [n] correlate, the most first; K is at
+    most MOST_NEIGHBOURS. -1 where a neighbour has no row at that time.
+    """
+    count = int(region_index.max()) + 1
+    times, place = np.unique(timestamps, return_inverse=True)
+    row_at = np.full((len(times), count), -1, dtype=np.int64)
+    row_at[place, region_index] = np.arange(len(timestamps))
+    rain = np.full((len(times), count), np.nan)
+    rain[place[rows], region_index[rows]] = label[rows]
+    order = np.zeros((count, count - 1), dtype=np.int64)
+    for region in range(count):
+        near = np.full(count, -np.inf)
+        for other in range(count):
+            both = ~np.isnan(rain[:, region]) & ~np.isnan(rain[:, other])
+            pair = rain[both][:, [region, other]]
+            if other != region and len(pair) > 1 and (pair.std(axis=0) > 0).all():
+                near[other] = np.corrcoef(pair.T)[0, 1]
+        nearest = np.argsort(-near, kind="stable")
+        order[region] = nearest[nearest != region]
+    order = order[:, :MOST_NEIGHBOURS]
+    return row_at[place[:, None], order[region_index]]
 
 
 class LaggedBaseline:
@@ -32,7 +65,9 @@ class LaggedBaseline:
     sin/cos of season and hour, and the region's index. What ``context_length`` steps don't reach is
     left out, so that a baseline knows no more than the network, and so is a trailing time that
     isn't a whole number of two or more steps: ``feature_names`` tells what is used. Lags stop at
-    the region's start and at gaps in time: NaN.
+    the region's start and at gaps in time: NaN. Where the network sees the other regions, so does a
+    baseline: ``fit`` takes the rows of the neighbours, whose values and trailing means of a day
+    (for precipitation the sum) follow, the nearest neighbour first.
 
     ``num_threads`` is one because OpenMP threads that share busy cores wait for each other (a fit
     of 4 s took 120 s).
@@ -71,6 +106,10 @@ class LaggedBaseline:
                 f"value[{c}] {kind} {width * self.step_hours:g} h"
                 for c, kind in zip(columns, kinds, strict=True)
             ]
+        for place in range(self._neighbours.shape[1]):
+            names += [f"value[{c}] of neighbour {place + 1}" for c in columns]
+            if self._neighbour_width:
+                names += [f"value[{c}] of neighbour {place + 1}, a day" for c in columns]
         return [*names, "season sin", "season cos", "hour sin", "hour cos", "region"]
 
     def features_at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -80,13 +119,27 @@ class LaggedBaseline:
         for lag in self.lags:
             inside = (rows - lag >= start)[:, None]
             blocks.append(np.where(inside, values[np.maximum(rows - lag, 0)], np.nan))
-        trailing = [np.empty((len(rows), values.shape[1])) for _ in self.widths]
-        for column in range(values.shape[1]):
+        trailing = self._trailing(rows, self.widths)
+        for beside in self._neighbours[rows].T:
+            known = (beside >= 0)[:, None]
+            trailing.append(np.where(known, values[beside], np.nan))
+            widths = [self._neighbour_width] if self._neighbour_width else []
+            trailing += [np.where(known, day, np.nan) for day in self._trailing(beside, widths)]
+        days = self._seconds[rows] / 86400
+        season, hour = 2 * np.pi * days / 365.2425, 2 * np.pi * days
+        clock = [np.sin(season), np.cos(season), np.sin(hour), np.cos(hour), self._region[rows]]
+        return np.hstack([*blocks, *trailing, np.stack(clock, axis=1)]).astype(np.float32)
+
+    def _trailing(self, rows: NDArray[np.int64], widths: list[int]) -> list[NDArray[np.float64]]:
+        """Means (of precipitation sums) [n, C] over the last ``widths`` steps at ``rows`` [n]."""
+        values, start = self._values, self._segment_start[rows]
+        found = [np.empty((len(rows), values.shape[1])) for _ in widths]
+        for column in range(values.shape[1] if widths else 0):
             present = ~np.isnan(values[:, column])
             # A running sum needs doubles: over years of hourly values float32 loses the digits.
             sums = np.r_[0.0, np.cumsum(np.where(present, values[:, column], 0.0), dtype=float)]
             counts = np.r_[0, np.cumsum(present)]
-            for width, block in zip(self.widths, trailing, strict=True):
+            for width, block in zip(widths, found, strict=True):
                 first = np.maximum(rows - width + 1, 0)
                 total, number = sums[rows + 1] - sums[first], counts[rows + 1] - counts[first]
                 mean = column != self.precipitation_column
@@ -94,10 +147,7 @@ class LaggedBaseline:
                 block[:, column] = np.where(
                     known, total / np.maximum(number, 1) if mean else total, np.nan
                 )
-        days = self._seconds[rows] / 86400
-        season, hour = 2 * np.pi * days / 365.2425, 2 * np.pi * days
-        clock = [np.sin(season), np.cos(season), np.sin(hour), np.cos(hour), self._region[rows]]
-        return np.hstack([*blocks, *trailing, np.stack(clock, axis=1)]).astype(np.float32)
+        return found
 
     def fit(
         self,
@@ -106,11 +156,13 @@ class LaggedBaseline:
         region_index: NDArray[np.int64],
         timestamps: NDArray[np.datetime64],
         label: NDArray[np.float64],
+        neighbours: NDArray[np.int64] | None = None,
     ) -> Self:
         """Train on the windows issued at ``rows`` [n] of a series.
 
         ``values`` [R, C] (physical units, NaN where missing), ``region_index`` [R], ``timestamps``
-        [R] and ``label`` [R] of 0/1 (NaN allowed outside ``rows``) belong to the whole series;
+        [R] and ``label`` [R] of 0/1 (NaN allowed outside ``rows``) belong to the whole series, and
+        so do the rows of ``neighbours`` [R, K] at the same time (see :func:`neighbour_rows`);
         ``predict`` uses the same one. Raises InputError on shapes that don't fit, infinite
         values, a missing label, or a single class in the first 85 % of the training times.
         """
@@ -122,6 +174,9 @@ class LaggedBaseline:
         if np.isinf(values).any():
             raise InputError("values hold infinite numbers; mark missing values as NaN.")
         self._values, self._region = values, region_index
+        self._neighbours = np.empty((len(values), 0), int) if neighbours is None else neighbours
+        width = NEIGHBOUR_HOURS / self.step_hours
+        self._neighbour_width = int(width) if width == int(width) and width >= 2 else 0
         self._seconds = timestamps.astype("datetime64[s]").astype(np.int64)
         begins = np.ones(len(values), bool)
         begins[1:] = (np.diff(region_index) != 0) | (

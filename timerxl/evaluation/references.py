@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from timerxl.data.windows import WeatherWindows
+from timerxl.data.windows import RegionGrid, WeatherWindows
 from timerxl.evaluation.baselines import (
     Climatology,
     DayOfYearClimatology,
@@ -16,7 +16,7 @@ from timerxl.evaluation.baselines import (
     month_of,
     persistence,
 )
-from timerxl.evaluation.lagged_models import GradientBoosting, LogisticBaseline
+from timerxl.evaluation.lagged_models import GradientBoosting, LogisticBaseline, neighbour_rows
 
 # In the order of the tables, from what knows nothing to what knows all.
 TITLES = {
@@ -70,12 +70,15 @@ def reference_probabilities(
             "context_length": windows.context_length,
             "precipitation_column": None if name is None else series.feature_names.index(name),
         }
+        beside = None
+        if isinstance(windows.transform, RegionGrid):  # the network knows the other regions, too
+            beside = neighbour_rows(region, series.timestamps, label, train)
         for key, forecaster in (
             ("logistic_regression", LogisticBaseline(series.step_hours, **known)),
             ("gradient_boosting", GradientBoosting(series.step_hours, seed, **known)),
         ):
             log(f"fitting {TITLES[key]} on {len(train):,} training windows for comparison ...")
-            forecaster.fit(series.values, train, region, series.timestamps, label)
+            forecaster.fit(series.values, train, region, series.timestamps, label, beside)
             found[key] = {s: forecaster.predict(r) for s, r in rows.items()}
     if series.true_probability is not None:
         found["bayes"] = {s: series.true_probability[r] for s, r in rows.items()}

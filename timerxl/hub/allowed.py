@@ -290,6 +290,7 @@ _DATA: dict[str, Any] = {
     "oni_lag_months": COUNT,
     "split": _choice("time", "rows"),
     "labels": _choice("last", "every_patch"),
+    "regions_together": _choice("none", "all"),
     "label_fraction": SHARE,
     **_each(SHARE, _FRACTIONS),
 }
@@ -338,6 +339,7 @@ TRAINING_CONFIG: dict[str, Any] = {
         "precision": PRECISION,
         "zero_stage": _choice(0, 2),
         **_each(FLAG, "offload_optimizer gradient_checkpointing compile resume_force"),
+        "ema": SHARE,
         "task": _choice("rain"),
         "metric_for_best_model": _choice(*VALIDATION_METRICS),
         "data_on_device": _choice("auto", True, False),
@@ -388,6 +390,7 @@ MODEL_CONFIG: dict[str, Any] = _MODEL | {
     "loss_alpha": SHARE,
     "loss_gamma": POSITIVE,
     "next_patch_head": FLAG,
+    "num_regions": COUNT,
     "id2label": Mapping(CLASS, NAME),
     "label2id": Mapping(NAME, COUNT),
 }

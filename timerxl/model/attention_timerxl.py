@@ -101,7 +101,7 @@ def rotate(states: Tensor, rotation: Tensor, channels: Tensor | None = None) -> 
     if not torch.compiler.is_compiling():
         return _Rotate.apply(states, channels, rotation)
     # Inductor writes the parts of a cat into one buffer by itself.
-    half = states.shape[-1] // 2
+    half = _rotated_channels(rotation)
     channels = channels.expand(*states.shape[:-1], -1)
     return torch.cat([_turned(states[..., :half], rotation), states[..., half:], channels], dim=-1)
 
@@ -137,9 +137,14 @@ class _Rotate(torch.autograd.Function):
 
 def _write_rotated(out: Tensor, states: Tensor, rotation: Tensor, backwards: bool = False) -> None:
     """``states`` [B, L, H, d], rotated, into the first d channels of ``out`` [B, L, H, d+e]."""
-    size = states.shape[-1]
-    _turn(out[..., : size // 2], states[..., : size // 2], rotation, backwards)
-    out[..., size // 2 : size] = states[..., size // 2 :]
+    size, half = states.shape[-1], _rotated_channels(rotation)
+    _turn(out[..., :half], states[..., :half], rotation, backwards)
+    out[..., half:size] = states[..., half:]
+
+
+def _rotated_channels(rotation: Tensor) -> int:
+    """Half of a head's channels: the others tell nothing of the place."""
+    return 2 * rotation.shape[-2]
 
 
 def _turn(out: Tensor, half: Tensor, rotation: Tensor, backwards: bool = False) -> None:
@@ -171,7 +176,7 @@ def _turned(half: Tensor, rotation: Tensor, backwards: bool = False) -> Tensor:
 
 
 def _rotate_in_place(states: Tensor, rotation: Tensor, backwards: bool = False) -> None:
-    half = states[..., : states.shape[-1] // 2]
+    half = states[..., : _rotated_channels(rotation)]
     _turn(half, half, rotation, backwards)
 
 
@@ -198,7 +203,7 @@ def eager_attention_forward(
 
 
 def folded_inputs(
-    query: Tensor, key: Tensor, bias: Tensor, layout: TokenLayout
+    query: Tensor, key: Tensor, bias: Tensor, layout: TokenLayout, scaling: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Put the same-variable bias into the dot product, exactly, without an [H, Q, L] tensor.
 
@@ -220,7 +225,7 @@ def folded_inputs(
 
 
 def masked_inputs(
-    query: Tensor, key: Tensor, bias: Tensor, layout: TokenLayout
+    query: Tensor, key: Tensor, bias: Tensor, layout: TokenLayout, scaling: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same-variable bias as an additive mask [1, H, Q, L] with a gradient; heads stay d wide.
 
@@ -233,8 +238,25 @@ def masked_inputs(
     return (
         rotate(query, layout.query_rotation, nothing.expand(query.shape[1], -1, -1)),
         rotate(key, layout.rotation, nothing.expand(key.shape[1], -1, -1)),
-        _biased_mask(bias, layout, query.shape[-1] ** -0.5, query.dtype),
+        _biased_mask(bias, layout, scaling, query.dtype),
     )
+
+
+HIDDEN_SCORE = -30_000.0  # fp16 holds it; the exponential of what scaling leaves of it is 0
+
+
+def hide(
+    query: Tensor, key: Tensor, value: Tensor, is_hidden: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give query, key and value [B, ., H, d] eight more channels that hide tokens [B, L] as keys.
+
+    In the first of them a query holds a one, a hidden key HIDDEN_SCORE and any other key a zero. So
+    no mask [B, H, Q, L] is needed, which would be as large as the scores.
+    """
+    query, key, value = (F.pad(states, (0, 8)) for states in (query, key, value))
+    query[..., -8] = 1.0
+    key[..., -8] = HIDDEN_SCORE * is_hidden[:, :, None].to(key.dtype)
+    return query, key, value
 
 
 def _filled(channels: int) -> int:
@@ -253,11 +275,10 @@ class FusedCPUAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, query, key, value, bias, layout):  # type: ignore[no-untyped-def]
+    def forward(ctx, query, key, value, bias, layout, scaling):  # type: ignore[no-untyped-def]
         """query [B, Q, H, d], key and value [B, L, H, d], bias [2, H] -> [B, Q, H, d]."""
         _rotate_in_place(query, layout.query_rotation)
         _rotate_in_place(key, layout.rotation)
-        scaling = query.shape[-1] ** -0.5
         mask = _biased_mask(bias, layout, scaling, query.dtype)
         q, k, v = (states.transpose(1, 2) for states in (query, key, value))
         out, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
@@ -284,7 +305,7 @@ class FusedCPUAttention(torch.autograd.Function):
         grad_bias = None
         if ctx.needs_input_grad[3]:
             grad_bias = _bias_gradient(q, k, v, bias, out, logsumexp, grad_out, layout, scaling)
-        return dq, dk, dv, grad_bias, None
+        return dq, dk, dv, grad_bias, None, None
 
 
 def _biased_mask(bias: Tensor, layout: TokenLayout, scaling: float, dtype: torch.dtype) -> Tensor:
@@ -325,8 +346,11 @@ def timer_attention(
     attend: Callable[..., tuple[Tensor, Tensor | None]],
     dropout: float,
     bias_mode: str = "folded",
+    is_hidden: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention of unrotated query [B, Q, H, d] over key, value [B, L, H, d] -> [B, Q, H, d].
+
+    ``is_hidden`` [B, L] marks tokens that no other may look at, whose weight is then exactly 0.
 
     Also returns the weights [B, H, Q, L] of eager attention; a fused kernel has none (None).
 
@@ -337,14 +361,18 @@ def timer_attention(
     on_cpu = query.device.type == "cpu"
     dropout = dropout if module.training else 0.0
     is_sdpa = attend is ALL_ATTENTION_FUNCTIONS["sdpa"]
+    head_size, scaling = value.shape[-1], query.shape[-1] ** -0.5
+    if is_hidden is not None:
+        query, key, value = hide(query, key, value, is_hidden)
     if is_sdpa and on_cpu and dropout == 0.0 and _HAS_CPU_KERNEL:
-        return FusedCPUAttention.apply(query, key, value, bias, layout), None
+        out = FusedCPUAttention.apply(query, key, value, bias, layout, scaling)
+        return out[..., :head_size], None
 
-    arguments: dict[str, Any] = {"scaling": query.shape[-1] ** -0.5, "dropout": dropout}
+    arguments: dict[str, Any] = {"scaling": scaling, "dropout": dropout}
     if attend is eager_attention_forward:
         same = layout.same_variable.to(query.dtype)
         position_bias = bias[0][:, None, None] * (1 - same) + bias[1][:, None, None] * same
-        return attend(
+        out, weights = attend(
             module,
             rotate(query, layout.query_rotation).transpose(1, 2),
             rotate(key, layout.rotation).transpose(1, 2),
@@ -353,13 +381,13 @@ def timer_attention(
             position_bias=position_bias.to(query.dtype),
             **arguments,
         )
+        return out[..., :head_size], weights
 
-    head_size = value.shape[-1]
     prepare = {"folded": folded_inputs, "mask": masked_inputs}[bias_mode]
 
     def fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        query, key, mask = prepare(query, key, bias, layout)
-        if missing := _filled(head_size) - head_size:
+        query, key, mask = prepare(query, key, bias, layout, scaling)
+        if missing := _filled(value.shape[-1]) - value.shape[-1]:
             value = F.pad(value, (0, missing))
         states = (tokens.transpose(1, 2) for tokens in (query, key, value))
         return attend(module, *states, attention_mask=mask, is_causal=False, **arguments)[0]

@@ -19,6 +19,8 @@ class TimerXLConfig(PreTrainedConfig):
             accepted in ``forward``.
         num_variables: number of variables C. Needed (and then fixed) with ``pooling="last"`` or
             ``variable_embedding``; otherwise only a record of the training data.
+        num_regions: number of regions G that stand side by side in one window, each with
+            ``num_variables`` variables; None where a window is of one region.
         hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, hidden_act:
             as in any transformer; ``hidden_act`` is ``relu`` or ``gelu``.
         hidden_dropout, attention_dropout: probabilities, active in training only.
@@ -47,6 +49,7 @@ class TimerXLConfig(PreTrainedConfig):
     patch_length: int = 96
     context_length: int = 1440
     num_variables: int | None = None
+    num_regions: int | None = None
     hidden_size: int = 1024
     intermediate_size: int = 2048
     num_hidden_layers: int = 8
@@ -93,6 +96,18 @@ class TimerXLConfig(PreTrainedConfig):
                 "pooling='last' and variable_embedding=True tell variables apart by their place: "
                 "set num_variables to the number of variables in the data."
             )
+
+        if self.num_regions is not None:
+            if type(self.num_regions) is not int or self.num_regions < 1:
+                raise ValueError(f"num_regions is {self.num_regions!r:.80}; expected 1 or more.")
+            for name in ("covariate", "instance_norm"):
+                if getattr(self, name):
+                    raise ValueError(f"num_regions does not go with {name}; set one of them.")
+            if not self.variable_embedding:
+                raise ValueError(
+                    "num_regions needs variable_embedding=True: variables and regions are told "
+                    "apart by their embeddings."
+                )
 
     @property
     def needs_fixed_variables(self) -> bool:

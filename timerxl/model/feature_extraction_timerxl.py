@@ -41,11 +41,12 @@ class TimerXLFeatureExtractor(FeatureExtractionMixin):
             of its step, in UTC where it names no zone).
         calibration: ``{"slope": ..., "intercept": ...}`` of Platt scaling, or None.
         decision_threshold: raw P(rain) from which the forecast is rain, or None.
+        regions_together: one window holds all regions side by side, as in training.
 
     Raises ValueError where these contradict each other.
     """
 
-    model_input_names = ["past_values", "static_real_features"]
+    model_input_names = ["past_values", "past_observed_mask", "static_real_features"]
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class TimerXLFeatureExtractor(FeatureExtractionMixin):
         region_column: str = "region",
         calibration: Mapping[str, float] | None = None,
         decision_threshold: float | None = None,
+        regions_together: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -70,7 +72,7 @@ class TimerXLFeatureExtractor(FeatureExtractionMixin):
         self.regions, self.static_features = list(regions), static_features
         self.timestamp_column, self.region_column = timestamp_column, region_column
         self.calibration = None if calibration is None else dict(calibration)
-        self.decision_threshold = decision_threshold
+        self.decision_threshold, self.regions_together = decision_threshold, regions_together
         if problem := self._problem():
             raise ValueError(f"{PREPROCESSOR_CONFIG}: {problem}.")
 
@@ -120,6 +122,7 @@ class TimerXLFeatureExtractor(FeatureExtractionMixin):
                 region_column=data.get("region_column") or "region",
                 calibration=content.get("calibration"),
                 decision_threshold=content.get("decision_threshold"),
+                regions_together=data.get("regions_together") == "all",
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"preprocessing.json does not fit a model: {error}") from error
@@ -147,8 +150,13 @@ class TimerXLFeatureExtractor(FeatureExtractionMixin):
             return_tensors: "pt" for tensors, None for arrays.
 
         Returns past_values [B, T, C] and, where the model reads them, static_real_features [B, S].
+        With ``regions_together`` one window of the table: past_values [1, T, G*C],
+        past_observed_mask [1, T, G], False for a region that the table has not, and
+        static_real_features [1, G, S]; the model then answers for ``regions``, in this order.
         Raises ValueError where a column or step is missing or a value is not a finite number.
         """
+        if self.regions_together:
+            return self._together(table, region, issue_time, return_tensors)
         windows: Any  # B of them, [T, C] each
         if hasattr(table, "keys"):
             windows, region, issue_time = self._windows(table, region, issue_time)
@@ -163,19 +171,58 @@ class TimerXLFeatureExtractor(FeatureExtractionMixin):
             raise ValueError("there is no window: the table or array is empty.")
         for name, window in zip(names, windows, strict=True):
             self._check(window, name)
-        scaled = np.stack(windows).astype(np.float64)
+        inputs = {"past_values": self._scaled(np.stack(windows))}
+        if self.static_features:
+            inputs["static_real_features"] = self._static(region, issue_time, len(windows))
+        return BatchFeature(inputs, tensor_type=return_tensors)
+
+    def _scaled(self, values: np.ndarray) -> np.ndarray:
+        """[..., C] in physical units to float32 as the model reads them."""
+        scaled = values.astype(np.float64)
         for name in self.log1p:
             column = self.feature_names.index(name)
             scaled[..., column] = np.log1p(scaled[..., column])
-        inputs = {"past_values": ((scaled - self.mean) / self.std).astype(np.float32)}
+        return ((scaled - self.mean) / self.std).astype(np.float32)
+
+    def _together(
+        self, table: Any, region: Any, issue_time: Any, return_tensors: str | None
+    ) -> BatchFeature:
+        """One window of all regions; those that the table has must end at the same time."""
+        if not hasattr(table, "keys") or region is not None:
+            raise ValueError(
+                "the model reads all regions side by side: give a table with the columns "
+                f"{self.timestamp_column} and {self.region_column}, and no region."
+            )
+        windows, names, times = self._windows(table, None, issue_time)
+        if names is None or times is None or len(set(_utc(times).tolist())) != 1:
+            raise ValueError(
+                f"the regions of the table do not end at one time; give issue_time=, and the "
+                f"columns {self.timestamp_column} and {self.region_column}."
+            )
+        if unknown := [name for name in names if name not in self.regions]:
+            raise ValueError(
+                f"the model knows the regions {', '.join(self.regions[:30])}, not {unknown[0]!r}."
+            )
+        length, width = self.context_length, len(self.feature_names)
+        values = np.zeros((length, len(self.regions), width), np.float32)
+        observed = np.zeros((1, length, len(self.regions)), bool)
+        for name, window in zip(names, windows, strict=True):
+            self._check(window, f"region {name}")
+            place = self.regions.index(name)
+            values[:, place], observed[:, :, place] = self._scaled(window), True
+        inputs = {"past_values": values.reshape(1, length, -1), "past_observed_mask": observed}
         if self.static_features:
-            inputs["static_real_features"] = self._static(region, issue_time, len(scaled))
+            static = self._static(
+                self.regions, [_utc(times)[0]] * len(self.regions), len(self.regions)
+            )
+            inputs["static_real_features"] = static[None]
         return BatchFeature(inputs, tensor_type=return_tensors)
 
     def post_process(self, outputs: Any) -> Tensor:
-        """Turn the model's outputs (or its logits [B, 2]) into calibrated P(rain) [B], float64."""
+        """Turn the model's outputs (or its logits [B, 2]) into calibrated P(rain) [B], float64; of
+        regions side by side [B, G, 2] into [B, G]."""
         logits = getattr(outputs, "logits", outputs).detach().double()
-        probability = torch.sigmoid(logits[:, 1] - logits[:, 0])
+        probability = torch.sigmoid(logits[..., 1] - logits[..., 0])
         line = self.calibration
         if line is None or (line["slope"] == 1 and line["intercept"] == 0):
             return probability

@@ -1,7 +1,8 @@
 """Timer-XL for Hugging Face transformers: backbone, next-patch forecaster, classifier.
 
 Shape legend: B batch, T time steps, C variables, P patch length, N = T/P patches, L = C*N tokens
-(variable-major), H heads, D hidden size, S static features, K classes, M patches with a label.
+(variable-major), H heads, D hidden size, S static features, K classes, M patches with a label. With
+G regions in a window C stands for the variables of one, and L = G*C*N.
 """
 
 from __future__ import annotations
@@ -127,13 +128,15 @@ def flops_per_sample(
 
     Args:
         head: class name of the model; each pools and projects in its own way.
-        sequence_length, num_variables: T and C; by default those of the configuration.
+        sequence_length, num_variables: T and C (of one region); by default those of the
+            configuration.
         label_patches: M, the patches at which the classifier answers; None is the last one alone.
     """
     patches = (sequence_length or config.context_length) // config.patch_length
     variables = num_variables or config.num_variables
     if variables is None:
         raise ValueError("pass num_variables: the configuration does not fix it.")
+    variables *= config.num_regions or 1
     tokens, size = variables * patches, config.hidden_size
     in_layers = 0
     skips = (
@@ -160,13 +163,14 @@ def _head_flops(
         return 2 * tokens * size * patch
     if head != "TimerXLForClassification":
         return 0
-    pooled = patch if config.pooling == "mean" else variables * size
+    regions = config.num_regions or 1
+    pooled = patch if config.pooling == "mean" else variables // regions * size
     width, labels = config.classifier_hidden_size, config.num_labels or 0
     projected = size * patch if config.pooling == "mean" else 0
     answer = projected + (pooled + config.num_static_real_features) * width + width * labels
     # The head of the next patch runs in training alone.
     forecast = tokens * size * patch if label_patches and config.next_patch_head else 0
-    return 2 * (answer * (label_patches or 1) + forecast)
+    return 2 * (answer * regions * (label_patches or 1) + forecast)
 
 
 class TimerXLAttention(nn.Module):
@@ -190,8 +194,12 @@ class TimerXLAttention(nn.Module):
         batch_size: int,
         layout: TokenLayout,
         output_attentions: bool = False,
+        is_hidden: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """queries [B*Q, D] attend to hidden_states [B*L, D]; returns [B*Q, D] and the weights."""
+        """queries [B*Q, D] attend to hidden_states [B*L, D]; returns [B*Q, D] and the weights.
+
+        ``is_hidden`` [B, L]: tokens that nothing attends to.
+        """
         way = "eager" if output_attentions else self.config._attn_implementation
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(way, eager_attention_forward)
 
@@ -208,12 +216,13 @@ class TimerXLAttention(nn.Module):
             attend,
             self.config.attention_dropout,
             self.config.variable_bias_mode,
+            is_hidden,
         )
         return self.o_proj(out.flatten(2).flatten(0, 1)), weights if output_attentions else None
 
 
 class VariableEmbedding(nn.Embedding):
-    """One vector per variable; a class of its own, so that it can start at zero."""
+    """One vector per variable, or region; a class of its own, so that it can start at zero."""
 
 
 class TimerXLLayer(GradientCheckpointingLayer):
@@ -235,7 +244,11 @@ class TimerXLLayer(GradientCheckpointingLayer):
         return F.dropout(states, self.dropout, self.training)
 
     def forward(
-        self, hidden_states: Tensor, layout: TokenLayout, output_attentions: bool = False
+        self,
+        hidden_states: Tensor,
+        layout: TokenLayout,
+        output_attentions: bool = False,
+        is_hidden: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """[B, L, D] -> [B, Q, D], Q the query tokens of ``layout``; and the weights if asked."""
         batch_size = hidden_states.shape[0]
@@ -243,7 +256,7 @@ class TimerXLLayer(GradientCheckpointingLayer):
         # Rows stay flat and sums and relu are made in place: nothing reads a linear layer's own
         # output in backward, and a view would cost autograd a copy for every in-place step.
         attended, weights = self.self_attn(
-            states, hidden_states.flatten(0, 1), batch_size, layout, output_attentions
+            states, hidden_states.flatten(0, 1), batch_size, layout, output_attentions, is_hidden
         )
         states = self.norm1(self._drop(attended).add_(states))
         inner = self.activation(self.linear1(states))
@@ -326,6 +339,9 @@ class TimerXLModel(TimerXLPreTrainedModel):
         if config.variable_embedding:
             variables = config.num_variables or 0  # the configuration has checked it
             self.variable_embedding = VariableEmbedding(variables, config.hidden_size)
+        self.region_embedding = None
+        if config.num_regions is not None:
+            self.region_embedding = VariableEmbedding(config.num_regions, config.hidden_size)
         self.layers = nn.ModuleList(TimerXLLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self._layouts: dict[Any, TokenLayout] = {}
@@ -361,12 +377,35 @@ class TimerXLModel(TimerXLPreTrainedModel):
                 f"{config.patch_length}: give {steps // config.patch_length * config.patch_length} "
                 f"or {(steps // config.patch_length + 1) * config.patch_length}."
             )
-        if config.needs_fixed_variables and variables != config.num_variables:
+        if config.num_regions is not None:
+            expected = config.num_regions * (config.num_variables or 0)
+            if variables != expected:
+                raise ValueError(
+                    f"past_values has {variables} variables; this model was built for "
+                    f"{config.num_regions} regions of {config.num_variables} variables, side by "
+                    f"side: {expected}. Fill a missing region with zeros, and say so in "
+                    "past_observed_mask."
+                )
+        elif config.needs_fixed_variables and variables != config.num_variables:
             raise ValueError(
                 f"past_values has {variables} variables; this model was built for num_variables="
                 f"{config.num_variables}. Give those, in the order of training, or build a model "
                 f"with num_variables={variables}."
             )
+
+    def _hidden(self, observed: Tensor | None, shape: torch.Size) -> Tensor | None:
+        """[B, L] tokens not to be looked at: a step of theirs is missing in ``observed``."""
+        if observed is None:
+            return None
+        regions, (batch, steps, variables) = self.config.num_regions, shape
+        if regions is None or observed.shape != (batch, steps, regions):
+            raise ValueError(
+                f"past_observed_mask has shape {list(observed.shape)}; expected [B, T, G] = "
+                f"{[batch, steps, regions]}, for a model with num_regions."
+            )
+        whole = observed.bool().unflatten(1, (-1, self.config.patch_length)).all(2)  # [B, N, G]
+        by_token = whole.transpose(1, 2).repeat_interleave(variables // regions, dim=1)
+        return ~by_token.flatten(1)
 
     def forward(
         self,
@@ -375,9 +414,13 @@ class TimerXLModel(TimerXLPreTrainedModel):
         last_patch_only: bool = False,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        past_observed_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> TimerXLModelOutput | tuple[Any, ...]:
-        """past_values [B, T, C]; T a multiple of ``patch_length``.
+        """past_values [B, T, C], or [B, T, G*C] region by region; T a multiple of ``patch_length``.
+
+        ``past_observed_mask`` bool [B, T, G]: nothing attends to a patch with a step that is not
+        observed, so that the other regions' states are those of a window without it.
 
         With ``last_patch_only`` the last layer computes the last patch of every variable alone
         (exactly: no other output is read) and the result is [B, C, D]. ``output_attentions``
@@ -390,8 +433,13 @@ class TimerXLModel(TimerXLPreTrainedModel):
         tokens = past_values.transpose(1, 2).unflatten(2, (patches, -1))  # [B, C, N, P]
         hidden = self.embedding(tokens.to(self.embedding.weight.dtype))
         if self.variable_embedding is not None:
-            hidden = hidden + self.variable_embedding.weight[:, None, :].to(hidden.dtype)
+            by_variable = self.variable_embedding.weight
+            if self.region_embedding is not None:
+                by_variable = by_variable + self.region_embedding.weight[:, None]
+                by_variable = by_variable.flatten(0, 1)
+            hidden = hidden + by_variable[:, None, :].to(hidden.dtype)
         hidden = hidden.flatten(1, 2)  # [B, L, D]
+        is_hidden = self._hidden(past_observed_mask, past_values.shape)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         collected = [hidden] if output_hidden_states else None
@@ -407,7 +455,7 @@ class TimerXLModel(TimerXLPreTrainedModel):
         for index, layer in enumerate(self.layers):
             if last_patch_only and index == len(self.layers) - 1 and not output_attentions:
                 layout = layout.last_patches()
-            hidden, weights = layer(hidden, layout, bool(output_attentions))
+            hidden, weights = layer(hidden, layout, bool(output_attentions), is_hidden)
             if output_attentions:
                 attentions.append(weights)
             if collected is not None:
@@ -504,7 +552,7 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
     def _pool_last(
         self, past_values: Tensor, **options: Any
     ) -> tuple[Tensor, Tensor | None, Any, Any]:
-        """Pool the tokens of each window for its last patch: [B, pooled].
+        """Pool the tokens of each window for its last patch: [B, pooled], or [B, G, pooled].
 
         The tokens themselves, [B, L, D], are given up here: nothing reads them again.
         """
@@ -514,16 +562,19 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
             past_values = (past_values - mean) / (variance + 1e-6).sqrt().clamp(min=1e-5)
         last = self.config.pooling == "last"
         outputs = self.timer_xl(past_values, last_patch_only=last, **options)
-        seen = outputs.hidden_states, outputs.attentions
+        states, seen = outputs.last_hidden_state, (outputs.hidden_states, outputs.attentions)
+        if self.config.num_regions is not None:
+            states = states.unflatten(1, (self.config.num_regions, -1))
         if self.head is None:
-            return outputs.last_hidden_state.flatten(1), None, *seen
+            return states.flatten(-2), None, *seen
         # The head is linear, so the mean over tokens may come first: the same at 1/L of the cost.
-        return self.head(outputs.last_hidden_state.mean(1)), None, *seen
+        return self.head(states.mean(-2)), None, *seen
 
     def _pool_at(
         self, past_values: Tensor, positions: Tensor, forecasts: bool, **options: Any
     ) -> tuple[Tensor, Tensor | None, Any, Any]:
-        """Pool the tokens up to each of M patches, [B, M, pooled]; forecast the next patches.
+        """Pool the tokens up to each of M patches, [B, M, pooled], or [B, M, G, pooled]; forecast
+        the next patches.
 
         The forecasts are [B, C, N - 1, P], of the patches 1 to N - 1, or None if not asked for.
         """
@@ -537,12 +588,14 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
         outputs = self.timer_xl(past_values, **options)
         variables = past_values.shape[2]
         grid = outputs.last_hidden_state.unflatten(1, (variables, -1)).transpose(1, 2)  # B N C D
+        if config.num_regions is not None:
+            grid = grid.unflatten(2, (config.num_regions, -1))  # B N G C D
         if self.head is None:
-            pooled = grid.index_select(1, positions).flatten(2)
+            pooled = grid.index_select(1, positions).flatten(-2)
         else:
             count = torch.arange(1, grid.shape[1] + 1, device=grid.device, dtype=grid.dtype)
-            means = grid.mean(2).cumsum(1) / count[:, None]
-            pooled = self.head(means.index_select(1, positions))
+            means = grid.mean(-2).transpose(1, -2).cumsum(-2) / count[:, None]
+            pooled = self.head(means.transpose(1, -2).index_select(1, positions))
         following = None
         if forecasts and self.next_patch is not None:
             # Of the last patches too, which is cheaper than a copy of the tokens without them.
@@ -561,16 +614,26 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
         return pooled if static is None else torch.cat([pooled, static.to(pooled.dtype)], dim=-1)
 
     def _next_patch_loss(
-        self, following: Tensor, past_values: Tensor, labels: Tensor, normalizer: Any
+        self,
+        following: Tensor,
+        past_values: Tensor,
+        observed: Tensor | None,
+        labels: Tensor,
+        normalizer: Any,
     ) -> Tensor:
         """Huber loss (delta 1) of the next patches, [B, C, N - 1, P], against the window itself.
 
         A mean over variables and steps, summed over the windows that have a label that counts, over
-        ``normalizer``, their number in the global batch.
+        ``normalizer``, their number in the global batch. A patch that is not observed is no
+        target, and what follows it is not forecast.
         """
-        counted = (labels != IGNORE_INDEX).any(1).float()
+        counted = (labels != IGNORE_INDEX).flatten(1).any(1).float()
         patches = past_values.transpose(1, 2).unflatten(2, (-1, self.config.patch_length))
         losses = F.huber_loss(following.float(), patches[:, :, 1:].float(), reduction="none")
+        hidden = self.timer_xl._hidden(observed, past_values.shape)
+        if hidden is not None:
+            seen = ~hidden.unflatten(1, (past_values.shape[2], -1))  # [B, G*C, N]
+            losses = losses * (seen[:, :, 1:] & seen[:, :, :-1])[..., None]
         if normalizer is None:
             normalizer = counted.sum().clamp(min=1)
         return (losses.mean((1, 2, 3)) * counted).sum() / normalizer
@@ -580,10 +643,10 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
         past_values: Tensor,
         labels: Tensor | None = None,
         static_real_features: Tensor | None = None,
-        label_positions: Tensor | None = None,
         loss_normalizer: Tensor | float | None = None,
         next_patch_weight: float = 0.0,
         next_patch_normalizer: Tensor | float | None = None,
+        past_observed_mask: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -591,8 +654,14 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
     ) -> TimerXLClassificationOutput | tuple[Any, ...]:
         """past_values [B, T, C], labels [B] (-100: not counted), static_real_features [B, S].
 
-        With ``label_positions`` (int64 [M], patches from 0) the classifier answers after each of
-        these patches: labels [B, M], static_real_features [B, M, S], logits [B, M, K].
+        With the keyword ``label_positions`` (int64 [M], patches from 0) the classifier answers
+        after each of these patches: labels [B, M], static_real_features [B, M, S], logits
+        [B, M, K].
+
+        A model with ``num_regions`` takes past_values [B, T, G*C], the regions side by side, and
+        answers for each: labels [B, G] or [B, M, G], static_real_features [B, G, S] or
+        [B, M, G, S], logits [B, G, K] or [B, M, G, K]. ``past_observed_mask`` (bool [B, T, G]) says
+        where a region has values; the others' answers are those of a window without the rest.
 
         ``loss_normalizer``: the sum of label weights over the global batch (see
         ``sample_weights``); by default this batch's own. ``next_patch_weight`` times the mean
@@ -600,9 +669,13 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
         given; ``next_patch_normalizer`` is the number of windows of the global batch. Raises
         ValueError where positions are given to a model whose early patches know the later ones.
         """
+        # Not in the signature: transformers' Trainer takes every argument named so for a label that
+        # its batches must bring, and would find none.
+        label_positions = kwargs.pop("label_positions", None)
         options = {
             "output_hidden_states": output_hidden_states,
             "output_attentions": output_attentions,
+            "past_observed_mask": past_observed_mask,
         }
         if label_positions is None:
             found = self._pool_last(past_values, **options)
@@ -626,7 +699,7 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
             )
             if following is not None:
                 next_patch_loss = self._next_patch_loss(
-                    following, past_values, labels, next_patch_normalizer
+                    following, past_values, past_observed_mask, labels, next_patch_normalizer
                 )
                 loss = loss + next_patch_weight * next_patch_loss
         output = TimerXLClassificationOutput(

@@ -30,8 +30,9 @@ MASTER_BYTES, MOMENTS_BYTES, GRADIENT_BYTES = 4, 8, 4
 class RankMemory:
     """Bytes on one rank at the moment of its peak; ``gradients_complete`` is their size at the
     end of backward, ``host`` what offloading moves to the computer's own memory; ``series`` is
-    the data's copy on the GPU (``train.data_on_device``), the workspaces are what attention's
-    backward works in at that moment and what cuBLAS keeps."""
+    the data's copy on the GPU (``train.data_on_device``), ``average`` that of the weights
+    (``train.ema``); the workspaces are what attention's backward works in at that moment and what
+    cuBLAS keeps."""
 
     weights: int
     gradients: int
@@ -43,6 +44,7 @@ class RankMemory:
     gradients_complete: int
     host: int = 0
     series: int = 0
+    average: int = 0
     attention_workspace: int = 0
     cublas_workspace: int = 0
 
@@ -56,7 +58,7 @@ class RankMemory:
 
     @property
     def total(self) -> int:
-        resident = self.weights + self.gradients + self.optimizer
+        resident = self.weights + self.gradients + self.optimizer + self.average
         working = self.activations + self.buffers + self.workspaces
         return resident + working + self.series + self.context
 
@@ -75,6 +77,8 @@ def memory_of(
     """
     zero = workload.zero_settings(choice.precision) if choice.zero_stage == 2 else None
     memory = rank_memory(workload.step_settings(choice, device), ranks, zero)
+    if workload.config.train.ema is not None:  # in fp32 whatever the format, whole on every rank
+        memory = replace(memory, average=MASTER_BYTES * workload.num_parameters)
     if device is None or device.is_cpu or data_place(workload, memory, device).value != "true":
         return memory
     return replace(memory, series=workload.series_bytes)

@@ -103,7 +103,7 @@ class Plan:
         memory = self.memory[gpus]
         names = (
             "weights gradients optimizer activations buffers context total temporary buckets "
-            "series workspaces attention_workspace cublas_workspace gradients_complete host"
+            "series average workspaces attention_workspace cublas_workspace gradients_complete host"
         ).split()
         return {
             "gpus": gpus,
@@ -373,10 +373,10 @@ def predict_run(config: RunConfig, windows: WeatherWindows, facts: RunFacts) -> 
         size = torch.cuda.get_device_properties(0).total_memory / GIB
         summary = f"plan: peak about {memory.total_gib:.1f} of {size:.1f} GiB on each GPU; "
     else:
-        # What this process holds already, the freshly built fp32 model not counted twice.
+        # What this process holds already, the freshly built fp32 model and its average not twice.
         with open("/proc/self/statm", encoding="ascii") as numbers:
             resident = int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        built = 4 * workload.num_parameters
+        built = 4 * workload.num_parameters + memory.average
         peak = max(peak_memory_gib(), (resident - built + memory.total) / GIB)
         summary = (
             f"plan: peak about {peak:.2f} GiB resident, {memory.total_gib:.2f} of them for the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from timerxl.command_line import say
@@ -66,25 +67,27 @@ def heading(plan: Plan) -> list[str]:
 def memory_table(plan: Plan) -> Table:
     """A line per number of GPUs: categories at the peak, total, and what each device has left."""
     fits = [f"{device.name} {device.memory_gib:.1f}" for device in plan.devices]
+    categories = _categories(plan.memory.values())
     table = _table(
         "Peak memory of each GPU, GiB" if not plan.devices[0].is_cpu else "Peak memory, GiB",
-        ["GPUs", *CATEGORIES, "total", *fits],
+        ["GPUs", *categories, "total", *fits],
         f"At the moment of the peak; context is one assumed constant of {CONTEXT_GIB} GiB. Under a "
         "device: what it has left.",
     )
     for gpus, memory in plan.memory.items():
         margins = [device.memory_gib - memory.total_gib for device in plan.devices]
         left = [f"fits, {m:.1f} left" if m >= 0 else f"NO, {-m:.2f} over" for m in margins]
-        table.add_row(str(gpus), *_sizes(memory), *left)
+        table.add_row(str(gpus), *_sizes(memory, categories), *left)
     return table
 
 
 def ladder_table(ladder: list[tuple[str, RankMemory]], name: str) -> Table:
     """Where the memory goes, one change a line."""
     title = f"Why {name} needs what it needs, GiB at the same micro-batch"
-    table = _table(title, ["setting", *CATEGORIES, "total"])
+    categories = _categories(memory for _, memory in ladder)
+    table = _table(title, ["setting", *categories, "total"])
     for setting, memory in ladder:
-        table.add_row(setting, *_sizes(memory))
+        table.add_row(setting, *_sizes(memory, categories))
     return table
 
 
@@ -192,8 +195,14 @@ def _gpus(count: int) -> str:
     return f"{count} GPU{'s' * (count > 1)}"
 
 
-def _sizes(memory: RankMemory) -> list[str]:
-    return [f"{getattr(memory, name) / GIB:.2f}" for name in (*CATEGORIES, "total")]
+def _categories(memories: Iterable[RankMemory]) -> list[str]:
+    """Those of every run, and the weights' average where there is one (``train.ema``)."""
+    average = ["average"] if any(memory.average for memory in memories) else []
+    return [CATEGORIES[0], *average, *CATEGORIES[1:]]
+
+
+def _sizes(memory: RankMemory, categories: list[str]) -> list[str]:
+    return [f"{getattr(memory, name) / GIB:.2f}" for name in (*categories, "total")]
 
 
 def _table(title: str, columns: list[str], caption: str = "") -> Table:

@@ -181,7 +181,8 @@ def run_step(
     else:
         batches = [zero_windows(config, batch_size, label_patches) for _ in group]
     num_windows = batch_size * len(group)
-    step(number, group, iter(batches), float(num_windows * (label_patches or 1)), num_windows)
+    labels = num_windows * (label_patches or 1) * (config.num_regions or 1)
+    step(number, group, iter(batches), float(labels), num_windows)
 
 
 def zero_windows(
@@ -190,10 +191,12 @@ def zero_windows(
     """past_values [B, T, C], labels [B] and, where the model wants them, static features [B, S].
 
     With ``label_patches`` the labels are [B, M], static features [B, M, S], and there are
-    label_positions [M].
+    label_positions [M]. With regions side by side there is a further axis for them.
     """
-    shape = (batch_size, config.context_length, config.num_variables or 1)
-    answers = (batch_size,) if label_patches is None else (batch_size, label_patches)
+    variables = (config.num_variables or 1) * (config.num_regions or 1)
+    shape = (batch_size, config.context_length, variables)
+    further = (label_patches, config.num_regions)
+    answers = (batch_size, *(size for size in further if size is not None))
     batch = {
         "past_values": torch.zeros(shape),
         "labels": torch.zeros(answers, dtype=torch.long),

@@ -81,7 +81,7 @@ class Workload:
     @property
     def tokens_per_sample(self) -> int:
         patches = self.model.context_length // self.model.patch_length
-        return (self.model.num_variables or 1) * patches
+        return (self.model.num_variables or 1) * (self.model.num_regions or 1) * patches
 
     @cached_property
     def num_parameters(self) -> int:
@@ -150,14 +150,18 @@ def describe_windows(config: RunConfig, windows: WeatherWindows) -> Workload:
     counts = {split: len(windows.issue_rows(split)) for split in windows.splits}
     labels, tiling = counts["train"], tile_labels(config, windows)
     if tiling is not None:
-        counts["train"] = tiling.most_windows
+        counts["train"] = tiling.tiles.most_windows
     if (limit := config.eval.max_windows) is not None:
         counts = {k: n if k == "train" else min(n, limit) for k, n in counts.items()}
     seconds = np.ptp(series.timestamps.astype("datetime64[s]").astype(np.int64))
     return Workload(
         config=config,
         model=model_config(
-            config, len(series.feature_names), len(windows.static_feature_names), alpha=0.5
+            config,
+            len(series.feature_names),
+            len(windows.static_feature_names),
+            alpha=0.5,
+            num_regions=len(series.regions),
         ),
         windows=counts,
         step_hours=series.step_hours,

@@ -53,7 +53,7 @@ def resolve_alpha(config: RunConfig, train_labels: np.ndarray, log: Callable[[st
 
 
 def model_config(
-    config: RunConfig, num_variables: int, num_static: int, alpha: float
+    config: RunConfig, num_variables: int, num_static: int, alpha: float, num_regions: int = 1
 ) -> TimerXLConfig:
     """Build the model's configuration; raise InputError where recipe and data don't fit."""
     chosen = asdict(config.model)
@@ -78,6 +78,7 @@ def model_config(
             loss_name=config.loss.name,
             loss_alpha=alpha,
             loss_gamma=config.loss.gamma,
+            num_regions=num_regions if config.data.regions_together == "all" else None,
             next_patch_head=config.loss.next_patch_weight > 0,
         )
     except ValueError as error:

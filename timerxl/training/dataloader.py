@@ -69,13 +69,15 @@ class BatchPlan:
         rank = accelerator.process_index
         layout = (train.batch_size, train.accumulation_steps, processes, rank)
         tiling = tile_labels(config, windows)
-        num_samples = len(windows.issue_rows("train")) if tiling is None else tiling.most_windows
+        num_samples = len(windows.issue_rows("train"))
+        if tiling is not None:
+            num_samples = tiling.tiles.most_windows
         return cls(num_samples, *layout, config.seed, tiling)
 
     @property
     def num_labels(self) -> int:
         """Labels of an epoch: one a window, or with a tiling as many as the split has."""
-        return self.num_samples if self.tiling is None else len(self.tiling.rows)
+        return self.num_samples if self.tiling is None else self.tiling.num_labels
 
     def flops_per_sample(self, model: Any) -> int:
         """Count the operations of one training window of ``model``."""
@@ -96,7 +98,7 @@ class BatchPlan:
         rng = np.random.default_rng([self.seed, epoch])
         if self.tiling is None:
             return rng.permutation(self.num_samples)
-        return rng.permutation(self.tiling.epoch(rng))
+        return rng.permutation(self.tiling.tiles.epoch(rng))
 
     def global_step(self, order: np.ndarray, index: int) -> np.ndarray:
         """Return all ranks' samples in step ``index`` of the epoch with this order.
@@ -127,22 +129,13 @@ class BatchPlan:
 
 
 def evaluation_share(num_samples: int, world_size: int, rank: int) -> np.ndarray:
-    """Return the int64 positions that ``rank`` scores: every ``world_size``-th, filled up to equal
-    counts.
+    """Return the int64 positions that ``rank`` scores: a block each, filled up to equal counts.
 
-    The fill repeats the last position; :func:`reassemble` drops it, so every sample is scored
-    exactly once.
+    The fill repeats the last position: of the blocks one after the other, the first ``num_samples``
+    are every sample once.
     """
     per_rank = -(-num_samples // world_size)
-    return np.minimum(np.arange(per_rank) * world_size + rank, num_samples - 1)
-
-
-def reassemble(gathered: np.ndarray, num_samples: int, world_size: int) -> np.ndarray:
-    """Reorder [world_size * per_rank, ...], rank after rank, to [num_samples, ...] in position
-    order."""
-    per_rank = len(gathered) // world_size
-    ranks_last = gathered.reshape(world_size, per_rank, *gathered.shape[1:]).swapaxes(0, 1)
-    return ranks_last.reshape(world_size * per_rank, *gathered.shape[1:])[:num_samples]
+    return np.minimum(np.arange(per_rank) + rank * per_rank, num_samples - 1)
 
 
 def tile_labels(config: RunConfig, windows: WeatherWindows) -> LabelTiling | None:
@@ -155,7 +148,13 @@ def tile_labels(config: RunConfig, windows: WeatherWindows) -> LabelTiling | Non
     return LabelTiling.of(windows, config.model.patch_length)
 
 
-BATCH_KEYS = ("past_values", "labels", "label_positions", "static_real_features")
+BATCH_KEYS = (
+    "past_values",
+    "past_observed_mask",
+    "labels",
+    "label_positions",
+    "static_real_features",
+)
 
 
 def loader(

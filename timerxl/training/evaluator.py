@@ -17,7 +17,7 @@ from timerxl.evaluation.bootstrap import resample_scores
 from timerxl.evaluation.forecast_skill import skill
 from timerxl.evaluation.scores import best_threshold
 from timerxl.model.modeling_timerxl import classification_loss
-from timerxl.training.dataloader import BatchPlan, evaluation_share, loader, reassemble, to_device
+from timerxl.training.dataloader import BatchPlan, evaluation_share, loader, to_device
 from timerxl.training.distributed import agree
 
 
@@ -51,24 +51,23 @@ def forecast(
 
     ``beat`` is called after every batch.
     """
-    world, rank = accelerator.num_processes, accelerator.process_index
-    mine = positions[evaluation_share(len(positions), world, rank)]
-    batches = [mine[i : i + batch_size].tolist() for i in range(0, len(mine), batch_size)]
+    rows, transform = windows.issue_rows(split)[positions], windows.transform
+    order = transform.order(rows)  # rows of one window side by side
+    share = evaluation_share(len(order), accelerator.num_processes, accelerator.process_index)
+    mine, size = positions[order[share]], batch_size * transform.rows_per_window
+    batches = [mine[i : i + size].tolist() for i in range(0, len(mine), size)]
     model.eval()
     logits = []
     pin = accelerator.device.type == "cuda"
     for batch in loader(windows, split, batches, 0, pin):
         inputs = to_device(batch, accelerator.device)
         inputs.pop("labels")
-        logits.append(model(**inputs).logits.float())
+        logits.append(transform.answers(model(**inputs).logits.float(), batch["row"]))
         beat()
     gathered = accelerator.gather(torch.cat(logits)).cpu().numpy()
-    return Forecasts(
-        split,
-        positions,
-        reassemble(gathered, len(positions), world),
-        windows.labels_of(split)[positions],
-    )
+    found = np.empty_like(gathered[: len(order)])
+    found[order] = gathered[: len(order)]
+    return Forecasts(split, positions, found, windows.labels_of(split)[positions])
 
 
 def mean_loss(forecasts: Forecasts, name: str, alpha: float, gamma: float) -> float:
@@ -87,7 +86,7 @@ class NotFinite(ArithmeticError):
 
 @dataclass
 class Evaluator:
-    """Score the live model; every rank gets the same numbers."""
+    """Score the live model, or its average; every rank gets the same numbers."""
 
     config: RunConfig
     accelerator: Accelerator

@@ -42,6 +42,8 @@ HARMLESS = set(
     "train.mirror eval.num_resamples eval.block_days eval.test_every_epoch expectations".split()
 )
 HARMLESS_PARTS = ("monitors.", "hub.")
+# What runs did before a setting was there that would make another experiment of them.
+_BEFORE = {"train.ema": None}
 _MISSING = object()
 
 
@@ -231,8 +233,9 @@ def _resume_from(config: RunConfig, candidates: list[Path], world_size: int) -> 
 
 
 def changes(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return dotted key -> (then, now) of every setting that both have and that differs."""
-    before, after = flat(saved), flat(now)
+    """Return dotted key -> (then, now) of every setting that both have and that differs; what an
+    older run lacks counts as _BEFORE says."""
+    before, after = _BEFORE | flat(saved), flat(now)
     return {
         key: (before[key], value)
         for key, value in after.items()

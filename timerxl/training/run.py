@@ -35,6 +35,7 @@ from timerxl.training.assembly import (
     use_seed,
     warmup_steps,
 )
+from timerxl.training.averaging import WeightAverage
 from timerxl.training.checkpoint.manager import Checkpoints
 from timerxl.training.checkpoint.mirror import Mirror, open_mirror
 from timerxl.training.checkpoint.storage import Progress, disk_warning
@@ -132,7 +133,8 @@ def set_up(
     is_rain = config.train.task == "rain"
     alpha = resolve_alpha(config, windows.labels_of("train"), log) if is_rain else 0.5
     names, static_names = windows.series.feature_names, windows.static_feature_names
-    settings = model_config(config, len(names), len(static_names), alpha)
+    num_regions = len(windows.series.regions)
+    settings = model_config(config, len(names), len(static_names), alpha, num_regions)
     use_seed(config.seed, rank=0)  # the same initial weights on every rank
     model, backbone = build_model(settings, config.model, log, config.train.task)
     accelerator = build_accelerator(config, launch, log)
@@ -148,6 +150,7 @@ def set_up(
     # On the bare model: prepare wraps it, and a wrapper's layers can't be compiled one by one.
     if config.train.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
+    average = average_of(config, model, accelerator, log)
     compile_layers(config, model, log)
     optimizer = build_optimizer(model, config.optim, backbone)
     schedule = build_schedule(optimizer, config.optim, total_steps, freeze_steps)
@@ -169,6 +172,7 @@ def set_up(
         keep_last=config.train.keep_last,
         seed=config.seed,
         facts=facts,
+        average=average,
     )
     loop = TrainingLoop(
         config=config,
@@ -179,12 +183,13 @@ def set_up(
             config.train.accumulation_steps,
             config.optim.max_grad_norm,
             config.loss.next_patch_weight,
+            average=average,
         ),
         windows=windows,
         plan=plan,
         total_steps=total_steps,
         evaluator=(Evaluator if is_rain else PatchEvaluator)(
-            config, accelerator, prepared, windows, alpha, interruption.beat
+            config, accelerator, average or prepared, windows, alpha, interruption.beat
         ),
         monitors=monitors,
         check_every=check_every,
@@ -199,6 +204,21 @@ def set_up(
     if folder.checkpoint is not None:
         restore(loop, folder, found.was_finished, log)
     return loop, prediction, log
+
+
+def average_of(
+    config: RunConfig, model: Any, accelerator: Accelerator, log: Log
+) -> WeightAverage | None:
+    """The average of the weights that ``train.ema`` asks for. To be made before layers are compiled
+    and ``prepare`` changes the weights' format."""
+    if config.train.ema is None:
+        return None
+    log(
+        f"train.ema={config.train.ema:g}: scores, the best model and forecasts are those of the "
+        "weights' moving average."
+    )
+    precision = accelerator.mixed_precision
+    return WeightAverage(model, config.train.ema, accelerator.device, precision)
 
 
 def check_before_work(config: RunConfig, log: Log) -> tuple[Launch, Mirror | None, Resumption]:
@@ -295,6 +315,7 @@ def say_derived_settings(
 ) -> None:
     """Log what a step and the whole run are made of, and what may not be meant."""
     tokens = model.config.num_variables * (config.model.context_length // config.model.patch_length)
+    tokens *= model.config.num_regions or 1
     labels = ""
     if plan.tiling is not None:
         what = "labels, one after each patch" if config.train.task == "rain" else "rows to predict"
@@ -317,7 +338,9 @@ def say_derived_settings(
         )
     under_copy = 2 if config.train.mirror else 0  # one is copied, one waits
     keep_last = config.train.keep_last
-    if short := disk_warning(folder.path, model.num_parameters(), keep_last, under_copy):
+    if short := disk_warning(
+        folder.path, model.num_parameters(), keep_last, under_copy, config.train.ema is not None
+    ):
         log(f"warning: {short}")
 
 

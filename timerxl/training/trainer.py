@@ -26,6 +26,7 @@ from timerxl.data.windows import WeatherWindows
 from timerxl.evaluation.scores import LOWER_IS_BETTER
 from timerxl.model.modeling_timerxl import IGNORE_INDEX
 from timerxl.training.assembly import compile_seconds
+from timerxl.training.averaging import WeightAverage
 from timerxl.training.checkpoint.manager import Checkpoints
 from timerxl.training.checkpoint.model_folder import save_model
 from timerxl.training.checkpoint.storage import CHECKPOINTS, Progress, checkpoint_name
@@ -68,6 +69,7 @@ class TrainingStep:
         max_grad_norm: the global gradient norm is clipped to this.
         next_patch_weight: weight of the next patches' forecast in the loss; 0 is none.
         next_patch_loss: of the last step, before that weight; None without.
+        average: takes in the weights after every step that was made; None without train.ema.
         skipped: updates in a row, up to now, that fp16 left out because gradients overflowed.
         local_requests: (this rank wants a checkpoint, the signal it got or 0), read every step.
         requests: (does any rank want one, the largest signal of all), as of the last step.
@@ -81,6 +83,7 @@ class TrainingStep:
     max_grad_norm: float
     next_patch_weight: float = 0.0
     next_patch_loss: float | None = None
+    average: WeightAverage | None = None
     loading_seconds: float = 0.0
     skipped: int = 0
     local_requests: Callable[[], tuple[bool, int]] = lambda: (False, 0)
@@ -92,7 +95,7 @@ class TrainingStep:
         group: list[MicroBatch],
         batches: Iterator[dict[str, torch.Tensor]],
         normalizer: float,
-        num_windows: int,
+        num_windows: int = 1,
     ) -> tuple[float, float | None]:
         """Step ``number`` (from 1) over this rank's micro-batches.
 
@@ -142,6 +145,8 @@ class TrainingStep:
         overflowed = grad_norm is not None and not math.isfinite(grad_norm)
         left_out = overflowed or bool(getattr(self.optimizer, "step_was_skipped", False))
         self.skipped = self.skipped + 1 if left_out else 0
+        if self.average is not None and not left_out:
+            self.average.update_parameters(self.model)
         return total, None if left_out else grad_norm
 
     def _losses(self, output: Any) -> torch.Tensor:
@@ -449,7 +454,9 @@ class TrainingLoop:
         progress.evaluations_without_gain = 0
         folder = Path(self.config.output_dir) / "model"
         extras = self.preprocessing | {"step": progress.step, "validation": scores}
-        save_model(self.accelerator, self.model, folder, extras)
+        average = self.step.average
+        kept = self.model if average is None else average.module
+        save_model(self.accelerator, kept, folder, extras)
         if self.new_best is not None and self.accelerator.is_main_process:
             self.new_best(folder.parent)
 

@@ -31,7 +31,7 @@ def patch_windows(series: WeatherSeries, **data: object) -> WeatherWindows:
 
 def forecast_rows(tiling: PatchTiling, rng: np.random.Generator) -> list[int]:
     """The rows after which a patch is forecast in an epoch, read off the tensors alone."""
-    codes = tiling.epoch(rng)
+    codes = tiling.tiles.epoch(rng)
     batch = tiling[codes.tolist()]
     found = []
     for code, labels in zip(codes.tolist(), batch["labels"], strict=True):
@@ -58,7 +58,7 @@ def test_an_epoch_forecasts_after_a_row_once_at_most_and_after_most_rows():
 def test_a_target_is_the_series_one_patch_later_and_ends_before_the_cut():
     windows = patch_windows(gappy_series())
     tiling = PatchTiling.of(windows, PATCH)
-    codes = tiling.epoch(np.random.default_rng(0))
+    codes = tiling.tiles.epoch(np.random.default_rng(0))
     batch = tiling[codes.tolist()]
     values, times = windows.values.numpy(), windows.series.timestamps
     cut = np.datetime64(windows.definition["split"]["validation_from"])

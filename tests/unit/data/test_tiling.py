@@ -53,23 +53,23 @@ def counted(tiling: LabelTiling, codes: np.ndarray) -> list[tuple[int, int, int]
 
 @pytest.mark.parametrize("epoch", range(4))
 def test_an_epoch_meets_every_training_label_once(windows, tiling, epoch):
-    found = counted(tiling, tiling.epoch(np.random.default_rng([1, epoch])))
+    found = counted(tiling, tiling.tiles.epoch(np.random.default_rng([1, epoch])))
     rows = [row for row, _, _ in found]
     assert sorted(rows) == sorted(windows.issue_rows("train").tolist())
     assert all(label == windows.label[row] for row, _, label in found)
 
 
 def test_labels_meet_contexts_of_every_length_equally_often(windows, tiling):
-    epochs = 400
+    epochs = 150
     met = np.zeros((len(windows.label), PATCHES))
     for epoch in range(epochs):
-        for row, patch, _ in counted(tiling, tiling.epoch(np.random.default_rng([9, epoch]))):
+        for row, patch, _ in counted(tiling, tiling.tiles.epoch(np.random.default_rng([9, epoch]))):
             met[row, patch] += 1
     # A label one patch before the last of its stretch never meets the first patch, and so on: in
     # the middle of a stretch each of the five contexts comes up in a fifth of the epochs.
-    place = tiling.place[np.argsort(tiling.rows)]
-    last = tiling.last_place[tiling.group][np.argsort(tiling.rows)]
-    middle = np.sort(tiling.rows)[last - place >= PATCHES]
+    tiles = tiling.tiles
+    rows = tiles.first_row[tiles.group] + tiles.place * PATCH
+    middle = rows[tiles.last_place[tiles.group] - tiles.place >= PATCHES]
     shares = met[middle] / epochs
     assert np.abs(shares - 1 / PATCHES).max() < 5 * np.sqrt(0.2 * 0.8 / epochs)
     assert np.allclose(met.sum(1)[windows.issue_rows("train")], epochs)
@@ -79,7 +79,7 @@ def test_no_window_leaves_its_region_its_stretch_or_the_training_period(windows,
     series = windows.series
     last = series.timestamps[windows.issue_rows("train")].max()
     for epoch in range(20):
-        ends = tiling.end_rows(tiling.epoch(np.random.default_rng([2, epoch])))
+        ends = tiling.end_rows(tiling.tiles.epoch(np.random.default_rng([2, epoch])))
         for end in ends:
             rows = np.arange(end - CONTEXT + 1, end + 1)
             assert len(set(series.region_index[rows])) == 1
@@ -90,13 +90,13 @@ def test_no_window_leaves_its_region_its_stretch_or_the_training_period(windows,
 
 def test_every_label_counted_keeps_its_own_embargo(windows, tiling):
     cut = np.datetime64(windows.definition["split"]["validation_from"])
-    codes = tiling.epoch(np.random.default_rng(5))
+    codes = tiling.tiles.epoch(np.random.default_rng(5))
     rows = np.array([row for row, _, _ in counted(tiling, codes)])
     assert (windows.series.timestamps[rows] + np.timedelta64(24, "h") <= cut).all()
 
 
 def test_a_batch_holds_the_window_and_what_is_known_after_each_patch(windows, tiling):
-    codes = tiling.epoch(np.random.default_rng(0))[[3, 0, 11]]
+    codes = tiling.tiles.epoch(np.random.default_rng(0))[[3, 0, 11]]
     batch = tiling[codes.tolist()]
     assert batch["label_positions"].tolist() == list(range(PATCHES))
     assert batch["past_values"].shape == (3, CONTEXT, 4)
@@ -112,12 +112,16 @@ def test_a_batch_holds_the_window_and_what_is_known_after_each_patch(windows, ti
 def test_no_epoch_has_more_windows_than_the_bound_and_a_whole_series_reaches_it(tiling):
     whole = LabelTiling.of(build_windows(make_series(rows=400), DataConfig(), CONTEXT), PATCH)
     for one in (tiling, whole):
-        sizes = [len(one.epoch(np.random.default_rng([3, epoch]))) for epoch in range(200)]
-        assert max(sizes) <= one.most_windows
-    assert len(whole.rows) / PATCHES <= whole.most_windows <= len(whole.rows) / PATCHES + 3 * PATCH
+        sizes = [len(one.tiles.epoch(np.random.default_rng([3, epoch]))) for epoch in range(200)]
+        assert max(sizes) <= one.tiles.most_windows
+    assert (
+        whole.num_labels / PATCHES
+        <= whole.tiles.most_windows
+        <= whole.num_labels / PATCHES + 3 * PATCH
+    )
 
 
 def test_the_offsets_of_an_epoch_come_from_its_seed(tiling):
-    one, same, other = (tiling.epoch(np.random.default_rng([7, e])) for e in (1, 1, 2))
+    one, same, other = (tiling.tiles.epoch(np.random.default_rng([7, e])) for e in (1, 1, 2))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)

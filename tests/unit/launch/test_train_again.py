@@ -49,6 +49,25 @@ def test_killed_anywhere_it_ends_the_same(tmp_path: Path, straight: Path, where:
     assert read(tmp_path / "run" / "results.json")["resumes"] == len(resumed)
 
 
+@pytest.mark.parametrize("where", [7, 11])
+def test_the_average_of_the_weights_goes_on_as_well(tmp_path: Path, where: int) -> None:
+    """From the checkpoint of an evaluation, and from one between two."""
+    straight, run = (f"output_dir={tmp_path / name}" for name in ("straight", "run"))
+    average = ["train.ema=0.9", "train.trackers=[]"]
+    assert command(straight, *average) == 0
+    cut_off(where, run, *average)
+    assert command(run, *average) == 0
+    assert [event["step"] for event in events(tmp_path / "run", "resume")] == [where - 1]
+    assert_same_end(tmp_path / "run", tmp_path / "straight")
+    last = "checkpoints/step_00000012/averaged.safetensors"
+    found, expected = ((tmp_path / name / last).read_bytes() for name in ("run", "straight"))
+    assert found == expected
+    raw = "checkpoints/step_00000012/model.safetensors"
+    assert (tmp_path / "run" / raw).read_bytes() != (
+        tmp_path / "run" / "model" / "model.safetensors"
+    ).read_bytes()
+
+
 def test_a_finished_run_stays_as_it_is(straight: Path, capsys: Any) -> None:
     before = tree(straight)
     assert command(f"output_dir={straight}") == 0

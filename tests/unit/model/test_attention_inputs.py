@@ -76,7 +76,7 @@ def test_one_buffer_holds_what_cats_put_together(
 ) -> None:
     """To the last bit; gradients within rounding (sums and vector instructions differ)."""
     (query, key, _, bias), layout = inputs(shape, dtype, False, last)
-    found = folded_inputs(query, key, bias, layout)[:2]
+    found = folded_inputs(query, key, bias, layout, query.shape[-1] ** -0.5)[:2]
     by = torch.view_as_complex(layout.rotation)
     by_query = torch.view_as_complex(layout.query_rotation.contiguous())
     rotated = [old_rotate(q, r).transpose(1, 2) for q, r in ((query, by_query), (key, by))]
@@ -132,7 +132,7 @@ def test_fused_attention_equals_eager_attention(
 def test_a_mask_leaves_heads_as_wide_as_they_are(size: int, wide: int) -> None:
     """But for a multiple of 8, without which a GPU's fused kernels refuse."""
     (query, key, _, bias), layout = inputs((3, 4, 2, size), torch.float32, False, False)
-    query, key, mask = masked_inputs(query, key, bias, layout)
+    query, key, mask = masked_inputs(query, key, bias, layout, query.shape[-1] ** -0.5)
     assert (query.shape[-1], key.shape[-1]) == (wide, wide)
     assert mask.shape == (1, 2, 12, 12)
     assert (mask[0].isneginf() == ~layout.visible).all()

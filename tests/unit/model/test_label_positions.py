@@ -135,17 +135,17 @@ def test_labels_that_do_not_count_change_neither_loss_nor_gradient():
     labels = torch.randint(0, 2, (4, PATCHES), generator=torch.Generator().manual_seed(1))
     labels[0, :2] = -100
     labels[3] = -100
-    output = model(values, labels, static, EVERY)
+    output = model(values, labels, static, label_positions=EVERY)
     logits, counted = output.logits, labels != -100
     torch.testing.assert_close(output.loss, F.cross_entropy(logits[counted], labels[counted]))
-    whole = model(values, labels, static, EVERY, loss_normalizer=30.0).loss
+    whole = model(values, labels, static, label_positions=EVERY, loss_normalizer=30.0).loss
     torch.testing.assert_close(whole, output.loss * counted.sum() / 30)
     output.loss.backward()
     kept = model.classifier_out.weight.grad.clone()
     model.zero_grad()
     shown = values.clone()
     shown[3] = 9.0
-    model(shown, labels, static, EVERY).loss.backward()
+    model(shown, labels, static, label_positions=EVERY).loss.backward()
     torch.testing.assert_close(model.classifier_out.weight.grad, kept)
 
 
@@ -154,8 +154,8 @@ def test_the_next_patch_is_charged_by_its_huber_loss():
     values, static = inputs()
     labels = torch.ones(4, PATCHES, dtype=torch.long)
     labels[2] = -100  # a window without a label that counts is not forecast either
-    plain = model(values, labels, static, EVERY).loss
-    output = model(values, labels, static, EVERY, next_patch_weight=0.5)
+    plain = model(values, labels, static, label_positions=EVERY).loss
+    output = model(values, labels, static, label_positions=EVERY, next_patch_weight=0.5)
     hidden = model.timer_xl(values).last_hidden_state
     forecast = model.next_patch(hidden).view(4, 3, PATCHES, PATCH)
     losses = []
@@ -168,7 +168,14 @@ def test_the_next_patch_is_charged_by_its_huber_loss():
     expected = torch.stack(losses).mean()
     torch.testing.assert_close(output.next_patch_loss, expected)
     torch.testing.assert_close(output.loss, plain + 0.5 * expected)
-    half = model(values, labels, static, EVERY, next_patch_weight=0.5, next_patch_normalizer=6)
+    half = model(
+        values,
+        labels,
+        static,
+        label_positions=EVERY,
+        next_patch_weight=0.5,
+        next_patch_normalizer=6,
+    )
     torch.testing.assert_close(half.next_patch_loss, expected / 2)
 
 
@@ -176,7 +183,7 @@ def test_without_a_weight_the_head_of_the_next_patch_gets_no_gradient():
     model = build(next_patch_head=True)
     values, static = inputs()
     labels = torch.ones(4, PATCHES, dtype=torch.long)
-    output = model(values, labels, static, EVERY)
+    output = model(values, labels, static, label_positions=EVERY)
     output.loss.backward()
     assert output.next_patch_loss is None
     assert model.next_patch.weight.grad is None

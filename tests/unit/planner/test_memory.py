@@ -232,6 +232,21 @@ def test_the_series_on_the_gpu_is_counted(
     assert memory_of(run, Choice("fp32", 0), CPU).series == 0
 
 
+@pytest.mark.parametrize("choice", [Choice("fp32", 0), Choice("bf16", 0), Choice("bf16", 2)])
+def test_the_average_of_the_weights_is_one_more_fp32_copy_on_every_rank(
+    workload: MakeWorkload, choice: Choice
+) -> None:
+    plain, run = workload(), workload("train.ema=0.99")
+    for ranks in (1, 4):
+        without, found = memory_of(plain, choice, ranks=ranks), memory_of(run, choice, ranks=ranks)
+        assert found.average == 4 * run.num_parameters
+        assert replace(found, average=0) == without
+        assert found.total - without.total == found.average
+    # Counted where the series would go, and in what fits.
+    full = replace(run, series_bytes=round((0.9 * 14.7 - 0.5) * GIB))
+    assert memory_of(full, choice, DEVICES["t4"]).average == found.average
+
+
 def test_where_the_memory_goes(workload: MakeWorkload) -> None:
     run = workload("model.context_length=96", "train.batch_size=16", "train.precision=fp16")
     eager, fused, light, half, sharded = (memory for _, memory in memory_ladder(run))

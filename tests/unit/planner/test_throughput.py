@@ -309,13 +309,13 @@ class Clock:
         self.steps: list[Any] = []
         run_step = throughput.run_step
 
-        def timed(step: Any, config: Any, batch_size: int) -> None:
+        def timed(step: Any, config: Any, batch_size: int, **labels: Any) -> None:
             self.ran += seconds(batch_size)
             self.now += seconds(batch_size) * slowdown(len(self.batches))
             self.batches.append(batch_size)
             self.steps.append(step)
             with step.model.timer_xl.layers[0].linear1.register_forward_hook(self._note):
-                run_step(step, config, batch_size)
+                run_step(step, config, batch_size, **labels)
 
         clocks = {"perf_counter": lambda: self.now, "thread_time": lambda: self.ran}
         patch.setattr(throughput, "run_step", timed)

@@ -24,7 +24,10 @@ from timerxl.report.page import write_report
 from timerxl.training.assembly import model_config
 from timerxl.training.final_evaluation import EvaluationRequest, evaluate_saved
 
-TASK = ("train.task=next_patch", "train.metric_for_best_model=loss")
+TASK = (
+    "train.task=next_patch train.metric_for_best_model=loss data.regions_together=none "
+    "loss.next_patch_weight=0"
+).split()
 ALONE = (*TASK, "model.hidden_dropout=0", "train.keep_last=9", "train.epochs=2")
 PATCH = 8
 
@@ -150,7 +153,8 @@ def test_values_after_the_training_period_change_no_weight(pretrained, train_tin
 
 def test_a_classifier_takes_over_all_but_its_own_head(pretrained, train_tiny, tmp_path, capsys):
     model = pretrained.folder / "model"
-    train_tiny(tmp_path / "rain", f"model.pretrained={model}", "train.max_steps=1")
+    alone = ("data.regions_together=none", "loss.next_patch_weight=0", "train.max_steps=1")
+    train_tiny(tmp_path / "rain", f"model.pretrained={model}", *alone)
     said = capsys.readouterr().out
     backbone = [key for key in load_saved(model).state_dict() if key.startswith("timer_xl.")]
     assert f"{len(backbone)} tensors loaded, 6 new: classifier_norm.weight" in " ".join(

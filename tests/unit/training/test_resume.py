@@ -171,7 +171,8 @@ HARMFUL = (
     "model.hidden_size=32 model.hidden_dropout=0.2 model.context_length=64 model.pooling=mean "
     "loss.name=focal loss.gamma=1.0 optim.lr=0.01 optim.weight_decay=0.0 optim.warmup_ratio=0.2 "
     "optim.layer_lr_decay=0.9 train.epochs=2 train.max_steps=9 train.patience=1 "
-    "train.metric_for_best_model=mcc train.precision=bf16 eval.max_windows=9 eval.threshold=0.5"
+    "train.metric_for_best_model=mcc train.ema=0.99 train.precision=bf16 "
+    "eval.max_windows=9 eval.threshold=0.5"
 ).split()
 
 

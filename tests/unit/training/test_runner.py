@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -153,13 +154,15 @@ def test_checks_cost_less_than_two_percent(name: str) -> None:
         model = TimerXLForClassification(settings)
     if config.train.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
-    batch = config.train.batch_size
-    every = check_interval(config, model, batch, 5000)
+    batch, patches = config.train.batch_size, None
+    if config.data.labels == "every_patch":
+        patches = config.model.context_length // config.model.patch_length
+    operations = batch * model.flops_per_sample(training=True, label_patches=patches)
+    plan = SimpleNamespace(global_batch_size=batch, flops_per_sample=lambda _: operations // batch)
+    every = check_interval(config, model, plan, 5000)
     forward = 256 * model.flops_per_sample(training=False)
-    share = forward / (every * batch * model.flops_per_sample(training=True))
-    assert share <= CHECK_SHARE < 0.02
-    one_less = forward / ((every - 1) * batch * model.flops_per_sample(training=True))
-    assert one_less > CHECK_SHARE
+    assert forward / (every * operations) <= CHECK_SHARE < 0.02
+    assert forward / ((every - 1) * operations) > CHECK_SHARE
 
 
 def test_dead_features_and_the_words_for_a_batch(watched: Any) -> None:
@@ -170,7 +173,7 @@ def test_dead_features_and_the_words_for_a_batch(watched: Any) -> None:
     seen = windows.series.timestamps <= last
     windows.values[np.flatnonzero(seen), 3] = 1.5  # varying only in what comes later
     assert dead_features(windows) == [name]
-    words = describe_batch(windows, np.array([0, 1]))
+    words = describe_batch(windows, windows.issue_rows("train")[:2])
     first = str(windows.series.timestamps[windows.issue_rows("train")[0]].astype("datetime64[h]"))
     assert words.startswith("2 windows of ")
     assert first in words

@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[3]
 TINY = (
     "data.static_features=false model.patch_length=4 model.context_length=16 model.hidden_size=32 "
     "model.intermediate_size=64 model.num_hidden_layers=2 model.num_attention_heads=2 "
-    "model.hidden_dropout=0 model.attention_dropout=0 model.variable_embedding=false"
+    "model.hidden_dropout=0 model.attention_dropout=0 model.variable_embedding=false "
+    "data.labels=last data.regions_together=none loss.next_patch_weight=0"
 ).split()
 SETTINGS = model_config(load_recipe("quickstart", TINY), 3, 0, alpha=0.5)
 BATCH = 4

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 
 from timerxl.files import write_json
 from timerxl.training.assembly import bare_model, use_seed
+from timerxl.training.averaging import AVERAGED, WeightAverage
 from timerxl.training.checkpoint.model_folder import WEIGHTS, write_model
 from timerxl.training.checkpoint.optimizer_state import OptimizerState, SavedState
 from timerxl.training.checkpoint.rng import read_random_state, write_random_state
@@ -48,6 +50,7 @@ class Checkpoints:
 
     Args:
         facts: what does not change during the run (configuration, fingerprints, batch layout).
+        average: of the weights, where train.ema asks for one.
     """
 
     accelerator: Accelerator
@@ -58,6 +61,7 @@ class Checkpoints:
     keep_last: int
     seed: int
     facts: dict[str, Any]
+    average: WeightAverage | None = None
     saved_step: int = 0
     seconds: float = 0.0
     _saved_at: float = field(default_factory=time.monotonic)
@@ -152,6 +156,8 @@ class Checkpoints:
             optimizer.write(fresh / names[-1])
         if accelerator.is_main_process:
             write_model(self._bare_model, state, fresh, extras)
+            if self.average is not None:
+                self.average.write(fresh / AVERAGED)
             content = {"format": FORMAT, "step": step, "world_size": world, "progress": progress}
             schedule = self.schedule.state_dict()  # the curve comes from the configuration
             kept = ("last_epoch", "_step_count", "_last_lr")
@@ -169,7 +175,8 @@ class Checkpoints:
         Raises StorageFailed where the files don't fit this run.
         """
         accelerator = self.accelerator
-        saved = SavedState(folder, OPTIMIZER_FILES, read_manifest(folder)["files"])
+        saved_names = read_manifest(folder)["files"]
+        saved = SavedState(folder, OPTIMIZER_FILES, saved_names)
         try:
             weights = load_file(folder / WEIGHTS)
             self._bare_model.load_state_dict(weights, strict=True)
@@ -181,6 +188,7 @@ class Checkpoints:
                 f"{folder / WEIGHTS} holds NaN or infinity, nothing goes on from there: branch off "
                 "from an older one (train.resume=PATH, another output_dir), or train.resume=never."
             )
+        notes = self._load_average(folder, state, saved_names, weights)
         rates, groups = state["schedule"]["_last_lr"], self.schedule.optimizer.param_groups
         if len(rates) != len(groups):
             raise StorageFailed(
@@ -192,7 +200,7 @@ class Checkpoints:
         self.saved_step = int(state["step"])
         self._verified.append(self.root / folder.name)
         rank = accelerator.process_index
-        notes = [
+        notes += [
             f"{name} was {state[key]}, is {self.facts[key]}."
             for key, name in (("precision", "the precision"), ("zero_stage", "the ZeRO stage"))
             if key in self.facts and state.get(key, self.facts[key]) != self.facts[key]
@@ -207,6 +215,27 @@ class Checkpoints:
             f"{accelerator.num_processes}: samples and updates are the same, dropout masks are "
             "drawn anew.",
         ]
+
+    def _load_average(
+        self,
+        folder: Path,
+        state: dict[str, Any],
+        names: Collection[str],
+        weights: dict[str, torch.Tensor],
+    ) -> list[str]:
+        """Load the average of the weights; return a note where it begins here, by force."""
+        if self.average is None:
+            return []
+        if AVERAGED in names:
+            try:
+                self.average.read(folder / AVERAGED)
+            except (ValueError, RuntimeError, SafetensorError) as error:
+                raise StorageFailed(f"{folder} does not fit this run's model: {error}.") from error
+            return []
+        if (state.get("config") or {}).get("train", {}).get("ema") is not None:
+            raise StorageFailed(f"{folder} holds no {AVERAGED}, which its train.ema would write.")
+        self.average.module.load_state_dict(weights)
+        return ["the average of the weights begins with those of the checkpoint."]
 
     @property
     def _deepspeed_scaler(self) -> Any:

@@ -140,15 +140,17 @@ def space_left(folder: Path) -> str:
 
 
 def disk_warning(
-    folder: Path, num_parameters: int, keep_last: int, under_copy: int = 0
+    folder: Path, num_parameters: int, keep_last: int, under_copy: int = 0, averaged: bool = False
 ) -> str | None:
     """Return a sentence where the disk can't hold the checkpoints to come; None where it can.
 
-    fp32 weights and two moments, 12 bytes a parameter; one more than is kept while it is written,
-    and those that are held for a mirror.
+    fp32 weights and two moments, 12 bytes a parameter, 4 more where the weights are ``averaged``;
+    one more than is kept while it is written, and those that are held for a mirror.
     """
     count = keep_last + 1 + under_copy
-    needed = 12 * num_parameters * count + 4 * num_parameters  # and the best model
+    needed = (
+        16 if averaged else 12
+    ) * num_parameters * count + 4 * num_parameters  # and the best model
     free = shutil.disk_usage(folder).free
     if free >= needed:
         return None
