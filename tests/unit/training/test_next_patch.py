@@ -162,15 +162,18 @@ def test_a_classifier_takes_over_all_but_its_own_head(pretrained, train_tiny, tm
     )
 
 
-def test_a_head_of_the_next_patch_takes_the_forecasters(pretrained):
+@pytest.mark.parametrize("together", ["none", "all"])
+def test_a_head_of_the_next_patch_takes_the_forecasters(pretrained, together):
     weights = load_saved(pretrained.folder / "model").state_dict()
     config = load_recipe(str(pretrained.folder / "config.yaml"))
     config.train.task, config.loss.next_patch_weight = "rain", 0.5
+    config.data.regions_together = together
     variables = len(windows_of(pretrained).series.feature_names)
-    classifier = TimerXLForClassification(model_config(config, variables, 0, 0.5))
+    classifier = TimerXLForClassification(model_config(config, variables, 0, 0.5, 5))
     report = load_backbone(classifier, pretrained.folder / "model")
     assert {"next_patch.weight", "next_patch.bias"} <= set(report.loaded)
-    assert len(report.new) == 6
+    new = [key for key in report.new if not key.startswith("classifier_")]
+    assert new == (["timer_xl.region_embedding.weight"] if together == "all" else [])
     assert not report.unused
     assert torch.equal(classifier.next_patch.weight, weights["head.weight"])
     assert torch.equal(classifier.next_patch.bias, weights["head.bias"])
