@@ -29,7 +29,10 @@ QUIET = (
     "eval.fitted_baselines=false eval.num_resamples=0 eval.every_steps=0 train.trackers=[] "
     "train.patience=1000000 train.resume=never train.checkpoint_every_minutes=null"
 ).split()
-PRETRAINING = ["train.task=next_patch", "train.metric_for_best_model=loss"]
+PRETRAINING = (
+    "train.task=next_patch train.metric_for_best_model=loss loss.next_patch_weight=0 "
+    "data.regions_together=none"
+).split()
 SCRATCH, OWN, OPENLTM = "from scratch", "from own pre-training", "from OpenLTM"
 Found = dict[tuple[float, str], list[tuple[float, float]]]  # ROC-AUC on validation and on test
 

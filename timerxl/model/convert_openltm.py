@@ -50,7 +50,7 @@ _CLASSIFIER_KEYS = tuple(
 )
 _HEAD_KEYS = ("head.weight", "head.bias")
 _NEXT_PATCH_KEYS = ("next_patch.weight", "next_patch.bias")
-_VARIABLE_EMBEDDING = "timer_xl.variable_embedding.weight"
+_EMBEDDINGS = ("timer_xl.variable_embedding.weight", "timer_xl.region_embedding.weight")
 
 
 def _to_ours(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -271,7 +271,8 @@ def load_backbone(
 
     The backbone, and ``head`` where a classifier has one, must be there and fit. The classifier's
     six tensors are taken if the source has all six in the right shapes (and pools alike), else
-    they stay new; so do a variable embedding and a head of the next patch that the source lacks.
+    they stay new; so do the embeddings of variables and regions and the head of the next patch
+    where the source lacks them.
     A classifier's head of the next patch is a forecaster's ``head``. Raises ValueError, leaving the
     model as it was, where a tensor or a field of the configuration does not fit. An OpenLTM file
     says nothing of activation, covariate or normalisation: those can't be compared.
@@ -299,7 +300,7 @@ def load_backbone(
     head_keys = _HEAD_KEYS if isinstance(model, TimerXLForPrediction) else _NEXT_PATCH_KEYS
     # Where the source keeps its head of the next patch.
     places = dict(zip(head_keys, _HEAD_KEYS if forecasts else _NEXT_PATCH_KEYS, strict=True))
-    optional = {_VARIABLE_EMBEDDING, *head_keys}
+    optional = {*_EMBEDDINGS, *head_keys}
     wanted = {key: state.get(places.get(key, key)) for key in ours if key not in _CLASSIFIER_KEYS}
     taken = {k: v for k, v in wanted.items() if v is not None}
     missing = [f"{key} is missing" for key in wanted if key not in taken and key not in optional]

@@ -24,7 +24,10 @@ from timerxl.report.page import write_report
 from timerxl.training.assembly import model_config
 from timerxl.training.final_evaluation import EvaluationRequest, evaluate_saved
 
-TASK = ("train.task=next_patch", "train.metric_for_best_model=loss")
+TASK = (
+    "train.task=next_patch train.metric_for_best_model=loss data.regions_together=none "
+    "loss.next_patch_weight=0"
+).split()
 ALONE = (*TASK, "model.hidden_dropout=0", "train.keep_last=9", "train.epochs=2")
 PATCH = 8
 
@@ -150,7 +153,8 @@ def test_values_after_the_training_period_change_no_weight(pretrained, train_tin
 
 def test_a_classifier_takes_over_all_but_its_own_head(pretrained, train_tiny, tmp_path, capsys):
     model = pretrained.folder / "model"
-    train_tiny(tmp_path / "rain", f"model.pretrained={model}", "train.max_steps=1")
+    alone = ("data.regions_together=none", "loss.next_patch_weight=0", "train.max_steps=1")
+    train_tiny(tmp_path / "rain", f"model.pretrained={model}", *alone)
     said = capsys.readouterr().out
     backbone = [key for key in load_saved(model).state_dict() if key.startswith("timer_xl.")]
     assert f"{len(backbone)} tensors loaded, 6 new: classifier_norm.weight" in " ".join(
@@ -158,15 +162,18 @@ def test_a_classifier_takes_over_all_but_its_own_head(pretrained, train_tiny, tm
     )
 
 
-def test_a_head_of_the_next_patch_takes_the_forecasters(pretrained):
+@pytest.mark.parametrize("together", ["none", "all"])
+def test_a_head_of_the_next_patch_takes_the_forecasters(pretrained, together):
     weights = load_saved(pretrained.folder / "model").state_dict()
     config = load_recipe(str(pretrained.folder / "config.yaml"))
     config.train.task, config.loss.next_patch_weight = "rain", 0.5
+    config.data.regions_together = together
     variables = len(windows_of(pretrained).series.feature_names)
-    classifier = TimerXLForClassification(model_config(config, variables, 0, 0.5))
+    classifier = TimerXLForClassification(model_config(config, variables, 0, 0.5, 5))
     report = load_backbone(classifier, pretrained.folder / "model")
     assert {"next_patch.weight", "next_patch.bias"} <= set(report.loaded)
-    assert len(report.new) == 6
+    new = [key for key in report.new if not key.startswith("classifier_")]
+    assert new == (["timer_xl.region_embedding.weight"] if together == "all" else [])
     assert not report.unused
     assert torch.equal(classifier.next_patch.weight, weights["head.weight"])
     assert torch.equal(classifier.next_patch.bias, weights["head.bias"])
