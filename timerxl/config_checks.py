@@ -217,20 +217,8 @@ def _check_task(config: Any) -> None:
 
 def _check_labels(config: Any) -> None:
     """Raise InputError where labels at early patches would leak, or the next patch has no place."""
-    weight, patches = config.loss.next_patch_weight, config.model.context_length
-    patches //= config.model.patch_length
     if config.data.labels == "last":
-        if weight:
-            raise InputError(
-                f"loss.next_patch_weight is {weight:g}, which needs data.labels=every_patch; set "
-                "it, or leave the weight at 0."
-            )
         return
-    if weight and patches < 2:
-        raise InputError(
-            f"loss.next_patch_weight is {weight:g}, but a context of one patch has no next one; "
-            "lengthen model.context_length or shorten model.patch_length."
-        )
     leaks = {
         "model.instance_norm=true": (
             config.model.instance_norm,

@@ -52,6 +52,14 @@ def resolve_alpha(config: RunConfig, train_labels: np.ndarray, log: Callable[[st
     return alpha
 
 
+def next_patch_weight(config: RunConfig) -> float:
+    """The weight of the next patch in the loss that is followed: none where the last patch of a
+    window alone has a label, or where a window is one patch."""
+    several = config.model.context_length >= 2 * config.model.patch_length
+    is_followed = several and config.data.labels == "every_patch" and config.train.task == "rain"
+    return config.loss.next_patch_weight if is_followed else 0.0
+
+
 def model_config(
     config: RunConfig, num_variables: int, num_static: int, alpha: float, num_regions: int = 1
 ) -> TimerXLConfig:
@@ -79,7 +87,7 @@ def model_config(
             loss_alpha=alpha,
             loss_gamma=config.loss.gamma,
             num_regions=num_regions if config.data.regions_together == "all" else None,
-            next_patch_head=config.loss.next_patch_weight > 0,
+            next_patch_head=next_patch_weight(config) > 0,
         )
     except ValueError as error:
         raise InputError(f"the recipe's model: {error}") from error

@@ -30,6 +30,7 @@ from timerxl.training.assembly import (
     compile_seconds,
     compiler_facts,
     model_config,
+    next_patch_weight,
     plan_steps,
     resolve_alpha,
     use_seed,
@@ -182,7 +183,7 @@ def set_up(
             *parts,
             config.train.accumulation_steps,
             config.optim.max_grad_norm,
-            config.loss.next_patch_weight,
+            next_patch_weight(config),
             average=average,
         ),
         windows=windows,
@@ -331,6 +332,11 @@ def say_derived_settings(
         "of warm-up, then half a cosine to 0; "
         + (f"a check every {check_every} steps." if check_every else "no checks between epochs.")
     )
+    if config.loss.next_patch_weight and not next_patch_weight(config):
+        log(
+            f"note: loss.next_patch_weight={config.loss.next_patch_weight:g} is not followed: it "
+            "needs data.labels=every_patch and a context of two patches or more."
+        )
     if plan.world_size > 1 and folder.checkpoint is None:
         log(
             f"note: {plan.world_size} processes make the global batch {plan.world_size} times the "
