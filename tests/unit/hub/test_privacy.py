@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from spoiled_runs import SECRET, home
 
-from timerxl.hub.allowed import GIVEN_TEXT, LEFT, SENTENCE
+from timerxl.hub.allowed import GIVEN_TEXT, REFUSED, SENTENCE
 from timerxl.hub.privacy import HOST, KERNEL, REMOVED, Scrubber, as_yaml, file_name, secrets_here
 
 
@@ -197,8 +197,8 @@ PATHS = [
 @pytest.mark.parametrize("path", PATHS)
 def test_a_text_that_names_a_folder_is_left_out(path: str) -> None:
     for text in (path, f"the test of {path}", f"data.path={path}, rain"):
-        assert SENTENCE.take(text, frozenset()) is LEFT
-        assert GIVEN_TEXT.take(text, frozenset()) is LEFT
+        assert SENTENCE.take(text, frozenset()) is REFUSED
+        assert GIVEN_TEXT.take(text, frozenset()) is REFUSED
 
 
 def test_a_licence_is_published_without_addresses_of_mail() -> None:

@@ -24,7 +24,7 @@ from timerxl.training.precision import SettingChoice
 CONFIG = load_recipe(
     "quickstart",
     (
-        "data.labels=last data.regions_together=none loss.next_patch_weight=0 train.epochs=1 train.batch_size=64 "
+        "data.labels=last data.regions_together=none loss.next_patch_weight=0 "
         "data.synthetic.start=2024-06-01 data.train_fraction=0.35 data.validation_fraction=0.35 "
         "data.static_features=true model.patch_length=8 model.context_length=16 "
         "model.hidden_size=16 model.intermediate_size=32 model.num_hidden_layers=1 "
