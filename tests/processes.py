@@ -56,7 +56,7 @@ class Forked:
         env: Mapping[str, str] | None = None,
         stdout: Any = None,
         stderr: Any = None,
-        stdin: tuple[int, int] | None = None,
+        stdin: Any = None,
         context: Any = FORK_SERVER,
         **_: Any,  # the session is always a new one
     ) -> None:
@@ -65,7 +65,8 @@ class Forked:
         output = _path_of(stdout)
         errors = output if stderr == subprocess.STDOUT else _path_of(stderr)
         variables = dict(env or os.environ)
-        given = ([str(word) for word in words], str(cwd), variables, output, errors, stdin)
+        pipe = stdin if isinstance(stdin, tuple) else None  # of ForkedUpload; DEVNULL is none
+        given = ([str(word) for word in words], str(cwd), variables, output, errors, pipe)
         self.args = words
         self._process = context.Process(target=_become, args=given)
         self._process.start()

@@ -60,7 +60,12 @@ def test_the_failed_runs_are_explained(
     across: int,
 ) -> None:
     steps = days * 2
-    assert audit_command(stacked, recipe, ["data.split=rows"], True, tmp_path / "out") == 0
+    assert (
+        audit_command(
+            stacked, recipe, ["data.split=rows", "data.labels=last"], True, tmp_path / "out"
+        )
+        == 0
+    )
     content = json.loads(capsys.readouterr().out)  # one object and nothing else
     faults = {f["name"]: f for f in content["findings"] if f["severity"] == "fault"}
     assert list(faults) == [
@@ -110,7 +115,7 @@ def test_the_failed_runs_are_explained(
 def test_text_is_printed_and_names_the_recipe_it_took(
     stacked: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert audit_command(stacked, None, ["data.split=rows"], False, None) == 0
+    assert audit_command(stacked, None, ["data.split=rows", "data.labels=last"], False, None) == 0
     text = capsys.readouterr().out
     assert "from recipe transfer (the default; --config names another)" in " ".join(text.split())
     assert "rain is taken from column tp (else say data.precipitation_column)" in text
@@ -125,7 +130,7 @@ def test_a_split_in_time_cures_the_split_alone(stacked: Path) -> None:
 
 
 def test_shares_and_scores_against_pandas(stacked: Path) -> None:
-    facts = audit_of(stacked, "data.split=rows", recipe="transfer").facts
+    facts = audit_of(stacked, "data.split=rows", "data.labels=last", recipe="transfer").facts
     table = pd.read_csv(stacked)
     wet = table["rain_24h"].to_numpy()[28_119:34_144]  # no label of these looks past the table
     share = facts["splits"][1]

@@ -222,7 +222,10 @@ CONFIG = ("--config", "quickstart")
         ([], "give --config NAME or --compare NAME,NAME (one of the two)."),
         ([*CONFIG, "--compare", "small,transfer"], "(one of the two)."),
         (["--compare", ","], "give --config NAME or --compare NAME,NAME"),
-        (["--config", "nowhere"], "unknown recipe 'nowhere': expected one of hourly_cpu, quick"),
+        (
+            ["--config", "nowhere"],
+            "unknown recipe 'nowhere': expected one of hourly_cpu, pretrain, quick",
+        ),
         (["--compare", "quickstart,nowhere"], "unknown recipe 'nowhere'"),
         ([*CONFIG, "model.context_length=57"], "model.context_length 57 is no multiple of model."),
         ([*CONFIG, "train.batchsize=8"], "unknown key train.batchsize"),

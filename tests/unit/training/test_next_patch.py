@@ -167,6 +167,7 @@ def test_a_head_of_the_next_patch_takes_the_forecasters(pretrained, together):
     weights = load_saved(pretrained.folder / "model").state_dict()
     config = load_recipe(str(pretrained.folder / "config.yaml"))
     config.train.task, config.loss.next_patch_weight = "rain", 0.5
+    config.data.labels = "every_patch"
     config.data.regions_together = together
     variables = len(windows_of(pretrained).series.feature_names)
     classifier = TimerXLForClassification(model_config(config, variables, 0, 0.5, 5))
