@@ -377,14 +377,12 @@ class Watch:
 
 def facts(trainer: Any, periods_ms: list[float]) -> dict[str, Any]:
     """What the run was, and what it took."""
-    from timerxl.model.modeling_timerxl import flops_per_sample
     from timerxl.planner.devices import device_at_hand
-    from timerxl.planner.workload import HEAD
     from timerxl.training.assembly import bare_model, compile_seconds
     from timerxl.training.run_cost import RunFacts
 
     run, train, device = RunFacts.of(trainer.accelerator), trainer.config.train, device_at_hand()
-    config = bare_model(trainer.accelerator, trainer.model).config
+    model = bare_model(trainer.accelerator, trainer.model)
     peak = device.tflops.get(run.precision)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {
@@ -394,9 +392,7 @@ def facts(trainer: Any, periods_ms: list[float]) -> dict[str, Any]:
         "zero_stage": run.zero_stage,
         "checkpointing": train.gradient_checkpointing,
         "batch": trainer.plan.global_batch_size,
-        "flops_per_sample": flops_per_sample(
-            config, head=HEAD, checkpointing=train.gradient_checkpointing
-        ),
+        "flops_per_sample": trainer.plan.flops_per_sample(model),
         "peak_tflops": peak if peak and math.isfinite(peak) else None,
         "allocated_gib": torch.cuda.max_memory_allocated() / GIB if run.is_gpu else None,
         "reserved_gib": torch.cuda.max_memory_reserved() / GIB if run.is_gpu else None,

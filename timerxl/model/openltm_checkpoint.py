@@ -229,8 +229,8 @@ def read_openltm(path: str | Path) -> dict[str, Tensor]:
     if sizes["layers"] == 0:
         problems.append("no layer (blocks.attn_layers.0.*) is there")
     problems += [f"{key} is missing" for key in table if key not in state]
-    shown = {key: key[:80] if key.isprintable() else ascii(key[:80]) for key in state}
-    problems += [f"{shown[key]} is not a tensor of Timer-XL" for key in state if key not in table]
+    unknown = [ascii(key[:80])[1:-1] for key in state if key not in table]
+    problems += [f"{name} is not a tensor of Timer-XL" for name in unknown]
     for key, (_, shape) in table.items():
         if key not in state:
             continue

@@ -224,7 +224,7 @@ CONFIG = ("--config", "quickstart")
         (["--compare", ","], "give --config NAME or --compare NAME,NAME"),
         (
             ["--config", "nowhere"],
-            "unknown recipe 'nowhere': expected one of hourly_cpu, pretrain, quick",
+            "unknown recipe 'nowhere': expected one of hourly_cpu, pretrain",
         ),
         (["--compare", "quickstart,nowhere"], "unknown recipe 'nowhere'"),
         ([*CONFIG, "model.context_length=57"], "model.context_length 57 is no multiple of model."),
