@@ -33,7 +33,7 @@ EXACT = {
     "small": 18_747_858,
     "small_original": 8_524_002,
     "quickstart": 295_570,
-    "hourly_cpu": 858_418,
+    "hourly_cpu": 858_290,
 }
 
 
