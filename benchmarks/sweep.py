@@ -22,22 +22,27 @@ from machine import machine_line
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 # The test split is scored once a run; here on as few windows as a run allows, and nobody reads it.
-QUIET = "eval.fitted_baselines=false eval.num_resamples=0 train.trackers=[]".split()
+QUIET = "eval.fitted_baselines=false eval.num_resamples=0".split()
 
 
-def run(recipe: str, settings: list[str], folder: Path) -> dict[str, Any]:
-    """Train once; return the best validation scores and what they took."""
-    command = [sys.executable, "launch/train.py", "--config", recipe, *QUIET, *settings]
-    command += [f"output_dir={folder}", "train.resume=never"]
+def train(recipe: str, settings: list[str], folder: Path) -> tuple[list[dict[str, Any]], Any]:
+    """Train once; return the events of the run and what results.json holds."""
+    command = [sys.executable, "launch/train.py", "--config", recipe, *settings]
+    command += [f"output_dir={folder}", "train.resume=never", "train.trackers=[]"]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
-    if done.returncode not in (0, 3):  # 3: a monitor stopped it
+    if done.returncode != 0:  # a run that a monitor stopped has no results either
         raise SystemExit(
             f"{' '.join(settings)}: exit code {done.returncode}\n{done.stderr[-2000:]}"
         )
     events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return events, json.loads((folder / "results.json").read_text())
+
+
+def best_of(recipe: str, settings: list[str], folder: Path) -> dict[str, Any]:
+    """Train once; return the best validation scores and what they took."""
+    events, results = train(recipe, [*QUIET, *settings], folder)
     looks = [event for event in events if event["event"] == "validation"]
     best = max(looks, key=lambda event: event["roc_auc"])
-    results = json.loads((folder / "results.json").read_text())
     return {
         "roc_auc": best["roc_auc"],
         "brier": best["brier"],
@@ -65,7 +70,9 @@ def main() -> int:
         found = []
         for seed in seeds:
             with tempfile.TemporaryDirectory() as folder:
-                found.append(run(arguments.recipe, [*fixed, *chosen, seed], Path(folder) / "run"))
+                found.append(
+                    best_of(arguments.recipe, [*fixed, *chosen, seed], Path(folder) / "run")
+                )
         auc = [one["roc_auc"] for one in found]
         print(
             f"| {' '.join(chosen) or 'as it is'} | {fmean(auc):.4f} | {min(auc):.4f} to "

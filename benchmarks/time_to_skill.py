@@ -10,19 +10,16 @@ training and the operations up to it. Further arguments are settings of every ru
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from machine import machine_line
+from sweep import train
 
 from timerxl.config import load_recipe
 from timerxl.planner.workload import read_workload
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 # The same region-windows a step, and about the same steps in all.
 WAYS = {
     "one label a window": "data.labels=last data.regions_together=none loss.next_patch_weight=0",
@@ -31,18 +28,6 @@ WAYS = {
     "and the next patch": "data.labels=every_patch data.regions_together=none",
     "and all regions in one window": "data.labels=every_patch data.regions_together=all",
 }
-
-
-def run(recipe: str, settings: list[str], folder: Path) -> tuple[list[dict[str, Any]], Any]:
-    """Train once; return the scores on validation in the order of steps, and results.json."""
-    command = [sys.executable, "launch/train.py", "--config", recipe, *settings]
-    command += [f"output_dir={folder}", "train.resume=never", "train.trackers=[]"]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{settings}: exit code {done.returncode}\n{done.stderr[-2000:]}")
-    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    looks = [event for event in events if event["event"] in ("check", "validation")]
-    return looks, json.loads((folder / "results.json").read_text())
 
 
 def main() -> int:
@@ -72,7 +57,8 @@ def main() -> int:
         settings.append(f"train.batch_size={batch}")
         workload = read_workload(load_recipe(arguments.recipe, settings))
         with tempfile.TemporaryDirectory() as folder:
-            looks, results = run(arguments.recipe, settings, Path(folder) / "run")
+            events, results = train(arguments.recipe, settings, Path(folder) / "run")
+        looks = [event for event in events if event["event"] in ("check", "validation")]
         if bound is None:
             bound = results["baselines_validation"]["gradient_boosting"]["roc_auc"]
             print(f"boosted trees on validation: ROC-AUC {bound:.4f}\n")

@@ -38,6 +38,41 @@ class Forecasts:
 
 
 @torch.no_grad()
+def over_split(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    windows: WeatherWindows,
+    split: str,
+    positions: np.ndarray,
+    batch_size: int,
+    answers: Callable[[Any, torch.Tensor], torch.Tensor],
+    beat: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """Run the model on the windows at ``positions`` of ``split``, each once on one of the ranks.
+
+    ``answers`` makes a row for each window of a batch from the model's output and the rows of the
+    series at which they are issued; ``beat`` is called after every batch. Returns these rows in the
+    order of ``positions``, the same on every rank.
+    """
+    rows, transform = windows.issue_rows(split)[positions], windows.transform
+    order = transform.order(rows)  # rows of one window side by side
+    share = evaluation_share(len(order), accelerator.num_processes, accelerator.process_index)
+    mine, size = positions[order[share]], batch_size * transform.rows_per_window
+    batches = [mine[i : i + size].tolist() for i in range(0, len(mine), size)]
+    model.eval()
+    parts = []
+    pin = accelerator.device.type == "cuda"
+    for batch in loader(windows, split, batches, 0, pin):
+        inputs = to_device(batch, accelerator.device)
+        inputs.pop("labels")
+        parts.append(answers(model(**inputs), batch["row"]))
+        beat()
+    gathered = accelerator.gather(torch.cat(parts)).cpu().numpy()
+    found = np.empty_like(gathered[: len(order)])
+    found[order] = gathered[: len(order)]
+    return found
+
+
 def forecast(
     accelerator: Accelerator,
     model: torch.nn.Module,
@@ -47,26 +82,12 @@ def forecast(
     batch_size: int,
     beat: Callable[[], None] = lambda: None,
 ) -> Forecasts:
-    """Forecast the windows at ``positions`` of ``split``; logits are the same on every rank.
+    """Forecast the windows at ``positions`` of ``split``; see :func:`over_split`."""
 
-    ``beat`` is called after every batch.
-    """
-    rows, transform = windows.issue_rows(split)[positions], windows.transform
-    order = transform.order(rows)  # rows of one window side by side
-    share = evaluation_share(len(order), accelerator.num_processes, accelerator.process_index)
-    mine, size = positions[order[share]], batch_size * transform.rows_per_window
-    batches = [mine[i : i + size].tolist() for i in range(0, len(mine), size)]
-    model.eval()
-    logits = []
-    pin = accelerator.device.type == "cuda"
-    for batch in loader(windows, split, batches, 0, pin):
-        inputs = to_device(batch, accelerator.device)
-        inputs.pop("labels")
-        logits.append(transform.answers(model(**inputs).logits.float(), batch["row"]))
-        beat()
-    gathered = accelerator.gather(torch.cat(logits)).cpu().numpy()
-    found = np.empty_like(gathered[: len(order)])
-    found[order] = gathered[: len(order)]
+    def logits(output: Any, rows: torch.Tensor) -> torch.Tensor:
+        return windows.transform.answers(output.logits.float(), rows)
+
+    found = over_split(accelerator, model, windows, split, positions, batch_size, logits, beat)
     return Forecasts(split, positions, found, windows.labels_of(split)[positions])
 
 

@@ -47,10 +47,7 @@ from timerxl.evaluation.tables import (
 )
 from timerxl.files import whole_file, write_json
 from timerxl.forecaster import load_model
-from timerxl.model.convert_openltm import load_saved
-from timerxl.training.checkpoint.model_folder import model_problem, write_preprocessing
-from timerxl.training.checkpoint.storage import StorageFailed
-from timerxl.training.distributed import agree
+from timerxl.training.checkpoint.model_folder import load_best, write_preprocessing
 from timerxl.training.evaluator import Forecasts, forecast
 from timerxl.training.run_cost import peak_memory_gib, plan_table
 from timerxl.training.run_lock import FORECASTS
@@ -184,15 +181,10 @@ def score_best(
     wrappers and half precision of training. Raises StorageFailed on all ranks where it is damaged.
     """
     folder = Path(config.output_dir) / "model"
-    problem = model_problem(folder) if accelerator.is_main_process else None
-    if problem := agree(accelerator, problem):
-        raise StorageFailed(
-            f"the best model in {folder} can't be scored: {problem}. The same command goes on from "
-            "the newest checkpoint, without that model."
-        )
+    model = load_best(folder, accelerator)
     size, limit = config.eval.batch_size or config.train.batch_size, config.eval.max_windows
     final = forecast_splits(
-        accelerator, load_saved(folder), windows, (VALIDATION, "test"), limit, config.seed, size
+        accelerator, model, windows, (VALIDATION, "test"), limit, config.seed, size
     )
     if not accelerator.is_main_process:
         return {}

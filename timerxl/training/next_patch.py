@@ -22,12 +22,9 @@ from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.evaluation.tables import Table, print_table
 from timerxl.files import write_json
-from timerxl.model.convert_openltm import load_saved
-from timerxl.training.checkpoint.model_folder import model_problem, write_preprocessing
-from timerxl.training.checkpoint.storage import StorageFailed
-from timerxl.training.dataloader import evaluation_share, loader, to_device
+from timerxl.training.checkpoint.model_folder import load_best, write_preprocessing
 from timerxl.training.distributed import agree
-from timerxl.training.evaluator import Evaluator, NotFinite
+from timerxl.training.evaluator import Evaluator, NotFinite, over_split
 from timerxl.training.run_cost import peak_memory_gib
 from timerxl.untrusted import read_json
 
@@ -35,7 +32,6 @@ LAST_VALUE, LAST_PATCH, CLIMATOLOGY = "last_value", "last_patch", "climatology"
 _CHUNK = 4096  # windows
 
 
-@torch.no_grad()
 def forecast_errors(
     accelerator: Accelerator,
     model: torch.nn.Module,
@@ -48,22 +44,16 @@ def forecast_errors(
 ) -> np.ndarray:
     """Return [n, C] float64: the mean squared error of the next patch of each variable, after the
     windows at ``positions`` of ``split``; the same on every rank."""
-    world, rank = accelerator.num_processes, accelerator.process_index
-    mine = positions[evaluation_share(len(positions), world, rank)]
-    batches = [mine[i : i + batch_size].tolist() for i in range(0, len(mine), batch_size)]
     values = (windows.on_device or windows.transform).values
     ahead = torch.arange(1, patch_length + 1, device=values.device)
-    model.eval()
-    errors = []
-    for batch in loader(windows, split, batches, 0, accelerator.device.type == "cuda"):
-        target = values[batch["row"].to(values.device)[:, None] + ahead].to(accelerator.device)
-        inputs = to_device(batch, accelerator.device)
-        inputs.pop("labels")
-        forecast = model(**inputs).prediction_outputs[:, -patch_length:].float()
-        errors.append((forecast - target).square().mean(1))
-        beat()
-    gathered = accelerator.gather(torch.cat(errors)).cpu().numpy().astype(np.float64)
-    return np.asarray(gathered[: len(positions)])
+
+    def errors(output: Any, rows: torch.Tensor) -> torch.Tensor:
+        target = values[rows.to(values.device)[:, None] + ahead].to(accelerator.device)
+        forecast = output.prediction_outputs[:, -patch_length:].float()
+        return (forecast - target).square().mean(1)
+
+    parts = (accelerator, model, windows, split, positions, batch_size)
+    return over_split(*parts, errors, beat).astype(np.float64)
 
 
 def climatology(windows: WeatherWindows) -> np.ndarray:
@@ -211,13 +201,8 @@ def score_best_forecaster(
     it is damaged.
     """
     folder = Path(config.output_dir) / "model"
-    problem = model_problem(folder) if accelerator.is_main_process else None
-    if problem := agree(accelerator, problem):
-        raise StorageFailed(
-            f"the best model in {folder} can't be scored: {problem}. The same command goes on from "
-            "the newest checkpoint, without that model."
-        )
-    model, scores = load_saved(folder).to(accelerator.device), PatchScores(config, windows)
+    model = load_best(folder, accelerator).to(accelerator.device)
+    scores = PatchScores(config, windows)
     size, length = config.eval.batch_size or config.train.batch_size, config.model.patch_length
     found: dict[str, Any] = {"task": config.train.task}
     variables, counts = {}, {}

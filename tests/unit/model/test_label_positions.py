@@ -6,32 +6,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from timerxl.model import TimerXLConfig, TimerXLForClassification
+from tests.unit.model.small_classifier import small_classifier
+from timerxl.model import TimerXLForClassification
 from timerxl.model.attention_timerxl import TokenLayout
 
 PATCHES, PATCH, STATIC = 5, 4, 3
 
 
 def build(variables: int = 3, **settings: object) -> TimerXLForClassification:
-    config = TimerXLConfig(
+    return small_classifier(
         patch_length=PATCH,
         context_length=PATCHES * PATCH,
         num_variables=variables,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
         num_static_real_features=STATIC,
-        **{"pooling": "last", "variable_embedding": True} | settings,
+        **settings,
     )
-    torch.manual_seed(3)
-    model = TimerXLForClassification(config).eval()
-    with torch.no_grad():  # zero at the start, which would hide a mistake
-        if model.timer_xl.variable_embedding is not None:
-            model.timer_xl.variable_embedding.weight.normal_()
-    return model
 
 
 def inputs(variables: int = 3, batch: int = 4) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.unit.model.small_classifier import small_classifier
 from timerxl.model import TimerXLConfig, TimerXLForClassification
 
 REGIONS, VARIABLES, PATCHES, PATCH, STATIC = 3, 2, 4, 4, 2
@@ -12,29 +13,14 @@ EVERY = torch.arange(PATCHES)
 
 
 def build(**settings: object) -> TimerXLForClassification:
-    config = TimerXLConfig(
+    return small_classifier(
         patch_length=PATCH,
         context_length=PATCHES * PATCH,
         num_variables=VARIABLES,
         num_regions=REGIONS,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
         num_static_real_features=STATIC,
-        variable_embedding=True,
-        **{"pooling": "last"} | settings,
+        **settings,
     )
-    torch.manual_seed(3)
-    model = TimerXLForClassification(config).eval()
-    with torch.no_grad():  # zero at the start, which would hide a mistake
-        model.timer_xl.variable_embedding.weight.normal_()
-        model.timer_xl.region_embedding.weight.normal_()
-        for layer in model.timer_xl.layers:
-            layer.self_attn.variable_bias.weight.normal_()
-    return model
 
 
 def inputs(batch: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from timerxl.config import RunConfig, load_recipe
@@ -28,6 +29,16 @@ TINY = (
     "eval.fitted_baselines=false eval.num_resamples=0 eval.every_steps=0 train.epochs=1 "
     "train.batch_size=64 data.labels=last data.regions_together=none loss.next_patch_weight=0"
 ).split()
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    """accelerate's own, on the CPU, with none of its state left before or after."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    yield Accelerator(cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 @dataclass

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 
 from timerxl.config import load_recipe
 from timerxl.training.checkpoint import manager as checkpoint
@@ -70,13 +69,6 @@ class Disk:
             return real(first, *args, **kwargs)
 
         return call
-
-
-@pytest.fixture
-def accelerator() -> Accelerator:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    return Accelerator(cpu=True)
 
 
 class Run:

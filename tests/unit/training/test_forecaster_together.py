@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 
 from timerxl import Forecaster, TimerXLConfig, TimerXLFeatureExtractor, TimerXLForClassification
 from timerxl.config import DataConfig, InputError, SyntheticConfig
@@ -68,14 +66,6 @@ def table(windows: WeatherWindows) -> pd.DataFrame:
     frame["region"] = np.array(series.regions)[series.region_index]
     frame["timestamp"] = series.timestamps
     return frame
-
-
-@pytest.fixture
-def accelerator() -> Iterator[Accelerator]:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    yield Accelerator(cpu=True)
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_the_forecaster_gives_the_numbers_of_the_evaluation(

@@ -113,6 +113,20 @@ def copy_model(source: Path, folder: Path) -> None:
     _replace_model(model, model.state_dict(), folder, extras)
 
 
+def load_best(folder: Path, accelerator: Accelerator) -> Any:
+    """Read a run's best model, in fp32 and on the CPU; all ranks call this.
+
+    Raises StorageFailed on all of them where the folder is damaged.
+    """
+    problem = model_problem(folder) if accelerator.is_main_process else None
+    if problem := agree(accelerator, problem):
+        raise StorageFailed(
+            f"the best model in {folder} can't be scored: {problem}. The same command goes on from "
+            "the newest checkpoint, without that model."
+        )
+    return load_saved(folder)
+
+
 def model_problem(folder: Path) -> str | None:
     """Return what is wrong with a folder of :func:`save_model`, as a clause; None where it is
     whole."""
