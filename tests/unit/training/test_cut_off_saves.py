@@ -108,9 +108,20 @@ class Run:
         return [read_trainer_state(path)["step"] for path in whole]
 
 
-def light_model(model: Any, state: Any, folder: Path, extras: dict[str, Any]) -> None:
+def light_model(
+    model: Any,
+    state: Any,
+    folder: Path,
+    extras: dict[str, Any],
+    *,
+    records_weights: bool = False,
+) -> None:
     (folder / "model.safetensors").write_text(f"weights {extras.get('mark')}")
-    (folder / "preprocessing.json").write_text(f"numbers {extras.get('mark')}")
+    if records_weights:
+        record = saving.file_record(folder / "model.safetensors")
+        saving.write_preprocessing(folder, extras | {"weights": record})
+    else:
+        (folder / "preprocessing.json").write_text(f"numbers {extras.get('mark')}")
 
 
 def is_whole(folder: Path) -> bool:

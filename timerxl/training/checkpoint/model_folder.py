@@ -35,18 +35,25 @@ transformers_logging.disable_progress_bar()  # it would cut through the run's ow
 
 
 def write_model(
-    model: torch.nn.Module, state: dict[str, Any], folder: Path, extras: dict[str, Any]
+    model: torch.nn.Module,
+    state: dict[str, Any],
+    folder: Path,
+    extras: dict[str, Any],
+    *,
+    records_weights: bool = False,
 ) -> None:
     """Write weights ``state``, configuration, code and ``extras`` of the unwrapped ``model``.
 
     Weights are written as fp32 (an exact copy of half-precision ones), so that the folder loads
-    and runs on any machine.
+    and runs on any machine. With ``records_weights`` their size and SHA-256 join ``extras``.
     """
     weights = {key: value.float().cpu().contiguous() for key, value in state.items()}
     model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
     # save_pretrained notes the live model's type, not that of the weights it is given.
     settings = json.loads((folder / MODEL_CONFIG).read_text(encoding="utf-8"))
     write_json(folder / MODEL_CONFIG, settings | {"dtype": "float32"})
+    if records_weights:
+        extras = extras | {"weights": file_record(folder / WEIGHTS)}
     write_preprocessing(folder, extras)
     if (folder / PREPROCESSOR_CONFIG).is_file():
         code = Path(feature_extraction_timerxl.__file__)
@@ -70,9 +77,7 @@ def _replace_model(
     fresh = fresh_folder(folder)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    write_model(model, state, fresh, extras)
-    record = {"weights": file_record(fresh / WEIGHTS)}
-    write_preprocessing(fresh, extras | record)
+    write_model(model, state, fresh, extras, records_weights=True)
     for path in (*fresh.iterdir(), fresh):
         sync(path)
     replace_folder(fresh, folder)
