@@ -9,6 +9,7 @@ an installation) start Python anew.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib
@@ -87,8 +88,10 @@ class Forked:
         return code
 
     def send_signal(self, number: int) -> None:
-        if self.returncode is None:
-            os.kill(self.pid, number)
+        # As in Popen: it may have ended, and the server that reaps it not yet said so.
+        with contextlib.suppress(ProcessLookupError):
+            if self.returncode is None:
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
@@ -101,8 +104,9 @@ class Forked:
         import psutil
 
         if self.returncode is None:
-            for rank in psutil.Process(self.pid).children(recursive=True):
-                rank.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for rank in psutil.Process(self.pid).children(recursive=True):
+                    rank.kill()
             self.kill()
         self.wait(30)
 
