@@ -2,7 +2,8 @@
 
 An ensemble's folder holds ``ensemble.json``, which names its members ``member_0``, ``member_1``,
 ... (an ordinary model folder each), and a preprocessing.json of its own with the threshold and the
-calibration of the mean. B windows, T steps, C variables, K classes, M members.
+calibration of the mean. A blended one holds boosted trees, too (``trees.safetensors``), and
+``ensemble.json`` the weights of both. B windows, T steps, C variables, K classes, M members.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from torch import Tensor, nn
 
 from timerxl.config import InputError
 from timerxl.model import TimerXLForClassification
-from timerxl.untrusted import Text, check_model_files, read_json, schema_error
+from timerxl.untrusted import Between, Text, check_model_files, read_json, schema_error
 
-ENSEMBLE = "ensemble.json"
-FORMAT = 1
+ENSEMBLE, TREES = "ensemble.json", "trees.safetensors"
+FORMAT, BLENDED_FORMAT = 1, 2  # a program that knows no blend must not take it for a mean
 MOST_MEMBERS = 64
 # Of preprocessing.json, what all members must share: not the stride of training windows, nor the
 # name of a file that holds the same series. The cuts in time depend on the context.
@@ -35,6 +36,8 @@ _SHARED_SPLIT = (
     "validation_fraction"
 ).split()
 _SHARED_SOURCE = "sha256 rows first last seed step_hours start end".split()
+_WEIGHT = Between(-1e6, 1e6)
+_BLEND = {"network": _WEIGHT, "trees": _WEIGHT, "intercept": _WEIGHT}
 
 
 def member_names(count: int) -> list[str]:
@@ -50,13 +53,7 @@ def is_ensemble(folder: Path) -> bool:
 def read_members(folder: Path) -> list[str]:
     """Read the members' names from ensemble.json; raise InputError where they are not a folder
     each, of this folder and no link."""
-    check_model_files(folder, (ENSEMBLE,))
-    path = folder / ENSEMBLE
-    content = read_json(path)
-    shape = {"format": range(FORMAT, FORMAT + 1), "members": [Text(20)]}
-    if problem := schema_error(content, shape):
-        raise InputError(f"{path}: {problem}.")
-    names = list(content["members"])
+    path, names = folder / ENSEMBLE, list(_read(folder)["members"])
     if not 2 <= len(names) <= MOST_MEMBERS or names != member_names(len(names)):
         raise InputError(
             f"{path} names {len(names)} members; expected 2 to {MOST_MEMBERS} of them, called "
@@ -69,6 +66,35 @@ def read_members(folder: Path) -> list[str]:
                 f"{ENSEMBLE} says."
             )
     return names
+
+
+def read_blend(folder: Path) -> dict[str, float] | None:
+    """Read the weights of network and trees, and the intercept; None where there are no trees."""
+    content = _read(folder)
+    if content["format"] == FORMAT:
+        return None
+    return {key: float(content["blend"][key]) for key in _BLEND}
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """ensemble.json; raises InputError where it is none, or a link out of the folder."""
+    check_model_files(folder, (ENSEMBLE,))
+    path = folder / ENSEMBLE
+    content = read_json(path)
+    shape: dict[str, Any] = {"format": range(FORMAT, BLENDED_FORMAT + 1), "members": [Text(20)]}
+    problem = schema_error(content, shape)
+    if problem is None and content["format"] == BLENDED_FORMAT:
+        problem = schema_error(content, {"blend": _BLEND})
+    if problem:
+        raise InputError(f"{path}: {problem}.")
+    return dict(content)
+
+
+def description(members: Sequence[str], blend: dict[str, float] | None) -> dict[str, Any]:
+    """What ensemble.json holds."""
+    if blend is None:
+        return {"format": FORMAT, "members": list(members)}
+    return {"format": BLENDED_FORMAT, "members": list(members), "blend": blend}
 
 
 def difference(first: dict[str, Any], other: dict[str, Any]) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import expit  # type: ignore[import-untyped]
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
@@ -21,7 +22,16 @@ from timerxl.data.forecast_file import BY_VARIABLE
 from timerxl.data.forecast_input import ForecastInput, read_forecast_input
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing, step_offsets
 from timerxl.device import device_facts, refuse_unusable_gpu
-from timerxl.ensemble import ENSEMBLE, Ensemble, difference, is_ensemble, read_members
+from timerxl.ensemble import (
+    ENSEMBLE,
+    TREES,
+    Ensemble,
+    difference,
+    is_ensemble,
+    read_blend,
+    read_members,
+)
+from timerxl.evaluation.blending import BlendedTrees
 from timerxl.evaluation.calibration import Calibration
 from timerxl.model import TimerXLForClassification
 from timerxl.model.convert_openltm import WEIGHTS, load_saved
@@ -29,7 +39,7 @@ from timerxl.untrusted import check_memory, check_model_files, reason
 
 transformers_logging.disable_progress_bar()  # for what takes milliseconds
 PUBLISHED = ["config.json", "model.safetensors", PREPROCESSING]
-PUBLISHED += [ENSEMBLE, *(f"member_*/{name}" for name in PUBLISHED)]
+PUBLISHED += [ENSEMBLE, TREES, *(f"member_*/{name}" for name in PUBLISHED)]
 LATEST, ALL = "latest", "all"
 COLUMNS = ("region", "issue_time", "valid_until", "probability", "probability_raw", "rain")
 Moment = str | datetime.date | np.datetime64  # pandas' Timestamp is a date
@@ -42,8 +52,13 @@ class Forecaster:
     probability from which the decision is rain, chosen on validation in training.
     """
 
-    def __init__(self, model: TimerXLForClassification | Ensemble, saved: Preprocessing):
-        self.model, self.saved = model.eval(), saved
+    def __init__(
+        self,
+        model: TimerXLForClassification | Ensemble,
+        saved: Preprocessing,
+        trees: BlendedTrees | None = None,
+    ):
+        self.model, self.saved, self.trees = model.eval(), saved, trees
         content = saved.content
         self.event = str(content["label"]["text"])
         self.horizon_hours = float(content["label"]["horizon_hours"])
@@ -79,7 +94,7 @@ class Forecaster:
         saved = Preprocessing.load(folder)
         model = load_model(folder, saved)
         model.to(chosen)  # type: ignore[arg-type]
-        return cls(model, saved)
+        return cls(model, saved, load_trees(folder, saved))
 
     def predict(
         self,
@@ -110,6 +125,11 @@ class Forecaster:
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; expected 1 or more.")
+        if by_variable and self.trees is not None:
+            raise InputError(
+                "by_variable (--by-variable): a network blended with boosted trees does not tell "
+                "what a variable does; ask one of its members (member_0, ...)."
+            )
         given = read_forecast_input(table, self.saved, None if oni is None else Path(oni))
         rows, size = self._rows(given, at), batch_size * given.transform.rows_per_window
         order = given.transform.order(rows)  # rows of one window side by side
@@ -120,6 +140,8 @@ class Forecaster:
         back = np.argsort(order)
         columns = {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
         series, raw = given.series, columns.pop("probability_raw")
+        if self.trees is not None:
+            raw = expit(self.trees.log_odds(raw, series, rows))
         issued = series.timestamps[rows]
         horizon = np.timedelta64(round(self.horizon_hours * 3600), "s")
         forecasts = pd.DataFrame(
@@ -212,6 +234,15 @@ def load_model(folder: Path, saved: Preprocessing) -> TimerXLForClassification |
         if problem := difference(saved.content, part.content):
             raise InputError(f"{folder}: {name} does not fit its {PREPROCESSING}: {problem}.")
     return Ensemble([load_classifier(part.folder, part) for part in parts])
+
+
+def load_trees(folder: Path, saved: Preprocessing) -> BlendedTrees | None:
+    """The boosted trees that an ensemble's folder is blended with; None without any.
+
+    Raises InputError where they are damaged, or not of the regions of ``saved``.
+    """
+    blend = read_blend(folder) if is_ensemble(folder) else None
+    return None if blend is None else BlendedTrees.load(folder / TREES, blend, saved)
 
 
 def load_classifier(folder: Path, saved: Preprocessing) -> TimerXLForClassification:

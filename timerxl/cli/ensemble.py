@@ -1,10 +1,11 @@
 """One forecaster of several finished runs: python launch/ensemble.py RUN RUN ... --output FOLDER.
 
 The mean of the runs' probabilities, calibrated on validation and with a threshold chosen there;
-test is scored once, beside each member and every baseline. The runs must share the series, the
-label and the splits; seeds and recipes may differ. FOLDER is what launch/predict.py and
-launch/evaluate.py take as --model, and launch/publish.py as --run. Exit code 0 when done, 2 on bad
-input (runs that do not fit together, a folder that is there already).
+test is scored once, beside each member and every baseline. --blend-trees blends that mean with the
+boosted trees that every run is compared with, by weights fitted on validation. The runs must share
+the series, the label and the splits; seeds and recipes may differ. FOLDER is what launch/predict.py
+and launch/evaluate.py take as --model, and launch/publish.py as --run. Exit code 0 when done, 2 on
+bad input (runs that do not fit together, a folder that is there already).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     add("--output", required=True, type=Path, metavar="FOLDER", help="new or empty")
     add("--data", help="Parquet or CSV series; default: synthetic, if that trained the runs")
     add("--enso", "--oni", type=Path, help="NOAA's oni.ascii.txt, where the models read it")
+    add("--blend-trees", action="store_true", help="blend the mean with boosted trees")
     return arguments
 
 
@@ -39,7 +41,9 @@ def run(given: argparse.Namespace) -> int:
             say(sentence, file=sys.stderr)
 
     accelerator = evaluation_accelerator()
-    build_ensemble(given.runs, given.output, accelerator, log, given.data, given.enso)
+    build_ensemble(
+        given.runs, given.output, accelerator, log, given.data, given.enso, given.blend_trees
+    )
     return 0
 
 

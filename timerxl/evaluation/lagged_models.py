@@ -19,42 +19,11 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from timerxl.config import InputError
 from timerxl.evaluation.baselines import zero_one_nan
+from timerxl.evaluation.boosted_trees import Trees
 
 LAGS = (1, 2, 3, 6, 12, 24)
 TRAILING_HOURS = (6.0, 24.0, 72.0, 168.0)
 NEIGHBOUR_HOURS = 24.0
-MOST_NEIGHBOURS = 8
-
-
-def neighbour_rows(
-    region_index: NDArray[np.int64],
-    timestamps: NDArray[np.datetime64],
-    label: NDArray[np.float64],
-    rows: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    """Return [R, K]: the rows of the other regions at the same time, the nearest region first.
-
-    Near are regions whose labels at the training ``rows`` [n] correlate, the most first; K is at
-    most MOST_NEIGHBOURS. -1 where a neighbour has no row at that time.
-    """
-    count = int(region_index.max()) + 1
-    times, place = np.unique(timestamps, return_inverse=True)
-    row_at = np.full((len(times), count), -1, dtype=np.int64)
-    row_at[place, region_index] = np.arange(len(timestamps))
-    rain = np.full((len(times), count), np.nan)
-    rain[place[rows], region_index[rows]] = label[rows]
-    order = np.zeros((count, count - 1), dtype=np.int64)
-    for region in range(count):
-        near = np.full(count, -np.inf)
-        for other in range(count):
-            both = ~np.isnan(rain[:, region]) & ~np.isnan(rain[:, other])
-            pair = rain[both][:, [region, other]]
-            if other != region and len(pair) > 1 and (pair.std(axis=0) > 0).all():
-                near[other] = np.corrcoef(pair.T)[0, 1]
-        nearest = np.argsort(-near, kind="stable")
-        order[region] = nearest[nearest != region]
-    order = order[:, :MOST_NEIGHBOURS]
-    return row_at[place[:, None], order[region_index]]
 
 
 class LaggedBaseline:
@@ -149,22 +118,19 @@ class LaggedBaseline:
                 )
         return found
 
-    def fit(
+    def see(
         self,
         values: NDArray[np.float32],
-        rows: NDArray[np.int64],
         region_index: NDArray[np.int64],
         timestamps: NDArray[np.datetime64],
-        label: NDArray[np.float64],
         neighbours: NDArray[np.int64] | None = None,
     ) -> Self:
-        """Train on the windows issued at ``rows`` [n] of a series.
+        """Take the series that ``predict`` then forecasts from.
 
-        ``values`` [R, C] (physical units, NaN where missing), ``region_index`` [R], ``timestamps``
-        [R] and ``label`` [R] of 0/1 (NaN allowed outside ``rows``) belong to the whole series, and
-        so do the rows of ``neighbours`` [R, K] at the same time (see :func:`neighbour_rows`);
-        ``predict`` uses the same one. Raises InputError on shapes that don't fit, infinite
-        values, a missing label, or a single class in the first 85 % of the training times.
+        ``values`` [R, C] (physical units, NaN where missing), ``region_index`` [R] and
+        ``timestamps`` [R] belong to the whole series, and so do the rows of ``neighbours`` [R, K]
+        at the same time (see :func:`timerxl.data.neighbours.neighbour_rows`). Raises InputError on
+        shapes that don't fit, or infinite values.
         """
         if values.ndim != 2 or not len(values) == len(region_index) == len(timestamps) > 0:
             raise InputError(
@@ -183,6 +149,24 @@ class LaggedBaseline:
             np.diff(self._seconds) != round(self.step_hours * 3600)
         )
         self._segment_start = np.maximum.accumulate(np.where(begins, np.arange(len(values)), 0))
+        return self
+
+    def fit(
+        self,
+        values: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        region_index: NDArray[np.int64],
+        timestamps: NDArray[np.datetime64],
+        label: NDArray[np.float64],
+        neighbours: NDArray[np.int64] | None = None,
+    ) -> Self:
+        """Train on the windows issued at ``rows`` [n] of a series, which :meth:`see` takes.
+
+        ``label`` [R] of 0/1 (NaN allowed outside ``rows``) belongs to the whole series; ``predict``
+        uses the same one. Raises InputError on shapes that don't fit, infinite values, a missing
+        label, or a single class in the first 85 % of the training times.
+        """
+        self.see(values, region_index, timestamps, neighbours)
         label = np.asarray(label, np.float64)
         if label.shape != (len(values),):
             raise InputError(
@@ -320,6 +304,26 @@ class GradientBoosting(LaggedBaseline):
         # Entry 0 is the score before the first tree.
         self.num_trees = max(int(np.argmax(trial.validation_score_)), 1)
         return self._trees(self.num_trees, early_stopping=False).fit(inputs, rain)
+
+    def kept(self) -> dict[str, NDArray[Any]]:
+        """The fitted trees as plain arrays, for :meth:`restore`."""
+        arrays: dict[str, NDArray[Any]] = dict(Trees.of(self._model).arrays)
+        arrays["unseen"] = self._unseen.astype(np.uint8)
+        return arrays
+
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> Self:
+        """Take over the trees of :meth:`kept` instead of fitting; the series must be seen before.
+
+        Raises ValueError where the arrays are no trees on this series' features.
+        """
+        count = len(self.feature_names)
+        unseen = arrays.get("unseen", np.empty(0))
+        if unseen.dtype != np.uint8 or unseen.shape != (count,):
+            raise ValueError(f"unseen does not tell of each of {count} inputs of the trees")
+        rest = {name: array for name, array in arrays.items() if name != "unseen"}
+        self._model, self._unseen = Trees(rest, count), unseen.astype(bool)
+        self.num_trees = len(rest["first"])
+        return self
 
     def _prepared(self, raw: NDArray[np.float32]) -> NDArray[Any]:
         raw[:, self._unseen] = 0.0

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from timerxl.data.neighbours import nearest_by_rain, neighbour_rows
 from timerxl.data.windows import RegionGrid, WeatherWindows
 from timerxl.evaluation.baselines import (
     Climatology,
@@ -16,7 +17,7 @@ from timerxl.evaluation.baselines import (
     month_of,
     persistence,
 )
-from timerxl.evaluation.lagged_models import GradientBoosting, LogisticBaseline, neighbour_rows
+from timerxl.evaluation.lagged_models import GradientBoosting, LaggedBaseline, LogisticBaseline
 
 # In the order of the tables, from what knows nothing to what knows all.
 TITLES = {
@@ -39,6 +40,7 @@ SHORT = {
     "gradient_boosting": "boosted trees",
 }
 YES_NO = ("always_rain", "persistence")
+MOST_NEIGHBOURS = 8  # of a rival of a network that sees all regions
 Probabilities = dict[str, dict[str, np.ndarray]]
 
 
@@ -48,8 +50,12 @@ def reference_probabilities(
     fitted_baselines: bool,
     seed: int,
     log: Callable[[str], None],
+    fitted: dict[str, LaggedBaseline] | None = None,
 ) -> Probabilities:
-    """Baseline -> split -> P(rain) [n] at ``rows[split]``, fitted on all training windows."""
+    """Baseline -> split -> P(rain) [n] at ``rows[split]``, fitted on all training windows.
+
+    ``fitted`` are those of :func:`fit_lagged`, where they are there already.
+    """
     series, train = windows.series, windows.issue_rows("train")
     region, month = series.region_index, month_of(series.timestamps)
     day, before, label = day_of_year(series.timestamps), windows.rained_before, windows.label
@@ -64,22 +70,54 @@ def reference_probabilities(
             s: of_month.predict(region[r], month[r], before[r]) for s, r in rows.items()
         },
     }
-    if fitted_baselines:
-        name = series.precipitation_feature
-        known: dict[str, Any] = {
-            "context_length": windows.context_length,
-            "precipitation_column": None if name is None else series.feature_names.index(name),
-        }
-        beside = None
-        if isinstance(windows.transform, RegionGrid):  # the network knows the other regions, too
-            beside = neighbour_rows(region, series.timestamps, label, train)
-        for key, forecaster in (
-            ("logistic_regression", LogisticBaseline(series.step_hours, **known)),
-            ("gradient_boosting", GradientBoosting(series.step_hours, seed, **known)),
-        ):
-            log(f"fitting {TITLES[key]} on {len(train):,} training windows for comparison ...")
-            forecaster.fit(series.values, train, region, series.timestamps, label, beside)
-            found[key] = {s: forecaster.predict(r) for s, r in rows.items()}
+    if fitted is None:
+        fitted = fit_lagged(windows, seed, log) if fitted_baselines else {}
+    for key, forecaster in fitted.items():
+        found[key] = {s: forecaster.predict(r) for s, r in rows.items()}
     if series.true_probability is not None:
         found["bayes"] = {s: series.true_probability[r] for s, r in rows.items()}
     return found
+
+
+def fit_lagged(
+    windows: WeatherWindows, seed: int, log: Callable[[str], None]
+) -> dict[str, LaggedBaseline]:
+    """Fit logistic regression and boosted trees on all training windows; they see the regions that
+    the network sees."""
+    series, train = windows.series, windows.issue_rows("train")
+    region, label = series.region_index, windows.label
+    known, beside = lagged_inputs(windows), None
+    if (near := seen_neighbours(windows)) is not None:
+        region = windows.transform.region_of_row.numpy()  # type: ignore[attr-defined]
+        beside = neighbour_rows(region, series.timestamps, near)
+    fitted: dict[str, LaggedBaseline] = {
+        "logistic_regression": LogisticBaseline(series.step_hours, **known),
+        "gradient_boosting": GradientBoosting(series.step_hours, seed, **known),
+    }
+    for key, forecaster in fitted.items():
+        log(f"fitting {TITLES[key]} on {len(train):,} training windows for comparison ...")
+        forecaster.fit(series.values, train, region, series.timestamps, label, beside)
+    return fitted
+
+
+def seen_neighbours(windows: WeatherWindows) -> np.ndarray | None:
+    """Return [G, K]: the regions whose values a rival sees beside its own, the nearest first; None
+    where the network sees its own region alone."""
+    grid = windows.transform
+    if not isinstance(grid, RegionGrid):
+        return None
+    train = windows.issue_rows("train")
+    region = grid.region_of_row.numpy()
+    times, count = windows.series.timestamps, grid.rows_per_window
+    return nearest_by_rain(region, times, windows.label, train, count)[:, :MOST_NEIGHBOURS]
+
+
+def lagged_inputs(windows: WeatherWindows) -> dict[str, Any]:
+    """What the inputs of a lagged baseline depend on, but for the step."""
+    name = windows.series.precipitation_feature
+    return {
+        "context_length": windows.context_length,
+        "precipitation_column": (
+            None if name is None else windows.series.feature_names.index(name)
+        ),
+    }

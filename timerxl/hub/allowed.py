@@ -532,6 +532,18 @@ RESULTS["members"] = [
     }
 ]
 
+# Of a blend: its weights, and the network and the trees alone.
+RESULTS["blend"] = _each(NUMBER, "network trees intercept")
+RESULTS["parts"] = [
+    {
+        "name": _choice("network", "trees"),
+        "threshold": SHARE,
+        **_each(SCORES, "validation test"),
+        "intervals": INTERVALS,
+        "differences": Mapping(_choice(*SCORES), _each(NUMBER, "low high")),
+    }
+]
+
 # metrics.jsonl, event by event
 
 _AT = {"step": COUNT, "epoch": POSITIVE}

@@ -325,8 +325,9 @@ def _scores(record: Record) -> dict[str, Any]:
         sample = {"regions": test["region"].nunique(), "days": days}
     plan = results.get("plan")
     members = []
-    for one in results.get("members") or []:
-        cells = [one.get("name"), f"{one.get('recipe') or 'a recipe'}, seed {one.get('seed')}"]
+    for one in [*(results.get("parts") or []), *(results.get("members") or [])]:
+        run = f"{one.get('recipe') or 'a recipe'}, seed {one.get('seed')}"
+        cells = [one.get("name"), run if "seed" in one else "alone"]
         for key in WITH_INTERVAL:
             gap = get(one, "differences", key) or {}
             shown = interval([gap.get("low"), gap.get("high")], "+")

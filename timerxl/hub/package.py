@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 import timerxl.model
 from timerxl.config import InputError
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
-from timerxl.ensemble import ENSEMBLE, FORMAT, MOST_MEMBERS, member_names
+from timerxl.ensemble import ENSEMBLE, MOST_MEMBERS, TREES, description, member_names
+from timerxl.evaluation.blending import BlendedTrees
 from timerxl.files import json_ready, write_json, write_text
-from timerxl.forecaster import load_model
+from timerxl.forecaster import load_model, load_trees
 from timerxl.hub.allowed import Listing
 from timerxl.hub.card import model_card
 from timerxl.hub.privacy import as_yaml
@@ -45,7 +46,7 @@ OPTIONAL = ("results.json", METRICS, "verdict.json", str(PAGE), *FORMER_MODULES)
 MODULES = "attention configuration feature_extraction modeling".split()
 # An ensemble in the place of a model, or the reverse, leaves nothing of the other behind.
 _OF_A_MODEL = (WEIGHTS, MODEL_CONFIG, PREPROCESSOR_CONFIG, *(f"{m}_timerxl.py" for m in MODULES))
-OPTIONAL += (ENSEMBLE, *_OF_A_MODEL)
+OPTIONAL += (ENSEMBLE, TREES, *_OF_A_MODEL)
 OPTIONAL += tuple(
     f"{member}/{name}"
     for member in member_names(MOST_MEMBERS)
@@ -120,7 +121,10 @@ def _write_members(record: Record, folder: Path) -> None:
     for name, (model_config, preprocessing) in record.members.items():
         (folder / name).mkdir()
         _write_model(record.model_folder / name, model_config, preprocessing, folder / name)
-    write_json(folder / ENSEMBLE, {"format": FORMAT, "members": list(record.members)})
+    write_json(folder / ENSEMBLE, description(list(record.members), record.blend))
+    if record.blend is not None:  # read and written anew, as weights are
+        saved = Preprocessing.load(record.model_folder)
+        BlendedTrees.load(record.model_folder / TREES, record.blend, saved).save(folder / TREES)
     write_json(folder / PREPROCESSING, record.preprocessing)
 
 
@@ -178,7 +182,7 @@ def _page(record: Record, beside: Path) -> str:
 def _check(package: Package, record: Record) -> None:
     """The last look: nothing private may be left in what is about to be sent."""
     for name in package.files:
-        if Path(name).name == WEIGHTS:
+        if Path(name).name in (WEIGHTS, TREES):
             continue
         text = (package.folder / name).read_text(encoding="utf-8")
         if record.scrubber.text(text) != text:
@@ -191,7 +195,9 @@ def _check(package: Package, record: Record) -> None:
 def _load_again(folder: Path) -> None:
     """Load the staged folder as the Forecaster does; refuse to publish it if that fails."""
     try:
-        load_model(folder, Preprocessing.load(folder))
+        saved = Preprocessing.load(folder)
+        load_model(folder, saved)
+        load_trees(folder, saved)
     except InputError as error:
         said = str(error).replace(f"{folder}/", "").replace(str(folder), "the package")
         raise InputError(

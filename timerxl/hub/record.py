@@ -15,7 +15,7 @@ from timerxl.command_line import EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
 from timerxl.data.tables.columns import records_problem
-from timerxl.ensemble import ENSEMBLE, is_ensemble, read_members
+from timerxl.ensemble import ENSEMBLE, TREES, is_ensemble, read_blend, read_members
 from timerxl.files import read_json_lines
 from timerxl.hub.allowed import (
     FILES,
@@ -97,7 +97,7 @@ class Record:
     copy), ``model_folder`` the weights to publish, ``outcome`` one of finished, stopped, failed,
     running, with ``reason`` and the ``code`` of status.json. ``listings``: of each file, what is
     kept and what is left out. Of an ensemble ``model_folder`` is its own, and ``members`` holds
-    config.json and preprocessing.json of each member.
+    config.json and preprocessing.json of each member, ``blend`` the weights of network and trees.
     """
 
     name: str
@@ -118,6 +118,7 @@ class Record:
     forecasts: pd.DataFrame | None = None
     listings: dict[str, Listing] = field(default_factory=dict)
     members: dict[str, tuple[Content, Content]] = field(default_factory=dict)
+    blend: dict[str, float] | None = None
 
     @property
     def is_synthetic(self) -> bool:
@@ -248,6 +249,7 @@ def _read_record(folder: Path, force: bool, under_way: bool, named: Path | None)
         forecasts=_forecasts(folder / FORECASTS, names),
         listings=listings,
         members={name: of_member(name) for name in members},
+        blend=read_blend(folder) if members else None,
     )
 
 
@@ -265,6 +267,7 @@ def _members(folder: Path, own: Path) -> list[str]:
     names = read_members(folder)
     model = (WEIGHTS, MODEL_CONFIG, PREPROCESSING)
     files = [PREPROCESSING, TRAINING_CONFIG, *(f"{n}/{file}" for n in names for file in model)]
+    files += [TREES] if read_blend(folder) else []
     for name in files:
         if problem := link_problem(folder / name):
             raise InputError(

@@ -21,8 +21,9 @@ from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.ensemble import (
     ENSEMBLE,
-    FORMAT,
     MOST_MEMBERS,
+    TREES,
+    description,
     difference,
     mean_logits,
     member_names,
@@ -36,6 +37,9 @@ from timerxl.evaluation.assess import (
     resampled,
     why_none,
 )
+from timerxl.evaluation.blending import BlendedTrees, fit_blend
+from timerxl.evaluation.lagged_models import GradientBoosting, LaggedBaseline
+from timerxl.evaluation.references import fit_lagged, seen_neighbours
 from timerxl.evaluation.scores import forecast_scores
 from timerxl.evaluation.tables import Table, comparison_table, print_table, score_table
 from timerxl.files import whole_file, write_json, write_text
@@ -45,13 +49,14 @@ from timerxl.training.checkpoint.storage import fresh_folder
 from timerxl.training.evaluator import Forecasts
 from timerxl.training.final_evaluation import (
     assess_windows,
+    blended,
     data_path,
     forecast_splits,
     forecast_table,
     results,
 )
 from timerxl.training.run_lock import FORECASTS, RUN_CONFIG
-from timerxl.untrusted import read_json, read_yaml
+from timerxl.untrusted import listed, read_json, read_yaml
 
 TEST = "test"
 SETTINGS = "training_config.yaml"  # of the first member, as a published run has them
@@ -144,12 +149,15 @@ def build_ensemble(
     log: Callable[[str], None],
     data: str | None = None,
     enso: Path | None = None,
+    blend_trees: bool = False,
 ) -> dict[str, Any]:
     """Score the mean of the runs' models and write it to ``output``, whole or not at all.
 
-    Threshold and calibration are those of validation; test is scored once, beside each member and
-    every baseline. Returns what results.json holds ({} but on the main process). Raises InputError
-    where the runs don't fit together.
+    With ``blend_trees`` the mean is blended with the boosted trees, by weights fitted on
+    validation; the mean alone and the trees alone are then scored beside it. Threshold and
+    calibration are those of validation; test is scored once, beside each member and every baseline.
+    Returns what results.json holds ({} but on the main process). Raises InputError where the runs
+    don't fit together.
     """
     started = time.perf_counter()
     check_output(output, runs)
@@ -160,6 +168,11 @@ def build_ensemble(
     windows = build_windows(load_series(data_config), data_config, saved.context_length, saved)
     for note in windows.notes:
         log(f"data: {note}")
+    if blend_trees and windows.series.regions != saved.regions:  # which the trees tell apart
+        raise InputError(
+            f"--blend-trees: the series holds the regions {listed(windows.series.regions)}; the "
+            f"runs were trained on {listed(saved.regions)}. Give the series of training (--data)."
+        )
     of_members = []
     for member in members:
         log(f"forecasting with {member.run} ...")
@@ -172,27 +185,40 @@ def build_ensemble(
         )
     if not accelerator.is_main_process:
         return {}
-    final = {
-        split: mean_forecasts([of[split] for of in of_members]) for split in (VALIDATION, TEST)
-    }
+    mean = {split: mean_forecasts([of[split] for of in of_members]) for split in (VALIDATION, TEST)}
+    final, trees, fitted = mean, None, None
+    if blend_trees:
+        fitted = fit_lagged(windows, config.seed, log)
+        trees = fit_trees(windows, fitted, mean[VALIDATION], saved)
+        final = {split: blended(trees, windows, of) for split, of in mean.items()}
     decision = decide(eval_config, final[VALIDATION].probability, final[VALIDATION].label)
     assessed, probabilities, samples = assess_windows(
-        windows, final, decision, eval_config, config.seed, log
+        windows, final, decision, eval_config, config.seed, log, fitted
     )
     scored = score_members(members, of_members, final, decision, samples, windows)
+    blend = {}
+    if trees is not None:
+        parts = {
+            "network": {split: of.probability for split, of in mean.items()},
+            "trees": probabilities["gradient_boosting"],
+        }
+        blend = {
+            "blend": trees.blend.to_dict(),
+            "parts": score_parts(parts, final, decision, samples, windows, config),
+        }
     sampled = {"max_windows": eval_config.max_windows, "eval_seed": config.seed}
     cost = {
         "seconds": time.perf_counter() - started,
         "is_synthetic": windows.series.is_synthetic,
         "num_parameters": sum(one["num_parameters"] for one in scored),
     }
-    found = results(assessed, final, decision, sampled, cost) | {"members": scored}
+    found = results(assessed, final, decision, sampled, cost) | {"members": scored} | blend
     table = forecast_table(windows, final, probabilities)
     try:
-        _write(output, members, saved, found, decision, table)
+        _write(output, members, saved, found, decision, table, trees)
     except OSError as error:
         raise InputError(f"--output {output} can't be written: {error}") from error
-    _print(output, windows, assessed, scored, decision)
+    _print(output, windows, assessed, found, decision)
     return found
 
 
@@ -201,6 +227,39 @@ def mean_forecasts(parts: list[Forecasts]) -> Forecasts:
     logits = torch.from_numpy(np.stack([part.logits for part in parts]))
     first = parts[0]
     return Forecasts(first.split, first.positions, mean_logits(logits).numpy(), first.label)
+
+
+def fit_trees(
+    windows: WeatherWindows,
+    fitted: dict[str, LaggedBaseline],
+    mean: Forecasts,
+    saved: Preprocessing,
+) -> BlendedTrees:
+    """Blend the fitted trees with the network's ``mean`` forecasts of validation."""
+    trees, near = fitted["gradient_boosting"], seen_neighbours(windows)
+    assert isinstance(trees, GradientBoosting)
+    rows = windows.issue_rows(VALIDATION)[mean.positions]
+    blend = fit_blend(mean.probability, trees.predict(rows), mean.label)
+    if near is None:
+        near = np.empty((len(saved.regions), 0), np.int64)
+    return BlendedTrees(blend, trees.kept(), near, saved)
+
+
+def score_parts(
+    parts: dict[str, dict[str, np.ndarray]],
+    final: dict[str, Forecasts],
+    decision: Decision,
+    samples: dict[str, Sample],
+    windows: WeatherWindows,
+    config: RunConfig,
+) -> list[dict[str, Any]]:
+    """Score what was blended (name -> split -> P(rain)), each with its own threshold."""
+    label = samples[VALIDATION].label
+    thresholds = {
+        name: decide(config.eval, of[VALIDATION], label).threshold for name, of in parts.items()
+    }
+    scored = score_beside(parts, thresholds, final, decision, samples, windows, config)
+    return [{"name": name, **one} for name, one in scored.items()]
 
 
 def score_members(
@@ -213,36 +272,54 @@ def score_members(
 ) -> list[dict[str, Any]]:
     """Score each member on the same windows, with its own threshold; intervals, and the ensemble's
     paired differences to it, come from the same resampled blocks."""
-    config, seed = members[0].config.eval, members[0].config.seed
-    base_rate = float(windows.labels_of("train").mean())
     names = member_names(len(members))
-    given = {name: of[TEST].probability for name, of in zip(names, of_members, strict=True)}
     thresholds = {n: member.threshold for n, member in zip(names, members, strict=True)}
-    resamples = {}
-    if why_none(samples[TEST], config) is None:
-        resamples = resampled(
-            given | {"model": final[TEST].probability},
-            samples[TEST],
-            thresholds | {"model": decision.threshold},
-            base_rate,
-            config,
-            seed,
-        )
-    found = []
-    for name, member, of in zip(names, members, of_members, strict=True):
-        scores = {
-            split: forecast_scores(
-                of[split].probability, samples[split].label, member.threshold, base_rate
-            )
-            for split in (VALIDATION, TEST)
-        }
-        entry: dict[str, Any] = {
+    given = {
+        name: {split: part.probability for split, part in of.items()}
+        for name, of in zip(names, of_members, strict=True)
+    }
+    scored = score_beside(given, thresholds, final, decision, samples, windows, members[0].config)
+    return [
+        {
             "name": name,
             "recipe": member.config.recipe,
             "seed": member.config.seed,
-            "threshold": member.threshold,
             "num_parameters": _num_parameters(member),
-            **scores,
+            **scored[name],
+        }
+        for name, member in zip(names, members, strict=True)
+    ]
+
+
+def score_beside(
+    given: dict[str, dict[str, np.ndarray]],
+    thresholds: dict[str, float],
+    final: dict[str, Forecasts],
+    decision: Decision,
+    samples: dict[str, Sample],
+    windows: WeatherWindows,
+    config: RunConfig,
+) -> dict[str, dict[str, Any]]:
+    """Score forecasts (name -> split -> P(rain)) beside the ensemble's own, on the same windows."""
+    base_rate = float(windows.labels_of("train").mean())
+    resamples = {}
+    if why_none(samples[TEST], config.eval) is None:
+        resamples = resampled(
+            {name: of[TEST] for name, of in given.items()} | {"model": final[TEST].probability},
+            samples[TEST],
+            thresholds | {"model": decision.threshold},
+            base_rate,
+            config.eval,
+            config.seed,
+        )
+    found = {}
+    for name, of in given.items():
+        entry: dict[str, Any] = {
+            "threshold": thresholds[name],
+            **{
+                split: forecast_scores(of[split], samples[split].label, thresholds[name], base_rate)
+                for split in (VALIDATION, TEST)
+            },
             "intervals": {},
             "differences": {},
         }
@@ -252,7 +329,7 @@ def score_members(
             for key in _COMPARED:
                 low, high = interval_of(resamples["model"][key].minus(of_name[key]))
                 entry["differences"][key] = {"low": low, "high": high}
-        found.append(entry)
+        found[name] = entry
     return found
 
 
@@ -269,6 +346,7 @@ def _write(
     found: dict[str, Any],
     decision: Decision,
     table: Any,
+    trees: BlendedTrees | None,
 ) -> None:
     """Write the folder beside its place, then rename it."""
     fresh = fresh_folder(output)
@@ -291,7 +369,10 @@ def _write(
         write_text(fresh / SETTINGS, to_yaml(members[0].config))
         with whole_file(fresh / FORECASTS) as temporary:
             table.to_parquet(temporary, index=False)
-        write_json(fresh / ENSEMBLE, {"format": FORMAT, "members": names})
+        if trees is not None:
+            trees.save(fresh / TREES)
+        blend = None if trees is None else trees.blend.to_dict()
+        write_json(fresh / ENSEMBLE, description(names, blend))
         if output.is_dir():
             output.rmdir()  # empty, as was checked
         fresh.replace(output)
@@ -303,34 +384,48 @@ def _print(
     output: Path,
     windows: WeatherWindows,
     assessed: dict[str, Any],
-    scored: list[dict[str, Any]],
+    found: dict[str, Any],
     decision: Decision,
 ) -> None:
+    scored, blend = found["members"], found.get("blend")
+    name = "mean" if blend is None else "blend"
+    title = f"Mean of {len(scored)}"
+    if blend is not None:
+        title += " blended with boosted trees"
     kind = "SYNTHETIC data" if windows.series.is_synthetic else str(windows.series.source["path"])
     caption = (
         f"{assessed['num_windows']:,} test windows, {assessed['rain_share']:.1%} rain, scored once "
-        f"with the mean of {len(scored)} models; thresholds chosen on validation (mean: "
-        f"{decision.threshold:.3f})."
+        f"with the {name} of {len(scored)} models{' and trees' if blend else ''}; thresholds "
+        f"chosen on validation ({name}: {decision.threshold:.3f})."
     )
-    print_table(comparison_table(assessed["scores"], f"Mean of {len(scored)}, {kind}", caption))
-    print_table(score_table(assessed, "The mean on the test split, score by score"))
-    print_table(members_table(assessed, scored))
+    print_table(comparison_table(assessed["scores"], f"{title}, {kind}", caption))
+    print_table(score_table(assessed, f"The {name} on the test split, score by score"))
+    print_table(members_table(assessed, [*found.get("parts", []), *scored], name))
+    if blend is not None:
+        say(
+            "blend, fitted on validation: log-odds = "
+            f"{blend['network']:.3f} x the network's {blend['trees']:+.3f} x the trees' "
+            f"{blend['intercept']:+.3f}"
+        )
     say(f"ensemble of {len(scored)}: {output}")
 
 
-def members_table(assessed: dict[str, Any], scored: list[dict[str, Any]]) -> Table:
-    """The mean and each member on test, with the 95 % interval of the mean less the member."""
+def members_table(
+    assessed: dict[str, Any], scored: list[dict[str, Any]], name: str = "mean"
+) -> Table:
+    """The ensemble and each of its parts on test, with the 95 % interval of the one less the
+    other; ``name`` is what the ensemble is."""
     table = Table(
-        title="The mean and its members on the test split",
-        caption="In brackets the 95 % interval of the mean less the member, on the same blocks of "
-        "time; Brier: lower is better.",
+        title=f"The {name} and its members on the test split",
+        caption=f"In brackets the 95 % interval of the {name} less the member, on the same blocks "
+        "of time; Brier: lower is better.",
         title_justify="left",
         caption_justify="left",
     )
     table.add_column("forecast", no_wrap=True)
     for key in _COMPARED:
         table.add_column(key, justify="right", no_wrap=True)
-    table.add_row("mean", *(f"{assessed['scores']['model'][key]:.3f}" for key in _COMPARED))
+    table.add_row(name, *(f"{assessed['scores']['model'][key]:.3f}" for key in _COMPARED))
     for one in scored:
         cells = []
         for key in _COMPARED:
@@ -339,5 +434,6 @@ def members_table(assessed: dict[str, Any], scored: list[dict[str, Any]]) -> Tab
             if gap.get("low") is not None and gap.get("high") is not None:
                 shown = f" ({gap['low']:+.3f} to {gap['high']:+.3f})"
             cells.append(f"{one[TEST][key]:.3f}{shown}")
-        table.add_row(f"{one['name']}, seed {one['seed']}", *cells)
+        seed = f", seed {one['seed']}" if "seed" in one else " alone"
+        table.add_row(f"{one['name']}{seed}", *cells)
     return table

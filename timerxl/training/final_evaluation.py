@@ -35,7 +35,9 @@ from timerxl.evaluation.assess import (
     thresholds_of,
     with_calibrated,
 )
+from timerxl.evaluation.blending import BlendedTrees
 from timerxl.evaluation.calibration import Calibration
+from timerxl.evaluation.lagged_models import LaggedBaseline
 from timerxl.evaluation.references import reference_probabilities
 from timerxl.evaluation.strata import score_strata, strata_by
 from timerxl.evaluation.tables import (
@@ -46,7 +48,7 @@ from timerxl.evaluation.tables import (
     strata_table,
 )
 from timerxl.files import whole_file, write_json
-from timerxl.forecaster import load_model
+from timerxl.forecaster import load_model, load_trees
 from timerxl.training.checkpoint.model_folder import load_best, write_preprocessing
 from timerxl.training.evaluator import Forecasts, forecast
 from timerxl.training.run_cost import peak_memory_gib, plan_table
@@ -84,10 +86,12 @@ def assess_windows(
     config: EvalConfig,
     seed: int,
     log: Callable[[str], None],
+    fitted: dict[str, LaggedBaseline] | None = None,
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]], dict[str, Sample]]:
     """Score the model beside every baseline on the very windows it forecast.
 
-    ``forecasts`` holds validation and one more split. Returns what ``assess`` found, and for
+    ``forecasts`` holds validation and one more split, ``fitted`` the fitted baselines where they
+    are there already. Returns what ``assess`` found, and for
     further cuts the forecasts (name -> split -> P(rain)) and the samples they are scored on.
     """
     split = next(name for name in forecasts if name != VALIDATION)
@@ -97,7 +101,9 @@ def assess_windows(
         for s, r in rows.items()
     }
     probabilities = {"model": {s: f.probability for s, f in forecasts.items()}}
-    probabilities |= reference_probabilities(windows, rows, config.fitted_baselines, seed, log)
+    probabilities |= reference_probabilities(
+        windows, rows, config.fitted_baselines, seed, log, fitted
+    )
     probabilities = with_calibrated(probabilities, decision)
     thresholds = thresholds_of(probabilities, samples[VALIDATION].label, decision, config)
     base_rate = float(windows.labels_of("train").mean())
@@ -312,6 +318,8 @@ def evaluate_saved(
     )
     if not accelerator.is_main_process:
         return {}
+    if (trees := load_trees(request.model, saved)) is not None:
+        forecasts = {split: blended(trees, windows, of) for split, of in forecasts.items()}
     found: dict[str, Any] = {
         "model": str(request.model),
         "data": windows.series.source,
@@ -347,6 +355,14 @@ def evaluate_saved(
                     request.seed,
                 )
     return found
+
+
+def blended(trees: BlendedTrees, windows: WeatherWindows, given: Forecasts) -> Forecasts:
+    """The network's forecasts blended with the trees'."""
+    rows = windows.issue_rows(given.split)[given.positions]
+    odds = trees.log_odds(given.probability, windows.series, rows)
+    logits = np.stack([np.zeros_like(odds), odds], axis=1)
+    return Forecasts(given.split, given.positions, logits, given.label)
 
 
 def data_path(data: str | None, saved: Preprocessing) -> str | None:

@@ -87,6 +87,35 @@ def test_a_dry_run_lists_and_writes_exactly_its_files(
     assert results["members"] == mine["members"]
 
 
+def test_a_blend_is_published_with_its_trees(
+    finished: Path, ensemble: Path, tmp_path: Path
+) -> None:
+    runs = [finished, ensemble.parent / "other"]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    build_ensemble(
+        runs, tmp_path / "rain", Accelerator(cpu=True), lambda sentence: None, blend_trees=True
+    )
+    package = stage(read_record(tmp_path / "rain"), tmp_path / "staged", "ana/rain")
+    assert sorted(package.files) == sorted([*FILES, "trees.safetensors"])
+    assert "trees.safetensors" in OPTIONAL
+    found, expected = (
+        Forecaster.from_pretrained(folder, device="cpu").predict(None, at="latest")
+        for folder in (package.folder, tmp_path / "rain")
+    )
+    for name in ("probability", "probability_raw", "rain"):
+        np.testing.assert_array_equal(found[name], expected[name])
+    card = (package.folder / "README.md").read_text()
+    weights = json.loads((tmp_path / "rain" / "results.json").read_text())["blend"]
+    assert "blended with boosted trees on lagged values" in card
+    assert f"{weights['network']:g} for the mean, {weights['trees']:g} for the trees" in card
+    assert "fitted on validation" in card
+    assert "| trees | alone |" in card
+    assert package.num_left == 0
+    (tmp_path / "rain" / "trees.safetensors").unlink()
+    with pytest.raises(InputError, match=r"trees\.safetensors"):
+        stage(read_record(tmp_path / "rain"), tmp_path / "again", "ana/rain")
+
+
 def test_what_it_takes_the_place_of_is_removed(
     ensemble: Path, finished: Path, tmp_path: Path
 ) -> None:

@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from timerxl.config import InputError
-from timerxl.ensemble import ENSEMBLE, Ensemble
+from timerxl.data.synthetic import load_synthetic
+from timerxl.ensemble import ENSEMBLE, TREES, Ensemble
+from timerxl.evaluation.blending import fit_blend
+from timerxl.evaluation.boosted_trees import load_arrays, save_arrays
 from timerxl.evaluation.calibration import fit_calibration
 from timerxl.evaluation.scores import best_threshold
 from timerxl.forecaster import Forecaster
@@ -31,10 +35,12 @@ def sums(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def build(runs: list[Path], output: Path) -> dict[str, Any]:
+def build(runs: list[Path], output: Path, blend_trees: bool = False) -> dict[str, Any]:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    return ensembling.build_ensemble(runs, output, Accelerator(cpu=True), lambda sentence: None)
+    return ensembling.build_ensemble(
+        runs, output, Accelerator(cpu=True), lambda sentence: None, blend_trees=blend_trees
+    )
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +92,6 @@ def test_the_probability_is_the_mean_of_the_members_own(
 def test_threshold_and_calibration_are_those_of_validation(
     made: tuple[Path, dict[str, Any]],
 ) -> None:
-    import pandas as pd
-
     output, found = made
     table = pd.read_parquet(output / "forecasts.parquet")
     part = table[table["split"] == "validation"]
@@ -172,6 +176,158 @@ def test_evaluate_gives_its_numbers_again(made: tuple[Path, dict[str, Any]]) -> 
     assert event["intervals"]["model"]["roc_auc"] == pytest.approx(
         found["intervals"]["model"]["roc_auc"]
     )
+
+
+@pytest.fixture(scope="module")
+def blended(
+    runs: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    output = tmp_path_factory.mktemp("blend") / "rain"
+    return output, build(runs, output, blend_trees=True)
+
+
+def test_a_blend_is_scored_beside_the_network_and_the_trees_alone(
+    blended: tuple[Path, dict[str, Any]], made: tuple[Path, dict[str, Any]]
+) -> None:
+    output, found = blended
+    network, trees = found["parts"]
+    assert (network["name"], trees["name"]) == ("network", "trees")
+    for split in ("validation", "test"):
+        assert network[split] == pytest.approx(made[1][split], abs=1e-9)
+    assert trees["test"] == pytest.approx(found["baselines"]["gradient_boosting"], abs=1e-9)
+    for part in found["parts"]:
+        assert part["differences"]["roc_auc"]["low"] <= part["differences"]["roc_auc"]["high"]
+    assert network["differences"] != trees["differences"]
+    assert found["test"] != made[1]["test"]
+    # Fitted and calibrated on validation, from the columns of forecasts.parquet.
+    table = pd.read_parquet(output / "forecasts.parquet")
+    alone = pd.read_parquet(made[0] / "forecasts.parquet")["model"].to_numpy()
+    beside = table["gradient_boosting"].to_numpy()
+    is_validation = (table["split"] == "validation").to_numpy()
+    fitted = fit_blend(
+        alone[is_validation], beside[is_validation], table["label"].to_numpy()[is_validation]
+    )
+    assert found["blend"] == pytest.approx(fitted.to_dict(), rel=1e-6)
+    np.testing.assert_allclose(table["model"], fitted.apply(alone, beside), atol=1e-7)
+    line = fit_calibration(table["model"][is_validation], table["label"][is_validation])
+    assert found["calibration"] == pytest.approx(line.to_dict(), rel=1e-9)
+
+
+def test_the_folder_of_a_blend_forecasts_what_was_scored(
+    blended: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """From another place, by the Forecaster and by the evaluation; no file is a pickle."""
+    elsewhere = Path(shutil.copytree(blended[0], tmp_path / "elsewhere"))
+    assert {path.suffix for path in elsewhere.rglob("*") if path.is_file()} <= {
+        *(".json", ".safetensors", ".yaml", ".parquet", ".py")
+    }
+    forecaster = Forecaster.from_pretrained(elsewhere, device="cpu")
+    keys = ["region", "issue_time"]
+    scored = pd.read_parquet(elsewhere / "forecasts.parquet")
+    both = forecaster.predict(None).merge(scored, on=keys, validate="1:1")
+    assert len(both) == len(scored)
+    np.testing.assert_allclose(both["probability_raw"], both["model"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(both["probability"], both["model_calibrated"], rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match="blended with boosted trees does not tell"):
+        forecaster.predict(None, at="latest", by_variable=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    request = EvaluationRequest(
+        elsewhere,
+        config=replace(EvaluationRequest(elsewhere).config, fitted_baselines=False),
+    )
+    (event,) = evaluate_saved(request, Accelerator(cpu=True), lambda sentence: None)["events"]
+    assert event["scores"]["model"] == pytest.approx(blended[1]["test"], abs=1e-6)
+
+
+def test_a_table_without_some_regions_is_forecast_by_a_blend(
+    blended: tuple[Path, dict[str, Any]],
+) -> None:
+    """The trees know a region by its name, not by its place in the table."""
+    forecaster = Forecaster.from_pretrained(blended[0], device="cpu")
+    series = load_synthetic(forecaster.saved.data_config(None))
+    table = pd.DataFrame(series.values, columns=series.feature_names)
+    table["region"] = np.array(series.regions)[series.region_index]
+    table["timestamp"] = series.timestamps
+    whole = forecaster.predict(table, at="latest").set_index("region")["probability_raw"]
+    kept = table[table["region"].isin(series.regions[2:4])]
+    fewer = forecaster.predict(kept, at="latest").set_index("region")["probability_raw"]
+    assert sorted(fewer.index) == sorted(series.regions[2:4])
+    np.testing.assert_allclose(fewer, whole[fewer.index], rtol=0, atol=1e-6)
+
+
+def test_labels_of_test_change_no_weight_of_a_blend(
+    blended: tuple[Path, dict[str, Any]],
+    runs: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    build_windows = ensembling.build_windows
+
+    def other_labels(*given: Any) -> Any:
+        windows = build_windows(*given)
+        label = windows.label.copy()
+        rows = windows.issue_rows("test")
+        label[rows] = 1 - label[rows]
+        return replace(windows, label=label)
+
+    monkeypatch.setattr(ensembling, "build_windows", other_labels)
+    found = build(runs, tmp_path / "other", blend_trees=True)
+    for key in ("blend", "threshold", "calibration", "validation"):
+        assert json.dumps(found[key]) == json.dumps(blended[1][key]), key
+
+
+def blend_of(content: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return content | {"blend": content["blend"] | changes}
+
+
+def fewer_regions(folder: Path) -> None:
+    arrays = load_arrays(folder / TREES)
+    save_arrays(arrays | {"neighbours": arrays["neighbours"][1:]}, folder / TREES)
+
+
+def fewer_inputs(folder: Path) -> None:
+    arrays = load_arrays(folder / TREES)
+    save_arrays(arrays | {"unseen": arrays["unseen"][1:]}, folder / TREES)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda content: content | {"format": 3},
+        lambda content: {key: content[key] for key in ("format", "members")},
+        lambda content: blend_of(content, network="1"),
+        lambda content: blend_of(content, trees=float("nan")),
+        lambda content: blend_of(content, intercept=1e9),
+    ],
+)
+def test_weights_that_are_none_are_refused(
+    edit: Callable[[dict[str, Any]], dict[str, Any]],
+    blended: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    folder = Path(shutil.copytree(blended[0], tmp_path / "rain"))
+    content = json.loads((folder / ENSEMBLE).read_text())
+    (folder / ENSEMBLE).write_text(json.dumps(edit(content)))
+    with pytest.raises(InputError, match=ENSEMBLE):
+        Forecaster.from_pretrained(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: (folder / TREES).unlink(),
+        lambda folder: (folder / TREES).write_bytes((folder / TREES).read_bytes()[:-20]),
+        fewer_regions,
+        fewer_inputs,
+    ],
+)
+def test_spoiled_trees_are_refused(
+    spoil: Callable[[Path], object], blended: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(blended[0], tmp_path / "rain"))
+    spoil(folder)
+    with pytest.raises(InputError):
+        Forecaster.from_pretrained(folder, device="cpu").predict(None, at="latest")
 
 
 def changed(run: Path, place: Path, edit: Callable[[dict[str, Any]], object]) -> Path:
