@@ -73,7 +73,8 @@ class DataConfig:
     such codes and refuses them, an empty list takes every number as it is. ``directions`` sin_cos
     reads degrees and compass points as sine and cosine, as_is leaves them.
     ``regions_together`` all puts all regions of a time into one window, with a label for each, so
-    that a forecast knows the other regions' values; none gives each region windows of its own.
+    that a forecast knows the other regions' values; none gives each region windows of its own. A
+    whole number k gives each the variables of its k nearest neighbours beside its own.
     ``labels`` last trains on the label at the end of each window; every_patch on the label after
     each of its patches, so that an epoch meets every label once with far fewer windows.
     ``label_fraction`` below 1 keeps so many of the training labels, a fixed random choice whatever
@@ -95,7 +96,7 @@ class DataConfig:
     window_stride_hours: Optional[float] = None
     train_stride_hours: Optional[float] = None
     labels: str = "last"
-    regions_together: str = "none"
+    regions_together: Union[int, str] = "none"
     label_fraction: float = 1.0
     max_fill_hours: float = 6.0
     log1p_precipitation: bool = True

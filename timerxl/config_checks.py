@@ -39,7 +39,6 @@ THRESHOLD_SCORES = ("mcc", "f1", "macro_f1", "balanced_accuracy", "csi", "ets", 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "data.directions": ("sin_cos", "as_is"),
     "data.labels": ("last", "every_patch"),
-    "data.regions_together": ("none", "all"),
     "data.split": ("time", "rows"),
     "model.hidden_act": ("relu", "gelu"),
     "model.pooling": ("mean", "last"),
@@ -166,10 +165,17 @@ def validate(config: Any) -> None:
             f"{'es' if patches > 1 else ''})."
         )
     _check_labels(config)
+    together = config.data.regions_together
+    is_count = isinstance(together, int) and not isinstance(together, bool) and together >= 1
+    if together not in ("none", "all") and not is_count:
+        raise InputError(
+            f"data.regions_together is {together!r}; expected none, all, or how many neighbours a "
+            "region sees (1 or more)."
+        )
     if config.data.regions_together != "none" and config.data.split == "rows":
         raise InputError(
-            "data.regions_together=all with data.split=rows: a cut by rows has no times that the "
-            "regions share; take data.split=time, or data.regions_together=none."
+            f"data.regions_together={together} with data.split=rows: a cut by rows has no times "
+            "that the regions share; take data.split=time, or data.regions_together=none."
         )
     head, odd = divmod(model.hidden_size, model.num_attention_heads)
     if odd or head % 4:

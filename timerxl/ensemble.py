@@ -29,7 +29,7 @@ MOST_MEMBERS = 64
 # name of a file that holds the same series. The cuts in time depend on the context.
 _SHARED = (
     "label step_hours context_length feature_names scaling static_feature_names regions "
-    "precipitation_feature is_synthetic"
+    "precipitation_feature is_synthetic region_neighbours"
 ).split()
 _SHARED_SPLIT = (
     "method validation_from test_from embargo_hours window_stride_hours train_fraction "

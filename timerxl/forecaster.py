@@ -279,6 +279,10 @@ def load_classifier(folder: Path, saved: Preprocessing) -> TimerXLForClassificat
         else "of one region at a time": (
             config.num_regions == (len(saved.regions) if saved.regions_together else None)
         ),
+        "whose regions see the same neighbours": (
+            config.region_neighbours
+            == (None if (near := saved.neighbours) is None else near.tolist())
+        ),
         f"with patches that divide {saved.context_length} steps": (
             saved.context_length % config.patch_length == 0
         ),
@@ -286,7 +290,7 @@ def load_classifier(folder: Path, saved: Preprocessing) -> TimerXLForClassificat
     if wrong := [what for what, is_so in fits.items() if not is_so]:
         raise InputError(f"{folder} holds no model {' '.join(wrong)}, as its {PREPROCESSING} says.")
     tokens = saved.context_length // config.patch_length * len(content["feature_names"])
-    tokens *= config.num_regions or 1
+    tokens *= config.regions_in_window
     check_memory(tokens**2, f"attention among the {tokens:,} tokens of one window")
     return model
 

@@ -146,10 +146,13 @@ def test_half_precision_weights_are_averaged_in_fp32_under_zero(tmp_path: Path) 
         torch.testing.assert_close(average, expected.float(), rtol=0, atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def every_patch(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+@pytest.fixture(scope="module", params=["all", "2"])  # or those of two neighbours beside each
+def every_patch(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[str], list[float]]:
     folder = tmp_path_factory.mktemp("every_patch")
-    return train("one process", folder, "train.batch_size=8", *EVERY_PATCH)
+    settings = [*EVERY_PATCH, f"data.regions_together={request.param}"]
+    return settings, train("one process", folder, "train.batch_size=8", *settings)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +165,12 @@ def every_patch(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     ],
 )
 def test_every_layout_follows_one_trajectory_with_a_label_at_every_patch(
-    launcher: str, overrides: list[str], tolerance: float, every_patch: list[float], tmp_path: Path
+    launcher: str,
+    overrides: list[str],
+    tolerance: float,
+    every_patch: tuple[list[str], list[float]],
+    tmp_path: Path,
 ) -> None:
-    losses = train(launcher, tmp_path / "run", *EVERY_PATCH, *overrides)
-    assert losses == pytest.approx(every_patch, rel=tolerance)
+    settings, expected = every_patch
+    losses = train(launcher, tmp_path / "run", *settings, *overrides)
+    assert losses == pytest.approx(expected, rel=tolerance)

@@ -460,8 +460,8 @@ def read_forecast_input(
         transform = RegionGrid.of(series, *parts, saved.regions)
         if absent := [name for name in saved.regions if name not in series.regions]:
             notes.append(
-                f"the table has no {listed(absent, 30)}: the model was trained with all of its "
-                "regions side by side, and forecasts the others without."
+                f"the table has no {listed(absent, 30)}: the model was trained with "
+                "these regions beside the others, and forecasts the others without."
             )
     return ForecastInput(series, transform, steps_behind(series), saved.context_length, notes)
 

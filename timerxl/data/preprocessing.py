@@ -19,6 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 from timerxl.config import DataConfig, InputError, RunConfig, SyntheticConfig, validate
 from timerxl.data.enso import ONI_FEATURE
+from timerxl.data.neighbours import region_places
 from timerxl.data.series import WeatherSeries
 from timerxl.untrusted import (
     Between,
@@ -660,6 +661,7 @@ _SHAPE = {
         "threshold_mm?": (Between(0.0, 1e6), None),
     },
     "static_feature_names?": [Text(1_100)],
+    "region_neighbours?": dict,
     "is_synthetic?": bool,
     "source?": {"path?": (str, None), "sha256?": (str, None)},
     "decision_threshold?": (Between(0.0, 1.0), None),
@@ -706,7 +708,16 @@ class Preprocessing:
     @property
     def regions_together(self) -> bool:
         """Whether a window holds all regions side by side."""
-        return self._data.regions_together == "all"
+        return self._data.regions_together != "none"
+
+    @property
+    def neighbours(self) -> np.ndarray | None:
+        """[G, k]: the regions whose variables each region sees beside its own, the nearest first;
+        None where it sees all of them, or none."""
+        near = self.content.get("region_neighbours")
+        if not near or self._data.regions_together in ("none", "all"):
+            return None
+        return np.stack([region_places(near[name], self.regions) for name in self.regions])
 
     @property
     def context_length(self) -> int:
@@ -775,8 +786,25 @@ def content_problem(content: Any) -> str | None:
         data = _saved_data(content["data"])
     except InputError as error:
         return str(error).rstrip(".")
+    if problem := _neighbours_problem(content, data.regions_together):
+        return problem
     if content["label"]["horizon_hours"] != data.label_horizon_hours:
         return "label.horizon_hours is not data.label_horizon_hours"
+    return None
+
+
+def _neighbours_problem(content: dict[str, Any], together: int | str) -> str | None:
+    """Tell what is wrong with ``region_neighbours``, as a clause; None if nothing."""
+    if together in ("none", "all"):
+        return None
+    near, regions = content.get("region_neighbours", {}), content["regions"]
+    if set(near) != set(regions):
+        return f"region_neighbours does not name the neighbours of the {len(regions):,} regions"
+    known = set(regions)
+    for name, of in near.items():
+        is_list = isinstance(of, list) and all(isinstance(one, str) for one in of)
+        if not is_list or len(of) != together or len({name, *of} & known) != len(of) + 1:
+            return f"region_neighbours of {plain(name, 80)} is no list of {together} other regions"
     return None
 
 

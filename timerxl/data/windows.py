@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from timerxl.config import DataConfig, InputError
+from timerxl.data.neighbours import nearest_by_distance, nearest_by_rain
 from timerxl.data.preprocessing import (
     SPLITS,
     Preprocessing,
@@ -250,7 +251,8 @@ class WeatherWindows:
     ``rained_before`` [R] are 0, 1 or NaN for the rain after and before each row. ``splits`` holds
     one dataset each with the columns row, region, issue_time and label; asked for a list of
     positions it gives the tensors of :meth:`batch`. ``on_device`` is a copy of the series on the
-    device that trains, where there is one.
+    device that trains, where there is one. With ``data.regions_together=k`` there are the
+    ``neighbours`` [G, k] of each of the G regions of training, the nearest first.
     """
 
     series: WeatherSeries
@@ -267,6 +269,7 @@ class WeatherWindows:
     rows: dict[str, np.ndarray]
     definition: dict[str, Any]
     transform: WindowTransform
+    neighbours: np.ndarray | None = None
     on_device: WindowTransform | None = None
 
     def issue_rows(self, split: str) -> np.ndarray:
@@ -376,9 +379,21 @@ def build_windows(
     values = torch.from_numpy(scale(series.values, series.feature_names, scaling)).share_memory_()
     targets = torch.from_numpy(np.nan_to_num(label, nan=-1).astype(np.int64)).share_memory_()
     transform = WindowTransform(values, static, targets, context_length)
-    if config.regions_together == "all":
+    near, seen_beside = None, {}
+    if config.regions_together != "none":
         regions = series.regions if saved is None else saved.regions
         transform = RegionGrid.of(series, values, static, targets, context_length, regions)
+        if config.regions_together != "all":
+            near = saved.neighbours if saved is not None else None
+            if near is None:
+                near = nearest_regions(
+                    series, label, split.rows["train"], int(config.regions_together)
+                )
+            seen_beside = {
+                name: [regions[one] for one in of]
+                for name, of in zip(regions, near.tolist(), strict=True)
+            }
+            notes.append(_neighbours_note(seen_beside))
     windows = WeatherWindows(
         series=series,
         values=values,
@@ -396,13 +411,42 @@ def build_windows(
             "label": _label_definition(series, config, next_patch),
             "split": split.method,
             "data": asdict(config),
+            **({"region_neighbours": seen_beside} if seen_beside else {}),
             **({"training_ranges": seen} if seen else {}),
         },
         transform=transform,
+        neighbours=near,
     )
     if saved is None and (problem := series_problem(windows.preprocessing())):
         raise InputError(f"a model of this series could never be read again: {problem}.")
     return windows
+
+
+def nearest_regions(
+    series: WeatherSeries, label: np.ndarray, rows: np.ndarray, count: int
+) -> np.ndarray:
+    """Choose [G, count]: the neighbours of each region, the nearest first.
+
+    Near by distance where series.json tells where the regions lie, else by the correlation of their
+    labels at the training ``rows``. Raises InputError where there are not so many others.
+    """
+    if count >= len(series.regions):
+        raise InputError(
+            f"data.regions_together={count} with {len(series.regions)} regions: a region has "
+            f"{len(series.regions) - 1} others. Take fewer, or data.regions_together=all, with "
+            "which every region sees every other."
+        )
+    near = nearest_by_distance(series.source.get("prepared"), series.regions)
+    if near is None:
+        times, regions = series.timestamps, len(series.regions)
+        near = nearest_by_rain(series.region_index, times, label, rows, regions)
+    return near[:, :count]
+
+
+def _neighbours_note(seen_beside: dict[str, list[str]]) -> str:
+    shown = [f"{name} with {', '.join(of)}" for name, of in list(seen_beside.items())[:12]]
+    more = f"; and {len(seen_beside) - 12:,} more" if len(seen_beside) > 12 else ""
+    return f"each region sees its neighbours: {'; '.join(shown)}{more}."
 
 
 def _rain_boundaries(

@@ -106,6 +106,8 @@ def seen_neighbours(windows: WeatherWindows) -> np.ndarray | None:
     grid = windows.transform
     if not isinstance(grid, RegionGrid):
         return None
+    if windows.neighbours is not None:
+        return windows.neighbours
     train = windows.issue_rows("train")
     region = grid.region_of_row.numpy()
     times, count = windows.series.timestamps, grid.rows_per_window

@@ -290,7 +290,7 @@ _DATA: dict[str, Any] = {
     "oni_lag_months": COUNT,
     "split": _choice("time", "rows"),
     "labels": _choice("last", "every_patch"),
-    "regions_together": _choice("none", "all"),
+    "regions_together": _choice("none", "all", *range(1, 1_001)),
     "label_fraction": SHARE,
     **_each(SHARE, _FRACTIONS),
 }
@@ -391,6 +391,7 @@ MODEL_CONFIG: dict[str, Any] = _MODEL | {
     "loss_gamma": POSITIVE,
     "next_patch_head": FLAG,
     "num_regions": COUNT,
+    "region_neighbours": [[COUNT]],
     "id2label": Mapping(CLASS, NAME),
     "label2id": Mapping(NAME, COUNT),
 }
@@ -452,6 +453,7 @@ PREPROCESSING: dict[str, Any] = {
     },
     "static_feature_names": [STATIC_NAME],
     "regions": [NAME],
+    "region_neighbours": Mapping(KNOWN_NAME, [KNOWN_NAME]),
     "is_synthetic": FLAG,
     "source": {
         **_SYNTHETIC,

@@ -21,6 +21,8 @@ class TimerXLConfig(PreTrainedConfig):
             ``variable_embedding``; otherwise only a record of the training data.
         num_regions: number of regions G that stand side by side in one window, each with
             ``num_variables`` variables; None where a window is of one region.
+        region_neighbours: for each of the G regions the places of the k others whose variables it
+            sees beside its own, the nearest first; None where each sees all.
         hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, hidden_act:
             as in any transformer; ``hidden_act`` is ``relu`` or ``gelu``.
         hidden_dropout, attention_dropout: probabilities, active in training only.
@@ -50,6 +52,7 @@ class TimerXLConfig(PreTrainedConfig):
     context_length: int = 1440
     num_variables: int | None = None
     num_regions: int | None = None
+    region_neighbours: list[list[int]] | None = None
     hidden_size: int = 1024
     intermediate_size: int = 2048
     num_hidden_layers: int = 8
@@ -108,6 +111,28 @@ class TimerXLConfig(PreTrainedConfig):
                     "num_regions needs variable_embedding=True: variables and regions are told "
                     "apart by their embeddings."
                 )
+
+        if self.region_neighbours is not None and (problem := self._neighbours_problem()):
+            raise ValueError(f"region_neighbours {problem}.")
+
+    def _neighbours_problem(self) -> str | None:
+        """What is wrong with ``region_neighbours``, as a clause; None if nothing is."""
+        near, count = self.region_neighbours or [], self.num_regions or 0
+        if len(near) != count or len({len(of) for of in near}) != 1:
+            return f"does not name equally many neighbours for each of {count} regions"
+        for region, of in enumerate(near):
+            if not of or not all(type(one) is int and 0 <= one < count for one in of):
+                return f"of region {region} is not a list of regions from 0 to {count - 1}"
+            if len({region, *of}) <= len(of):
+                return f"of region {region} holds a region twice, or itself"
+        return None
+
+    @property
+    def regions_in_window(self) -> int:
+        """Regions whose variables are looked at together: 1, 1 + k with k neighbours, or all G."""
+        if self.region_neighbours is not None:
+            return 1 + len(self.region_neighbours[0])
+        return self.num_regions or 1
 
     @property
     def needs_fixed_variables(self) -> bool:

@@ -122,7 +122,7 @@ class TimerXLFeatureExtractor(FeatureExtractionMixin):
                 region_column=data.get("region_column") or "region",
                 calibration=content.get("calibration"),
                 decision_threshold=content.get("decision_threshold"),
-                regions_together=data.get("regions_together") == "all",
+                regions_together=data.get("regions_together", "none") != "none",
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"preprocessing.json does not fit a model: {error}") from error

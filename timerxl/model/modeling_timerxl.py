@@ -2,7 +2,8 @@
 
 Shape legend: B batch, T time steps, C variables, P patch length, N = T/P patches, L = C*N tokens
 (variable-major), H heads, D hidden size, S static features, K classes, M patches with a label. With
-G regions in a window C stands for the variables of one, and L = G*C*N.
+G regions in a window C stands for the variables of one, and L = G*C*N. With k neighbours each
+region looks at W = 1 + k of them, its own first: a sample is then G windows of W*C*N tokens.
 """
 
 from __future__ import annotations
@@ -136,7 +137,8 @@ def flops_per_sample(
     variables = num_variables or config.num_variables
     if variables is None:
         raise ValueError("pass num_variables: the configuration does not fix it.")
-    variables *= config.num_regions or 1
+    own, variables = variables * (config.num_regions or 1), variables * config.regions_in_window
+    windows = (config.num_regions or 1) if config.region_neighbours is not None else 1
     tokens, size = variables * patches, config.hidden_size
     in_layers = 0
     skips = (
@@ -148,8 +150,9 @@ def flops_per_sample(
         in_layers += 4 * tokens * size**2 + 4 * asking * size**2  # k, v; q, output
         in_layers += 4 * asking * tokens * size  # scores and weighted values
         in_layers += 4 * asking * size * config.intermediate_size
-    total = in_layers + 2 * tokens * config.patch_length * size
-    total += _head_flops(config, head, variables, tokens, label_patches)
+    in_layers *= windows
+    total = in_layers + 2 * windows * tokens * config.patch_length * size
+    total += _head_flops(config, head, own, own * patches, label_patches)
     if not training:
         return total
     return 3 * total + (in_layers if checkpointing else 0)
@@ -345,6 +348,7 @@ class TimerXLModel(TimerXLPreTrainedModel):
         self.layers = nn.ModuleList(TimerXLLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self._layouts: dict[Any, TokenLayout] = {}
+        self._seen: dict[torch.device, Tensor] = {}
         self.post_init()
 
     def _layout(self, num_variables: int, num_patches: int, device: torch.device) -> TokenLayout:
@@ -364,6 +368,15 @@ class TimerXLModel(TimerXLPreTrainedModel):
                 )
             self._layouts = {key: layout}
         return self._layouts[key]
+
+    def _regions_seen(self, device: torch.device) -> Tensor:
+        """int64 [G, W]: each region and its neighbours."""
+        if device not in self._seen:
+            near = self.config.region_neighbours or []
+            with torch.inference_mode(False):
+                seen = torch.tensor([[region, *of] for region, of in enumerate(near)])
+                self._seen = {device: seen.to(device)}
+        return self._seen[device]
 
     def _check(self, past_values: Tensor) -> None:
         config = self.config
@@ -403,8 +416,30 @@ class TimerXLModel(TimerXLPreTrainedModel):
                 f"past_observed_mask has shape {list(observed.shape)}; expected [B, T, G] = "
                 f"{[batch, steps, regions]}, for a model with num_regions."
             )
-        whole = observed.bool().unflatten(1, (-1, self.config.patch_length)).all(2)  # [B, N, G]
-        by_token = whole.transpose(1, 2).repeat_interleave(variables // regions, dim=1)
+        return self._tokens_hidden(observed, variables // regions)
+
+    def _neighbourhoods(
+        self, past_values: Tensor, observed: Tensor | None, seen: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Cut [B, T, G*C] into each region's window, its own variables first: [B*G, T, W*C], and
+        which of its tokens [B*G, W*C*N] are not to be looked at."""
+        regions, width = seen.shape
+
+        def chosen(of_regions: Tensor) -> Tensor:  # [B, T, G, X] -> [B*G, T, W*X]
+            picked = of_regions.index_select(2, seen.flatten())
+            picked = picked.unflatten(2, (regions, width)).flatten(3)
+            return picked.transpose(1, 2).flatten(0, 1)
+
+        values = chosen(past_values.unflatten(2, (regions, -1)))
+        if observed is None:
+            return values, None
+        variables = past_values.shape[2] // regions
+        return values, self._tokens_hidden(chosen(observed.bool()[..., None]), variables)
+
+    def _tokens_hidden(self, observed: Tensor, variables: int) -> Tensor:
+        """[B, L] of ``observed`` [B, T, W], regions of so many variables each."""
+        whole = observed.bool().unflatten(1, (-1, self.config.patch_length)).all(2)  # [B, N, W]
+        by_token = whole.transpose(1, 2).repeat_interleave(variables, dim=1)
         return ~by_token.flatten(1)
 
     def forward(
@@ -425,9 +460,16 @@ class TimerXLModel(TimerXLPreTrainedModel):
         With ``last_patch_only`` the last layer computes the last patch of every variable alone
         (exactly: no other output is read) and the result is [B, C, D]. ``output_attentions``
         returns the weights [B, H, L, L] of each layer; a fused kernel has none, so that eager
-        attention is taken for this call. Raises ValueError where T or C does not fit.
+        attention is taken for this call. With ``region_neighbours`` the result is of the regions'
+        own tokens, as without; ``hidden_states`` and ``attentions`` are of the B*G windows, region
+        by region, of W*C*N tokens each. Raises ValueError where T or C does not fit.
         """
         self._check(past_values)
+        is_hidden = self._hidden(past_observed_mask, past_values.shape)
+        seen = None
+        if self.config.region_neighbours is not None:
+            seen = self._regions_seen(past_values.device)
+            past_values, is_hidden = self._neighbourhoods(past_values, past_observed_mask, seen)
         variables = past_values.shape[2]
         patches = past_values.shape[1] // self.config.patch_length
         tokens = past_values.transpose(1, 2).unflatten(2, (patches, -1))  # [B, C, N, P]
@@ -435,11 +477,16 @@ class TimerXLModel(TimerXLPreTrainedModel):
         if self.variable_embedding is not None:
             by_variable = self.variable_embedding.weight
             if self.region_embedding is not None:
-                by_variable = by_variable + self.region_embedding.weight[:, None]
-                by_variable = by_variable.flatten(0, 1)
-            hidden = hidden + by_variable[:, None, :].to(hidden.dtype)
+                of_region = self.region_embedding.weight
+                if seen is not None:
+                    of_region = self.region_embedding(seen)  # [G, W, D]
+                by_variable = (by_variable + of_region[..., None, :]).flatten(-3, -2)
+            by_variable = by_variable[..., None, :].to(hidden.dtype)
+            if seen is not None:  # [G, W*C, 1, D], the same for every sample
+                hidden = (hidden.unflatten(0, (-1, len(seen))) + by_variable).flatten(0, 1)
+            else:
+                hidden = hidden + by_variable
         hidden = hidden.flatten(1, 2)  # [B, L, D]
-        is_hidden = self._hidden(past_observed_mask, past_values.shape)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         collected = [hidden] if output_hidden_states else None
@@ -462,6 +509,9 @@ class TimerXLModel(TimerXLPreTrainedModel):
                 collected.append(hidden)
         if last_patch_only and output_attentions:  # the weights are of all tokens
             hidden = layout.last_patches().per_variable_tail(hidden, dim=1)
+        if seen is not None:  # of each window its own region's tokens, as if they stood together
+            own = hidden.unflatten(1, (seen.shape[1], -1))[:, 0]
+            hidden = own.unflatten(0, (-1, len(seen))).flatten(1, 2)
         hidden = self.norm(hidden)
         output = TimerXLModelOutput(
             hidden,

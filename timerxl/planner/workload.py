@@ -81,7 +81,7 @@ class Workload:
     @property
     def tokens_per_sample(self) -> int:
         patches = self.model.context_length // self.model.patch_length
-        return (self.model.num_variables or 1) * (self.model.num_regions or 1) * patches
+        return (self.model.num_variables or 1) * self.model.regions_in_window * patches
 
     @cached_property
     def num_parameters(self) -> int:
@@ -162,6 +162,7 @@ def describe_windows(config: RunConfig, windows: WeatherWindows) -> Workload:
             len(windows.static_feature_names),
             alpha=0.5,
             num_regions=len(series.regions),
+            neighbours=windows.neighbours,
         ),
         windows=counts,
         step_hours=series.step_hours,

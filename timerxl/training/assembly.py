@@ -61,9 +61,18 @@ def next_patch_weight(config: RunConfig) -> float:
 
 
 def model_config(
-    config: RunConfig, num_variables: int, num_static: int, alpha: float, num_regions: int = 1
+    config: RunConfig,
+    num_variables: int,
+    num_static: int,
+    alpha: float,
+    num_regions: int = 1,
+    neighbours: np.ndarray | None = None,
 ) -> TimerXLConfig:
-    """Build the model's configuration; raise InputError where recipe and data don't fit."""
+    """Build the model's configuration; raise InputError where recipe and data don't fit.
+
+    ``neighbours`` [num_regions, k]: the regions that each sees beside its own
+    (``data.regions_together=k``).
+    """
     chosen = asdict(config.model)
     for key, found, name in (
         ("num_variables", num_variables, "features"),
@@ -86,7 +95,8 @@ def model_config(
             loss_name=config.loss.name,
             loss_alpha=alpha,
             loss_gamma=config.loss.gamma,
-            num_regions=num_regions if config.data.regions_together == "all" else None,
+            num_regions=num_regions if config.data.regions_together != "none" else None,
+            region_neighbours=None if neighbours is None else neighbours.tolist(),
             next_patch_head=next_patch_weight(config) > 0,
         )
     except ValueError as error:

@@ -135,7 +135,8 @@ def set_up(
     alpha = resolve_alpha(config, windows.labels_of("train"), log) if is_rain else 0.5
     names, static_names = windows.series.feature_names, windows.static_feature_names
     num_regions = len(windows.series.regions)
-    settings = model_config(config, len(names), len(static_names), alpha, num_regions)
+    sizes = len(names), len(static_names)
+    settings = model_config(config, *sizes, alpha, num_regions, windows.neighbours)
     use_seed(config.seed, rank=0)  # the same initial weights on every rank
     model, backbone = build_model(settings, config.model, log, config.train.task)
     accelerator = build_accelerator(config, launch, log)
@@ -316,7 +317,7 @@ def say_derived_settings(
 ) -> None:
     """Log what a step and the whole run are made of, and what may not be meant."""
     tokens = model.config.num_variables * (config.model.context_length // config.model.patch_length)
-    tokens *= model.config.num_regions or 1
+    tokens *= model.config.regions_in_window
     labels = ""
     if plan.tiling is not None:
         what = "labels, one after each patch" if config.train.task == "rain" else "rows to predict"

@@ -266,17 +266,18 @@ def test_steps_of_an_epoch_are_the_loop_s(
     assert run.global_batch(ranks) == plan.global_batch_size
 
 
-@pytest.mark.parametrize("together", ["none", "all"])
+@pytest.mark.parametrize("together", ["none", "all", "2"])
 def test_windows_and_labels_are_counted_where_every_patch_has_a_label(together: str) -> None:
     settings = [*REAL, "data.labels=every_patch", f"data.regions_together={together}"]
     config = load_recipe("quickstart", settings)
     windows = build_windows(load_series(config.data), config.data, 16)
-    run, regions = read_workload(config), 5 if together == "all" else 1
+    run, regions = read_workload(config), 1 if together == "none" else 5
     assert run.train_labels == len(windows.labels_of("train"))
     tiling = LabelTiling.of(windows, 8)
     epochs = [len(tiling.tiles.epoch(np.random.default_rng(seed))) for seed in range(50)]
     assert max(epochs) <= run.windows["train"] < 1.1 * run.train_labels / (2 * regions) + 40
-    assert (run.label_patches, run.tokens_per_sample) == (2, 27 * 2 * regions)
+    seen = 3 if together == "2" else regions  # at once, in a window
+    assert (run.label_patches, run.tokens_per_sample) == (2, 27 * 2 * seen)
     # Both layers for all tokens, and an answer for every label: more than one for each region.
     last = read_workload(load_recipe("quickstart", [*settings, "data.labels=last"]))
     assert 1 < run.flops_per_sample() / last.flops_per_sample() < 2

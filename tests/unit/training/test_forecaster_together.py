@@ -1,4 +1,4 @@
-"""A model of all regions in one window: run, forecaster, feature extractor and ONNX agree."""
+"""A model of regions in one window, all or neighbours: run, forecaster, extractor, ONNX agree."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ CONTEXT, REGIONS = 16, 5
 LAST = "2024-08-20T18"
 
 
-@pytest.fixture(scope="module")
-def windows() -> WeatherWindows:
+@pytest.fixture(scope="module", params=["all", 2])
+def windows(request: pytest.FixtureRequest) -> WeatherWindows:
     data = DataConfig(
         static_features=True,
-        regions_together="all",
+        regions_together=request.param,
         synthetic=SyntheticConfig(start="2024-03-01", end="2024-09-01"),
     )
     return build_windows(load_synthetic(data), data, CONTEXT)
@@ -43,6 +43,7 @@ def folder(windows: WeatherWindows, tmp_path_factory: pytest.TempPathFactory) ->
         context_length=CONTEXT,
         num_variables=27,
         num_regions=REGIONS,
+        region_neighbours=None if windows.neighbours is None else windows.neighbours.tolist(),
         num_static_real_features=len(windows.static_feature_names),
         hidden_size=16,
         intermediate_size=16,
@@ -93,7 +94,13 @@ def test_without_a_region_the_others_are_forecast_as_if_it_were_not_there(
     assert "the table has no selva" in " ".join(fewer.attrs["notes"])
     probabilities = fewer.set_index("region")["probability_raw"]
     assert sorted(probabilities.index) == sorted(set(whole.index) - {"selva"})
-    assert (probabilities - whole.drop("selva")).abs().max() > 1e-5
+    moved = (probabilities - whole.drop("selva")).abs()
+    assert moved.max() > 1e-5
+    near = forecaster.saved.content.get("region_neighbours")
+    if near is not None:  # those who do not see it forecast what they did
+        blind = [name for name in moved.index if "selva" not in near[name]]
+        assert 0 < len(blind) < len(moved)
+        assert moved[blind].max() < 1e-6
 
 
 def test_a_region_that_training_did_not_have_is_refused(folder: Path, table: pd.DataFrame) -> None:
