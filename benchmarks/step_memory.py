@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -21,17 +24,23 @@ from timerxl.planner.trace import Peak, StepSettings, trace_step
 from timerxl.training.assembly import model_config
 
 GIB = 2**30
-NUM_VARIABLES = 27
+NUM_VARIABLES, NUM_REGIONS = 27, 5
 
 
-def recipe_settings(name: str, pooling: str | None = None) -> TimerXLConfig:
-    """A recipe's model on 27 variables, without dropout, optionally with another pooling."""
-    recipe = load_recipe(name)
+def recipe_settings(
+    name: str, pooling: str | None = None, overrides: Sequence[str] = ()
+) -> TimerXLConfig:
+    """A recipe's model on 27 variables (of five regions, where they stand together), without
+    dropout, optionally with another pooling."""
+    recipe = load_recipe(name, list(overrides))
     recipe.model.hidden_dropout = recipe.model.attention_dropout = 0.0
     if pooling is not None:
         recipe.model.pooling = pooling
     num_static = 9 if recipe.data.static_features else 0
-    return model_config(recipe, NUM_VARIABLES, num_static, alpha=0.5)
+    near, together = None, recipe.data.regions_together
+    if isinstance(together, int):
+        near = (np.arange(NUM_REGIONS)[:, None] + 1 + np.arange(together)) % NUM_REGIONS
+    return model_config(recipe, NUM_VARIABLES, num_static, 0.5, NUM_REGIONS, near)
 
 
 def traced_peak(settings: TimerXLConfig, batch_size: int, checkpointing: bool) -> Peak:

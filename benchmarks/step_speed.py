@@ -1,12 +1,15 @@
 """Training step on a CPU against the matrix products it is made of, in one interleaved run.
 
-    python benchmarks/step_speed.py [transfer_long small] [--repeats 3]
+    python benchmarks/step_speed.py [transfer_long small] [key=value ...] [--repeats 3]
 
 Every repeat times each matrix product of a step at the layers' own shapes (forward, and both
 products of backward), then a whole fp32 step of the same model at the recipe's batch size (mean
-pooling, no dropout, forward + backward + AdamW), then a step with pooling="last". Operations that
-the flash kernel repeats in backward are not counted in the step's favour. Also: the time to load
-a batch of windows.
+pooling, no dropout, one label a window, forward + backward + AdamW), then a step with
+pooling="last", then a step as the recipe and the settings (``data.labels=every_patch``,
+``data.regions_together=all`` with five regions) train. Operations that the flash kernel repeats in
+backward are not counted in the step's favour. Beside the time of a step stands that of one of its
+labels: a label after every patch makes N of a window, five regions in it five times as many. Also:
+the time to load a batch of windows.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -28,7 +31,8 @@ from timerxl.config import load_recipe
 from timerxl.data.readers import load_series
 from timerxl.data.windows import build_windows
 from timerxl.model import TimerXLConfig, TimerXLForClassification
-from timerxl.training.assembly import build_optimizer
+from timerxl.planner.trace import zero_windows
+from timerxl.training.assembly import build_optimizer, next_patch_weight
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -70,23 +74,35 @@ class Products:
         )
 
 
-def stepper(settings: TimerXLConfig, batch_size: int) -> Callable[[], None]:
-    """A whole training step on random numbers."""
+def stepper(
+    settings: TimerXLConfig,
+    batch_size: int,
+    label_patches: int | None = None,
+    next_patch_weight: float = 0.0,
+) -> tuple[Callable[[], None], int]:
+    """A whole training step on random numbers, and how many labels it has."""
     model = TimerXLForClassification(settings).train()
     optimizer = build_optimizer(model, load_recipe("small").optim)
-    batch = {
-        "past_values": torch.randn(batch_size, settings.context_length, NUM_VARIABLES),
-        "labels": torch.randint(0, 2, (batch_size,)),
-    }
-    if settings.num_static_real_features:
-        batch["static_real_features"] = torch.randn(batch_size, settings.num_static_real_features)
+    batch = zero_windows(settings, batch_size, label_patches)
+    batch["past_values"].normal_()
+    batch["labels"].random_(2)
 
     def step() -> None:
-        model(**batch).loss.backward()
+        model(**batch, next_patch_weight=next_patch_weight).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    return step
+    return step, batch["labels"].numel()
+
+
+def recipe_stepper(name: str, overrides: Sequence[str]) -> tuple[Callable[[], None], int]:
+    """A step with the labels, the regions and the next patch of a recipe; its number of labels."""
+    recipe = load_recipe(name, list(overrides))
+    patches = None
+    if recipe.data.labels == "every_patch":
+        patches = recipe.model.context_length // recipe.model.patch_length
+    settings = recipe_settings(name, overrides=overrides)
+    return stepper(settings, recipe.train.batch_size, patches, next_patch_weight(recipe))
 
 
 def window_loading(name: str) -> float:
@@ -101,36 +117,43 @@ def window_loading(name: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("recipes", nargs="*", default=["transfer_long", "small"])
+    parser.add_argument("given", nargs="*", metavar="RECIPE or key=value")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
+    overrides = [one for one in arguments.given if "=" in one]
+    recipes = [one for one in arguments.given if "=" not in one] or ["transfer_long", "small"]
     print(machine_line())
-    for name in arguments.recipes:
-        batch_size = load_recipe(name).train.batch_size
-        mean = recipe_settings(name, "mean")
-        products = Products(mean, batch_size)
-        steps = {
-            pooling: stepper(recipe_settings(name, pooling), batch_size)
-            for pooling in ("mean", "last")
-        }
-        for step in steps.values():
+    for name in recipes:
+        batch_size = load_recipe(name, overrides).train.batch_size
+        one_region = [*overrides, "data.regions_together=none"]
+        of_pooling = {one: recipe_settings(name, one, one_region) for one in ("mean", "last")}
+        products = Products(of_pooling["mean"], batch_size)
+        steps = {one: stepper(settings, batch_size) for one, settings in of_pooling.items()}
+        steps["recipe"] = recipe_stepper(name, overrides)
+        for step, _ in steps.values():
             step()  # AdamW's state, first pages
         rows = []
         for _ in range(arguments.repeats):
-            ideal = products.time()
-            rows.append((ideal, seconds(steps["mean"]), seconds(steps["last"])))
-            print("  products {:.2f} s, step {:.2f} s, step with last {:.2f} s".format(*rows[-1]))
-        ideal, step_time, last_time = (
+            rows.append((products.time(), *(seconds(step) for step, _ in steps.values())))
+            print(
+                "  products {:.2f} s, step {:.2f} s, step with last {:.2f} s, "
+                "step of the recipe {:.2f} s".format(*rows[-1])
+            )
+        ideal, step_time, last_time, recipe_time = (
             statistics.median(column) for column in zip(*rows, strict=True)
         )
         share = statistics.median(row[0] / row[1] for row in rows)
-        operations = products.operations()
+        operations, labels = products.operations(), steps["recipe"][1]
         print(
             f"{name}, batch {batch_size}: step {step_time:.2f} s = "
             f"{operations / step_time / 1e9:.1f} GFLOP/s; its matrix products alone {ideal:.2f} s "
             f"= {operations / ideal / 1e9:.1f} GFLOP/s; the step runs at {share:.1%} of that.\n"
             f"{name}: with pooling=last (skipped work) a step takes {last_time:.2f} s, "
-            f"{step_time / last_time:.2f} times as fast."
+            f"{step_time / last_time:.2f} times as fast.\n"
+            f"{name}: one label a window, {batch_size} a step: "
+            f"{step_time / batch_size * 1e3:.3g} ms a label, with pooling=last "
+            f"{last_time / batch_size * 1e3:.3g} ms. As the recipe trains, {labels} a step: "
+            f"{recipe_time:.2f} s, {recipe_time / labels * 1e3:.3g} ms a label."
         )
         loading = window_loading(name)
         print(
