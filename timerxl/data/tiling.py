@@ -103,7 +103,10 @@ class LabelTiling:
 
     @classmethod
     def of(cls, windows: WeatherWindows, patch_length: int) -> LabelTiling:
-        """Tile the training split of ``windows``."""
+        """Tile the training split of ``windows``.
+
+        A ``patch_length`` of a whole context gives each label, at a window's end, a window.
+        """
         rows, transform = windows.issue_rows("train"), windows.transform
         size = windows.context_length // patch_length, patch_length
         counted = cls._counted_rows(windows)
@@ -154,15 +157,19 @@ class LabelTiling:
         ``static_real_features`` [B, N, S] of these windows.
 
         With all regions in a window [B, T, G*C], [B, N, G] and [B, N, G, S], and
-        ``past_observed_mask`` [B, T, G] where the series has holes.
+        ``past_observed_mask`` [B, T, G] where the series has holes. Tiles of one patch have no axis
+        N, and no positions.
         """
         windows = torch.as_tensor(codes, dtype=torch.int64).to(self.label.device)
         ends, (rows, _) = windows // self.num_patches, self.tiles.rows(windows)
         batch = self.transform.inputs(ends)
         batch["labels"] = self.labels(windows)
-        batch["label_positions"] = torch.arange(self.num_patches, device=windows.device)
         if (static := self.transform.static) is not None:
             batch["static_real_features"] = static[rows]
+        if self.num_patches == 1:
+            last = ("labels", "static_real_features")
+            return {key: one[:, 0] if key in last else one for key, one in batch.items()}
+        batch["label_positions"] = torch.arange(self.num_patches, device=windows.device)
         return batch
 
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from timerxl.config import RunConfig
 from timerxl.data.tiling import LabelTiling, PatchTiling
-from timerxl.data.windows import WeatherWindows
+from timerxl.data.windows import RegionGrid, WeatherWindows
 from timerxl.model.modeling_timerxl import sample_weights
 from timerxl.training.precision import SettingChoice, choose_data_place
 from timerxl.training.signals import HANDLED
@@ -82,6 +82,7 @@ class BatchPlan:
     def flops_per_sample(self, model: Any) -> int:
         """Count the operations of one training window of ``model``."""
         patches = None if self.tiling is None else self.tiling.num_patches
+        patches = None if patches == 1 else patches
         return int(model.flops_per_sample(training=True, label_patches=patches))
 
     @property
@@ -139,12 +140,14 @@ def evaluation_share(num_samples: int, world_size: int, rank: int) -> np.ndarray
 
 
 def tile_labels(config: RunConfig, windows: WeatherWindows) -> LabelTiling | None:
-    """Tile the training labels where ``data.labels`` is every_patch, or the training rows where
-    the task is the next patch."""
+    """Tile the training labels where ``data.labels`` is every_patch or regions stand together, or
+    the training rows where the task is the next patch."""
     if config.train.task == "next_patch":
         return PatchTiling.of(windows, config.model.patch_length)
     if config.data.labels == "last":
-        return None
+        # With regions in one window a time is one sample, and has a label for each of them.
+        together = isinstance(windows.transform, RegionGrid)
+        return LabelTiling.of(windows, windows.context_length) if together else None
     return LabelTiling.of(windows, config.model.patch_length)
 
 

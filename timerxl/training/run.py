@@ -320,7 +320,8 @@ def say_derived_settings(
     tokens *= model.config.regions_in_window
     labels = ""
     if plan.tiling is not None:
-        what = "labels, one after each patch" if config.train.task == "rain" else "rows to predict"
+        what = "labels, one after each patch" if config.data.labels != "last" else "labels"
+        what = what if config.train.task == "rain" else "rows to predict"
         labels = f" an epoch ({plan.num_labels:,} {what})"
     log(
         f"{plan.num_samples:,} training windows{labels}, global batch {plan.global_batch_size} = "

@@ -120,6 +120,28 @@ def test_a_series_without_holes_has_no_mask_and_every_label_counts_once():
     assert batch["static_real_features"].shape == (len(codes), PATCHES, REGIONS, 4 + REGIONS)
 
 
+def test_with_a_label_at_the_end_alone_each_comes_once_an_epoch(windows):
+    tiling, series = LabelTiling.of(windows, CONTEXT), windows.series
+    codes = tiling.tiles.epoch(np.random.default_rng(4))
+    batch = tiling[codes.tolist()]
+    assert "label_positions" not in batch
+    assert len(set(codes)) == len(codes) == tiling.tiles.most_windows
+    assert batch["labels"].shape == (len(codes), REGIONS)
+    assert batch["static_real_features"].shape == (len(codes), REGIONS, 4 + REGIONS)
+    met = np.zeros(len(series.timestamps), int)
+    for window, region in np.argwhere(batch["labels"].numpy() != -100):
+        time = series.timestamps.min() + np.timedelta64(int(codes[window]) * 6, "h")
+        row = row_of(windows, time, region)
+        met[row] += 1
+        assert batch["labels"][window, region] == windows.label[row]
+        of_row = windows.transform.windows(torch.tensor([row]))
+        assert torch.equal(batch["past_values"][window], of_row["past_values"][0])
+        static = batch["static_real_features"][window, region]
+        assert torch.equal(static, windows.static[row])
+    trained = np.isin(np.arange(len(met)), windows.issue_rows("train"))
+    np.testing.assert_array_equal(met, trained.astype(int))
+
+
 def test_regions_with_times_of_their_own_are_refused():
     series = make_series(rows=300)
     timestamps = series.timestamps.copy()

@@ -65,6 +65,17 @@ def test_it_goes_on_to_the_same_weights(near, train_tiny, tmp_path):
     assert all(found[name].equal(tensor) for name, tensor in expected.items())
 
 
+@pytest.mark.parametrize("together", ["all", "2"])
+def test_a_label_at_the_end_of_each_window_alone_trains_too(together, train_tiny, tmp_path):
+    settings = (f"data.regions_together={together}", "data.labels=last", "train.batch_size=8")
+    run = train_tiny(tmp_path / "run", *settings, "train.max_steps=3")
+    (start,) = run.events("start")
+    assert start["steps_per_epoch"] == -(-715 // 5 // 8)  # 715 labels of five regions
+    assert all(np.isfinite(event["loss"]) for event in run.events("train"))
+    assert len(run.events("train")) == 3
+    assert 0 < run.returned["test"]["brier"] < 1
+
+
 def test_rivals_see_the_same_neighbours(near):
     config = near.config
     windows = build_windows(load_series(config.data), config.data, 16)
