@@ -308,7 +308,7 @@ class GradientBoosting(LaggedBaseline):
     def kept(self) -> dict[str, NDArray[Any]]:
         """The fitted trees as plain arrays, for :meth:`restore`."""
         arrays: dict[str, NDArray[Any]] = dict(Trees.of(self._model).arrays)
-        arrays["unseen"] = self._unseen.astype(np.uint8)
+        arrays["unseen"] = np.asarray(self._unseen, np.uint8)
         return arrays
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> Self:
