@@ -30,6 +30,7 @@ import pytest
 from hub_server import Hub, running_hub
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from settings import ONE_LABEL
 
 from timerxl import Forecaster
 from timerxl.config import load_recipe
@@ -39,6 +40,7 @@ NOTEBOOK = ROOT / "docs" / "colab.ipynb"
 INLINE = "module://matplotlib_inline.backend_inline"
 STEPS = 180  # far more than are made before the first copy is seen
 TINY = (
+    f"{ONE_LABEL} "
     "data.synthetic.start=2024-06-01 data.train_fraction=0.35 data.validation_fraction=0.35 "
     "model.patch_length=8 model.context_length=16 model.hidden_size=16 model.intermediate_size=32 "
     f"model.num_hidden_layers=1 train.batch_size=16 train.max_steps={STEPS} train.patience=1000 "

@@ -18,6 +18,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from settings import ONE_LABEL
 
 from timerxl import Forecaster, TimerXLForClassification
 from timerxl.cli import publish
@@ -27,6 +28,7 @@ from timerxl.data.synthetic import load_synthetic
 pytestmark = pytest.mark.slow
 
 TINY = (
+    f"{ONE_LABEL} "
     "data.synthetic.start=2024-03-01 data.train_fraction=0.4 data.validation_fraction=0.3 "
     "model.patch_length=8 model.context_length=16 model.hidden_size=16 model.intermediate_size=16 "
     "model.num_hidden_layers=1 train.max_steps=4 train.trackers=[] eval.fitted_baselines=false "

@@ -14,6 +14,7 @@ import pytest
 import torch
 from processes import ACCELERATE, ROOT
 from safetensors.torch import load_file
+from settings import ONE_LABEL
 
 from timerxl import TimerXLForClassification
 from timerxl.cli import predict
@@ -21,6 +22,7 @@ from timerxl.cli import predict
 pytestmark = pytest.mark.slow
 
 TINY = (
+    f"{ONE_LABEL} "
     "data.synthetic.start=2024-06-01 data.train_fraction=0.05 train.max_steps=14 "
     "train.log_every_steps=1 eval.max_windows=40 train.trackers=[] model.hidden_dropout=0 "
     "model.patch_length=8 model.context_length=32 model.hidden_size=16 "

@@ -14,6 +14,7 @@ import pandas as pd
 import processes
 import pytest
 from processes import ACCELERATE, ROOT, TORCHRUN
+from settings import ONE_LABEL
 
 from timerxl.cli import COMMANDS
 
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.slow
 
 CONFIGS = ROOT.parent / "shared" / "data" / "cases" / "deepspeed_configs"
 TINY = (
+    f"{ONE_LABEL} "
     "data.synthetic.start=2024-06-01 data.train_fraction=0.35 data.validation_fraction=0.35 "
     "model.patch_length=8 model.context_length=16 model.hidden_size=16 model.intermediate_size=32 "
     "model.num_hidden_layers=1 train.batch_size=128 train.max_steps=4 train.trackers=[] "

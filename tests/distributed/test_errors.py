@@ -17,11 +17,13 @@ from typing import Any
 import processes
 import pytest
 from processes import ACCELERATE, TORCHRUN, Forked
+from settings import ONE_LABEL
 
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).resolve().parent
 TINY = (
+    f"{ONE_LABEL} "
     "data.synthetic.start=2024-06-01 data.train_fraction=0.35 data.validation_fraction=0.35 "
     "model.patch_length=8 model.context_length=16 model.hidden_size=16 model.intermediate_size=32 "
     "model.num_hidden_layers=1 train.batch_size=64 train.max_steps=8 train.trackers=[] "

@@ -18,6 +18,7 @@ import pytest
 import torch
 from hub_server import running_hub
 from processes import ROOT
+from settings import ONE_LABEL
 
 from timerxl import Forecaster, TimerXLForClassification
 from timerxl.data.preprocessing import Preprocessing
@@ -26,6 +27,7 @@ from timerxl.data.synthetic import load_synthetic
 pytestmark = pytest.mark.slow
 
 TINY = (
+    f"{ONE_LABEL} "
     "data.synthetic.start=2024-03-01 data.train_fraction=0.4 data.validation_fraction=0.3 "
     "model.patch_length=8 model.context_length=16 model.hidden_size=16 model.intermediate_size=16 "
     "model.num_hidden_layers=1 train.max_steps=4 train.trackers=[] eval.fitted_baselines=false "

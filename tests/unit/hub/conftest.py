@@ -23,8 +23,10 @@ from timerxl.training.run_dir import write_status
 ROOT = Path(__file__).resolve().parents[3]
 sys.path += [str(ROOT / "tests"), str(Path(__file__).parent)]  # hub_server, spoiled_runs
 from hub_server import Hub, running_hub  # noqa: E402
+from settings import ONE_LABEL  # noqa: E402
 
 TINY = (
+    f"{ONE_LABEL} "
     "data.synthetic.start=2024-01-01 data.train_fraction=0.4 data.validation_fraction=0.3 "
     "model.patch_length=8 model.context_length=16 model.hidden_size=16 model.intermediate_size=16 "
     "model.num_hidden_layers=1 train.max_steps=4 train.log_every_steps=1 train.trackers=[] "

@@ -14,6 +14,7 @@ import numpy as np
 import processes
 import pytest
 from accelerate.state import AcceleratorState
+from settings import ONE_LABEL
 from sklearn.metrics import matthews_corrcoef, roc_auc_score
 
 from timerxl.cli import evaluate as command
@@ -23,6 +24,7 @@ from timerxl.data.readers import load_series
 from timerxl.data.windows import build_windows
 
 TINY = (
+    f"{ONE_LABEL} "
     "data.synthetic.start=2023-07-01 train.max_steps=8 model.patch_length=8 "
     "model.context_length=16 model.hidden_size=16 model.intermediate_size=32 train.trackers=[] "
     "eval.fitted_baselines=false eval.num_resamples=100"

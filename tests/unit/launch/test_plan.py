@@ -12,6 +12,7 @@ from typing import Any
 
 import processes
 import pytest
+from settings import ONE_LABEL
 
 from timerxl.cli import plan
 from timerxl.config import load_recipe
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "launch" / "plan.py"
 # Seven months of five regions: 1,430 training windows; 27 variables of two patches.
 TINY = (
+    f"{ONE_LABEL} "
     "data.synthetic.start=2024-06-01 model.patch_length=8 model.context_length=16 "
     "model.hidden_size=16 model.intermediate_size=32 model.num_hidden_layers=1 "
     "model.hidden_dropout=0"

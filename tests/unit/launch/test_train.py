@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 import processes
 import pytest
+from settings import ONE_LABEL
 
 from timerxl.cli import train
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "launch" / "train.py"
 TINY = (
+    f"{ONE_LABEL} "
     "model.patch_length=4 model.context_length=8 model.hidden_size=16 model.intermediate_size=16 "
     "model.num_hidden_layers=1 train.max_steps=2 train.batch_size=32 train.trackers=[] "
     "eval.fitted_baselines=false eval.num_resamples=0"

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
+from settings import ONE_LABEL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import timerxl.planner.plan
@@ -32,6 +33,7 @@ SCRIPT = Path(__file__).resolve().parents[3] / "launch" / "train.py"
 # 710 training windows of the synthetic series, 6 steps an epoch; checkpoints at 5, 6, 10 and 12.
 # One evaluation is a "stagnation" here: a verdict at step 6, not to be said again at step 12.
 TINY = (
+    f"{ONE_LABEL} "
     "data.synthetic.start=2024-06-01 data.train_fraction=0.35 data.validation_fraction=0.35 "
     "model.patch_length=8 model.context_length=16 model.hidden_size=16 model.intermediate_size=32 "
     "model.num_hidden_layers=2 train.batch_size=128 train.log_every_steps=1 train.max_steps=12 "

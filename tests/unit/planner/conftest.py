@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState, GradientState
+from settings import ONE_LABEL
 
 from timerxl.config import load_recipe
 from timerxl.planner.trace import StepSettings
@@ -16,11 +17,11 @@ from timerxl.training.assembly import model_config
 ROOT = Path(__file__).resolve().parents[3]
 # 3 variables x 4 patches = 12 tokens of width 32, two heads; 1,000 training windows.
 TINY = (
+    f"{ONE_LABEL} "
     "data.static_features=false model.patch_length=4 model.context_length=16 model.hidden_size=32 "
     "model.intermediate_size=64 model.num_hidden_layers=2 model.num_attention_heads=2 "
     "model.hidden_dropout=0 model.attention_dropout=0 model.pooling=mean "
-    "model.variable_embedding=false train.batch_size=8 train.epochs=1 "
-    "data.labels=last data.regions_together=none loss.next_patch_weight=0"
+    "model.variable_embedding=false train.batch_size=8 "
 ).split()
 WINDOWS = {"train": 1000, "validation": 200, "test": 300}
 

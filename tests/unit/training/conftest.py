@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from settings import ONE_LABEL
 
 from timerxl.config import RunConfig, load_recipe
 from timerxl.data.readers import load_series
@@ -23,11 +24,11 @@ from timerxl.training import run
 
 # Seven months of five regions: 715 training windows, 12 steps an epoch; a run takes 2 seconds.
 TINY = (
+    f"{ONE_LABEL} "
     "data.synthetic.start=2024-06-01 data.train_fraction=0.35 data.validation_fraction=0.35 "
     "model.patch_length=8 model.context_length=16 model.hidden_size=16 model.intermediate_size=32 "
     "model.num_hidden_layers=2 train.log_every_steps=1 train.trackers=[] "
-    "eval.fitted_baselines=false eval.num_resamples=0 eval.every_steps=0 train.epochs=1 "
-    "train.batch_size=64 data.labels=last data.regions_together=none loss.next_patch_weight=0"
+    "eval.fitted_baselines=false eval.num_resamples=0 eval.every_steps=0"
 ).split()
 
 

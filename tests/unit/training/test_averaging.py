@@ -15,6 +15,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
+from settings import ONE_LABEL
 
 from timerxl.config import InputError, load_recipe
 from timerxl.model import TimerXLForClassification
@@ -100,6 +101,7 @@ def test_half_precision_weights_are_averaged_in_fp32() -> None:
 
 
 TINY = (
+    f"{ONE_LABEL} "
     "data.static_features=false model.patch_length=4 model.context_length=16 model.hidden_size=32 "
     "model.intermediate_size=64 model.num_hidden_layers=2 model.num_attention_heads=2 "
     "model.variable_embedding=false"

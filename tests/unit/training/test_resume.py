@@ -13,6 +13,7 @@ import pytest
 from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from settings import ONE_LABEL
 
 from timerxl.config import InputError, RunConfig, load_recipe, to_yaml
 from timerxl.training.checkpoint import storage as files
@@ -31,7 +32,7 @@ GLOBAL_BATCH = 64  # the quickstart's on one process
 
 
 def given_config(folder: Path, *overrides: str) -> RunConfig:
-    return load_recipe("quickstart", [f"output_dir={folder}", *overrides])
+    return load_recipe("quickstart", [*ONE_LABEL.split(), f"output_dir={folder}", *overrides])
 
 
 def make_run(

@@ -17,6 +17,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from settings import ONE_LABEL
 
 from timerxl.config import load_recipe
 from timerxl.model import TimerXLForClassification
@@ -27,10 +28,10 @@ from timerxl.training.trainer import NumberNotFinite, TrainingStep
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = (
+    f"{ONE_LABEL} "
     "data.static_features=false model.patch_length=4 model.context_length=16 model.hidden_size=32 "
     "model.intermediate_size=64 model.num_hidden_layers=2 model.num_attention_heads=2 "
     "model.hidden_dropout=0 model.attention_dropout=0 model.variable_embedding=false "
-    "data.labels=last data.regions_together=none loss.next_patch_weight=0"
 ).split()
 SETTINGS = model_config(load_recipe("quickstart", TINY), 3, 0, alpha=0.5)
 BATCH = 4
