@@ -10,6 +10,10 @@ where the drive is a known function of region, season, local hour and the ENSO-l
 ``log(s / 24)``, so that a day rains about as often whatever the step. Everything observable depends
 on ``z`` up to ``t`` and on noise of its own: given ``z_t``, the past adds nothing about the rain to
 come, and ``true_probability`` is the exact chance of rain that no forecaster can beat.
+
+That is version 1. In version 2 (``data.synthetic.version``) the hidden states of the regions are
+coupled, and rain depends on them through interactions: see ``coupled_weather``. Its true
+probability is a quasi Monte Carlo mean over the hidden states to come.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from timerxl.config import DataConfig, InputError, SyntheticConfig
+from timerxl.data import coupled_weather
 from timerxl.data.era5.derived import saturation_vapour_pressure_hpa as vapour_hpa
 from timerxl.data.preprocessing import UNITS_PER_MM, whole_steps
 from timerxl.data.series import WeatherSeries, label_like, listed_features
@@ -80,11 +85,34 @@ class HiddenWeather:
     first_row: int  # the table's rows are first_row .. end_row - 1
     end_row: int
     horizon_steps: int
+    slope: Floats | None = None  # [T, G] version 2: how instability lifts the air,
+    ease: Floats | None = None  # [T, G] and what is added to it
+
+
+# What version 2 has otherwise, region by region.
+COUPLED: dict[str, Floats] = {
+    name: np.array(values, dtype=np.float64)
+    for name, values in {
+        "log_rate": (0.0, -0.2, 0.9, 0.5, 1.2),
+        "season": (0.5, 0.4, 0.6, 0.7, 0.3),
+        "ease": (0.2, 0.2, 0.4, 0.2, 0.6),
+        "lift": (1.7, 1.7, 1.7, 1.7, 1.7),  # of instability at the height of the wet season
+        "ease_season": (0.9, -0.6, 0.9, 1.1, 0.6),  # more of it when it is wet, or less
+        "enso_season": (0.45, 0.2, 0.1, -0.35, -0.15),  # per kelvin at the height of the wet season
+        "wind": (1.0, 1.0, -0.4, -1.0, -1.0),  # which way the wind of wet air blows
+    }.items()
+}
+KNOWN_VERSIONS = (1, 2)
 
 
 def _span(config: SyntheticConfig) -> tuple[np.datetime64, np.datetime64]:
     """First and last time stamp of the span; ``end`` is a whole day."""
     step = config.step_hours
+    if config.version not in KNOWN_VERSIONS:
+        raise InputError(
+            f"data.synthetic.version is {config.version}; expected 1 (a hidden state a region) or "
+            "2 (disturbances that travel between regions)."
+        )
     if step < 1 or 24 % step:
         raise InputError(
             f"data.synthetic.step_hours is {step}; expected a divisor of 24, such as 1, 6 or 12."
@@ -169,6 +197,8 @@ def simulate_hidden(config: SyntheticConfig, horizon_hours: float = HORIZON_HOUR
     drive = drive + of["season"] * cycle(day, of["wet_day"], 365.25)
     drive = drive + of["diurnal"] * cycle(hour, of["wet_hour"], 24)
 
+    if config.version == 2:
+        return _simulate_coupled(config, timestamps, oni, ahead, beyond)
     decay = float(np.exp(-step / MEMORY_HOURS))
     noise = streams[1].standard_normal((len(timestamps), len(REGIONS) + 1))
     innovations = np.sqrt(REGION_CORRELATION) * noise[:, :1]
@@ -189,6 +219,52 @@ def simulate_hidden(config: SyntheticConfig, horizon_hours: float = HORIZON_HOUR
         first_row=WARM_UP_HOURS // step,
         end_row=len(timestamps) - beyond - day_steps,
         horizon_steps=ahead,
+    )
+
+
+def _simulate_coupled(
+    config: SyntheticConfig,
+    timestamps: NDArray[np.datetime64],
+    oni: Floats,
+    ahead: int,
+    beyond: int,
+) -> HiddenWeather:
+    """Draw version 2's state (moisture, then instability, of every region) and rain."""
+    step, of = config.step_hours, CLIMATE | COUPLED
+    streams = [np.random.default_rng([config.seed, 20 + purpose]) for purpose in range(4)]
+    middle = timestamps - np.timedelta64(step * 1800, "s")
+    day, hour = season_of(middle)[:, None], local_hour(middle)[:, None]
+    wet_season = cycle(day, of["wet_day"], 365.25)
+    # ENSO acts in a region's wet season, hardly in its dry one.
+    drive = of["log_rate"] + np.log(step / 24) + of["season"] * wet_season
+    drive = drive + of["enso_season"] * oni[:, None] * (0.5 + 0.5 * wet_season)
+    drive = drive + of["diurnal"] * cycle(hour, of["wet_hour"], 24)
+    slope = of["lift"] * wet_season
+    ease = of["ease"] + of["ease_season"] * wet_season
+
+    regions = len(REGIONS)
+    noise = streams[0].standard_normal((len(timestamps), 2 * regions))
+    state = coupled_weather.simulate_state(noise, step)
+    before = np.concatenate([state[:1], state[:-1]])  # rain follows the state a step begins with
+    wetness = coupled_weather.trigger(before[:, :regions], before[:, regions:], slope, ease)
+    rate = np.exp(drive + coupled_weather.SENSITIVITY * wetness)
+    wet = streams[1].random(drive.shape) < 1 - np.exp(-rate)
+    # A gamma amount with a log-normal scale: its tail is heavier than that of either.
+    scale = np.exp(0.4 * before[:, :regions] + 0.7 * streams[2].standard_normal(drive.shape))
+    scale = 0.7 * of["rain_mm"] * (step / 24) ** 0.6 * scale
+    amount = RAIN_THRESHOLD_MM + streams[3].standard_gamma(0.6, drive.shape) * scale
+    return HiddenWeather(
+        timestamps=timestamps,
+        oni=oni,
+        drive=drive,
+        state=state,
+        precipitation_mm=np.where(wet, np.round(amount * 100) / 100, 0.0),
+        decay=float("nan"),
+        first_row=WARM_UP_HOURS // step,
+        end_row=len(timestamps) - beyond - 24 // step,
+        horizon_steps=ahead,
+        slope=slope,
+        ease=ease,
     )
 
 
@@ -257,12 +333,24 @@ def _trailing(values: Floats, steps: int) -> Floats:
 
 def _observe(hidden: HiddenWeather, config: SyntheticConfig) -> dict[str, Floats]:
     """The features, each [T, G]: partial, lagged, noisy views of the state; none looks ahead."""
-    step, of, shape = config.step_hours, CLIMATE, hidden.state.shape
+    step, of, shape = config.step_hours, CLIMATE, hidden.drive.shape
+    seen = dict.fromkeys(_SIGNALS, hidden.state)
+    if hidden.ease is not None:
+        moisture, instability = np.split(hidden.state, 2, axis=1)
+        seen = {
+            "tcwv": moisture,
+            "spread": moisture,
+            "cape": instability,
+            "t2m": instability,
+            "msl": 0.6 * moisture + 0.4 * instability,
+            "u10": COUPLED["wind"] * moisture,
+            "v10": COUPLED["wind"] * instability,
+        }
     signal = {}
     for k, (name, (gain, smoothing_hours, noise_hours)) in enumerate(_SIGNALS.items()):
         rng = np.random.default_rng([config.seed, 4 + k])
         decay = float(np.exp(-step / smoothing_hours))
-        smoothed = accumulate(hidden.state * (1 - decay), decay)
+        smoothed = accumulate(seen[name] * (1 - decay), decay)
         noise = autoregress(rng.standard_normal(shape), float(np.exp(-step / noise_hours)))
         signal[name] = gain * smoothed + _NOISE * noise
 
@@ -336,13 +424,27 @@ def synthetic_table(config: SyntheticConfig, horizon_hours: float = HORIZON_HOUR
     last = hidden.end_row + ahead
     wet = hidden.precipitation_mm[hidden.first_row + 1 : last] >= RAIN_THRESHOLD_MM
     label = np.any(np.lib.stride_tricks.sliding_window_view(wet, ahead, axis=0), axis=-1)
+    coupled_dry = None
+    if hidden.slope is not None and hidden.ease is not None:
+        span = slice(hidden.first_row, last)
+        coupled_dry = coupled_weather.dry_probability(
+            hidden.drive[span],
+            hidden.slope[span],
+            hidden.ease[span],
+            hidden.state[rows],
+            config.step_hours,
+            ahead,
+        )
     tables = []
     for region, name in enumerate(REGIONS):
         columns: dict[str, Any] = {"timestamp": hidden.timestamps[rows], "region": name}
         columns |= {key: values[rows, region] for key, values in features.items()}
         columns[f"rain_{horizon_hours:g}h"] = label[:, region].astype(np.int64)
         drive = hidden.drive[hidden.first_row : last, region]
-        dry = dry_probability(drive, hidden.state[rows, region], hidden.decay, ahead)
+        if coupled_dry is None:
+            dry = dry_probability(drive, hidden.state[rows, region], hidden.decay, ahead)
+        else:
+            dry = coupled_dry[:, region]
         columns[TRUTH] = 1 - dry
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
