@@ -4,8 +4,9 @@
 
 Prints a markdown table: versions 1 and 2 of the built-in series (12-hourly, five regions, 2014 to
 2024) and, where given, Beijing's hourly stations. The label is 0.1 mm or more in the next 24 h; the
-first 70 % of the times are for training (lags of 1, 2 and 4 steps, means of 24 and 72 h), the last 15 % for the test. "With neighbours" adds the
-values of every region at t, one and two steps before.
+first 70 % of the times are for training, the last 15 % for the test. The models see lags of 1, 2
+and 4 steps and means of 24 and 72 h; "neighbours" adds every region's values at t and one and two
+steps before.
 """
 
 from __future__ import annotations
