@@ -73,7 +73,7 @@ def compare(
         runs = observed_probability(series, config.label_horizon_hours, test)
         best = scores(runs.mean(axis=0))
         error = np.abs(np.subtract(scores(runs[0]), scores(runs[1]))) / 2
-        cells.append(f"{best[0]:.3f} ± {error[0]:.4f} / {best[1]:.3f} ± {error[1]:.4f}")
+        cells.append(f"{best[0]:.3f} ± {error[0]:.5f} / {best[1]:.3f} ± {error[1]:.5f}")
         cells.append("{:.3f} / {:.3f}".format(*scores(truth[test])))
     cells.append(f"{label[rows].mean():.2f}")
 
