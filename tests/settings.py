@@ -2,6 +2,6 @@
 
 # One region and one label a window, in one pass over the data: the fewest steps to think through.
 ONE_LABEL = (
-    "data.labels=last data.regions_together=none loss.next_patch_weight=0 train.ema=null "
-    "train.epochs=1 train.batch_size=64"
+    "data.synthetic.version=1 data.labels=last data.regions_together=none "
+    "loss.next_patch_weight=0 train.ema=null train.epochs=1 train.batch_size=64"
 )

@@ -59,6 +59,7 @@ class SyntheticConfig:
     start: str = "2014-01-01"
     end: str = "2024-12-31"
     seed: int = 0
+    version: int = 1  # 2: disturbances travel from region to region, rain needs two things at once
 
 
 @dataclass

@@ -119,3 +119,9 @@ def test_context_in_tokens_and_days(name: str, tokens: int, days: float) -> None
     config = load_recipe(name)
     assert VARIABLES * config.model.context_length // config.model.patch_length == tokens
     assert config.model.context_length * config.data.synthetic.step_hours / 24 == days
+
+
+@pytest.mark.parametrize("name", available_recipes())
+def test_every_recipe_is_of_the_climate_nearer_to_a_real_one(name: str) -> None:
+    assert load_recipe(name).data.synthetic.version == 2
+    assert RunConfig().data.synthetic.version == 1  # a run from before there were versions

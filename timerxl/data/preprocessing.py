@@ -675,7 +675,7 @@ _DATA_SHAPE = {
     "train_stride_hours?": (_LENGTH, None),
     "max_fill_hours?": _HOURS,
     "oni_lag_months?": range(2, 1_201),
-    "synthetic?": {"step_hours?": range(1, 25), "seed?": range(2**63)},
+    "synthetic?": {"step_hours?": range(1, 25), "seed?": range(2**63), "version?": range(1, 3)},
 }
 
 
@@ -863,6 +863,7 @@ def _saved_data(saved: dict[str, Any]) -> DataConfig:
         {item.name: content[item.name] for item in fields(cls) if item.name in content}
         for cls, content in ((DataConfig, saved), (SyntheticConfig, saved["synthetic"]))
     )
+    synthetic = {"version": 1} | synthetic  # a model from before there were versions
     config = DataConfig(**known | {"synthetic": SyntheticConfig(**synthetic)})
     validate(RunConfig(data=config))
     return config

@@ -10,6 +10,11 @@ where the drive is a known function of region, season, local hour and the ENSO-l
 ``log(s / 24)``, so that a day rains about as often whatever the step. Everything observable depends
 on ``z`` up to ``t`` and on noise of its own: given ``z_t``, the past adds nothing about the rain to
 come, and ``true_probability`` is the exact chance of rain that no forecaster can beat.
+
+That is version 1. In version 2 (``data.synthetic.version``) the hidden states of the regions are
+coupled, and rain depends on them through interactions: see ``coupled_weather``. Its true
+probability is a quasi Monte Carlo mean over the hidden states to come. What can be known of either
+from the observed variables alone is in ``observed_bound``.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from timerxl.config import DataConfig, InputError, SyntheticConfig
+from timerxl.data import coupled_weather
 from timerxl.data.era5.derived import saturation_vapour_pressure_hpa as vapour_hpa
 from timerxl.data.preprocessing import UNITS_PER_MM, whole_steps
 from timerxl.data.series import WeatherSeries, label_like, listed_features
@@ -73,18 +79,47 @@ class HiddenWeather:
 
     timestamps: NDArray[np.datetime64]  # [T] end of the step, UTC
     oni: Floats  # [T] ENSO-like index, K
-    drive: Floats  # [T, G] log of the wet events expected at z = 0 in the step that ends there
-    state: Floats  # [T, G] z, standard normal
+    kinds: list[coupled_weather.Kind]  # of rain: what the wet events of a step depend on
+    process: tuple[Floats, Floats]  # of the state: A and the covariance of a step's noise
+    state: Floats  # [T, S] z of every region, or moisture and instability
     precipitation_mm: Floats  # [T, G] multiples of 0.01 mm, exactly 0 or at least 0.1
-    decay: float  # correlation of z over one step
     first_row: int  # the table's rows are first_row .. end_row - 1
     end_row: int
     horizon_steps: int
+
+    @property
+    def drive(self) -> Floats:
+        """[T, G]: log of the wet events expected in a step, of its first kind of rain."""
+        return self.kinds[0][0][0]
+
+
+# What version 2 has otherwise, region by region.
+COUPLED: dict[str, Floats] = {
+    name: np.array(values, dtype=np.float64)
+    for name, values in {
+        "showers": (0.4, 0.2, 1.3, 1.2, 1.6),  # log rate, of wet events a day
+        "showers_season": (1.6, 1.4, 1.2, 1.6, 0.8),  # amplitude on it
+        "large_scale": (-1.8, -1.6, -1.2, -1.6, -1.1),
+        "large_scale_season": (-0.5, -0.5, -0.5, -0.4, -0.4),  # most of it when showers are few
+        "enso_season": (0.45, 0.2, 0.1, -0.35, -0.15),  # per kelvin at the height of the wet season
+        "wind": (1.0, 1.0, -0.4, -1.0, -1.0),  # which way the wind of wet air blows
+    }.items()
+}
+# Amounts: a gamma distribution in version 1, a generalised Pareto in version 2. The state makes
+# both scales larger.
+AMOUNT_OF_STATE = {1: 0.3, 2: 0.4}
+AMOUNT_SHAPE, AMOUNT_TAIL = 0.7, 0.25
+KNOWN_VERSIONS = (1, 2)
 
 
 def _span(config: SyntheticConfig) -> tuple[np.datetime64, np.datetime64]:
     """First and last time stamp of the span; ``end`` is a whole day."""
     step = config.step_hours
+    if config.version not in KNOWN_VERSIONS:
+        raise InputError(
+            f"data.synthetic.version is {config.version}; expected 1 (a hidden state a region) or "
+            "2 (disturbances that travel between regions)."
+        )
     if step < 1 or 24 % step:
         raise InputError(
             f"data.synthetic.step_hours is {step}; expected a divisor of 24, such as 1, 6 or 12."
@@ -169,27 +204,89 @@ def simulate_hidden(config: SyntheticConfig, horizon_hours: float = HORIZON_HOUR
     drive = drive + of["season"] * cycle(day, of["wet_day"], 365.25)
     drive = drive + of["diurnal"] * cycle(hour, of["wet_hour"], 24)
 
+    if config.version == 2:
+        return _simulate_coupled(config, timestamps, oni, ahead, beyond)
     decay = float(np.exp(-step / MEMORY_HOURS))
     noise = streams[1].standard_normal((len(timestamps), len(REGIONS) + 1))
     innovations = np.sqrt(REGION_CORRELATION) * noise[:, :1]
     innovations = innovations + np.sqrt(1 - REGION_CORRELATION) * noise[:, 1:]
     state = autoregress(innovations, decay)
 
+    correlation = np.full((len(REGIONS), len(REGIONS)), REGION_CORRELATION)
+    np.fill_diagonal(correlation, 1.0)
+
     before = np.concatenate([state[:1], state[:-1]])  # rain follows the state a step begins with
     wet = streams[2].random(drive.shape) < 1 - np.exp(-np.exp(drive + SENSITIVITY * before))
-    scale = of["rain_mm"] * (step / 24) ** 0.6 * np.exp(0.3 * before)
-    amount = RAIN_THRESHOLD_MM + streams[3].standard_gamma(0.7, drive.shape) * scale
+    scale = amount_scale(before, config)
+    amount = RAIN_THRESHOLD_MM + streams[3].standard_gamma(AMOUNT_SHAPE, drive.shape) * scale
     return HiddenWeather(
         timestamps=timestamps,
         oni=oni,
-        drive=drive,
+        kinds=[[(drive, SENSITIVITY * np.eye(len(REGIONS)))]],
+        process=(decay * np.eye(len(REGIONS)), (1 - decay**2) * correlation),
         state=state,
         precipitation_mm=np.where(wet, np.round(amount * 100) / 100, 0.0),
-        decay=decay,
         first_row=WARM_UP_HOURS // step,
         end_row=len(timestamps) - beyond - day_steps,
         horizon_steps=ahead,
     )
+
+
+def _simulate_coupled(
+    config: SyntheticConfig,
+    timestamps: NDArray[np.datetime64],
+    oni: Floats,
+    ahead: int,
+    beyond: int,
+) -> HiddenWeather:
+    """Draw version 2's state (moisture, then instability, of every region) and rain."""
+    step, of = config.step_hours, CLIMATE | COUPLED
+    streams = [np.random.default_rng([config.seed, 20 + purpose]) for purpose in range(4)]
+    middle = timestamps - np.timedelta64(step * 1800, "s")
+    day, hour = season_of(middle)[:, None], local_hour(middle)[:, None]
+    wet_season = cycle(day, of["wet_day"], 365.25)
+    # ENSO acts in a region's wet season, hardly in its dry one.
+    showers = of["showers"] + of["showers_season"] * wet_season + np.log(step / 24)
+    showers = showers + of["enso_season"] * oni[:, None] * (0.5 + 0.5 * wet_season)
+    showers = showers + of["diurnal"] * cycle(hour, of["wet_hour"], 24)
+    large_scale = of["large_scale"] + of["large_scale_season"] * wet_season + np.log(step / 24)
+    kinds = coupled_weather.kinds_of_rain(showers, large_scale)
+
+    regions = len(REGIONS)
+    state = coupled_weather.simulate_state(
+        streams[0].standard_normal((len(timestamps), 2 * regions)), step
+    )
+    before = np.concatenate([state[:1], state[:-1]])  # rain follows the state a step begins with
+    rate = coupled_weather.hazard(kinds, before, slice(None))
+    wet = streams[1].random(rate.shape) < 1 - np.exp(-rate)
+    tail = (1 - streams[2].random(rate.shape)) ** -AMOUNT_TAIL - 1
+    amount = RAIN_THRESHOLD_MM + amount_scale(before, config) * tail / AMOUNT_TAIL
+    return HiddenWeather(
+        timestamps=timestamps,
+        oni=oni,
+        kinds=kinds,
+        process=coupled_weather.step_matrices(regions, step)[:2],
+        state=state,
+        precipitation_mm=np.where(wet, np.round(amount * 100) / 100, 0.0),
+        first_row=WARM_UP_HOURS // step,
+        end_row=len(timestamps) - beyond - 24 // step,
+        horizon_steps=ahead,
+    )
+
+
+def amount_scale(state: Floats, config: SyntheticConfig) -> Floats:
+    """Return the scale [..., G] of a wet step's amount in mm, given the state at its begin."""
+    growth = np.exp(AMOUNT_OF_STATE[config.version] * state[..., : len(REGIONS)])
+    return np.asarray(CLIMATE["rain_mm"] * (config.step_hours / 24) ** 0.6 * growth)
+
+
+def amount_log_density(amount_mm: Floats, state: Floats, config: SyntheticConfig) -> Floats:
+    """Return a wet step's log density [..., G] of its amount, up to a constant."""
+    scale = amount_scale(state, config)
+    excess = np.maximum(amount_mm - RAIN_THRESHOLD_MM, 0) / scale
+    if config.version == 1:
+        return -AMOUNT_SHAPE * np.log(scale) - excess
+    return -np.log(scale) - (1 + 1 / AMOUNT_TAIL) * np.log1p(AMOUNT_TAIL * excess)
 
 
 def dry_probability(drive: Floats, state: Floats, decay: float, num_steps: int) -> Floats:
@@ -227,7 +324,7 @@ def dry_probability(drive: Floats, state: Floats, decay: float, num_steps: int) 
 
 
 # Observed variable: (gain on the smoothed state, smoothing hours, hours its noise lasts).
-_SIGNALS = {
+SIGNALS = {
     "tcwv": (1.0, 4.0, 10.0),
     "spread": (0.9, 3.0, 8.0),
     "cape": (0.7, 2.0, 6.0),
@@ -236,7 +333,7 @@ _SIGNALS = {
     "u10": (0.6, 3.0, 7.0),
     "v10": (0.6, 6.0, 9.0),
 }
-_NOISE = 0.65
+NOISE = 0.65
 PRECIPITATION, TRUTH = "tp", "true_probability"
 
 # fmt: off
@@ -255,17 +352,41 @@ def _trailing(values: Floats, steps: int) -> Floats:
     return np.concatenate([np.repeat(windows[:1], steps - 1, axis=0), windows])
 
 
-def _observe(hidden: HiddenWeather, config: SyntheticConfig) -> dict[str, Floats]:
-    """The features, each [T, G]: partial, lagged, noisy views of the state; none looks ahead."""
-    step, of, shape = config.step_hours, CLIMATE, hidden.state.shape
-    signal = {}
-    for k, (name, (gain, smoothing_hours, noise_hours)) in enumerate(_SIGNALS.items()):
+def seen_of_state(state: Floats, version: int) -> dict[str, Floats]:
+    """What each of SIGNALS is a smoothed and noisy view of: [..., G], linear in state [..., S]."""
+    if version == 1:
+        return dict.fromkeys(SIGNALS, state)
+    moisture, instability = np.split(state, 2, axis=-1)
+    return {
+        "tcwv": moisture,
+        "spread": moisture,
+        "cape": instability,
+        "msl": 0.6 * moisture + 0.4 * instability,
+        "t2m": instability,
+        "u10": COUPLED["wind"] * moisture,
+        "v10": COUPLED["wind"] * instability,
+    }
+
+
+def observed_signals(hidden: HiddenWeather, config: SyntheticConfig) -> dict[str, Floats]:
+    """The [T, G] behind each variable; the features tell it again, for all else in them is known:
+    season, hour, the ENSO-like index."""
+    signal, step = {}, config.step_hours
+    for k, (name, seen) in enumerate(seen_of_state(hidden.state, config.version).items()):
+        gain, smoothing_hours, noise_hours = SIGNALS[name]
         rng = np.random.default_rng([config.seed, 4 + k])
         decay = float(np.exp(-step / smoothing_hours))
-        smoothed = accumulate(hidden.state * (1 - decay), decay)
-        noise = autoregress(rng.standard_normal(shape), float(np.exp(-step / noise_hours)))
-        signal[name] = gain * smoothed + _NOISE * noise
+        smoothed = accumulate(seen * (1 - decay), decay)
+        noise = rng.standard_normal(hidden.drive.shape)
+        noise = autoregress(noise, float(np.exp(-step / noise_hours)))
+        signal[name] = gain * smoothed + NOISE * noise
+    return signal
 
+
+def _observe(hidden: HiddenWeather, config: SyntheticConfig) -> dict[str, Floats]:
+    """The features, each [T, G]: partial, lagged, noisy views of the state; none looks ahead."""
+    step, of, shape = config.step_hours, CLIMATE, hidden.drive.shape
+    signal = observed_signals(hidden, config)
     day, hour = season_of(hidden.timestamps)[:, None], local_hour(hidden.timestamps)[:, None]
     summer = cycle(day, 35, 365.25)
     wet_season = of["season"] * cycle(day, of["wet_day"], 365.25)
@@ -336,14 +457,25 @@ def synthetic_table(config: SyntheticConfig, horizon_hours: float = HORIZON_HOUR
     last = hidden.end_row + ahead
     wet = hidden.precipitation_mm[hidden.first_row + 1 : last] >= RAIN_THRESHOLD_MM
     label = np.any(np.lib.stride_tricks.sliding_window_view(wet, ahead, axis=0), axis=-1)
+    if config.version == 2:
+        dry = coupled_weather.dry_probability(
+            hidden.kinds,
+            hidden.process,
+            hidden.state[rows],
+            np.arange(hidden.first_row, hidden.end_row),
+            ahead,
+            paths=256 if ahead <= 4 else 128,
+        )
+    else:
+        drive, decay = hidden.drive[hidden.first_row : last], hidden.process[0][0, 0]
+        by_region = zip(drive.T, hidden.state[rows].T, strict=True)
+        dry = np.stack([dry_probability(d, z, decay, ahead) for d, z in by_region], axis=1)
     tables = []
     for region, name in enumerate(REGIONS):
         columns: dict[str, Any] = {"timestamp": hidden.timestamps[rows], "region": name}
         columns |= {key: values[rows, region] for key, values in features.items()}
         columns[f"rain_{horizon_hours:g}h"] = label[:, region].astype(np.int64)
-        drive = hidden.drive[hidden.first_row : last, region]
-        dry = dry_probability(drive, hidden.state[rows, region], hidden.decay, ahead)
-        columns[TRUTH] = 1 - dry
+        columns[TRUTH] = 1 - dry[:, region]
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
 
@@ -375,6 +507,7 @@ def synthetic_series(
         is_synthetic=True,
         source={
             "synthetic": True,
+            "version": config.version,
             "seed": config.seed,
             "step_hours": config.step_hours,
             "start": config.start,

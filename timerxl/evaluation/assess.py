@@ -15,7 +15,7 @@ from timerxl.config import EvalConfig
 from timerxl.evaluation.baselines import choose_reference, skill_score
 from timerxl.evaluation.bootstrap import Resamples, resample_scores, why_no_interval
 from timerxl.evaluation.calibration import Calibration, fit_calibration
-from timerxl.evaluation.references import YES_NO, Probabilities
+from timerxl.evaluation.references import BEST_POSSIBLE, YES_NO, Probabilities
 from timerxl.evaluation.scores import (
     NOT_FOR_SELECTION,
     PERFECT,
@@ -28,7 +28,7 @@ Scores = dict[str, dict[str, float]]
 VALIDATION = "validation"
 MODELS = ("model", "model_calibrated")
 # No reference a person could have used: the model itself, and knowledge of the truth.
-_NO_REFERENCE = (*MODELS, "bayes")
+_NO_REFERENCE = (*MODELS, *BEST_POSSIBLE)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from timerxl.data.neighbours import nearest_by_rain, neighbour_rows
+from timerxl.data.observed_bound import observed_probability
 from timerxl.data.windows import RegionGrid, WeatherWindows
 from timerxl.evaluation.baselines import (
     Climatology,
@@ -18,6 +19,7 @@ from timerxl.evaluation.baselines import (
     persistence,
 )
 from timerxl.evaluation.lagged_models import GradientBoosting, LaggedBaseline, LogisticBaseline
+from timerxl.evaluation.scores import roc_auc
 
 # In the order of the tables, from what knows nothing to what knows all.
 TITLES = {
@@ -29,7 +31,8 @@ TITLES = {
     "climatology": "P(rain | region, month, rained before)",
     "logistic_regression": "logistic regression on lagged values",
     "gradient_boosting": "gradient-boosted trees on lagged values",
-    "bayes": "best possible (Bayes; synthetic data only)",
+    "bayes_observed": "best possible from all observed variables (synthetic data only)",
+    "bayes": "best possible given the hidden state (Bayes; synthetic data only)",
 }
 SHORT = {
     "always_rain": "always rain",
@@ -39,6 +42,7 @@ SHORT = {
     "logistic_regression": "logistic regr.",
     "gradient_boosting": "boosted trees",
 }
+BEST_POSSIBLE = ("bayes_observed", "bayes")  # they know the generator
 YES_NO = ("always_rain", "persistence")
 MOST_NEIGHBOURS = 8  # of a rival of a network that sees all regions
 Probabilities = dict[str, dict[str, np.ndarray]]
@@ -74,8 +78,6 @@ def reference_probabilities(
         fitted = fit_lagged(windows, seed, log) if fitted_baselines else {}
     for key, forecaster in fitted.items():
         found[key] = {s: forecaster.predict(r) for s, r in rows.items()}
-    if series.true_probability is not None:
-        found["bayes"] = {s: series.true_probability[r] for s, r in rows.items()}
     return found
 
 
@@ -123,3 +125,26 @@ def lagged_inputs(windows: WeatherWindows) -> dict[str, Any]:
             None if name is None else windows.series.feature_names.index(name)
         ),
     }
+
+
+def best_possible(
+    windows: WeatherWindows, rows: dict[str, np.ndarray], split: str
+) -> tuple[Probabilities, dict[str, float] | None]:
+    """Return what nobody can beat who sees all observed variables, or the hidden state; and the
+    Monte Carlo error of the former's scores on ``split``. Empty and None for a real series."""
+    truth, every = windows.series.true_probability, np.concatenate(list(rows.values()))
+    if truth is None:
+        return {}, None
+    hours = windows.definition["label"]["horizon_hours"]
+    runs = observed_probability(windows.series, hours, every)
+    cuts = np.cumsum([len(r) for r in rows.values()])[:-1]
+
+    def by_split(p: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(rows, np.split(p, cuts), strict=True))
+
+    label = windows.label[rows[split]]
+    auc = [roc_auc(by_split(run)[split], label) for run in runs]
+    brier = [np.mean((by_split(run)[split] - label) ** 2) for run in runs]
+    error = {"roc_auc": abs(auc[0] - auc[1]) / 2, "brier": float(abs(brier[0] - brier[1])) / 2}
+    found = {"bayes_observed": by_split(runs.mean(axis=0)), "bayes": by_split(truth[every])}
+    return found, error

@@ -272,7 +272,7 @@ VERDICT = {
 
 # training_config.yaml
 
-_SYNTHETIC = {"step_hours": HOURS, "start": TIME, "end": TIME, "seed": SEED}
+_SYNTHETIC = {"version": COUNT, "step_hours": HOURS, "start": TIME, "end": TIME, "seed": SEED}
 _COLUMNS = "timestamp_column region_column precipitation_column label_column"
 _FRACTIONS = "holdout_fraction train_fraction validation_fraction"
 _DATA: dict[str, Any] = {
@@ -506,6 +506,8 @@ RESULTS: dict[str, Any] = {
     "differences": Mapping(_choice(*SCORES), DIFFERENCE),
     "no_interval": SENTENCE,
     "gap_to_bayes_recovered": _number(-1e9, 1e9),
+    "gap_to_observed_bound_recovered": _each(_number(-1e9, 1e9), "roc_auc brier"),
+    "observed_bound_error": _each(POSITIVE, "roc_auc brier"),
     "num_windows": Mapping(SPLIT, COUNT),
     "max_windows": COUNT,
     "eval_seed": SEED,

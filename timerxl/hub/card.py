@@ -20,7 +20,7 @@ from markupsafe import Markup
 from timerxl.data.tables.columns import known_rows, shortened
 from timerxl.evaluation.bootstrap import resample_scores
 from timerxl.evaluation.calibration import Calibration
-from timerxl.evaluation.references import TITLES
+from timerxl.evaluation.references import BEST_POSSIBLE, TITLES
 from timerxl.evaluation.scores import LOWER_IS_BETTER, forecast_scores, roc_auc
 from timerxl.evaluation.tables import COLUMNS, ROWS
 from timerxl.hub.record import Record
@@ -405,7 +405,7 @@ def _regions(record: Record) -> dict[str, Any]:
         of_others = [
             (TITLES[other], roc_auc(part[other].to_numpy(np.float64), label))
             for other in TITLES
-            if other in others and other != "bayes"
+            if other in others and other not in BEST_POSSIBLE
         ]
         ranked = [one for one in of_others if one[1] == one[1]]
         best = max(ranked, key=lambda one: one[1]) if ranked else None
@@ -499,7 +499,7 @@ def _without_skill(results: dict[str, Any]) -> list[dict[str, Any]]:
 def _beaten_by(results: dict[str, Any]) -> list[tuple[str, list[str]]]:
     """Every simpler forecast that does at least as well, with the scores by which it does: those
     of the table with their numbers, the others by name."""
-    others = {TITLES[n]: of for n, of in results["baselines"].items() if n != "bayes"}
+    others = {TITLES[n]: of for n, of in results["baselines"].items() if n not in BEST_POSSIBLE}
     dry = number(get(results, "baselines", "always_rain", "accuracy"))
     if dry is not None:
         others["always dry"] = {"accuracy": 1 - dry}

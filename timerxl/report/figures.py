@@ -435,13 +435,18 @@ _RANKED: dict[str, dict[str, Any]] = {
     "climatology": dict(color=PURPLE, linestyle="-."),
     "logistic_regression": dict(color=GREEN, linestyle="--"),
     "gradient_boosting": dict(color=VERMILLION, linestyle=(0, (4, 1, 1, 1))),
+    "bayes_observed": dict(color=INK, linestyle=(0, (1, 1)), linewidth=1.2),
     "bayes": dict(color=DIM, linestyle=(0, (1, 1)), linewidth=1.2),
 }
 _MARKED: dict[str, dict[str, Any]] = {
     "persistence": dict(color=ORANGE, marker="^"),
     "always_rain": dict(color=INK, marker="X"),
 }
-_NAMES = {"model": "Timer-XL", "bayes": "best possible"} | SHORT
+_NAMES = {
+    "model": "Timer-XL",
+    "bayes_observed": "best from what is observed",
+    "bayes": "given the hidden state",
+} | SHORT
 _POINTS = 160  # of a curve in the page; the scores are those of all windows
 
 

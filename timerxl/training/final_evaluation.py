@@ -38,7 +38,7 @@ from timerxl.evaluation.assess import (
 from timerxl.evaluation.blending import BlendedTrees
 from timerxl.evaluation.calibration import Calibration
 from timerxl.evaluation.lagged_models import LaggedBaseline
-from timerxl.evaluation.references import reference_probabilities
+from timerxl.evaluation.references import best_possible, reference_probabilities
 from timerxl.evaluation.strata import score_strata, strata_by
 from timerxl.evaluation.tables import (
     comparison_table,
@@ -104,10 +104,12 @@ def assess_windows(
     probabilities |= reference_probabilities(
         windows, rows, config.fitted_baselines, seed, log, fitted
     )
-    probabilities = with_calibrated(probabilities, decision)
+    best, error = best_possible(windows, rows, split)
+    probabilities = with_calibrated(probabilities | best, decision)
     thresholds = thresholds_of(probabilities, samples[VALIDATION].label, decision, config)
     base_rate = float(windows.labels_of("train").mean())
     found = assess(probabilities, samples, split, thresholds, base_rate, config, seed)
+    found["observed_bound_error"] = error
     return found, probabilities, samples
 
 
@@ -133,13 +135,13 @@ def forecast_table(
     return pd.concat(parts, ignore_index=True)
 
 
-def gap_recovered(scores: Scores) -> float | None:
-    """Return the share of the ROC-AUC gap from climatology (0) to the best possible (1); None
+def gap_recovered(scores: Scores, best: str, score: str = "roc_auc") -> float | None:
+    """Return the share of a score's gap from climatology (0) to the forecast ``best`` (1); None
     without it."""
-    if "bayes" not in scores:
+    if best not in scores:
         return None
-    low, high = scores["climatology"]["roc_auc"], scores["bayes"]["roc_auc"]
-    return (scores["model"]["roc_auc"] - low) / (high - low)
+    low, high = scores["climatology"][score], scores[best][score]
+    return (scores["model"][score] - low) / (high - low)
 
 
 def results(
@@ -164,7 +166,11 @@ def results(
         "intervals": found["intervals"],
         "differences": found["differences"],
         "no_interval": found["no_interval"],
-        "gap_to_bayes_recovered": gap_recovered(test),
+        "gap_to_bayes_recovered": gap_recovered(test, "bayes"),
+        "gap_to_observed_bound_recovered": {
+            score: gap_recovered(test, "bayes_observed", score) for score in ("roc_auc", "brier")
+        },
+        "observed_bound_error": found.get("observed_bound_error"),
         "num_windows": {split: len(given.label) for split, given in forecasts.items()},
         **sampled,
         **cost,
@@ -230,9 +236,17 @@ def _caption(config: RunConfig, total: int, found: dict[str, Any], decision: Dec
         f"{count:,} test windows{sampled}, {found['rain_share']:.1%} rain, {scored} with the "
         f"best model; thresholds {chosen} (Timer-XL: {decision.threshold:.3f})."
     )
-    if (recovered := gap_recovered(found["scores"])) is not None:
-        share = recovered_words(recovered)
-        caption += f" Of the ROC-AUC gap from climatology to Bayes, {share} is recovered."
+    auc, brier = (
+        gap_recovered(found["scores"], "bayes_observed", score) for score in ("roc_auc", "brier")
+    )
+    if auc is not None and brier is not None:
+        best, error = found["scores"]["bayes_observed"], found["observed_bound_error"]
+        caption += (
+            f" Of the gap from climatology to the best possible from all observed variables "
+            f"(ROC-AUC {best['roc_auc']:.3f} ± {error['roc_auc']:.5f}, Brier {best['brier']:.3f} ± "
+            f"{error['brier']:.5f}, errors of integration), {recovered_words(auc)} of ROC-AUC and "
+            f"{recovered_words(brier)} of Brier is recovered."
+        )
     return caption
 
 

@@ -19,6 +19,7 @@ from spoiled_runs import as_stopped, card, edit, edit_all, home, rename_regions,
 
 from timerxl.config import InputError
 from timerxl.data.tables.columns import ColumnRecord, Fact, time_meaning
+from timerxl.evaluation.references import BEST_POSSIBLE
 from timerxl.hub.card import JUDGING, METRICS
 from timerxl.hub.package import Package
 
@@ -164,10 +165,13 @@ def test_numbers_are_read_not_typed(run: Path, results: dict[str, Any]) -> None:
     made = rows(text, "How it was made")
     assert made["peak memory, GiB"] == ["2.00", "1.00", "+100%"]
     assert made["seconds of training an epoch"] == ["–", "7", "–"]
-    for share, words in ((-0.07, "Nothing of the"), (0.4, "best possible forecast, 40% is")):
-        edit_results(run, gap_to_bayes_recovered=share)
+    for share, words in ((-0.07, "Nothing of the"), (0.4, "from all observed variables, 40% is")):
+        edit_results(run, gap_to_observed_bound_recovered={"roc_auc": share, "brier": 0.2})
         assert words in section(card(run), SCORES)
         assert "-7%" not in card(run)
+    # A run from before there was that bound.
+    edit_results(run, gap_to_observed_bound_recovered=None, gap_to_bayes_recovered=0.3)
+    assert "best possible forecast, 30% is" in section(card(run), SCORES)
 
 
 def test_regions_are_scored_from_the_forecasts(
@@ -181,7 +185,7 @@ def test_regions_are_scored_from_the_forecasts(
         label, given = part["label"].to_numpy(), part["model"].to_numpy()
         said = (given >= results["threshold"]).astype(int)
         others = {name: roc_auc_score(label, part[name]) for name in results["baselines"]}
-        best = max(value for name, value in others.items() if name != "bayes")
+        best = max(value for name, value in others.items() if name not in BEST_POSSIBLE)
         expected = [len(part), f"{label.mean():.1%}"]
         expected += [f"{roc_auc_score(label, given):.3f}", f"{matthews_corrcoef(label, said):.3f}"]
         expected += [f"{brier_score_loss(label, given):.3f}", f"{best:.3f}"]

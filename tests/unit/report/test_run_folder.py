@@ -203,6 +203,15 @@ def test_no_negative_share_of_the_gap_is_recovered(tmp_path: Path) -> None:
     for share, said in ((0.42, "42%"), (-0.07, "nothing")):
         facts = dict(_facts(Run(tmp_path, results={"gap_to_bayes_recovered": share})))
         assert facts["ROC-AUC gap to Bayes recovered"] == said
+        results = {
+            "gap_to_bayes_recovered": 0.9,
+            "gap_to_observed_bound_recovered": {"roc_auc": share, "brier": 0.9},
+            "observed_bound_error": {"roc_auc": 0.0002, "brier": 0.0001},
+        }
+        facts = dict(_facts(Run(tmp_path, results=results)))
+        assert "ROC-AUC gap to Bayes recovered" not in facts
+        found = facts["ROC-AUC gap to the best from all observed variables recovered"]
+        assert found == f"{said} (its ROC-AUC ± 0.00020)"
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -91,7 +91,7 @@ def test_results_hold_scores_baselines_and_cost(finished: Any, windows: WeatherW
     found = read(finished.folder / "results.json")
     needed = "validation test baselines baselines_validation threshold num_windows stop_reason"
     assert set(needed.split()) < found.keys()
-    names = {"always_rain", "persistence", "climatology", "bayes"}
+    names = {"always_rain", "persistence", "climatology", "bayes", "bayes_observed"}
     assert names <= found["baselines"].keys()
     assert names <= found["baselines_validation"].keys()
     rain = windows.labels_of("test").mean()
@@ -104,6 +104,12 @@ def test_results_hold_scores_baselines_and_cost(finished: Any, windows: WeatherW
     assert truth is not None
     bayes = roc_auc_score(windows.labels_of("test"), truth[windows.issue_rows("test")])
     assert found["baselines"]["bayes"]["roc_auc"] == pytest.approx(bayes)
+    observed = found["baselines"]["bayes_observed"]
+    assert found["baselines"]["climatology"]["roc_auc"] < observed["roc_auc"] < bayes
+    assert 0 <= found["observed_bound_error"]["roc_auc"] < 0.01
+    low, high = (found["baselines"][n]["brier"] for n in ("climatology", "bayes_observed"))
+    share = (found["test"]["brier"] - low) / (high - low)
+    assert found["gap_to_observed_bound_recovered"]["brier"] == pytest.approx(share)
     before = windows.rained_before[windows.issue_rows("test")]
     assert not np.isnan(before).any()
     persistence = matthews_corrcoef(windows.labels_of("test"), before)
