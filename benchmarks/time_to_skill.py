@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument("recipe")
     parser.add_argument("--every", type=int, default=10, help="steps between two scores")
     parser.add_argument("--steps", type=int, default=440)
+    parser.add_argument("--ways", type=int, default=len(WAYS), help="only the first so many")
     arguments, fixed = parser.parse_known_args()
     print(machine_line(), flush=True)
     print(f"{arguments.recipe} {' '.join(fixed)}, {arguments.steps} steps each")
@@ -45,7 +46,7 @@ def main() -> int:
         "eval.check_windows=1000000000",
     ]
     bound, rows = None, []
-    for name, way in WAYS.items():
+    for name, way in list(WAYS.items())[: arguments.ways]:
         settings = [*fixed, *way.split(), "eval.num_resamples=0"]
         # The trees see one region, as the first three ways do, and are fitted once.
         settings.append(f"eval.fitted_baselines={str(bound is None).lower()}")
