@@ -13,12 +13,13 @@ import pytest
 import torch
 from processes import ACCELERATE, TORCHRUN
 from safetensors.torch import load_file
+from settings import ONE_LABEL
 
 pytestmark = pytest.mark.slow
 
 # 90 training windows: batches of 8 end every epoch with one of 2, and 20 steps cross two epochs.
 TINY = (
-    "data.labels=last data.regions_together=none loss.next_patch_weight=0 "
+    f"{ONE_LABEL} "
     "data.synthetic.start=2024-06-01 data.train_fraction=0.05 train.max_steps=20 "
     "train.log_every_steps=1 eval.max_windows=10 train.trackers=[] model.hidden_dropout=0 "
     "model.patch_length=8 model.context_length=32 model.hidden_size=32 "

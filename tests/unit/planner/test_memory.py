@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from settings import ONE_LABEL
 
 from timerxl.config import OptimConfig, load_recipe
 from timerxl.model import TimerXLForClassification
@@ -374,7 +375,7 @@ def recomputed(run: Workload, found: Fit, ranks: int) -> RankMemory:
         for key, value in vars(getattr(run.config, section)).items()
     }
     own = [f"{k}={v}" for k, v in values.items() if isinstance(v, bool | int | float | str)]
-    pasted = load_recipe("quickstart", [*own, *found.to_paste().split()])
+    pasted = load_recipe("quickstart", [*ONE_LABEL.split(), *own, *found.to_paste().split()])
     assert pasted == found.workload.config
     again = replace(run, config=pasted)
     return memory_of(again, choose(again, GPU), GPU, ranks)

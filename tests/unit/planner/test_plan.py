@@ -12,6 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 from rich.table import Table
+from settings import ONE_LABEL
 
 from timerxl.config import load_recipe
 from timerxl.data.readers import load_series
@@ -150,6 +151,7 @@ def test_a_busy_machine_is_told_of(workload: MakeWorkload) -> None:
 CONFIG = load_recipe(
     "quickstart",
     (
+        f"{ONE_LABEL} "
         "data.synthetic.start=2024-06-01 model.patch_length=8 model.context_length=16 "
         "model.hidden_size=16 model.intermediate_size=32 model.num_hidden_layers=1 "
         "model.hidden_dropout=0 train.gradient_checkpointing=true train.zero_stage=2"
