@@ -243,8 +243,8 @@ def _caption(config: RunConfig, total: int, found: dict[str, Any], decision: Dec
         best, error = found["scores"]["bayes_observed"], found["observed_bound_error"]
         caption += (
             f" Of the gap from climatology to the best possible from all observed variables "
-            f"(ROC-AUC {best['roc_auc']:.3f} ± {error['roc_auc']:.5f}, Brier {best['brier']:.3f} ± "
-            f"{error['brier']:.5f}, errors of integration), {recovered_words(auc)} of ROC-AUC and "
+            f"(ROC-AUC {best['roc_auc']:.3f} ± {error['roc_auc']:.0e}, Brier {best['brier']:.3f} ± "
+            f"{error['brier']:.0e}, errors of integration), {recovered_words(auc)} of ROC-AUC and "
             f"{recovered_words(brier)} of Brier is recovered."
         )
     return caption

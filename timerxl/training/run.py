@@ -19,6 +19,7 @@ from timerxl.config import InputError, RunConfig
 from timerxl.data.audit.auditor import audit_windows
 from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
+from timerxl.model import TimerXLConfig
 from timerxl.training.assembly import (
     bare_model,
     build_model,
@@ -132,11 +133,8 @@ def set_up(
     config = found.config  # its batch fits the number of processes
     windows, audit = load_windows(config, log)
     is_rain = config.train.task == "rain"
-    alpha = resolve_alpha(config, windows.labels_of("train"), log) if is_rain else 0.5
-    names, static_names = windows.series.feature_names, windows.static_feature_names
-    num_regions = len(windows.series.regions)
-    sizes = len(names), len(static_names)
-    settings = model_config(config, *sizes, alpha, num_regions, windows.neighbours)
+    settings = model_settings(config, windows, log)
+    alpha = settings.loss_alpha
     use_seed(config.seed, rank=0)  # the same initial weights on every rank
     model, backbone = build_model(settings, config.model, log, config.train.task)
     accelerator = build_accelerator(config, launch, log)
@@ -149,18 +147,11 @@ def set_up(
     folder = RunFolder(accelerator, config, log, audit, fingerprints, callbacks.draw)
     interruption, monitors = open_run(folder, found, mirror, at_end)
 
-    # On the bare model: prepare wraps it, and a wrapper's layers can't be compiled one by one.
-    if config.train.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    average = average_of(config, model, accelerator, log)
-    compile_layers(config, model, log)
-    optimizer = build_optimizer(model, config.optim, backbone)
+    average, optimizer = ready_to_prepare(config, model, backbone, accelerator, log)
     schedule = build_schedule(optimizer, config.optim, total_steps, freeze_steps)
     check_every = check_interval(config, model, plan, len(windows.issue_rows("validation")))
     say_derived_settings(config, model, plan, total_steps, check_every, folder, log)
-    start = start_event(config, windows, plan, total_steps, check_every)
-    begin_metrics(folder, monitors, start)
-    facts = checkpoint_facts(asked, folder, plan, fingerprints)
+    begin_metrics(folder, monitors, start_event(config, windows, plan, total_steps, check_every))
     prediction = predict_cost(config, windows, callbacks.predict, monitors, log)
     placed = prediction.data_on_device if prediction is not None else None
     place_data(config, windows, accelerator, placed, log)
@@ -173,7 +164,7 @@ def set_up(
         output_dir=folder.path,
         keep_last=config.train.keep_last,
         seed=config.seed,
-        facts=facts,
+        facts=checkpoint_facts(asked, folder, plan, fingerprints),
         average=average,
     )
     loop = TrainingLoop(
@@ -206,6 +197,31 @@ def set_up(
     if folder.checkpoint is not None:
         restore(loop, folder, found.was_finished, log)
     return loop, prediction, log
+
+
+def model_settings(config: RunConfig, windows: WeatherWindows, log: Log) -> TimerXLConfig:
+    """Return what the network is by the recipe and the data: variables, regions, weight of rain."""
+    alpha = 0.5
+    if config.train.task == "rain":
+        alpha = resolve_alpha(config, windows.labels_of("train"), log)
+    series, static = windows.series, len(windows.static_feature_names)
+    variables, regions = len(series.feature_names), len(series.regions)
+    return model_config(config, variables, static, alpha, regions, windows.neighbours)
+
+
+def ready_to_prepare(
+    config: RunConfig, model: Any, backbone: frozenset[str], accelerator: Accelerator, log: Log
+) -> tuple[WeightAverage | None, Any]:
+    """Return the average of the weights, where there is one, and the optimizer.
+
+    All of it on the bare model: prepare wraps it, and a wrapper's layers can't be compiled one by
+    one.
+    """
+    if config.train.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    average = average_of(config, model, accelerator, log)
+    compile_layers(config, model, log)
+    return average, build_optimizer(model, config.optim, backbone)
 
 
 def average_of(
