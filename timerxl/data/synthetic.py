@@ -200,12 +200,12 @@ def simulate_hidden(config: SyntheticConfig, horizon_hours: float = HORIZON_HOUR
 
     middle = timestamps - np.timedelta64(step * 1800, "s")
     day, hour = season_of(middle)[:, None], local_hour(middle)[:, None]
+    if config.version == 2:
+        return _simulate_coupled(config, timestamps, oni, day, hour, ahead, beyond)
     drive = of["log_rate"] + np.log(step / 24) + of["enso"] * oni[:, None]
     drive = drive + of["season"] * cycle(day, of["wet_day"], 365.25)
     drive = drive + of["diurnal"] * cycle(hour, of["wet_hour"], 24)
 
-    if config.version == 2:
-        return _simulate_coupled(config, timestamps, oni, ahead, beyond)
     decay = float(np.exp(-step / MEMORY_HOURS))
     noise = streams[1].standard_normal((len(timestamps), len(REGIONS) + 1))
     innovations = np.sqrt(REGION_CORRELATION) * noise[:, :1]
@@ -236,14 +236,17 @@ def _simulate_coupled(
     config: SyntheticConfig,
     timestamps: NDArray[np.datetime64],
     oni: Floats,
+    day: Floats,
+    hour: Floats,
     ahead: int,
     beyond: int,
 ) -> HiddenWeather:
-    """Draw version 2's state (moisture, then instability, of every region) and rain."""
+    """Draw version 2's state (moisture, then instability, of every region) and rain.
+
+    ``day`` of the year and local ``hour`` [T, 1] are those of the middle of each step.
+    """
     step, of = config.step_hours, CLIMATE | COUPLED
     streams = [np.random.default_rng([config.seed, 20 + purpose]) for purpose in range(4)]
-    middle = timestamps - np.timedelta64(step * 1800, "s")
-    day, hour = season_of(middle)[:, None], local_hour(middle)[:, None]
     wet_season = cycle(day, of["wet_day"], 365.25)
     # ENSO acts in a region's wet season, hardly in its dry one.
     showers = of["showers"] + of["showers_season"] * wet_season + np.log(step / 24)

@@ -13,6 +13,7 @@ from tests.unit.model.test_regions_together import (
     REGIONS,
     VARIABLES,
     build,
+    check_gradients,
     inputs,
 )
 from timerxl.model import TimerXLConfig, TimerXLForClassification
@@ -95,26 +96,7 @@ def test_a_missing_neighbour_changes_the_answers_of_those_who_see_it_alone(atten
 
 
 def test_gradients_are_those_of_eager_attention_and_of_each_window_alone():
-    grads = []
-    for attention in ("sdpa", "eager"):
-        model = build(region_neighbours=NEXT, next_patch_head=True)
-        values, static, observed = inputs()
-        model.set_attn_implementation(attention)
-        observed[1, :9, 2] = False
-        labels = torch.ones(3, PATCHES, REGIONS, dtype=torch.long)
-        labels[1, :, 2] = -100
-        output = model(
-            values,
-            labels,
-            static,
-            label_positions=EVERY,
-            next_patch_weight=0.5,
-            past_observed_mask=observed,
-        )
-        output.loss.backward()
-        grads.append({name: p.grad for name, p in model.named_parameters()})
-    for name, grad in grads[0].items():
-        torch.testing.assert_close(grad, grads[1][name], atol=1e-5, rtol=1e-3, msg=name)
+    check_gradients(region_neighbours=NEXT)
 
 
 def test_the_operations_are_those_of_as_many_windows():

@@ -123,10 +123,11 @@ def test_a_hidden_region_is_as_one_that_is_not_there(attention):
         torch.testing.assert_close(found[:, region], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_gradients_with_hidden_tokens_are_those_of_eager_attention():
+def check_gradients(**settings: object) -> None:
+    """Those of eager attention, with a region hidden and not counted."""
     grads = []
     for attention in ("sdpa", "eager"):
-        model, (values, static, observed) = build(next_patch_head=True), inputs()
+        model, (values, static, observed) = build(next_patch_head=True, **settings), inputs()
         model.set_attn_implementation(attention)
         observed[1, :9, 2] = False
         labels = torch.ones(3, PATCHES, REGIONS, dtype=torch.long)
@@ -143,6 +144,10 @@ def test_gradients_with_hidden_tokens_are_those_of_eager_attention():
         grads.append({name: p.grad for name, p in model.named_parameters()})
     for name, grad in grads[0].items():
         torch.testing.assert_close(grad, grads[1][name], atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_gradients_with_hidden_tokens_are_those_of_eager_attention():
+    check_gradients()
 
 
 def test_a_patch_that_is_not_observed_is_neither_forecast_nor_forecast_from():

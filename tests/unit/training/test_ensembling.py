@@ -107,12 +107,9 @@ def test_threshold_and_calibration_are_those_of_validation(
     assert saved["calibration"] == found["calibration"]
 
 
-def test_labels_of_test_change_scores_alone(
-    made: tuple[Path, dict[str, Any]],
-    runs: list[Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def other_test_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it rained in test it did not, and the reverse."""
     build_windows = ensembling.build_windows
 
     def other_labels(*given: Any) -> Any:
@@ -123,6 +120,14 @@ def test_labels_of_test_change_scores_alone(
         return replace(windows, label=label)
 
     monkeypatch.setattr(ensembling, "build_windows", other_labels)
+
+
+def test_labels_of_test_change_scores_alone(
+    made: tuple[Path, dict[str, Any]],
+    runs: list[Path],
+    tmp_path: Path,
+    other_test_labels: None,
+) -> None:
     found = build(runs, tmp_path / "other")
     for key in ("threshold", "calibration", "validation", "baselines_validation"):
         assert json.dumps(found[key]) == json.dumps(made[1][key]), key  # NaN is NaN
@@ -259,18 +264,8 @@ def test_labels_of_test_change_no_weight_of_a_blend(
     blended: tuple[Path, dict[str, Any]],
     runs: list[Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    other_test_labels: None,
 ) -> None:
-    build_windows = ensembling.build_windows
-
-    def other_labels(*given: Any) -> Any:
-        windows = build_windows(*given)
-        label = windows.label.copy()
-        rows = windows.issue_rows("test")
-        label[rows] = 1 - label[rows]
-        return replace(windows, label=label)
-
-    monkeypatch.setattr(ensembling, "build_windows", other_labels)
     found = build(runs, tmp_path / "other", blend_trees=True)
     for key in ("blend", "threshold", "calibration", "validation"):
         assert json.dumps(found[key]) == json.dumps(blended[1][key]), key
