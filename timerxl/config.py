@@ -73,6 +73,10 @@ class DataConfig:
     amounts are those of rain. ``missing_values`` are numbers that mean "missing"; null looks for
     such codes and refuses them, an empty list takes every number as it is. ``directions`` sin_cos
     reads degrees and compass points as sine and cosine, as_is leaves them.
+    ``features`` null takes every numeric column but those that ``exclude_features`` names, shell
+    patterns such as ``*_lag_*h``: lags and running means of a column tell a network nothing that
+    the column's own context does not, and cost as much as any other variable. A column that
+    ``features`` lists is taken whatever the patterns say.
     ``regions_together`` all puts all regions of a time into one window, with a label for each, so
     that a forecast knows the other regions' values; none gives each region windows of its own. A
     whole number k gives each the variables of its k nearest neighbours beside its own.
@@ -91,6 +95,7 @@ class DataConfig:
     missing_values: Optional[list[float]] = None
     directions: str = "sin_cos"
     features: Optional[list[str]] = None
+    exclude_features: Optional[list[str]] = None
     label_column: Optional[str] = None
     label_horizon_hours: float = 24.0
     rain_threshold_mm: float = 0.1

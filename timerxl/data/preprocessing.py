@@ -745,10 +745,8 @@ class Preprocessing:
                 f"the model reads the feature {ONI_FEATURE}: give NOAA's oni.ascii.txt with "
                 "--oni FILE (in Python: oni=FILE)."
             )
-        features = None
-        if path is not None:
-            added = [ONI_FEATURE] if needs_oni else []
-            features = [name for name in self.content["feature_names"] if name not in added]
+        added = [ONI_FEATURE] if needs_oni else []
+        features = [name for name in self.content["feature_names"] if name not in added]
         oni_path = str(oni) if needs_oni else None
         return replace(self._data, path=path, features=features, oni_path=oni_path)
 

@@ -32,7 +32,7 @@ from timerxl.data.era5.accumulation import (
     rain_verdict,
     shares,
 )
-from timerxl.data.series import WeatherSeries, fill_forward, label_like, listed_features
+from timerxl.data.series import WeatherSeries, choose_features, fill_forward, label_like
 from timerxl.data.synthetic import load_synthetic
 from timerxl.data.tables.columns import (
     ERA5_NAMES,
@@ -232,7 +232,7 @@ def _read(
     rows.notes = notes
     sources = rows.make_meaningful() if prepared is None else {}
     reasons = rows.no_features(rain)
-    features, skipped = choose_features(rows.table, config, rows.apart, reasons)
+    features, skipped = table_features(rows.table, config, rows.apart, reasons)
     notes += _skipped_notes(skipped)
     columns = {name: rows.numbers(name) for name in features}
     if prepared is None:
@@ -586,7 +586,7 @@ class _Rows:
         return label
 
 
-def choose_features(
+def table_features(
     table: pd.DataFrame, config: DataConfig, apart: set[str], reasons: Mapping[str, str]
 ) -> tuple[list[str], dict[str, str]]:
     """Choose the features in column order (or as listed), and say why other columns are skipped.
@@ -594,7 +594,7 @@ def choose_features(
     ``apart`` are the columns of time and region, ``reasons`` why a column is no feature though it
     may be numeric.
 
-    Raises InputError where no numeric column is left or ``data.features`` lists what is none.
+    Raises InputError where no numeric column is left, or ``data.features`` lists what is none.
     """
     skipped: dict[str, str] = {}
     numeric: list[str] = []
@@ -611,13 +611,11 @@ def choose_features(
             skipped[name] = f"not numeric ({table[name].dtype})"
         else:
             numeric.append(name)
-    if config.features is None:
-        if not numeric:
-            raise InputError(f"{config.path} has no numeric column to take as a feature.")
-        return numeric, skipped
+    if config.features is None and not numeric:
+        raise InputError(f"{config.path} has no numeric column to take as a feature.")
     why = skipped | dict.fromkeys(apart, "it's the time or the region")
     unknown = f"the table {config.path or ''} has no such column".replace("  ", " ")
-    return listed_features(config.features, numeric, why, unknown, skipped)
+    return choose_features(config, numeric, why, unknown, skipped)
 
 
 def _of_recipe(config: DataConfig) -> TableOptions:

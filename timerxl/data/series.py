@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
-from timerxl.config import InputError
+from timerxl.config import DataConfig, InputError
 from timerxl.untrusted import plain
 
 
@@ -180,27 +181,38 @@ def label_like(name: str) -> bool:
     return _LABEL_LIKE.fullmatch(name) is not None
 
 
-def listed_features(
-    listed: list[str],
+def choose_features(
+    config: DataConfig,
     available: list[str],
     reasons: dict[str, str],
     unknown: str,
     skipped: dict[str, str],
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the listed names as they stand, and ``skipped`` with the available ones that they
-    leave out.
+    """Return the features that ``data.features`` lists, in its order, or all that
+    ``data.exclude_features`` leaves; and ``skipped`` with the available columns that are left out.
 
     ``reasons`` says why a column can be no feature, ``unknown`` what to say of any other name.
-    Raises InputError for an empty list, a repeated name, or one that is not ``available``.
+    Raises InputError for an empty list, a repeated name, one that is not ``available``, or patterns
+    that leave nothing.
     """
+    listed = config.features
+    if listed is None:
+        patterns = config.exclude_features or []
+        left_out = [n for n in available if any(fnmatchcase(n, p) for p in patterns)]
+        chosen = [name for name in available if name not in left_out]
+        if not chosen:
+            raise InputError(
+                f"data.exclude_features {patterns} matches all of {len(available)} columns: "
+                f"{', '.join(available[:30])}; expected patterns that leave one or more."
+            )
+        return chosen, skipped | dict.fromkeys(left_out, "it matches data.exclude_features")
     if not listed or len(set(listed)) < len(listed):
         raise InputError(f"data.features is {listed}; expected names, each once.")
-    offered, chosen = set(available), set(listed)
     for name in listed:
-        if name not in offered:
+        if name not in available:
             raise InputError(
                 f"data.features lists {name}, but {reasons.get(name, unknown)}; "
                 f"expected names among: {', '.join(available[:30])}."
             )
-    left = [name for name in available if name not in chosen]
-    return list(listed), skipped | dict.fromkeys(left, "not listed in data.features")
+    left_out = [name for name in available if name not in listed]
+    return list(listed), skipped | dict.fromkeys(left_out, "not listed in data.features")

@@ -31,7 +31,7 @@ from timerxl.config import DataConfig, InputError, SyntheticConfig
 from timerxl.data import coupled_weather
 from timerxl.data.era5.derived import saturation_vapour_pressure_hpa as vapour_hpa
 from timerxl.data.preprocessing import UNITS_PER_MM, whole_steps
-from timerxl.data.series import WeatherSeries, label_like, listed_features
+from timerxl.data.series import WeatherSeries, choose_features, label_like
 from timerxl.untrusted import check_memory
 
 Floats = NDArray[np.float64]
@@ -559,7 +559,8 @@ def load_synthetic(config: DataConfig) -> WeatherSeries:
     if unused:
         notes.append(f"{', '.join(unused)} describe a table: the synthetic series ignores them.")
     series = replace(series, notes=notes)
-    return series if config.features is None else _select(series, config.features)
+    everything = config.features is None and not config.exclude_features
+    return series if everything else _select(series, config)
 
 
 def _why_unknown(config: DataConfig) -> str | None:
@@ -586,15 +587,18 @@ def _why_unknown(config: DataConfig) -> str | None:
     return None
 
 
-def _select(series: WeatherSeries, listed: list[str]) -> WeatherSeries:
-    """The series with these of its features, in this order."""
-    reasons = {name: "its name says label" for name in listed if label_like(name)}
+def _select(series: WeatherSeries, config: DataConfig) -> WeatherSeries:
+    """The series with the features that the settings choose."""
+    reasons = {n: "its name says label" for n in config.features or [] if label_like(n)}
     reasons[TRUTH] = "it's the answer itself"
-    names, skipped = listed_features(
-        listed, series.feature_names, reasons, "the synthetic series has no such column", {}
+    names, skipped = choose_features(
+        config, series.feature_names, reasons, "the synthetic series has no such column", {}
     )
+    if names == series.feature_names:
+        return series
     columns = [series.feature_names.index(name) for name in names]
-    note = f"{len(names)} of {len(series.feature_names)} synthetic features, as data.features says."
+    key = "data.exclude_features" if config.features is None else "data.features"
+    note = f"{len(names)} of {len(series.feature_names)} synthetic features, as {key} says."
     return replace(
         series,
         feature_names=names,

@@ -275,6 +275,8 @@ VERDICT = {
 _SYNTHETIC = {"version": COUNT, "step_hours": HOURS, "start": TIME, "end": TIME, "seed": SEED}
 _COLUMNS = "timestamp_column region_column precipitation_column label_column"
 _FRACTIONS = "holdout_fraction train_fraction validation_fraction"
+# Patterns of our recipes; another's may hold a name that nobody else knows.
+_PATTERN = _choice("*_lag_*h", "*_sum_*h", "*_mean_*h", "*_tendency_*h", "season_*", "hour_*")
 _DATA: dict[str, Any] = {
     "path": FILE_NAME,
     "synthetic": _SYNTHETIC,
@@ -283,6 +285,7 @@ _DATA: dict[str, Any] = {
     "missing_values": [NUMBER],
     "directions": _choice("sin_cos", "as_is"),
     "features": [NAME],
+    "exclude_features": [_PATTERN],
     **_each(HOURS, "label_horizon_hours window_stride_hours train_stride_hours"),
     **_each(HOURS, "max_fill_hours rain_threshold_mm"),
     **_each(FLAG, "log1p_precipitation static_features"),

@@ -110,6 +110,19 @@ def test_only_listed_features_in_their_order(tmp_path: Path) -> None:
     assert "column precipitation skipped" in " ".join(series.notes)
 
 
+def test_columns_that_a_pattern_matches_are_no_features(tmp_path: Path) -> None:
+    table = frame().assign(temperature_lag_24h=1.5, rain_mean=2.5)
+    patterns = ["*_lag_*h", "*_mean_*h", "precip*"]
+    series = read(table, tmp_path / "t.csv", exclude_features=patterns)
+    assert series.feature_names == ["temperature", "rain_mean"]
+    assert series.precipitation_feature is None
+    assert series.precipitation_mm is not None
+    said = "column temperature_lag_24h skipped: it matches data.exclude_features"
+    assert said in " ".join(series.notes)
+    with pytest.raises(InputError, match="data.exclude_features .* leave one or more"):
+        read(table, tmp_path / "t.csv", exclude_features=["*"])
+
+
 def test_a_ready_label_needs_no_precipitation(tmp_path: Path) -> None:
     table = frame().drop(columns="precipitation").assign(rain_24h=[0, 1, np.nan] * 4)
     series = read(table, tmp_path / "t.parquet", label_column="rain_24h")

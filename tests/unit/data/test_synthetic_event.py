@@ -153,9 +153,26 @@ def test_listed_features_are_taken_in_their_order() -> None:
     np.testing.assert_array_equal(dry.true_probability, whole.true_probability)
 
 
+def test_patterns_leave_features_out_but_not_those_that_are_listed() -> None:
+    patterns = ["*_lag_*h", "*_sum_*h", "*_mean_*h", "*_tendency_*h", "season_*", "hour_*"]
+    series, whole = load(exclude_features=patterns), load()
+    assert series.feature_names == (
+        "tp t2m d2m sp msl u10 v10 tcwv cape wind_speed dewpoint_spread relative_humidity oni"
+    ).split()
+    columns = [FEATURE_NAMES.index(name) for name in series.feature_names]
+    np.testing.assert_array_equal(series.values, whole.values[:, columns])
+    assert series.source["skipped_columns"]["tp_sum_24h"] == "it matches data.exclude_features"
+    assert "13 of 27 synthetic features, as data.exclude_features says." in series.notes
+    both = load(features=["tp_sum_24h", "tp"], exclude_features=patterns)
+    assert both.feature_names == ["tp_sum_24h", "tp"]
+    assert load(exclude_features=["nothing_*"]).feature_names == FEATURE_NAMES
+    assert load(exclude_features=["TP*"]).feature_names == FEATURE_NAMES  # case counts
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"exclude_features": ["*"]}, "matches all of 27 columns: tp, t2m"),
         ({"features": ["tp", "temperature"]}, "lists temperature, but the synthetic series has no"),
         ({"features": ["rain_24h"]}, "lists rain_24h, but its name says label"),
         ({"features": ["target_precip_24h"]}, "lists target_precip_24h, but its name says label"),
