@@ -120,6 +120,9 @@ class ModelConfig:
     """Fields of ``TimerXLConfig``, the attention path and what the weights start from.
 
     ``num_variables`` and ``num_static_real_features`` are read off the data where they are null.
+    ``region_mixing`` says where regions meet (``data.regions_together``): attention lets every
+    token look at those of the other regions; classifier keeps attention within a region and gives
+    the classifier the other regions' states, which costs no more than windows of one region.
     """
 
     patch_length: int = 96
@@ -137,6 +140,7 @@ class ModelConfig:
     instance_norm: bool = False
     pooling: str = "mean"
     variable_embedding: bool = False
+    region_mixing: str = "attention"
     num_static_real_features: Optional[int] = None
     num_variables: Optional[int] = None
     num_labels: int = 2

@@ -42,6 +42,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "data.split": ("time", "rows"),
     "model.hidden_act": ("relu", "gelu"),
     "model.pooling": ("mean", "last"),
+    "model.region_mixing": ("attention", "classifier"),
     "model.attn_implementation": ("sdpa", "eager"),
     "model.variable_bias_mode": ("folded", "mask"),
     "loss.name": ("cross_entropy", "weighted_cross_entropy", "focal"),

@@ -147,12 +147,14 @@ def test_half_precision_weights_are_averaged_in_fp32_under_zero(tmp_path: Path) 
         torch.testing.assert_close(average, expected.float(), rtol=0, atol=1e-6)
 
 
-@pytest.fixture(scope="module", params=["all", "2"])  # or those of two neighbours beside each
+# All regions meet in attention, or each has two neighbours, met in the classifier.
+@pytest.fixture(scope="module", params=[("all", "attention"), ("2", "classifier")])
 def every_patch(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[str], list[float]]:
     folder = tmp_path_factory.mktemp("every_patch")
-    settings = [*EVERY_PATCH, f"data.regions_together={request.param}"]
+    together, mixing = request.param
+    settings = [*EVERY_PATCH, f"data.regions_together={together}", f"model.region_mixing={mixing}"]
     return settings, train("one process", folder, "train.batch_size=8", *settings)
 
 

@@ -32,7 +32,7 @@ EXACT = {
     "small_improved": 28_525_058,
     "small": 18_747_858,
     "small_original": 8_524_002,
-    "quickstart": 296_090,
+    "quickstart": 517_466,
     "hourly_cpu": 858_290,
 }
 
@@ -62,6 +62,8 @@ def counted(config: RunConfig, pooling: str | None = None) -> int:
         pooled = patch
     else:
         pooled = VARIABLES * d
+    if config.data.regions_together == "all" and model.region_mixing == "classifier":
+        total += pooled * 128 + 128  # the only region's weight of itself
     return total + 2 * pooled + (pooled + static) * 128 + 128 + 128 * 2 + 2
 
 

@@ -308,6 +308,7 @@ _MODEL: dict[str, Any] = {
     "rope_theta": POSITIVE,
     "variable_bias_mode": _choice("folded", "mask"),
     "pooling": _choice("mean", "last"),
+    "region_mixing": _choice("attention", "classifier"),
     **_each(FLAG, "covariate instance_norm variable_embedding"),
 }
 _LOSS = {

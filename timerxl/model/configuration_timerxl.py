@@ -23,6 +23,9 @@ class TimerXLConfig(PreTrainedConfig):
             ``num_variables`` variables; None where a window is of one region.
         region_neighbours: for each of the G regions the places of the k others whose variables it
             sees beside its own, the nearest first; None where each sees all.
+        region_mixing: where a region meets those that it sees: in ``attention``, or in the
+            ``classifier``, whose hidden layer takes the other regions' pooled states too, while
+            attention stays within the region.
         hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, hidden_act:
             as in any transformer; ``hidden_act`` is ``relu`` or ``gelu``.
         hidden_dropout, attention_dropout: probabilities, active in training only.
@@ -53,6 +56,7 @@ class TimerXLConfig(PreTrainedConfig):
     num_variables: int | None = None
     num_regions: int | None = None
     region_neighbours: list[list[int]] | None = None
+    region_mixing: str = "attention"
     hidden_size: int = 1024
     intermediate_size: int = 2048
     num_hidden_layers: int = 8
@@ -112,6 +116,10 @@ class TimerXLConfig(PreTrainedConfig):
                     "apart by their embeddings."
                 )
 
+        if self.region_mixing not in ("attention", "classifier"):
+            raise ValueError(
+                f"region_mixing is {self.region_mixing!r}; expected 'attention' or 'classifier'."
+            )
         if self.region_neighbours is not None and (problem := self._neighbours_problem()):
             raise ValueError(f"region_neighbours {problem}.")
 
@@ -128,8 +136,20 @@ class TimerXLConfig(PreTrainedConfig):
         return None
 
     @property
+    def mixes_in_classifier(self) -> bool:
+        """True where regions stand side by side and meet in the classifier alone."""
+        return self.num_regions is not None and self.region_mixing == "classifier"
+
+    @property
+    def has_window_per_region(self) -> bool:
+        """True where attention reads a window for each region, not one of all regions."""
+        return self.mixes_in_classifier or self.region_neighbours is not None
+
+    @property
     def regions_in_window(self) -> int:
-        """Regions whose variables are looked at together: 1, 1 + k with k neighbours, or all G."""
+        """Regions whose tokens attend to each other: 1, 1 + k with k neighbours, or all G."""
+        if self.mixes_in_classifier:
+            return 1
         if self.region_neighbours is not None:
             return 1 + len(self.region_neighbours[0])
         return self.num_regions or 1

@@ -3,7 +3,8 @@
 Shape legend: B batch, T time steps, C variables, P patch length, N = T/P patches, L = C*N tokens
 (variable-major), H heads, D hidden size, S static features, K classes, M patches with a label. With
 G regions in a window C stands for the variables of one, and L = G*C*N. With k neighbours each
-region looks at W = 1 + k of them, its own first: a sample is then G windows of W*C*N tokens.
+region looks at W = 1 + k of them, its own first: a sample is then G windows of W*C*N tokens. Where
+regions meet in the classifier alone, W = 1.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def flops_per_sample(
     if variables is None:
         raise ValueError("pass num_variables: the configuration does not fix it.")
     own, variables = variables * (config.num_regions or 1), variables * config.regions_in_window
-    windows = (config.num_regions or 1) if config.region_neighbours is not None else 1
+    windows = (config.num_regions or 1) if config.has_window_per_region else 1
     tokens, size = variables * patches, config.hidden_size
     in_layers = 0
     skips = (
@@ -171,6 +172,8 @@ def _head_flops(
     width, labels = config.classifier_hidden_size, config.num_labels or 0
     projected = size * patch if config.pooling == "mean" else 0
     answer = projected + (pooled + config.num_static_real_features) * width + width * labels
+    if config.mixes_in_classifier:
+        answer += pooled * width + (0 if config.region_neighbours else regions * width)
     # The head of the next patch runs in training alone.
     forecast = tokens * size * patch if label_patches and config.next_patch_head else 0
     return 2 * (answer * regions * (label_patches or 1) + forecast)
@@ -222,6 +225,20 @@ class TimerXLAttention(nn.Module):
             is_hidden,
         )
         return self.o_proj(out.flatten(2).flatten(0, 1)), weights if output_attentions else None
+
+
+class _Places:
+    """Indices int64 [G, K] on the device that asks, copied there once; no part of the state."""
+
+    def __init__(self) -> None:
+        self._held: Tensor | None = None
+
+    def on(self, rows: list[list[int]], device: torch.device) -> Tensor:
+        if self._held is None or self._held.device != device:
+            # Outside inference mode, whose tensors a later training step could not keep.
+            with torch.inference_mode(False):
+                self._held = torch.tensor(rows, dtype=torch.long).to(device)
+        return self._held
 
 
 class VariableEmbedding(nn.Embedding):
@@ -300,15 +317,17 @@ class TimerXLPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """torch's own defaults, as OpenLTM trains from; the variable embedding starts at zero."""
+        """torch's own defaults, as OpenLTM trains from; embeddings of variables and regions, and
+        the weights of other regions, start at zero."""
         if isinstance(module, nn.Linear):
             bound = module.in_features**-0.5
             init.uniform_(module.weight, -bound, bound)
-            init.uniform_(module.bias, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, VariableEmbedding):
+        elif isinstance(module, VariableEmbedding | RegionMixing):
             init.zeros_(module.weight)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight)
@@ -348,7 +367,7 @@ class TimerXLModel(TimerXLPreTrainedModel):
         self.layers = nn.ModuleList(TimerXLLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self._layouts: dict[Any, TokenLayout] = {}
-        self._seen: dict[torch.device, Tensor] = {}
+        self._seen = _Places()
         self.post_init()
 
     def _layout(self, num_variables: int, num_patches: int, device: torch.device) -> TokenLayout:
@@ -370,13 +389,11 @@ class TimerXLModel(TimerXLPreTrainedModel):
         return self._layouts[key]
 
     def _regions_seen(self, device: torch.device) -> Tensor:
-        """int64 [G, W]: each region and its neighbours."""
-        if device not in self._seen:
-            near = self.config.region_neighbours or []
-            with torch.inference_mode(False):
-                seen = torch.tensor([[region, *of] for region, of in enumerate(near)])
-                self._seen = {device: seen.to(device)}
-        return self._seen[device]
+        """int64 [G, W]: each region and those whose tokens it attends to."""
+        near = self.config.region_neighbours or []
+        if self.config.mixes_in_classifier:
+            near = [[]] * (self.config.num_regions or 0)
+        return self._seen.on([[region, *of] for region, of in enumerate(near)], device)
 
     def _check(self, past_values: Tensor) -> None:
         config = self.config
@@ -460,14 +477,15 @@ class TimerXLModel(TimerXLPreTrainedModel):
         With ``last_patch_only`` the last layer computes the last patch of every variable alone
         (exactly: no other output is read) and the result is [B, C, D]. ``output_attentions``
         returns the weights [B, H, L, L] of each layer; a fused kernel has none, so that eager
-        attention is taken for this call. With ``region_neighbours`` the result is of the regions'
-        own tokens, as without; ``hidden_states`` and ``attentions`` are of the B*G windows, region
-        by region, of W*C*N tokens each. Raises ValueError where T or C does not fit.
+        attention is taken for this call. With ``region_neighbours``, or where regions meet in the
+        classifier (W = 1), the result is of the regions' own tokens, as without; ``hidden_states``
+        and ``attentions`` are of the B*G windows, region by region, of W*C*N tokens each. Raises
+        ValueError where T or C does not fit.
         """
         self._check(past_values)
         is_hidden = self._hidden(past_observed_mask, past_values.shape)
         seen = None
-        if self.config.region_neighbours is not None:
+        if self.config.has_window_per_region:
             seen = self._regions_seen(past_values.device)
             past_values, is_hidden = self._neighbourhoods(past_values, past_observed_mask, seen)
         variables = past_values.shape[2]
@@ -574,6 +592,35 @@ class TimerXLForPrediction(TimerXLPreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
 
+class RegionMixing(nn.Module):
+    """What the classifier's hidden layer takes of the regions that one sees.
+
+    Every hidden unit weighs each of them by a number of its own, zero at first:
+    out[g] = sum over h of weight[g, h] * dense(states[h]); h is any of the G regions, g itself
+    included, or one of the K neighbours of g.
+    """
+
+    def __init__(self, config: TimerXLConfig, pooled: int):
+        super().__init__()
+        regions, width = config.num_regions or 0, config.classifier_hidden_size
+        self.neighbours = config.region_neighbours
+        self._near = _Places()
+        seen = regions if self.neighbours is None else len(self.neighbours[0])
+        self.dense = nn.Linear(pooled, width, bias=False)
+        self.weight = nn.Parameter(torch.zeros(regions, seen, width))
+
+    def forward(self, states: Tensor, observed: Tensor | None) -> Tensor:
+        """states [..., G, X] to [..., G, width]; ``observed`` bool [..., G]: others give zero."""
+        given = self.dense(states)
+        if observed is not None:
+            given = given.masked_fill(~observed[..., None], 0.0)
+        if self.neighbours is None:
+            return torch.einsum("...hd,ghd->...gd", given, self.weight)
+        near = self._near.on(self.neighbours, given.device)  # [G, K]
+        given = given.index_select(-2, near.flatten()).unflatten(-2, near.shape)
+        return (given * self.weight).sum(-2)
+
+
 class TimerXLForClassification(TimerXLPreTrainedModel):
     """Classifier on the backbone; see ``pooling`` in :class:`TimerXLConfig`.
 
@@ -594,6 +641,7 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
         self.classifier_norm = nn.LayerNorm(pooled, eps=config.layer_norm_eps)
         self.classifier_dense = nn.Linear(pooled + config.num_static_real_features, width)
         self.classifier_out = nn.Linear(width, num_labels)
+        self.region_mixing = RegionMixing(config, pooled) if config.mixes_in_classifier else None
         self.next_patch = None
         if config.next_patch_head:
             self.next_patch = nn.Linear(config.hidden_size, config.patch_length)
@@ -652,6 +700,16 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
             following = self.next_patch(outputs.last_hidden_state)
             following = following.unflatten(1, (variables, -1))[:, :, :-1]
         return pooled, following, outputs.hidden_states, outputs.attentions
+
+    def _regions_observed(self, observed: Tensor | None, positions: Tensor | None) -> Tensor | None:
+        """bool [B, G], or [B, M, G] at patches: whether what a region's state is pooled from is
+        observed, of [B, T, G] steps."""
+        if observed is None:
+            return None
+        whole = observed.bool().unflatten(1, (-1, self.config.patch_length)).all(2)  # [B, N, G]
+        if self.config.pooling == "mean":  # of all patches up to there
+            whole = whole.int().cumprod(1).bool()
+        return whole[:, -1] if positions is None else whole.index_select(1, positions)
 
     def _join_static(self, pooled: Tensor, static: Tensor | None) -> Tensor:
         expected = self.config.num_static_real_features
@@ -733,8 +791,12 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
             forecasts = labels is not None and next_patch_weight > 0
             found = self._pool_at(past_values, label_positions, forecasts, **options)
         pooled, following, hidden_states, attentions = found
-        features = self._join_static(self.classifier_norm(pooled), static_real_features)
-        inner = F.gelu(self.classifier_dense(features))
+        pooled = self.classifier_norm(pooled)
+        inner = self.classifier_dense(self._join_static(pooled, static_real_features))
+        if self.region_mixing is not None:
+            observed = self._regions_observed(past_observed_mask, label_positions)
+            inner = inner + self.region_mixing(pooled, observed)
+        inner = F.gelu(inner)
         inner = F.dropout(inner, self.config.hidden_dropout, self.training)
         logits = self.classifier_out(inner)
         loss = next_patch_loss = None

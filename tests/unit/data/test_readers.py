@@ -119,7 +119,7 @@ def test_columns_that_a_pattern_matches_are_no_features(tmp_path: Path) -> None:
     assert series.precipitation_mm is not None
     said = "column temperature_lag_24h skipped: it matches data.exclude_features"
     assert said in " ".join(series.notes)
-    with pytest.raises(InputError, match="data.exclude_features .* leave one or more"):
+    with pytest.raises(InputError, match=r"data.exclude_features .* leave one or more"):
         read(table, tmp_path / "t.csv", exclude_features=["*"])
 
 

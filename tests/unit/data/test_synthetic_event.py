@@ -156,9 +156,12 @@ def test_listed_features_are_taken_in_their_order() -> None:
 def test_patterns_leave_features_out_but_not_those_that_are_listed() -> None:
     patterns = ["*_lag_*h", "*_sum_*h", "*_mean_*h", "*_tendency_*h", "season_*", "hour_*"]
     series, whole = load(exclude_features=patterns), load()
-    assert series.feature_names == (
-        "tp t2m d2m sp msl u10 v10 tcwv cape wind_speed dewpoint_spread relative_humidity oni"
-    ).split()
+    assert (
+        series.feature_names
+        == (
+            "tp t2m d2m sp msl u10 v10 tcwv cape wind_speed dewpoint_spread relative_humidity oni"
+        ).split()
+    )
     columns = [FEATURE_NAMES.index(name) for name in series.feature_names]
     np.testing.assert_array_equal(series.values, whole.values[:, columns])
     assert series.source["skipped_columns"]["tp_sum_24h"] == "it matches data.exclude_features"

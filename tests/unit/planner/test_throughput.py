@@ -266,9 +266,15 @@ def test_steps_of_an_epoch_are_the_loop_s(
     assert run.global_batch(ranks) == plan.global_batch_size
 
 
-@pytest.mark.parametrize("together", ["none", "all", "2"])
-def test_windows_and_labels_are_counted_where_every_patch_has_a_label(together: str) -> None:
+@pytest.mark.parametrize(
+    ("together", "mixing"),
+    [("none", "attention"), ("all", "attention"), ("2", "attention"), ("all", "classifier")],
+)
+def test_windows_and_labels_are_counted_where_every_patch_has_a_label(
+    together: str, mixing: str
+) -> None:
     settings = [*REAL, "data.labels=every_patch", f"data.regions_together={together}"]
+    settings += [f"model.region_mixing={mixing}", "data.exclude_features=null"]
     config = load_recipe("quickstart", settings)
     windows = build_windows(load_series(config.data), config.data, 16)
     run, regions = read_workload(config), 1 if together == "none" else 5
@@ -276,7 +282,8 @@ def test_windows_and_labels_are_counted_where_every_patch_has_a_label(together: 
     tiling = LabelTiling.of(windows, 8)
     epochs = [len(tiling.tiles.epoch(np.random.default_rng(seed))) for seed in range(50)]
     assert max(epochs) <= run.windows["train"] < 1.1 * run.train_labels / (2 * regions) + 40
-    seen = 3 if together == "2" else regions  # at once, in a window
+    seen = 3 if together == "2" else regions  # attended to at once
+    seen = 1 if mixing == "classifier" else seen
     assert (run.label_patches, run.tokens_per_sample) == (2, 27 * 2 * seen)
     # Both layers for all tokens, and an answer for every label: more than one for each region.
     last = read_workload(load_recipe("quickstart", [*settings, "data.labels=last"]))

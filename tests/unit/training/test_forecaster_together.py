@@ -23,18 +23,30 @@ CONTEXT, REGIONS = 16, 5
 LAST = "2024-08-20T18"
 
 
-@pytest.fixture(scope="module", params=["all", 2])
-def windows(request: pytest.FixtureRequest) -> WeatherWindows:
+@pytest.fixture(
+    scope="module", params=[("all", "attention"), (2, "attention"), ("all", "classifier")]
+)
+def layout(request: pytest.FixtureRequest) -> tuple[str | int, str]:
+    """data.regions_together and model.region_mixing."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def windows(layout: tuple[str | int, str]) -> WeatherWindows:
     data = DataConfig(
         static_features=True,
-        regions_together=request.param,
+        regions_together=layout[0],
         synthetic=SyntheticConfig(start="2024-03-01", end="2024-09-01"),
     )
     return build_windows(load_synthetic(data), data, CONTEXT)
 
 
 @pytest.fixture(scope="module")
-def folder(windows: WeatherWindows, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    layout: tuple[str | int, str],
+    windows: WeatherWindows,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """A model folder as a run saves it, its weights drawn at random."""
     folder = tmp_path_factory.mktemp("together") / "model"
     torch.manual_seed(0)
@@ -44,6 +56,7 @@ def folder(windows: WeatherWindows, tmp_path_factory: pytest.TempPathFactory) ->
         num_variables=27,
         num_regions=REGIONS,
         region_neighbours=None if windows.neighbours is None else windows.neighbours.tolist(),
+        region_mixing=layout[1],
         num_static_real_features=len(windows.static_feature_names),
         hidden_size=16,
         intermediate_size=16,
@@ -55,6 +68,8 @@ def folder(windows: WeatherWindows, tmp_path_factory: pytest.TempPathFactory) ->
     model = TimerXLForClassification(config)
     with torch.no_grad():
         model.timer_xl.region_embedding.weight.normal_()
+        if model.region_mixing is not None:
+            model.region_mixing.weight.normal_()
     save_model(Accelerator(cpu=True), model, folder, windows.preprocessing())
     return folder
 
