@@ -21,7 +21,8 @@ from timerxl.training.final_evaluation import EvaluationRequest, evaluate_saved
 
 NEAR = (
     "data.regions_together=2 model.region_mixing=attention data.labels=every_patch "
-    "loss.next_patch_weight=0.5 train.batch_size=8 train.max_steps=12 train.checkpoint_every_steps=6 train.keep_last=9"
+    "loss.next_patch_weight=0.5 train.batch_size=8 train.max_steps=12 "
+    "train.checkpoint_every_steps=6 train.keep_last=9"
 ).split()
 
 
