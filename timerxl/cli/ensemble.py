@@ -33,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
 
 def run(given: argparse.Namespace) -> int:
     """Score, write and print."""
-    from timerxl.training.distributed import evaluation_accelerator
     from timerxl.training.ensembling import build_ensemble
+    from timerxl.training.processes.distributed import evaluation_accelerator
 
     def log(sentence: str) -> None:
         if is_main_rank():

@@ -63,8 +63,8 @@ def run(given: argparse.Namespace) -> int:
         raise InputError(f"--max-windows is {given.max_windows}; expected 1 or more.")
     thresholds = numbers(given.thresholds)
     from timerxl.files import json_ready
-    from timerxl.training.distributed import evaluation_accelerator
     from timerxl.training.final_evaluation import EvaluationRequest, evaluate_saved, print_report
+    from timerxl.training.processes.distributed import evaluation_accelerator
 
     config = EvalConfig(
         fitted_baselines=not given.no_fitted_baselines,

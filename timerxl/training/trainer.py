@@ -31,12 +31,12 @@ from timerxl.training.checkpoint.manager import Checkpoints
 from timerxl.training.checkpoint.model_folder import save_model
 from timerxl.training.checkpoint.storage import CHECKPOINTS, Progress, checkpoint_name
 from timerxl.training.dataloader import BatchPlan, MicroBatch, iter_global_batches, to_device
-from timerxl.training.distributed import agree_on_any
 from timerxl.training.evaluator import Evaluator, NotFinite
 from timerxl.training.monitors.rules import MOST_SKIPPED
 from timerxl.training.monitors.runner import MonitorRunner, RunStopped, describe_batch
+from timerxl.training.processes.distributed import agree_on_any
+from timerxl.training.processes.signals import Interrupted, Interruption, resume_hint
 from timerxl.training.run_cost import peak_memory_gib
-from timerxl.training.signals import Interrupted, Interruption, resume_hint
 from timerxl.training.tracking import draw_page
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from timerxl.training.distributed import PeerLost, lost_peer, translate_distributed_errors
+from timerxl.training.processes.distributed import PeerLost, lost_peer, translate_distributed_errors
 
 # What gloo itself says where the other of two ranks is killed, is silent, or never comes.
 RANKS = """
