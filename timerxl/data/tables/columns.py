@@ -70,6 +70,7 @@ def named(key: str) -> Quantity:
     return _BY_KEY[key]
 
 
+@lru_cache(MOST_COLUMNS)
 def words_of(name: str) -> str:
     """Put a column's name in plain words: ``PRECIPITAÇÃO (mm)`` -> ``precipitacao``."""
     text = without_accents(re.sub(r"\([^()]*\)|\[[^\[\]]*\]", " ", name))
