@@ -19,9 +19,7 @@ from timerxl.command_line import CommandParser, is_main_rank, quiet_libraries, r
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = CommandParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = CommandParser(description=__doc__)
     add = arguments.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="a finished run, as runs/quickstart")
     add("--output", required=True, type=Path, metavar="FOLDER", help="new or empty")

@@ -24,9 +24,7 @@ from timerxl.config import EvalConfig, InputError
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = CommandParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = CommandParser(description=__doc__)
     add = arguments.add_argument
     add("--model", required=True, type=Path, help="a model folder, as runs/NAME/model")
     add(
