@@ -262,7 +262,7 @@ def test_a_run_goes_on_compiled_or_not(
         assert (compilation.compile_seconds() > before) == (way is not NOTHING)
         return found
 
-    begun = train(first, tmp_path / "first")
+    begun = plain if first is NOTHING else train(first, tmp_path / "first")
     checkpoint = sorted((begun.folder / "checkpoints").iterdir())[0]
     assert json.loads((checkpoint / "trainer_state.json").read_text())["step"] == 12
     resumed = train(then, tmp_path / "then", f"train.resume={checkpoint}")
