@@ -111,7 +111,7 @@ def environment(out: str) -> None:
 
 def attention(out: str, sizes: dict[str, Any]) -> None:
     """Time, kernels and errors of the product's attention for every case, most decisive first."""
-    torch.backends.cuda.enable_cudnn_sdp(False)  # as timerxl/training/distributed.py does
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as timerxl/training/processes/distributed.py does
     rows: list[dict[str, Any]] = []
     found: dict[str, Any] = {"rows": rows, "finite": [], "left_out": 0, "complete": False}
     for dtype in sizes["dtypes"]:
@@ -407,8 +407,8 @@ def train(out: str, action: str, until: float) -> int:
 
     quiet_libraries()
     from timerxl.cli import train as command
-    from timerxl.training import distributed as launcher
     from timerxl.training.precision import SettingChoice
+    from timerxl.training.processes import distributed as launcher
     from timerxl.training.trainer import TrainingLoop
 
     action, _, on_cpu = action.partition("+")

@@ -29,7 +29,7 @@ from timerxl.planner.memory import GRADIENT_BYTES, gradient_elements, rank_memor
 from timerxl.planner.trace import StepSettings, trace_step
 from timerxl.planner.workload import ZeroSettings
 from timerxl.training.assembly import model_config
-from timerxl.training.distributed import deepspeed_config_path
+from timerxl.training.processes.distributed import deepspeed_config_path
 
 NUM_VARIABLES = 27
 MODELS = {"2 x 64": (2, 64, 128), "3 x 128": (3, 128, 256), "4 x 256": (4, 256, 512)}

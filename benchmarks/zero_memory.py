@@ -22,7 +22,7 @@ from timerxl.command_line import leave
 from timerxl.config import load_recipe
 from timerxl.planner.trace import StepSettings, run_step
 from timerxl.training.assembly import model_config
-from timerxl.training.distributed import build_accelerator, fill_deepspeed, plan_launch
+from timerxl.training.processes.distributed import build_accelerator, fill_deepspeed, plan_launch
 
 NUM_VARIABLES = 27
 

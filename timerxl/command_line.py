@@ -1,4 +1,4 @@
-"""What every command in launch/ shares: the --config/override arguments and the exit codes."""
+"""What every command in launch/ shares: its parser, what it prints, and the exit codes."""
 
 from __future__ import annotations
 
@@ -96,7 +96,13 @@ def say_error(error: BaseException) -> None:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """argparse's parser, whose errors (they quote the command line) are plain lines."""
+    """argparse's parser for a command that a docstring describes, shown as it is written.
+
+    Its errors, which quote the command line, are plain lines.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -133,14 +139,6 @@ def _say_what_libraries_say() -> None:
     logging.setLogRecordFactory(_PlainRecord)
     sys.excepthook = lambda kind, error, trace: say_error(error)
     threading.excepthook = _say_end_of_thread
-
-
-def recipe_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with ``--config NAME|path`` and any number of dotted ``key=value`` overrides."""
-    parser = CommandParser(description=description)
-    parser.add_argument("--config", required=True, help="a recipe's name, or the path of a YAML")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides")
-    return parser
 
 
 def run_command(command: Callable[[], int | None]) -> int:

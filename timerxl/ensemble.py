@@ -113,14 +113,10 @@ def difference(first: dict[str, Any], other: dict[str, Any]) -> str | None:
     if not different:
         return None
     key = different[0]
-    shown = [_short(found[key]) for found in (one, two)]
+    texts = [ascii(found[key]) for found in (one, two)]
+    shown = [text if len(text) <= 120 else f"{text[:120]}..." for text in texts]
     more = f" (and {', '.join(different[1:])})" if len(different) > 1 else ""
     return f"{key} is {shown[0]} and {shown[1]}{more}"
-
-
-def _short(value: Any) -> str:
-    text = ascii(value)
-    return text if len(text) <= 120 else f"{text[:120]}..."
 
 
 class Ensemble(nn.Module):

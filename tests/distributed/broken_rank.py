@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from timerxl.cli import train
 from timerxl.command_line import leave
-from timerxl.training import distributed as launcher
 from timerxl.training import final_evaluation as ending
 from timerxl.training import run
 from timerxl.training.precision import SettingChoice
+from timerxl.training.processes import distributed as launcher
 from timerxl.training.trainer import TrainingLoop
 
 ACTION, RANK, *FINAL = sys.argv.pop(1).split(":")

@@ -87,7 +87,8 @@ def test_the_wheel_holds_every_file_that_the_code_reads(wheel: Path) -> None:
 def test_an_installed_timerxl_trains_and_forecasts(installed: Path, tmp_path: Path) -> None:
     told = run(
         installed / "python", "-c",
-        "import timerxl, timerxl.config as c; from timerxl.training.distributed import DS_CONFIGS\n"
+        "import timerxl, timerxl.config as c\n"
+        "from timerxl.training.processes.distributed import DS_CONFIGS\n"
         "print(timerxl.__file__, *sorted(c.available_recipes()))\n"
         "print(*(p.name for p in sorted(DS_CONFIGS.iterdir())))",
         cwd=tmp_path,

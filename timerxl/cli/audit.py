@@ -15,9 +15,7 @@ from timerxl.command_line import CommandParser, run_command
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = CommandParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = CommandParser(description=__doc__)
     add = arguments.add_argument
     add("audit", type=Path, metavar="SERIES", help="series.parquet, as prepare-data writes it")
     add("--config", help="a recipe's name, or the path of a YAML")

@@ -22,9 +22,7 @@ from timerxl.config import InputError
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = CommandParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--checkpoint", required=True, type=Path, help="what to read")
     parser.add_argument("--output", required=True, type=Path, help="a new folder, or a new .pth")
     parser.add_argument("--hidden-act", choices=["relu", "gelu"], help="default: relu")

@@ -31,9 +31,7 @@ MAX_ROUNDING = 0.005  # 0.7 is read as 0.70: a coarser share would fit any accur
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = CommandParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = CommandParser(description=__doc__)
     add = arguments.add_argument
     add("log", metavar="LOG", type=Path, help="metrics.jsonl, a run folder, or a console log")
     add("--base-rate", help="share of rain on validation, as 0.69 or, exactly, as 4160/6025")

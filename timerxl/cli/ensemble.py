@@ -19,9 +19,7 @@ from timerxl.command_line import CommandParser, is_main_rank, quiet_libraries, r
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = CommandParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = CommandParser(description=__doc__)
     add = arguments.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="a finished run, as runs/quickstart")
     add("--output", required=True, type=Path, metavar="FOLDER", help="new or empty")
@@ -33,8 +31,8 @@ def parser() -> argparse.ArgumentParser:
 
 def run(given: argparse.Namespace) -> int:
     """Score, write and print."""
-    from timerxl.training.distributed import evaluation_accelerator
     from timerxl.training.ensembling import build_ensemble
+    from timerxl.training.processes.distributed import evaluation_accelerator
 
     def log(sentence: str) -> None:
         if is_main_rank():

@@ -24,9 +24,7 @@ from timerxl.config import EvalConfig, InputError
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = CommandParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = CommandParser(description=__doc__)
     add = arguments.add_argument
     add("--model", required=True, type=Path, help="a model folder, as runs/NAME/model")
     add(
@@ -63,8 +61,8 @@ def run(given: argparse.Namespace) -> int:
         raise InputError(f"--max-windows is {given.max_windows}; expected 1 or more.")
     thresholds = numbers(given.thresholds)
     from timerxl.files import json_ready
-    from timerxl.training.distributed import evaluation_accelerator
     from timerxl.training.final_evaluation import EvaluationRequest, evaluate_saved, print_report
+    from timerxl.training.processes.distributed import evaluation_accelerator
 
     config = EvalConfig(
         fitted_baselines=not given.no_fitted_baselines,

@@ -26,9 +26,7 @@ from timerxl.config import InputError
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = CommandParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = CommandParser(description=__doc__)
     add = arguments.add_argument
     add("--model", required=True, help="a model folder, as runs/NAME/model, or user/name")
     add("--output", required=True, type=Path, help="a new .onnx file")

@@ -15,9 +15,7 @@ from timerxl.config import InputError, load_recipe
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = CommandParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = CommandParser(description=__doc__)
     add = arguments.add_argument
     add("--config", help="a recipe's name, or the path of a YAML")
     add("--compare", help="recipes side by side, as transfer_long,transfer")

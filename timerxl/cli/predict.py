@@ -32,9 +32,7 @@ SHOWN_NAME = 30  # characters of a region or a column
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = CommandParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = CommandParser(description=__doc__)
     add = arguments.add_argument
     add("--model", required=True, help="a model folder, as runs/NAME/model, or user/name")
     add("--input", required=True, help="Parquet or CSV series; 'synthetic' where trained on that")

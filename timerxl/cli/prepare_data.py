@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = CommandParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__)
     add = parser.add_argument
     files = "files or Zarr folders; with --audit key=value overrides"
     add("inputs", nargs="*", metavar="INPUT", help=files)

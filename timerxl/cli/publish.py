@@ -33,9 +33,7 @@ if TYPE_CHECKING:  # slow to import: a wrong argument is refused before
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = CommandParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = CommandParser(description=__doc__)
     add = arguments.add_argument
     add("--run", required=True, type=Path, help="a run folder, as runs/quickstart, or an ensemble")
     add("--repo-id", required=True, help="user/name on the hub; made if it isn't there")

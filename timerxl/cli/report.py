@@ -17,9 +17,7 @@ COMPARISON = Path("report") / "comparison.html"
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = CommandParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = CommandParser(description=__doc__)
     add = arguments.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, as runs/quickstart")
     add(

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from timerxl.command_line import (
     EXIT_OK,
+    CommandParser,
     is_first_here,
     is_main_rank,
     quiet_libraries,
-    recipe_parser,
     run_command,
     say,
     unwinding_on_signals,
@@ -99,5 +99,8 @@ def train_run(config: RunConfig, hub: BackgroundPush | None = None) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     quiet_libraries()
-    given = recipe_parser(__doc__ or "").parse_args(arguments)
+    parser = CommandParser(description=__doc__)
+    parser.add_argument("--config", required=True, help="a recipe's name, or the path of a YAML")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides")
+    given = parser.parse_args(arguments)
     return run_command(lambda: run(load_recipe(given.config, given.overrides)))

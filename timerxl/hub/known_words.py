@@ -19,7 +19,7 @@ MOST_CHARACTERS = 1_500
 _MODULES = (
     "data/audit/*.py data/windows.py data/preprocessing.py data/forecast_input.py "
     "training/monitors/rules.py training/monitors/history.py "
-    "training/monitors/runner.py training/run.py training/trainer.py training/signals.py "
+    "training/monitors/runner.py training/run.py training/trainer.py training/processes/signals.py "
     "training/precision.py training/dataloader.py "
     "evaluation/assess.py evaluation/strata.py evaluation/bootstrap.py evaluation/scores.py "
     "planner/plan.py planner/throughput.py planner/memory.py config.py config_checks.py"

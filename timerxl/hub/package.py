@@ -36,7 +36,7 @@ from timerxl.report.page import report_page
 from timerxl.report.run_record import read_run
 from timerxl.training.checkpoint.model_folder import write_preprocessing
 from timerxl.training.checkpoint.storage import file_record
-from timerxl.training.run_lock import FORECASTS, METRICS
+from timerxl.training.processes.run_lock import FORECASTS, METRICS
 
 CARD = "README.md"
 # What a run may have or not: where a repository holds one that is no longer published, it goes.

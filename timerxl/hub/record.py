@@ -41,7 +41,7 @@ from timerxl.hub.privacy import (
 )
 from timerxl.report.run_record import UNREADABLE, get, read_forecasts
 from timerxl.training.monitors.rules import MONITORS
-from timerxl.training.run_lock import FORECASTS, METRICS, RUN_FILES
+from timerxl.training.processes.run_lock import FORECASTS, METRICS, RUN_FILES
 from timerxl.untrusted import (
     check_own_files,
     link_problem,

@@ -21,7 +21,11 @@ from timerxl.planner.devices import Device
 from timerxl.planner.trace import StepSettings
 from timerxl.training.assembly import HEADS, model_config
 from timerxl.training.dataloader import tile_labels
-from timerxl.training.distributed import LauncherChoice, choose_settings, deepspeed_config_path
+from timerxl.training.processes.distributed import (
+    LauncherChoice,
+    choose_settings,
+    deepspeed_config_path,
+)
 
 
 @dataclass(frozen=True)

@@ -49,13 +49,13 @@ from timerxl.report.markup import (
 from timerxl.report.page import (
     CONTAMINATED,
     SYNTHETIC,
-    flat,
     interval_of,
     judged,
     shown,
     write_page,
 )
 from timerxl.report.run_record import Run, get, outcome_of, read_run, resampling
+from timerxl.untrusted import flat
 
 _COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, DIM)
 _STYLES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
@@ -144,8 +144,8 @@ def _runs_table(runs: list[Named]) -> Markup:
 
 
 def _settings(runs: list[Named]) -> Markup:
-    known = [named for named in runs if named.run.config is not None]
-    settings = {named.letter: flat(named.run.config) for named in known}
+    configs = {named.letter: named.run.config for named in runs}
+    settings = {letter: flat(config) for letter, config in configs.items() if config is not None}
     keys = list(dict.fromkeys(key for of_run in settings.values() for key in of_run))
     rows = []
     for key in keys:

@@ -50,7 +50,7 @@ from timerxl.report.run_record import (
     read_run,
     verdicts_of,
 )
-from timerxl.untrusted import check_own_files
+from timerxl.untrusted import check_own_files, flat
 
 SYNTHETIC = (
     "SYNTHETIC DATA: invented weather of the built-in generator, no observation. Nothing here says "
@@ -268,15 +268,6 @@ def cost_section(run: Run) -> Section:
     if summary := plan.get("summary"):
         body += paragraph(summary, "dim")
     return Section("cost", "Memory and time", body)
-
-
-def flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested keys as dotted ones; lists stay whole."""
-    found: dict[str, Any] = {}
-    for key, value in content.items():
-        inner = isinstance(value, dict) and value
-        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return found
 
 
 def shown(value: Any) -> str:

@@ -26,7 +26,7 @@ from timerxl.data.tiling import LabelTiling, PatchTiling
 from timerxl.data.windows import RegionGrid, WeatherWindows
 from timerxl.model.modeling_timerxl import sample_weights
 from timerxl.training.precision import SettingChoice, choose_data_place
-from timerxl.training.signals import HANDLED
+from timerxl.training.processes.signals import HANDLED
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ from timerxl.training.final_evaluation import (
     forecast_table,
     results,
 )
-from timerxl.training.run_lock import FORECASTS, RUN_CONFIG
+from timerxl.training.processes.run_lock import FORECASTS, RUN_CONFIG
 from timerxl.untrusted import listed, read_json, read_yaml
 
 TEST = "test"

@@ -18,7 +18,7 @@ from timerxl.evaluation.forecast_skill import skill
 from timerxl.evaluation.scores import best_threshold
 from timerxl.model.modeling_timerxl import classification_loss
 from timerxl.training.dataloader import BatchPlan, evaluation_share, loader, to_device
-from timerxl.training.distributed import agree
+from timerxl.training.processes.distributed import agree
 
 
 @dataclass(frozen=True)

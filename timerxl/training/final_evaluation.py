@@ -51,8 +51,8 @@ from timerxl.files import whole_file, write_json
 from timerxl.forecaster import load_model, load_trees
 from timerxl.training.checkpoint.model_folder import load_best, write_preprocessing
 from timerxl.training.evaluator import Forecasts, forecast
+from timerxl.training.processes.run_lock import FORECASTS
 from timerxl.training.run_cost import peak_memory_gib, plan_table
-from timerxl.training.run_lock import FORECASTS
 from timerxl.training.tracking import Log
 from timerxl.untrusted import read_json
 

@@ -23,8 +23,8 @@ from timerxl.data.windows import WeatherWindows
 from timerxl.evaluation.tables import Table, print_table
 from timerxl.files import write_json
 from timerxl.training.checkpoint.model_folder import load_best, write_preprocessing
-from timerxl.training.distributed import agree
 from timerxl.training.evaluator import Evaluator, NotFinite, over_split
+from timerxl.training.processes.distributed import agree
 from timerxl.training.run_cost import peak_memory_gib
 from timerxl.untrusted import read_json
 

@@ -28,7 +28,7 @@ from timerxl.training.checkpoint.storage import (
     no_whole_checkpoint,
     read_trainer_state,
 )
-from timerxl.training.run_lock import RUN_CONFIG
+from timerxl.training.processes.run_lock import RUN_CONFIG
 from timerxl.untrusted import flat, read_json, read_yaml
 
 AUTO, NEVER = "auto", "never"

@@ -42,7 +42,11 @@ from timerxl.training.checkpoint.manager import Checkpoints
 from timerxl.training.checkpoint.mirror import Mirror, open_mirror
 from timerxl.training.checkpoint.storage import Progress, disk_warning
 from timerxl.training.dataloader import BatchPlan, place_data
-from timerxl.training.distributed import (
+from timerxl.training.evaluator import Evaluator, check_interval
+from timerxl.training.final_evaluation import score_best
+from timerxl.training.monitors.runner import MonitorRunner, RunStopped, dead_features
+from timerxl.training.next_patch import PatchEvaluator, score_best_forecaster
+from timerxl.training.processes.distributed import (
     Launch,
     build_accelerator,
     fill_deepspeed,
@@ -50,10 +54,8 @@ from timerxl.training.distributed import (
     set_collective_timeout,
     translate_distributed_errors,
 )
-from timerxl.training.evaluator import Evaluator, check_interval
-from timerxl.training.final_evaluation import score_best
-from timerxl.training.monitors.runner import MonitorRunner, RunStopped, dead_features
-from timerxl.training.next_patch import PatchEvaluator, score_best_forecaster
+from timerxl.training.processes.run_lock import METRICS
+from timerxl.training.processes.signals import Interruption, resume_hint
 from timerxl.training.resume import (
     Resumption,
     RunEnded,
@@ -63,8 +65,6 @@ from timerxl.training.resume import (
 )
 from timerxl.training.run_cost import Prediction, Predictor, RunFacts, compare_with_plan
 from timerxl.training.run_dir import RunFolder, check_storage
-from timerxl.training.run_lock import METRICS
-from timerxl.training.signals import Interruption, resume_hint
 from timerxl.training.tracking import Log, MetricsLog, check_trackers, start_trackers
 from timerxl.training.trainer import TrainingFailed, TrainingLoop, TrainingStep, train_curves
 

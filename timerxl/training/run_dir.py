@@ -50,11 +50,10 @@ from timerxl.training.checkpoint.storage import (
     read_trainer_state,
     space_left,
 )
-from timerxl.training.distributed import agree
-from timerxl.training.end_watcher import REASON, EndWatcher
 from timerxl.training.monitors.replay import is_whole
-from timerxl.training.resume import AUTO, NEVER, Resumption, check_fingerprints, read_status
-from timerxl.training.run_lock import (
+from timerxl.training.processes.distributed import agree
+from timerxl.training.processes.end_watcher import REASON, EndWatcher
+from timerxl.training.processes.run_lock import (
     LOCK_FILE,
     METRICS,
     NO_FILES_OF_A_RUN,
@@ -62,7 +61,8 @@ from timerxl.training.run_lock import (
     RunLock,
     check_run_files,
 )
-from timerxl.training.signals import resume_hint
+from timerxl.training.processes.signals import resume_hint
+from timerxl.training.resume import AUTO, NEVER, Resumption, check_fingerprints, read_status
 from timerxl.training.tracking import Log, draw_page
 from timerxl.untrusted import open_own, plain, read_json, reason
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from timerxl.config import InputError, RunConfig
 from timerxl.files import json_ready
-from timerxl.training.distributed import agree
+from timerxl.training.processes.distributed import agree
 from timerxl.untrusted import flat, open_own, plain
 
 PROJECT = "timerxl"

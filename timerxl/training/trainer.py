@@ -31,12 +31,12 @@ from timerxl.training.checkpoint.manager import Checkpoints
 from timerxl.training.checkpoint.model_folder import save_model
 from timerxl.training.checkpoint.storage import CHECKPOINTS, Progress, checkpoint_name
 from timerxl.training.dataloader import BatchPlan, MicroBatch, iter_global_batches, to_device
-from timerxl.training.distributed import agree_on_any
 from timerxl.training.evaluator import Evaluator, NotFinite
 from timerxl.training.monitors.rules import MOST_SKIPPED
 from timerxl.training.monitors.runner import MonitorRunner, RunStopped, describe_batch
+from timerxl.training.processes.distributed import agree_on_any
+from timerxl.training.processes.signals import Interrupted, Interruption, resume_hint
 from timerxl.training.run_cost import peak_memory_gib
-from timerxl.training.signals import Interrupted, Interruption, resume_hint
 from timerxl.training.tracking import draw_page
 
 
@@ -135,14 +135,13 @@ class TrainingStep:
         else:
             total, grad_norm = self._gather_step(number, own, norm)
         # fp16 skips steps whose gradients overflow, and lowers its scale: no fault.
-        if grad_norm is not None and not math.isfinite(grad_norm) and not self._is_fp16:
+        overflowed = grad_norm is not None and not math.isfinite(grad_norm)
+        if grad_norm is not None and overflowed and accelerator.mixed_precision != "fp16":
             raise NumberNotFinite(number, total, grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
-        # Only fp16 gets here with a NaN or infinite norm: other formats raised above. accelerate
-        # does not see that a fused optimizer skips (accelerate #4242); DeepSpeed says so itself.
-        overflowed = grad_norm is not None and not math.isfinite(grad_norm)
+        # accelerate does not see that a fused optimizer skips (accelerate #4242); DeepSpeed does.
         left_out = overflowed or bool(getattr(self.optimizer, "step_was_skipped", False))
         self.skipped = self.skipped + 1 if left_out else 0
         if self.average is not None and not left_out:
@@ -168,10 +167,6 @@ class TrainingStep:
                 "the gradients are NaN or infinite at any scale of the loss; lower optim.lr, look "
                 "for extreme values in the series, or use train.precision=fp32."
             ) from error
-
-    @property
-    def _is_fp16(self) -> bool:
-        return bool(self.accelerator.mixed_precision == "fp16")
 
     def _gather_step(
         self, number: int, own: torch.Tensor, norm: torch.Tensor

@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 import timerxl.hub.push
 from timerxl.config import load_recipe
+from timerxl.hub.known_words import is_known_sentence
 from timerxl.hub.package import Package, stage
 from timerxl.hub.record import read_record
 from timerxl.training import run as training
@@ -71,6 +72,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     Uploads are forks; see ``cold_upload``.
     """
     monkeypatch.setattr(timerxl.hub.push, "subprocess", processes.UPLOADS_BY_FORKS)
+    is_known_sentence("the loss", frozenset())  # its words are read once for all uploads
     fast = tmp_path / "fast"
     fast.mkdir()
     (fast / "sitecustomize.py").write_text(NO_WAITING)

@@ -28,7 +28,7 @@ from whole_runs import (
 
 from timerxl.training import run as run_module
 from timerxl.training.checkpoint.storage import file_record
-from timerxl.training.run_lock import RunLock
+from timerxl.training.processes.run_lock import RunLock
 from timerxl.training.trainer import NumberNotFinite, TrainingStep
 
 pytestmark = pytest.mark.slow

@@ -244,7 +244,7 @@ def test_a_lock_that_grows_after_the_look_is_not_followed(
 ) -> None:
     """The look at the folder is one guard, the opening itself another."""
     from timerxl.config import InputError
-    from timerxl.training.run_lock import RunLock
+    from timerxl.training.processes.run_lock import RunLock
     from timerxl.training.tracking import MetricsLog
 
     mtime = canary.stat().st_mtime

@@ -31,7 +31,7 @@ from timerxl.planner.memory import (
 from timerxl.planner.trace import Peak, StepSettings, trace_step
 from timerxl.planner.workload import Choice, Workload, ZeroSettings, choose
 from timerxl.training.assembly import build_optimizer
-from timerxl.training.distributed import DS_CONFIGS
+from timerxl.training.processes.distributed import DS_CONFIGS
 
 MakeWorkload = Callable[..., Workload]
 RANKS = [1, 2, 3, 4, 8]

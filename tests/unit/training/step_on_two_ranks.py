@@ -21,7 +21,7 @@ from timerxl.model import TimerXLForClassification
 from timerxl.planner.trace import zero_windows
 from timerxl.training.assembly import build_optimizer, model_config
 from timerxl.training.dataloader import MicroBatch
-from timerxl.training.distributed import build_accelerator, fill_deepspeed, plan_launch
+from timerxl.training.processes.distributed import build_accelerator, fill_deepspeed, plan_launch
 from timerxl.training.trainer import NumberNotFinite, TrainingStep
 
 BATCH = 2

@@ -212,12 +212,26 @@ def plain(train_tiny: Callable[..., Any], tmp_path_factory: pytest.TempPathFacto
     return train_tiny(tmp_path_factory.mktemp("plain") / "run", *SHORT)
 
 
-def test_a_compiled_run_follows_the_trajectory(
-    plain: Any, train_tiny: Callable[..., Any], tmp_path: Path
-) -> None:
-    """With checkpointing; without it in the first steps of the runs below."""
-    overrides = ["train.compile=true", "train.gradient_checkpointing=true"]
-    found = train_tiny(tmp_path / "run", *SHORT, *overrides)
+@pytest.fixture(scope="module")
+def kept() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture
+def compiled(
+    kept: dict[str, Any], train_tiny: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """A compiled run, made once, in a test that has chosen the backend; with checkpointing."""
+    if not kept:
+        folder = tmp_path_factory.mktemp("compiled") / "run"
+        overrides = ["train.compile=true", "train.gradient_checkpointing=true"]
+        kept["run"] = train_tiny(folder, *SHORT, *overrides)
+    return kept["run"]
+
+
+def test_a_compiled_run_follows_the_trajectory(plain: Any, compiled: Any) -> None:
+    """With checkpointing; without it in runs below."""
+    found = compiled
     assert losses(found) == pytest.approx(losses(plain), rel=1e-5)
     assert len(losses(found)) == 14
     for split in ("validation", "test"):
@@ -248,6 +262,7 @@ def test_a_run_goes_on_compiled_or_not(
     first: Way,
     then: Way,
     plain: Any,
+    request: pytest.FixtureRequest,
     train_tiny: Callable[..., Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -262,7 +277,10 @@ def test_a_run_goes_on_compiled_or_not(
         assert (compilation.compile_seconds() > before) == (way is not NOTHING)
         return found
 
-    begun = train(first, tmp_path / "first")
+    if first is REGIONS:
+        begun = train(first, tmp_path / "first")
+    else:
+        begun = plain if first is NOTHING else request.getfixturevalue("compiled")
     checkpoint = sorted((begun.folder / "checkpoints").iterdir())[0]
     assert json.loads((checkpoint / "trainer_state.json").read_text())["step"] == 12
     resumed = train(then, tmp_path / "then", f"train.resume={checkpoint}")

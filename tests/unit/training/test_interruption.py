@@ -21,10 +21,10 @@ from timerxl.data.readers import load_series
 from timerxl.data.windows import build_windows
 from timerxl.training import run as run_module
 from timerxl.training.dataloader import loader
-from timerxl.training.distributed import PeerLost
 from timerxl.training.monitors.runner import RunStopped
+from timerxl.training.processes.distributed import PeerLost
+from timerxl.training.processes.signals import HANDLED, Interrupted, Interruption
 from timerxl.training.run import RunCallbacks, train
-from timerxl.training.signals import HANDLED, Interrupted, Interruption
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ def test_signals_that_come_twice_leave_no_noise(capfd: pytest.CaptureFixture[str
 
 STUCK = """
 import os, signal, sys, time
-from timerxl.training.signals import Interruption
+from timerxl.training.processes.signals import Interruption
 kind, patience = sys.argv[1], 0.5
 say = lambda number: os.write(1, f"stuck {number}\\n".encode())
 first = 9.0 if kind == "beginning" else patience

@@ -15,8 +15,8 @@ from accelerate.utils import DeepSpeedPlugin, DistributedType
 
 from timerxl.config import InputError, RunConfig, TrainConfig
 from timerxl.device import DeviceFacts
-from timerxl.training import distributed as launcher_module
-from timerxl.training.distributed import (
+from timerxl.training.processes import distributed as launcher_module
+from timerxl.training.processes.distributed import (
     DS_CONFIGS,
     Launch,
     LauncherChoice,

@@ -27,8 +27,8 @@ from timerxl.training.checkpoint.storage import (
     publish,
     record_files,
 )
+from timerxl.training.processes.run_lock import RunLock
 from timerxl.training.resume import RunEnded
-from timerxl.training.run_lock import RunLock
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.append(str(ROOT / "tests"))

@@ -9,55 +9,81 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 import torch
 
-from timerxl.training.distributed import PeerLost, lost_peer, translate_distributed_errors
+from timerxl.training.processes.distributed import PeerLost, lost_peer, translate_distributed_errors
 
-# What gloo itself says where the other of two ranks is killed, is silent, or never comes.
+CASES = ("killed", "silent", "absent")
+# What gloo itself says where the other of two ranks is killed, is silent, or never comes; the pairs
+# are forks of one process, all at the same time.
 RANKS = """
 import datetime, json, os, signal, sys
 import torch
 import torch.distributed as dist
-case, port = sys.argv[1:]
-other = os.fork()
-rank, second = int(other == 0), datetime.timedelta(seconds=1)
-signal.alarm(90)  # nobody is left over, whatever happens
-try:
-    if case == "absent" and rank:
-        signal.pause()
-    wait = second if case == "absent" else 60 * second
-    place = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=place, rank=rank, world_size=2, timeout=wait)
-    group = dist.new_group(timeout=second)
-    if rank:
-        signal.pause()
-    if case == "killed":
+
+def lose(case, port):
+    other = os.fork()
+    rank, second = int(other == 0), datetime.timedelta(seconds=1)
+    signal.alarm(90)  # nobody is left over, whatever happens
+    try:
+        if case == "absent" and rank:
+            signal.pause()
+        wait = second if case == "absent" else 60 * second
+        place = f"tcp://127.0.0.1:{port}"
+        dist.init_process_group("gloo", init_method=place, rank=rank, world_size=2, timeout=wait)
+        group = dist.new_group(timeout=second)
+        if rank:
+            signal.pause()
+        if case == "killed":
+            os.kill(other, signal.SIGKILL)
+        dist.all_reduce(torch.ones(4), group=group)
+    except Exception as error:
+        print(json.dumps([case, type(error).__name__, str(error)]), flush=True)
+    if other:
         os.kill(other, signal.SIGKILL)
-    dist.all_reduce(torch.ones(4), group=group)
-except Exception as error:
-    print(json.dumps([type(error).__name__, str(error)]), flush=True)
-if other:
-    os.kill(other, signal.SIGKILL)
-os._exit(0)
+    os._exit(0)
+
+for word in sys.argv[1:]:
+    if os.fork() == 0:
+        lose(*word.split(":"))
+for _ in sys.argv[1:]:
+    os.wait()
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["killed", "silent", "absent"])
-def test_gloo_s_own_words_for_a_lost_peer(case: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+@pytest.fixture(scope="module")
+def words_of_gloo() -> dict[str, tuple[str, str]]:
+    """Case -> (name of the error, its text)."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in CASES]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        ports = [free.getsockname()[1] for free in sockets]
     done = subprocess.run(
-        [sys.executable, "-c", RANKS, case, port],
+        [
+            sys.executable,
+            "-c",
+            RANKS,
+            *(f"{c}:{port}" for c, port in zip(CASES, ports, strict=True)),
+        ],
         capture_output=True,
         text=True,
         timeout=120,
         env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
     )
-    name, text = json.loads(done.stdout.splitlines()[-1])
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    return {case: (name, text) for case, name, text in found}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_gloo_s_own_words_for_a_lost_peer(
+    case: str, words_of_gloo: dict[str, tuple[str, str]]
+) -> None:
+    name, text = words_of_gloo[case]
     kind = getattr(builtins, name, None) or getattr(torch.distributed, name)
     said = lost_peer(kind(text))
     assert said

@@ -23,7 +23,7 @@ from timerxl.training.checkpoint.storage import (
     StorageFailed,
     checkpoint_name,
 )
-from timerxl.training.end_watcher import REASON
+from timerxl.training.processes.end_watcher import REASON
 from timerxl.training.resume import RunEnded, fit_layout, plan_resume
 from timerxl.training.run_dir import RunFolder
 from timerxl.training.tracking import Log

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from timerxl.config import InputError
-from timerxl.training import run_lock
-from timerxl.training.run_lock import (
+from timerxl.training.processes import run_lock
+from timerxl.training.processes.run_lock import (
     RUN_FILES,
     RUN_FOLDERS,
     STALE_SECONDS,
@@ -31,7 +31,7 @@ from timerxl.training.run_lock import (
 HOLD = """
 import sys
 from pathlib import Path
-from timerxl.training.run_lock import RunLock
+from timerxl.training.processes.run_lock import RunLock
 lock = RunLock(Path(sys.argv[1]), lambda sentence: print(sentence, flush=True))
 try:
     lock.acquire()
@@ -189,7 +189,7 @@ def test_storage_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 FORK = """
 import os, sys, time
 from pathlib import Path
-from timerxl.training.run_lock import RunLock
+from timerxl.training.processes.run_lock import RunLock
 lock = RunLock(Path(sys.argv[1]))
 lock.acquire()
 child = os.fork()

@@ -20,8 +20,8 @@ from timerxl.data.readers import load_series
 from timerxl.data.windows import build_windows
 from timerxl.model import TimerXLForClassification
 from timerxl.training import run_dir as run_folder
-from timerxl.training.distributed import agree, build_accelerator, plan_launch
 from timerxl.training.evaluator import forecast
+from timerxl.training.processes.distributed import agree, build_accelerator, plan_launch
 from timerxl.training.resume import Resumption
 from timerxl.training.run_dir import RunFolder
 from timerxl.training.tracking import Log

@@ -29,8 +29,8 @@ class Quantity:
     """``unit`` is the one that ``low`` and ``high`` are in: limits of weather, edges allowed.
 
     ``names`` are short names of columns (exact, without case), ``words`` a regular expression over
-    the words of a longer name. ``is_sum``: comes as a sum over a time. ``aliases`` are spellings of
-    units that mean something here only (``F`` is no farad).
+    the words of a longer name. ``aliases`` are spellings of units that mean something here only
+    (``F`` is no farad).
     """
 
     key: str
@@ -39,7 +39,6 @@ class Quantity:
     high: float
     names: str = ""
     words: str = ""
-    is_sum: bool = False
     aliases: dict[str, str] | None = None
 
 
@@ -70,6 +69,7 @@ def named(key: str) -> Quantity:
     return _BY_KEY[key]
 
 
+@lru_cache(MOST_COLUMNS)
 def words_of(name: str) -> str:
     """Put a column's name in plain words: ``PRECIPITAÇÃO (mm)`` -> ``precipitacao``."""
     text = without_accents(re.sub(r"\([^()]*\)|\[[^\[\]]*\]", " ", name))
@@ -755,7 +755,7 @@ def _doubt(amounts: _Amounts) -> str | None:
     return None
 
 
-SIN_COS, AS_IS = "sin_cos", "as_is"
+SIN_COS = "sin_cos"
 _POINTS = ("N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE",
            "S", "SSW", "SW", "WSW", "W", "WNW", "NW", "NNW")  # fmt: skip
 # German and Spanish, Portuguese and French write O for east or for west; they are not guessed.

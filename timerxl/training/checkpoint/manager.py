@@ -38,7 +38,7 @@ from timerxl.training.checkpoint.storage import (
     record_files,
     space_left,
 )
-from timerxl.training.distributed import agree
+from timerxl.training.processes.distributed import agree
 
 OPTIMIZER_FILES = "optimizer-*.safetensors"
 _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # DeepSpeed's, in fp16

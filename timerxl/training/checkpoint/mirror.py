@@ -47,7 +47,7 @@ from timerxl.training.checkpoint.storage import (
     read_manifest,
     space_left,
 )
-from timerxl.training.run_lock import FORECASTS, NO_FILES_OF_A_RUN, RUN_CONFIG, RunLock
+from timerxl.training.processes.run_lock import FORECASTS, NO_FILES_OF_A_RUN, RUN_CONFIG, RunLock
 from timerxl.untrusted import MOST_JSON_BYTES, check_own_files, open_own, reason, schema_error
 
 FORMAT = 1

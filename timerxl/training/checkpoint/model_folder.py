@@ -27,7 +27,7 @@ from timerxl.training.checkpoint.storage import (
     space_left,
     sync,
 )
-from timerxl.training.distributed import agree
+from timerxl.training.processes.distributed import agree
 from timerxl.untrusted import link_problem, read_json
 
 WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"

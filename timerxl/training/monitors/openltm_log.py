@@ -304,8 +304,9 @@ class LoggedRun:
                 found.append(streak)
                 continue
             splits = list(accuracy) if len(accuracy) == 2 and has_own_test else ["validation"]
+            pairs = list(pairwise(streak))
             same_loss = {
-                split: [_has_same_loss(split, *pair) for pair in pairwise(streak)]
+                split: [split in b.loss and a.loss.get(split) == b.loss[split] for a, b in pairs]
                 for split in splits
             }
             times = sum(1 + same for split in splits for same in same_loss[split])
@@ -638,10 +639,6 @@ def _overlapping(all_printed: list[_ProcessOutput]) -> list[list[_ProcessOutput]
         found[-1].append(printed)
         end = max(end, printed.last)
     return found
-
-
-def _has_same_loss(split: str, before: Epoch, after: Epoch) -> bool:
-    return split in after.loss and before.loss.get(split) == after.loss[split]
 
 
 def _differ(part: list[_ProcessOutput]) -> bool:

@@ -85,9 +85,8 @@ def collapse(history: History, limits: MonitorsConfig) -> Verdict | None:
     latest = history.latest
     if latest is None or (reason := collapsed(latest)) is None:
         return None
-    evidence = _known(
-        latest, "accuracy rain_share predicted_rain_share roc_auc logit_spread num_windows"
-    )
+    names = "accuracy rain_share predicted_rain_share roc_auc logit_spread num_windows".split()
+    evidence = {name: of for name in names if (of := getattr(latest, name)) is not None}
     if (floor := latest.always_rain_f1) is not None:
         evidence["always_rain_f1"] = floor
     auc = latest.roc_auc
@@ -293,11 +292,6 @@ def overfitting(history: History, limits: MonitorsConfig) -> Verdict | None:
 
 def _is_check(history: History) -> bool:
     return history.latest is not None and history.latest.is_sample
-
-
-def _known(scores: Scores, names: str) -> dict[str, object]:
-    found = {name: getattr(scores, name) for name in names.split()}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def _spread(values: list[float | None]) -> float:
@@ -530,7 +524,10 @@ class Watcher:
             if getattr(self.limits, name) == "off":
                 continue
             verdict = MONITORS[name](self.history, self.limits)
-            if verdict is not None and (self.repeat or not self._said(verdict)):
+            if verdict is None:
+                continue
+            said = {(one.name, one.severity) for one in self.verdicts}
+            if self.repeat or (verdict.name, verdict.severity) not in said:
                 found.append(verdict)
         self.verdicts += found
         return found
@@ -539,8 +536,3 @@ class Watcher:
         """Whether the recipe lets this verdict end the run: it is certain, or the target."""
         action = getattr(self.limits, verdict.name)
         return action == "stop" and (verdict.severity == CERTAIN or verdict.name == "target")
-
-    def _said(self, verdict: Verdict) -> bool:
-        return any(
-            (said.name, said.severity) == (verdict.name, verdict.severity) for said in self.verdicts
-        )

@@ -16,8 +16,8 @@ from timerxl.command_line import EXIT_STOPPED, ForeseenError
 from timerxl.config import RunConfig
 from timerxl.data.windows import WeatherWindows
 from timerxl.files import write_json
-from timerxl.training.distributed import agree
 from timerxl.training.monitors.rules import Verdict, Watcher, explodes, usual_norm
+from timerxl.training.processes.distributed import agree
 from timerxl.training.tracking import MetricsLog
 
 VERDICT_FILE = "verdict.json"
