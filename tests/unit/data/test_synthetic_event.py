@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from timerxl.config import DataConfig, InputError, SyntheticConfig
-from timerxl.data.preprocessing import label_and_persistence
+from timerxl.data.preprocessing import Preprocessing, label_and_persistence
 from timerxl.data.readers import load_series
 from timerxl.data.series import WeatherSeries
 from timerxl.data.synthetic import FEATURE_NAMES, synthetic_series, synthetic_table
@@ -170,6 +171,17 @@ def test_patterns_leave_features_out_but_not_those_that_are_listed() -> None:
     assert both.feature_names == ["tp_sum_24h", "tp"]
     assert load(exclude_features=["nothing_*"]).feature_names == FEATURE_NAMES
     assert load(exclude_features=["TP*"]).feature_names == FEATURE_NAMES  # case counts
+
+
+@pytest.mark.parametrize("chosen", [{"features": ["tcwv", "tp"]}, {"exclude_features": ["?2m"]}])
+def test_a_model_s_series_has_the_features_it_was_trained_on(
+    chosen: dict[str, Any], tmp_path: Path
+) -> None:
+    config = DataConfig(**chosen)
+    content = build_windows(load_series(config), config, 56).preprocessing()
+    again = load_series(Preprocessing(tmp_path, content).data_config(None))
+    assert again.feature_names == content["feature_names"]
+    assert len(again.feature_names) == (2 if "features" in chosen else 25)
 
 
 @pytest.mark.parametrize(
