@@ -14,13 +14,13 @@ import torch
 
 from timerxl.config import InputError, RunConfig
 from timerxl.data.readers import load_series
+from timerxl.data.tiling import tile_labels
 from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.model import TimerXLConfig
 from timerxl.model.modeling_timerxl import flops_per_sample
 from timerxl.planner.devices import Device
 from timerxl.planner.trace import StepSettings
 from timerxl.training.assembly import HEADS, model_config
-from timerxl.training.dataloader import tile_labels
 from timerxl.training.distributed import LauncherChoice, choose_settings, deepspeed_config_path
 
 

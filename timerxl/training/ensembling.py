@@ -301,7 +301,7 @@ def score_beside(
     config: RunConfig,
 ) -> dict[str, dict[str, Any]]:
     """Score forecasts (name -> split -> P(rain)) beside the ensemble's own, on the same windows."""
-    base_rate = float(windows.labels_of("train").mean())
+    base_rate = windows.rain_share("train")
     resamples = {}
     if why_none(samples[TEST], config.eval) is None:
         resamples = resampled(

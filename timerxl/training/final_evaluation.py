@@ -107,7 +107,7 @@ def assess_windows(
     best, error = best_possible(windows, rows, split)
     probabilities = with_calibrated(probabilities | best, decision)
     thresholds = thresholds_of(probabilities, samples[VALIDATION].label, decision, config)
-    base_rate = float(windows.labels_of("train").mean())
+    base_rate = windows.rain_share("train")
     found = assess(probabilities, samples, split, thresholds, base_rate, config, seed)
     found["observed_bound_error"] = error
     return found, probabilities, samples
@@ -258,7 +258,7 @@ def _print_results(
     cost: dict[str, Any],
 ) -> None:
     kind = "SYNTHETIC data" if windows.series.is_synthetic else str(config.data.path)
-    caption = _caption(config, len(windows.labels_of("test")), found, decision)
+    caption = _caption(config, len(windows.issue_rows("test")), found, decision)
     title = f"Rain within {config.data.label_horizon_hours:g} h, {config.recipe}, {kind}"
     print_table(comparison_table(found["scores"], title, caption))
     print_table(score_table(found, "Timer-XL on the test split, score by score"))
