@@ -881,7 +881,9 @@ class Preprocessing:
             added = [ONI_FEATURE] if needs_oni else []
             features = [name for name in self.content["feature_names"] if name not in added]
         oni_path = str(oni) if needs_oni else None
-        return replace(self._data, path=path, features=features, oni_path=oni_path)
+        # A stranger's file names no folder to write to either.
+        ours = DataConfig().cache_dir
+        return replace(self._data, path=path, features=features, oni_path=oni_path, cache_dir=ours)
 
     @property
     def _data(self) -> DataConfig:

@@ -61,19 +61,29 @@ class _Damaged(Exception):
     """A store can't be used: why."""
 
 
-def open_windows(config: RunConfig, log: Log, saved: Preprocessing | None = None) -> Made:
+def open_saved_windows(data: DataConfig, saved: Preprocessing, log: Log) -> WeatherWindows:
+    """Return the windows of the series of ``data`` as the model of ``saved`` reads them."""
+    config = RunConfig(data=data)
+    config.model.context_length = saved.context_length
+    return open_windows(config, log, saved)[0]
+
+
+def open_windows(
+    config: RunConfig, log: Log, saved: Preprocessing | None = None, is_audited: bool = True
+) -> Made:
     """Return the windows of a run's series, and the lines of its audit.
 
     They come from the store in ``data.cache_dir``, which is made where it is missing, damaged or of
     another table, other settings or other code; or are made in memory where none is kept. ``saved``
-    is the preprocessing of a finished model: its windows, which nobody trains on, are not audited.
+    is the preprocessing of a finished model: its windows, which nobody trains on, are not audited,
+    and neither are those made in memory where they need not be (``is_audited``).
 
     Raises InputError where the series can't be read or used, and where ``data.cache_dir`` names a
     folder that can't be written. The default folder is done without, and the log says why.
     """
     folder = _cache_folder(config.data)
     if folder is None:
-        return _make(config, saved, Arrays())
+        return _make(config, saved, Arrays(), is_audited)
     try:
         return _open_or_make(config, saved, folder, log)
     except (OSError, NotImplementedError) as error:  # the latter: a storage without locks
@@ -84,7 +94,7 @@ def open_windows(config: RunConfig, log: Log, saved: Preprocessing | None = None
                 "data.cache_dir=null to keep none."
             ) from error
         log(f"warning: {sentence}: every process prepares the series in its own memory.")
-        return _make(config, saved, Arrays())
+        return _make(config, saved, Arrays(), is_audited)
 
 
 def _cache_folder(data: DataConfig) -> Path | None:
@@ -99,8 +109,10 @@ def _cache_folder(data: DataConfig) -> Path | None:
     return Path(base) / "timerxl"
 
 
-def _make(config: RunConfig, saved: Preprocessing | None, arrays: Arrays) -> Made:
-    """Read the series and make its windows; in memory, an audit is left to who asks for one."""
+def _make(
+    config: RunConfig, saved: Preprocessing | None, arrays: Arrays, is_audited: bool = True
+) -> Made:
+    """Read the series, make its windows and audit them."""
     is_rain = config.train.task == "rain"
     series = load_series(config.data, arrays)
     windows = build_windows(
@@ -114,7 +126,8 @@ def _make(config: RunConfig, saved: Preprocessing | None, arrays: Arrays) -> Mad
     if saved is not None:
         return windows, []
     windows.tiling = tile_labels(config, windows, arrays)
-    return windows, audit_windows(windows, config).short_lines() if is_rain else []
+    is_audited &= is_rain
+    return windows, audit_windows(windows, config).short_lines() if is_audited else []
 
 
 def _open_or_make(config: RunConfig, saved: Preprocessing | None, folder: Path, log: Log) -> Made:

@@ -28,6 +28,41 @@ from timerxl.model.modeling_timerxl import sample_weights
 from timerxl.training.precision import SettingChoice, choose_data_place
 from timerxl.training.signals import HANDLED
 
+MOST_SHUFFLED = 2**24  # samples whose order is drawn at once: 128 MiB
+
+
+class Shuffle:
+    """A pseudo-random order of 0 to ``count`` - 1 that is computed where it is looked at.
+
+    A Feistel network of eight rounds permutes the numbers of an even number of bits; one that falls
+    beyond ``count`` is permuted again until it does not (cycle walking; Black and Rogaway 2002).
+    """
+
+    def __init__(self, count: int, rng: np.random.Generator) -> None:
+        self.count = count
+        self.half = np.uint64(max((count - 1).bit_length() + 1, 2) // 2)
+        self.keys = rng.integers(2**64, size=8, dtype=np.uint64)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, places: slice) -> np.ndarray:
+        """Return the samples at these places, int64."""
+        found = self._permuted(np.arange(*places.indices(self.count), dtype=np.uint64))
+        while (beyond := found >= self.count).any():
+            found[beyond] = self._permuted(found[beyond])
+        return found.astype(np.int64)
+
+    def _permuted(self, numbers: np.ndarray) -> np.ndarray:
+        low = np.uint64((1 << int(self.half)) - 1)
+        left, right = numbers >> self.half, numbers & low
+        for key in self.keys:
+            mixed = right ^ key  # the finaliser of SplitMix64 (Steele, Lea and Flood 2014)
+            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            left, right = right, left ^ ((mixed ^ (mixed >> np.uint64(31))) & low)
+        return np.asarray((left << self.half) | right)
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -93,15 +128,20 @@ class BatchPlan:
     def steps_per_epoch(self) -> int:
         return -(-self.num_samples // self.global_batch_size)
 
-    def order(self, epoch: int) -> np.ndarray:
+    def order(self, epoch: int) -> np.ndarray | Shuffle:
         """Return the epoch's samples in their order, int64 [num_samples]; with a tiling at most
-        so many."""
+        so many.
+
+        Of very many samples the order is computed step by step: as arrays it would not fit.
+        """
         rng = np.random.default_rng([self.seed, epoch])
+        if self.tiling is None and self.num_samples > MOST_SHUFFLED:
+            return Shuffle(self.num_samples, rng)
         if self.tiling is None:
             return rng.permutation(self.num_samples)
         return rng.permutation(self.tiling.tiles.epoch(rng))
 
-    def global_step(self, order: np.ndarray, index: int) -> np.ndarray:
+    def global_step(self, order: np.ndarray | Shuffle, index: int) -> np.ndarray:
         """Return all ranks' samples in step ``index`` of the epoch with this order.
 
         The windows of a tiling are fewer in some epochs: they are spread evenly over the steps.
@@ -129,7 +169,7 @@ class BatchPlan:
         return batches
 
     def groups(
-        self, order: np.ndarray, steps: range
+        self, order: np.ndarray | Shuffle, steps: range
     ) -> Iterator[tuple[np.ndarray, list[MicroBatch]]]:
         """Yield the samples of each step, and this rank's micro-batches of them, as they are
         needed: an epoch of many regions has millions."""

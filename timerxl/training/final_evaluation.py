@@ -22,8 +22,8 @@ from timerxl.command_line import say
 from timerxl.config import DataConfig, EvalConfig, InputError, RunConfig
 from timerxl.data.enso import read_oni
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing, label_and_persistence
-from timerxl.data.readers import load_series
-from timerxl.data.windows import WeatherWindows, build_windows
+from timerxl.data.store import open_saved_windows
+from timerxl.data.windows import WeatherWindows
 from timerxl.evaluation.assess import (
     MODELS,
     VALIDATION,
@@ -321,7 +321,7 @@ def evaluate_saved(
     model = load_model(request.model, saved)
     oni = None if request.enso is None else read_oni(request.enso)
     config = saved.data_config(data_path(request.data, saved), request.enso)
-    windows = build_windows(load_series(config), config, saved.context_length, saved)
+    windows = open_saved_windows(config, saved, log)
     for note in windows.notes:
         log(f"data: {note}")
     events = _events(request, saved, windows, config)

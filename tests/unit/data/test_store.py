@@ -27,7 +27,7 @@ from timerxl.data import store as store_module
 from timerxl.data.arrays import Arrays
 from timerxl.data.preprocessing import Preprocessing, fit_scaling
 from timerxl.data.readers import load_series, read_table, sha256_of
-from timerxl.data.store import open_windows
+from timerxl.data.store import open_saved_windows, open_windows
 from timerxl.data.windows import WeatherWindows
 from timerxl.training.dataloader import BatchPlan, iter_global_batches
 
@@ -303,16 +303,18 @@ def test_a_saved_model_s_windows_come_from_a_store_too(tmp_path: Path) -> None:
     cache, path = tmp_path / "cache", write_series(tmp_path)
     windows, _ = open_windows(recipe(path, None, "data.labels=last"), pytest.fail)
     content = json.loads(json.dumps(windows.preprocessing()))
+    content["data"]["cache_dir"] = str(tmp_path / "elsewhere")  # in a stranger's file
     saved = Preprocessing(tmp_path, content)
     config = recipe(path, None)
     config.data = saved.data_config(str(path))
+    assert config.data.cache_dir == "auto"
     config.data.cache_dir = None
     expected, _ = open_windows(config, pytest.fail, saved)
     config.data.cache_dir = str(cache)
     for _ in range(2):
-        found, audit = open_windows(config, lambda sentence: None, saved)
+        found = open_saved_windows(config.data, saved, lambda sentence: None)
         assert_equal(found, expected)
-        assert audit == []
+    assert len(stores(cache)) == 1
     assert found.tiling is None
 
 
@@ -468,7 +470,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from tests.unit.data.test_store import recipe
-from timerxl.data.store import open_windows
+from timerxl.data.store import open_saved_windows, open_windows
 config = recipe(Path(sys.argv[1]), Path(sys.argv[2]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # no file can grow beyond it
 open_windows(config, print)
