@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--years", type=int, default=11)
     parser.add_argument("--limit-s", type=float, default=1800.0, help="of one start")
     parser.add_argument("--folder", type=Path, help="of tables and caches (default: temporary)")
-    parser.add_argument("--keep-stores", action="store_true", help="begin with what lies there")
+    parser.add_argument("--keep-stores", action="store_true", help="measure later starts alone")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--series", help=argparse.SUPPRESS)
     parser.add_argument("--overrides", nargs="*", help="settings of the recipe")
@@ -239,9 +239,12 @@ def main() -> None:
         for ranks in map(int, options.ranks.split(",")):
             cache = folder / f"cache_{regions}"
             overrides = [*given, f"data.cache_dir={cache}"] if has_store else given
-            if not options.keep_stores:
+            starts = ["first", "again"] if has_store else ["every"]
+            if options.keep_stores:
+                starts = starts[-1:]
+            else:
                 shutil.rmtree(cache, ignore_errors=True)
-            for start in ("first", "again") if has_store else ("every",):
+            for start in starts:
                 found = measure(series, ranks, folder / "work", overrides, options.limit_s)
                 cells = [str(regions), rows, str(ranks), start]
                 if isinstance(found, str):
