@@ -66,6 +66,10 @@ class SyntheticConfig:
 class DataConfig:
     """Where the series comes from and how it becomes windows, labels and splits.
 
+    ``cache_dir`` is the folder in which what is made of the series is kept for every rank, restart
+    and command (timerxl/data/store.py): auto is ~/.cache/timerxl for tables of 8 MiB or more, null
+    keeps nothing.
+
     ``train_stride_hours`` null takes training windows as often as all others. A shorter one shows
     the network more of the same training period; validation and test stay as they are.
     ``holdout_fraction`` of the training times, the last ones, is set aside for the monitors.
@@ -87,6 +91,7 @@ class DataConfig:
     """
 
     path: Optional[str] = None
+    cache_dir: Optional[str] = "auto"
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     timestamp_column: str = "timestamp"
     region_column: str = "region"

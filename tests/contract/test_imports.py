@@ -60,6 +60,7 @@ TORCH_FREE = (
     "timerxl/training/checkpoint/mirror.py",
 )
 TORCH_ALLOWED = (
+    "timerxl/data/store.py",
     "timerxl/data/tiling.py",
     "timerxl/data/windows.py",
     "timerxl/data/forecast_input.py",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from timerxl.config import DataConfig, InputError, RunConfig, SyntheticConfig, validate
+from timerxl.data.arrays import BLOCK_ROWS, Arrays, blocks
 from timerxl.data.enso import ONI_FEATURE
 from timerxl.data.neighbours import region_places
 from timerxl.data.series import WeatherSeries
@@ -131,20 +133,30 @@ def next_patch_labels(series: WeatherSeries, patch_length: int) -> np.ndarray:
 
 
 def label_and_persistence(
-    series: WeatherSeries, config: DataConfig
+    series: WeatherSeries, config: DataConfig, arrays: Arrays | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the label of (t, t + h] and the same event of (t - h, t], both [R] float64 0/1/NaN.
 
     A ready label is taken as it is, and its persistence is the label of the row h earlier: what
-    it calls rain need not be what the precipitation column adds up to.
+    it calls rain need not be what the precipitation column adds up to. They are made region by
+    region in ``arrays`` (default: in memory).
     """
     hours, threshold = config.label_horizon_hours, config.rain_threshold_mm
-    if series.ready_label is not None:
-        steps = whole_steps(hours, series.step_hours)
-        return series.ready_label, _shift(series, series.ready_label, -steps)
-    before = rain_before(series, hours, threshold)
-    make = stacked_labels if config.split == "rows" else labels
-    return make(series, hours, threshold), before
+    arrays, count = arrays or Arrays(), len(series.region_index)
+    label = arrays.new("label", (count,), "float64")
+    before = arrays.new("rained_before", (count,), "float64")
+    for rows, part in series.parts():
+        if part.ready_label is not None:
+            steps = whole_steps(hours, series.step_hours)
+            label[rows], before[rows] = part.ready_label, _shift(part, part.ready_label, -steps)
+        else:
+            before[rows] = rain_before(part, hours, threshold)
+            if config.split != "rows":
+                steps = whole_steps(hours, series.step_hours)
+                label[rows] = _shift(part, before[rows], steps)
+    if config.split == "rows" and series.ready_label is None:  # sums run across regions
+        label[:] = stacked_labels(series, hours, threshold)
+    return label, before
 
 
 def check_leaks(
@@ -197,30 +209,33 @@ def _cut(count: int, fraction: float) -> int:
     return int(count * fraction + 1e-6)
 
 
-def _on_stride(series: WeatherSeries, config: DataConfig, key: str) -> np.ndarray:
+def _on_stride(timestamps: np.ndarray, hours: float | None) -> np.ndarray:
     """[R] bool: times that are multiples of the stride, counted from 1970 for every region."""
-    hours = getattr(config, key)
     if hours is None:
-        return np.ones(len(series.timestamps), dtype=bool)
-    stride = round(hours * 3600)
-    if stride < 1:
-        raise InputError(f"data.{key} is {hours:g}; take one second or more.")
-    chosen = series.timestamps.astype(np.int64) % stride == 0
-    if not chosen.any():
-        raise InputError(
-            f"no row falls on data.{key} {hours:g} (times that "
-            f"are multiples of it since 1970, UTC); the first row is at {series.timestamps[0]}, "
-            f"the step {series.step_hours:g} h. Take a shorter stride or null."
-        )
-    return chosen
+        return np.ones(len(timestamps), dtype=bool)
+    return np.asarray(timestamps.astype(np.int64) % round(hours * 3600) == 0)
 
 
-def _strides(series: WeatherSeries, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
-    """[R] bool each: rows on the stride of validation and test, and on that of training."""
-    on_stride = _on_stride(series, config, "window_stride_hours")
-    if config.train_stride_hours is None:
-        return on_stride, on_stride
-    return on_stride, _on_stride(series, config, "train_stride_hours")
+def _strides(config: DataConfig) -> dict[str, float | None]:
+    """The strides in hours of validation and test, and of training, by their keys."""
+    keys = ["window_stride_hours"]
+    keys += ["train_stride_hours"] if config.train_stride_hours is not None else []
+    for key in keys:
+        if (hours := getattr(config, key)) is not None and round(hours * 3600) < 1:
+            raise InputError(f"data.{key} is {hours:g}; take one second or more.")
+    return {key: getattr(config, key) for key in keys}
+
+
+def _check_strides(series: WeatherSeries, rows_on: dict[str, int], config: DataConfig) -> None:
+    """Raise InputError where no row falls on a stride."""
+    for key, count in rows_on.items():
+        if not count:
+            raise InputError(
+                f"no row falls on data.{key} {getattr(config, key):g} (times that "
+                f"are multiples of it since 1970, UTC); the first row is at "
+                f"{series.timestamps[0]}, the step {series.step_hours:g} h. Take a shorter stride "
+                "or null."
+            )
 
 
 def complete_rows(series: WeatherSeries, context_length: int) -> np.ndarray:
@@ -228,9 +243,16 @@ def complete_rows(series: WeatherSeries, context_length: int) -> np.ndarray:
 
     Raises InputError where no region has ``context_length`` rows in a row.
     """
-    rows, first = np.arange(len(series.region_index)), series.segment_first_rows()
+    check_context(series, context_length)
+    return steps_behind(series) >= context_length
+
+
+def check_context(series: WeatherSeries, context_length: int) -> None:
+    """Raise InputError where no region has ``context_length`` rows in a row."""
     longest = np.zeros(len(series.regions), dtype=np.int64)
-    np.maximum.at(longest, series.region_index, rows - first + 1)
+    for rows, part in series.parts():
+        run = np.arange(rows.stop - rows.start) - part.segment_first_rows() + 1
+        np.maximum.at(longest, part.region_index, run)
     if longest.max() < context_length:
         others = len(series.regions) - 8
         more = f" (the first 8 of {len(series.regions):,} regions)" if others > 0 else ""
@@ -243,7 +265,6 @@ def complete_rows(series: WeatherSeries, context_length: int) -> np.ndarray:
             f"region; the longest unbroken stretches are: {found}{more}. Shorten the context or "
             "bring more data."
         )
-    return steps_behind(series) >= context_length
 
 
 def steps_behind(series: WeatherSeries) -> np.ndarray:
@@ -254,12 +275,16 @@ def steps_behind(series: WeatherSeries) -> np.ndarray:
     return rows - np.maximum(series.segment_first_rows(), last_missing + 1) + 1
 
 
+_EVALUATES, _TRAINS = 1, 2  # bits: a row ends a window for validation and test, for training
+
+
 def split_by_time(
     series: WeatherSeries,
     label: np.ndarray,
     config: DataConfig,
     context_length: int,
     boundaries: tuple[np.datetime64, np.datetime64] | None = None,
+    arrays: Arrays | None = None,
 ) -> Split:
     """Cut at two times common to all regions, with an embargo of one horizon before each.
 
@@ -267,41 +292,66 @@ def split_by_time(
     horizon h: train t + h <= b1, validation b1 <= t and t + h <= b2, test b2 <= t. So no label of a
     split reaches into the times of the next one. ``boundaries`` gives (b1, b2) instead. Scaling may
     use the rows up to the last training issue time. With ``holdout_fraction`` the last of the times
-    before b1 are not trained on but kept as "holdout", cut and embargoed in the same way. Raises
-    InputError where a split would hold no window.
+    before b1 are not trained on but kept as "holdout", cut and embargoed in the same way. Rows are
+    looked at region by region and kept in ``arrays`` (default: in memory). Raises InputError where
+    a split would hold no window.
     """
-    complete = complete_rows(series, context_length)
-    on_stride, train_on_stride = _strides(series, config)
-    labelled = ~np.isnan(label) & on_stride
-    rows = np.flatnonzero(complete & labelled)
-    if not rows.size:
+    arrays = arrays or Arrays()
+    strides = _strides(config)
+    check_context(series, context_length)
+    ends = arrays.new("scratch_window_ends", (len(label),), "uint8")
+    rows_on = dict.fromkeys(strides, 0)
+    complete_on_stride, labelled, count, distinct = 0, 0, 0, series.timestamps[:0]
+    for part_rows, part in series.parts():
+        complete, known = steps_behind(part) >= context_length, ~np.isnan(label[part_rows])
+        on = {key: _on_stride(part.timestamps, hours) for key, hours in strides.items()}
+        on_stride = on["window_stride_hours"]
+        evaluates = complete & known & on_stride
+        trains = complete & known & on.get("train_stride_hours", on_stride)
+        ends[part_rows] = _EVALUATES * evaluates + _TRAINS * trains
+        rows_on = {key: rows_on[key] + int(on[key].sum()) for key in on}
+        complete_on_stride += int((complete & on_stride).sum())
+        labelled += int((known & on_stride).sum())
+        count += int(evaluates.sum())
+        distinct = np.union1d(distinct, part.timestamps[evaluates])
+    _check_strides(series, rows_on, config)
+    if not count:
         raise InputError(
-            f"no window: of {int(on_stride.sum())} rows (on the stride) "
-            f"{int((complete & on_stride).sum())} end a full context without missing values, "
-            f"{int(labelled.sum())} have a label, none both. Shorten the context, raise "
+            f"no window: of {rows_on['window_stride_hours']} rows (on the stride) "
+            f"{complete_on_stride} end a full context without missing values, "
+            f"{labelled} have a label, none both. Shorten the context, raise "
             "data.max_fill_hours or list fewer data.features."
         )
-    times = series.timestamps[rows]
-    distinct = np.unique(times)
     cuts = [
         min(_cut(len(distinct), fraction), len(distinct) - 1)
         for fraction in (config.train_fraction, config.train_fraction + config.validation_fraction)
     ]
     b1, b2 = distinct[cuts] if boundaries is None else boundaries
     horizon = np.timedelta64(round(config.label_horizon_hours * 3600), "s")
-    training = np.flatnonzero(complete & ~np.isnan(label) & train_on_stride)
     before = distinct[distinct < b1]
     kept = len(before) - _cut(len(before), config.holdout_fraction)
     b0 = before[kept] if kept < len(before) else b1  # first of the holdout; b1 where there is none
-    chosen = {"train": training[series.timestamps[training] + horizon <= b0]}
+
+    def select(name: str, bit: int, first: np.datetime64 | None, last: np.datetime64) -> np.ndarray:
+        """Rows whose windows are issued from ``first`` on, with labels up to ``last``."""
+
+        def inside(rows: slice) -> np.ndarray:
+            times = series.timestamps[rows]
+            found = (ends[rows] & bit > 0) & (times + horizon <= last)
+            return found if first is None else found & (times >= first)
+
+        return _rows_where(inside, len(label), f"rows.{name}", arrays)
+
+    forever = series.timestamps.max() + horizon
+    chosen = {"train": select("train", _TRAINS, None, b0)}
     if b0 < b1:
-        chosen[HOLDOUT] = rows[(times >= b0) & (times + horizon <= b1)]
-    chosen["validation"] = rows[(times >= b1) & (times + horizon <= b2)]
-    chosen["test"] = rows[times >= b2]
+        chosen[HOLDOUT] = select(HOLDOUT, _EVALUATES, b0, b1)
+    chosen["validation"] = select("validation", _EVALUATES, b1, b2)
+    chosen["test"] = select("test", _EVALUATES, b2, forever)
     for name in chosen:
         if not chosen[name].size:
             raise InputError(
-                f"the {name} split holds no window: {len(rows)} windows at {len(distinct)} times "
+                f"the {name} split holds no window: {count} windows at {len(distinct)} times "
                 f"{distinct[0]} to {distinct[-1]}, cut at {b1} and {b2} with an embargo of "
                 f"{config.label_horizon_hours:g} h. Bring more data, shorten the context or change "
                 "data.train_fraction / data.validation_fraction."
@@ -315,11 +365,14 @@ def split_by_time(
         "window_stride_hours": config.window_stride_hours,
         "train_stride_hours": config.train_stride_hours or config.window_stride_hours,
     }
-    used = int((times + horizon <= b0).sum())
+    used = sum(
+        int(((ends[rows] & _EVALUATES > 0) & (series.timestamps[rows] + horizon <= b0)).sum())
+        for rows in blocks(len(label))
+    )
     used += sum(len(chosen[name]) for name in chosen if name != "train")
     notes = [
-        f"{used} windows of {int(labelled.sum())} labelled rows: {int(labelled.sum()) - len(rows)} "
-        f"have no full context (start of a region, gap, missing value), {len(rows) - used} stand "
+        f"{used} windows of {labelled} labelled rows: {labelled - count} "
+        f"have no full context (start of a region, gap, missing value), {count - used} stand "
         "in the embargo between two splits."
     ]
     if b0 < b1:
@@ -332,15 +385,46 @@ def split_by_time(
             f"training takes a window every {config.train_stride_hours:g} h: "
             f"{len(chosen['train'])}; they overlap, and hold less than as many independent ones."
         )
-    last_training_time = series.timestamps[chosen["train"]].max()
-    scaling_rows = np.flatnonzero(series.timestamps <= last_training_time)
+    last = last_time(series, chosen["train"])
+    scaling_rows = _rows_where(
+        lambda rows: series.timestamps[rows] <= last, len(label), "scratch_scaling_rows", arrays
+    )
+    arrays.drop("scratch_window_ends")
     for name in SPLITS:
-        present = set(np.unique(series.region_index[chosen[name]]).tolist())
-        if absent := [region for i, region in enumerate(series.regions) if i not in present]:
+        windows_in = np.diff(series.region_edges(chosen[name]))
+        if absent := [series.regions[i] for i in np.flatnonzero(windows_in == 0)]:
             notes.append(
                 f"no {name} window in: {listed(absent, 30)} (too short, gaps or no label)."
             )
     return Split(chosen, scaling_rows, method, notes)
+
+
+def _rows_where(
+    keep: Callable[[slice], np.ndarray], count: int, name: str, arrays: Arrays
+) -> np.ndarray:
+    """Return int64 [n], ascending: the rows of ``count`` for which ``keep`` of a block is True."""
+    sizes = [int(np.count_nonzero(keep(rows))) for rows in blocks(count)]
+    found, ends = arrays.new(name, (sum(sizes),), "int64"), np.cumsum(sizes)
+    for rows, size, end in zip(blocks(count), sizes, ends, strict=True):
+        found[end - size : end] = rows.start + np.flatnonzero(keep(rows))
+    return found
+
+
+def last_time(series: WeatherSeries, rows: np.ndarray) -> np.datetime64:
+    """Return the latest time of ``rows``."""
+    return max(series.timestamps[rows[block]].max() for block in blocks(len(rows)))
+
+
+def class_counts(
+    series: WeatherSeries, label: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (windows, windows with rain), int64 [G] each, of the ascending ``rows``."""
+    edges = series.region_edges(rows)
+    wet = [
+        int(np.count_nonzero(label[rows[start:end]] == 1))
+        for start, end in itertools.pairwise(edges)
+    ]
+    return np.diff(edges), np.array(wet, dtype=np.int64)
 
 
 def split_by_rows(
@@ -364,7 +448,11 @@ def split_by_rows(
     missing = np.concatenate([[0], np.cumsum(np.isnan(series.values).any(axis=1))])
     start = np.maximum(rows - context_length + 1, 0)
     usable = (missing[rows + 1] == missing[start]) & ~np.isnan(label)
-    on_stride, train_on_stride = _strides(series, config)
+    strides = _strides(config)
+    on = {key: _on_stride(series.timestamps, hours) for key, hours in strides.items()}
+    _check_strides(series, {key: int(of.sum()) for key, of in on.items()}, config)
+    on_stride = on["window_stride_hours"]
+    train_on_stride = on.get("train_stride_hours", on_stride)
     bounds = {
         "train": (context_length, train_end),
         "validation": (train_end, validation_end),
@@ -427,6 +515,7 @@ def make_split(
     config: DataConfig,
     context_length: int,
     boundaries: tuple[np.datetime64, np.datetime64] | None = None,
+    arrays: Arrays | None = None,
 ) -> Split:
     """Make the split that ``data.split`` asks for; one class only among training labels is refused.
 
@@ -435,18 +524,20 @@ def make_split(
     if config.split == "rows":
         split = split_by_rows(series, label, config, context_length)
     else:
-        split = split_by_time(series, label, config, context_length, boundaries)
+        split = split_by_time(series, label, config, context_length, boundaries, arrays)
     if config.label_fraction < 1:
         _keep_labels(split, config.label_fraction)
-    training = label[split.rows["train"]]
-    if training.min() == training.max():
+    counts = {name: class_counts(series, label, split.rows[name]) for name in SPLITS}
+    is_equal = {name: wet.sum() in (0, windows.sum()) for name, (windows, wet) in counts.items()}
+    if is_equal["train"]:
+        windows, wet = counts["train"]
         raise InputError(
-            f"all {len(training)} training labels are {int(training[0])}: nothing to learn. Check "
-            f"data.rain_threshold_mm ({config.rain_threshold_mm:g}), data.precipitation_unit "
+            f"all {windows.sum()} training labels are {int(wet.sum() > 0)}: nothing to learn. "
+            f"Check data.rain_threshold_mm ({config.rain_threshold_mm:g}), data.precipitation_unit "
             f"({config.precipitation_unit}) or data.label_column."
         )
     for name in SPLITS[1:]:
-        if len(set(label[split.rows[name]])) == 1:
+        if is_equal[name]:
             split.notes.append(f"all {name} labels are equal: its ROC-AUC and MCC say nothing.")
     return split
 
@@ -465,21 +556,49 @@ def fit_scaling(
     """
     log1p = [series.precipitation_feature] if log1p_precipitation else []
     scaling: dict[str, list[Any]] = {"log1p": [name for name in log1p if name is not None]}
-    values = _logged(series.values[rows], series.feature_names, scaling["log1p"])
-    missing = np.isnan(values).all(axis=0)
-    if missing.any():
-        empty = [series.feature_names[i] for i in np.flatnonzero(missing)]
+    width = len(series.feature_names)
+    known, total = np.zeros(width, dtype=np.int64), np.zeros(width)
+    for values, missing in _scaled_blocks(series, rows, scaling["log1p"]):
+        known += len(values) - missing.sum(axis=0)
+        total = _sum_onto(total, values)
+    if not known.all():
+        empty = [series.feature_names[i] for i in np.flatnonzero(known == 0)]
         raise InputError(
             f"{', '.join(empty)}: missing in every training row, so there is nothing to scale by; "
             "leave it out of data.features."
         )
-    mean, std = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
+    mean, squares = total / known, np.zeros(width)
+    for values, missing in _scaled_blocks(series, rows, scaling["log1p"]):
+        squares = _sum_onto(squares, np.where(missing, 0.0, (values - mean) ** 2))
+    std = np.sqrt(squares / known)
     # The mean of equal numbers is off by a rounding, which would make noise look like a signal.
     constant = std <= 1e-9 * np.maximum(np.abs(mean), 1e-9)
     std[constant] = 1.0
     names = [series.feature_names[i] for i in np.flatnonzero(constant)]
     notes = [f"constant over the training rows, not scaled: {', '.join(names)}."] if names else []
     return scaling | {"mean": mean.tolist(), "std": std.tolist()}, notes
+
+
+def _scaled_blocks(
+    series: WeatherSeries, rows: np.ndarray, log1p: list[str]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield values [n, C] float64 of the rows, missing ones 0, and where they are missing.
+
+    Of one column all rows at once: numpy sums a single column in pairs, several row by row.
+    """
+    size = BLOCK_ROWS if len(series.feature_names) > 1 else len(rows)
+    for block in blocks(len(rows), size):
+        values = _logged(series.values[rows[block]], series.feature_names, log1p)
+        missing = np.isnan(values)
+        values[missing] = 0.0
+        yield values, missing
+
+
+def _sum_onto(total: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sum [C] over the rows of ``values`` [n, C] onto ``total``, in the order of the rows: to the
+    bit what one sum over all blocks gives."""
+    values[0] += total
+    return np.asarray(values.sum(axis=0))
 
 
 def _logged(values: np.ndarray, feature_names: list[str], log1p: list[str]) -> np.ndarray:
@@ -491,11 +610,18 @@ def _logged(values: np.ndarray, feature_names: list[str], log1p: list[str]) -> n
 
 
 def scale(
-    values: np.ndarray, feature_names: list[str], scaling: dict[str, list[Any]]
+    values: np.ndarray,
+    feature_names: list[str],
+    scaling: dict[str, list[Any]],
+    arrays: Arrays | None = None,
 ) -> np.ndarray:
-    """Scale values [R, C] in physical units to [R, C] float32; missing values stay missing."""
-    logged = _logged(values, feature_names, scaling["log1p"])
-    return ((logged - scaling["mean"]) / scaling["std"]).astype(np.float32)
+    """Scale values [R, C] in physical units to [R, C] float32, in ``arrays`` (default: in memory);
+    missing values stay missing."""
+    scaled = (arrays or Arrays()).new("scaled", values.shape, "float32")
+    for rows in blocks(len(values)):
+        logged = _logged(values[rows], feature_names, scaling["log1p"])
+        scaled[rows] = (logged - scaling["mean"]) / scaling["std"]
+    return scaled
 
 
 def static_features(series: WeatherSeries, regions: list[str]) -> tuple[np.ndarray, list[str]]:
@@ -550,20 +676,18 @@ def training_ranges(
     the hours of the day at which the windows of ``issue_rows`` are issued.
     """
     by_region = {}
-    rows = rows[np.argsort(series.region_index[rows], kind="stable")]
-    present, starts = np.unique(series.region_index[rows], return_index=True)
-    parts = np.split(rows, starts[1:])
+    edges = series.region_edges(rows)
+    present = np.flatnonzero(np.diff(edges))
     most = max(1, MOST_NUMBERS // (len(STATISTICS) * len(series.feature_names)))
     for place in even_sample(len(present), most):
-        values = series.values[parts[place]]
-        by_region[series.regions[present[place]]] = describe(
-            values, block_steps, LEAST_NONZERO_TRAINED
-        )
-    times = series.timestamps[rows]
+        region = present[place]
+        values = series.values[rows[edges[region] : edges[region + 1]]]
+        by_region[series.regions[region]] = describe(values, block_steps, LEAST_NONZERO_TRAINED)
+    first = min(series.timestamps[rows[block]].min() for block in blocks(len(rows)))
     return {
-        "days": float((times.max() - times.min()) / np.timedelta64(1, "D")),
-        "step_offsets_hours": step_offsets(series.timestamps[rows], series.step_hours),
-        "issue_hours": step_offsets(series.timestamps[issue_rows], 24.0),
+        "days": float((last_time(series, rows) - first) / np.timedelta64(1, "D")),
+        "step_offsets_hours": _step_offsets_of(series, rows, series.step_hours),
+        "issue_hours": _step_offsets_of(series, issue_rows, 24.0),
         "by_region": by_region,
     }
 
@@ -600,6 +724,13 @@ def describe(
             # Six digits tell a unit, and the file is read by people too.
             found[name].append(None if number is None else float(f"{number:.6g}"))
     return found
+
+
+def _step_offsets_of(series: WeatherSeries, rows: np.ndarray, step_hours: float) -> list[float]:
+    parts = [
+        step_offsets(series.timestamps[rows[block]], step_hours) for block in blocks(len(rows))
+    ]
+    return sorted({hour for part in parts for hour in part})
 
 
 def step_offsets(timestamps: np.ndarray, step_hours: float) -> list[float]:
@@ -748,7 +879,9 @@ class Preprocessing:
         added = [ONI_FEATURE] if needs_oni else []
         features = [name for name in self.content["feature_names"] if name not in added]
         oni_path = str(oni) if needs_oni else None
-        return replace(self._data, path=path, features=features, oni_path=oni_path)
+        # A stranger's file names no folder to write to either.
+        ours = DataConfig().cache_dir
+        return replace(self._data, path=path, features=features, oni_path=oni_path, cache_dir=ours)
 
     @property
     def _data(self) -> DataConfig:

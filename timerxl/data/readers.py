@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from timerxl.config import DataConfig, InputError
+from timerxl.data.arrays import Arrays, blocks
 from timerxl.data.enso import with_oni
 from timerxl.data.era5.accumulation import (
     COUNTER,
@@ -32,7 +34,13 @@ from timerxl.data.era5.accumulation import (
     rain_verdict,
     shares,
 )
-from timerxl.data.series import WeatherSeries, choose_features, fill_forward, label_like
+from timerxl.data.series import (
+    ROW_ARRAYS,
+    WeatherSeries,
+    choose_features,
+    fill_forward,
+    label_like,
+)
 from timerxl.data.synthetic import load_synthetic
 from timerxl.data.tables.columns import (
     ERA5_NAMES,
@@ -55,7 +63,12 @@ from timerxl.data.tables.columns import (
     unit_in_name,
     zero_one,
 )
-from timerxl.data.tables.parquet import read_parquet
+from timerxl.data.tables.parquet import (
+    RegionsInterleaved,
+    is_by_region,
+    read_parquet,
+    regions_of,
+)
 from timerxl.data.tables.text import (
     MOST_COLUMNS,
     TEXT_SUFFIXES,
@@ -149,9 +162,17 @@ class OpenedTable:
         return label_like(column) or (self.layout is not None and self.layout.is_label(column))
 
 
-def load_series(config: DataConfig) -> WeatherSeries:
-    """Load the series of ``data.path``, or the synthetic one where the path is null."""
-    series = load_synthetic(config) if config.path is None else read_table(config)
+def load_series(config: DataConfig, arrays: Arrays | None = None) -> WeatherSeries:
+    """Load the series of ``data.path``, or the synthetic one where the path is null.
+
+    A series.parquet whose regions stand one after the other is read region by region into
+    ``arrays``, where these are files; any other table is read as a whole.
+    """
+    series = None
+    if config.path is not None and arrays is not None and arrays.folder is not None:
+        series = _read_by_region(config, arrays)
+    if series is None:
+        series = load_synthetic(config) if config.path is None else read_table(config)
     if config.oni_path is None:
         return series
     return with_oni(series, Path(config.oni_path), config.oni_lag_months)
@@ -211,6 +232,134 @@ def _read(
         notes += said + opened.notes
     else:
         opened = OpenedTable(_checked(given, "the table"), "the table")
+    whole = _Part(path, sha256, prepared, path.name.split(".")[0] if given is None else "")
+    series, rows = _series_of(opened, config, needs_label, options, whole, notes)
+    series.notes.extend(_count_notes(series.source, rows.num_negative, config))
+    labels = {
+        name: rows.table[name].to_numpy(dtype=np.float64, na_value=np.nan)
+        for name in series.source["skipped_columns"]
+        if name in rows.table
+        and name != config.label_column
+        and opened.is_label(name)
+        and pd.api.types.is_numeric_dtype(rows.table[name])
+    }
+    return series, labels
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is known of a table, or of the rows of a region of it, beside its rows."""
+
+    path: Path
+    sha256: str | None
+    prepared: dict[str, Any] | None
+    stem: str
+    is_region: bool = False
+
+
+def _count_notes(source: dict[str, Any], num_negative: int, config: DataConfig) -> list[str]:
+    """Say how many values were changed and how many are missing."""
+    notes, name = [], source["resolved"].get("precipitation_column")
+    if num_negative:
+        notes.append(f"{num_negative} values of {name} just below zero set to 0.")
+    filled, left = (sum(source[key].values()) for key in ("filled_values", "missing_values_left"))
+    if filled or left:
+        notes.append(
+            f"{filled} missing values filled forward (holes of at most "
+            f"{config.max_fill_hours:g} h); {left} in longer holes are left, and no window "
+            "runs over them."
+        )
+    return notes
+
+
+def _read_by_region(config: DataConfig, arrays: Arrays) -> WeatherSeries | None:
+    """Read a series.parquet that series.json describes, a region at a time, into ``arrays``; None
+    where it has to be read as a whole."""
+    path, options = Path(str(config.path)), _of_recipe(config)
+    column = options.region_column or config.region_column
+    try:
+        if path.name != SERIES or not is_file(path) or not is_by_region(path, column):
+            return None
+        sha256 = sha256_of(path)
+        prepared, notes = read_prepared(path, sha256, config)
+        if prepared is None:
+            return None
+        with pq.ParquetFile(path) as file:
+            count = file.metadata.num_rows
+        part_of = _Part(path, sha256, prepared, path.name.split(".")[0], is_region=True)
+        whole: dict[str, np.ndarray] = {}
+        regions: list[str] = []
+        start, num_negative, first = 0, 0, None
+        for frame in regions_of(path, column):
+            opened = OpenedTable(_checked(frame, str(path)), str(path))
+            part, rows = _series_of(opened, config, True, options, part_of, list(notes))
+            first = first or part
+            if not whole:
+                whole = {
+                    name: arrays.new(name, (count, *of.shape[1:]), str(of.dtype))
+                    for name in ROW_ARRAYS
+                    if (of := getattr(part, name)) is not None
+                }
+                sums = {key: dict.fromkeys(part.source[key], 0) for key in _SUMMED}
+            if len(part.regions) != 1 or not _is_alike(part, first):
+                return None
+            end = start + len(part.region_index)
+            for name, array in whole.items():
+                array[start:end] = getattr(part, name) if name != "region_index" else len(regions)
+            for key, of in sums.items():
+                sums[key] = {name: n + part.source[key][name] for name, n in of.items()}
+            num_negative += rows.num_negative
+            regions += part.regions
+            start = end
+    except (RegionsInterleaved, _OneRow):
+        return None
+    except PARSER_ERRORS as error:
+        if isinstance(error, InputError | OSError):
+            raise
+        raise InputError(f"data.path {path} can't be read as a table: {reason(error)}") from error
+    if first is None or start != count:
+        return None
+    missing = [name for name, left in sums["missing_values_left"].items() if left == count]
+    rain = whole.get("precipitation_mm")
+    if rain is not None and all(np.isnan(rain[block]).all() for block in blocks(count)):
+        missing.append(str(first.source["resolved"].get("precipitation_column")))
+    if missing:
+        raise InputError(f"column {missing[0]} is missing in every row; leave it out or fix it.")
+    times = whole["timestamps"]
+    source = first.source | sums
+    source |= {"rows": count, "first": str(times.min()), "last": str(times.max())}
+    said = [in_recipe_words(note) for note in first.notes]
+    notes = said + _count_notes(source, num_negative, config)
+    arrays_of: dict[str, Any] = dict(whole)
+    return replace(first, regions=regions, source=source, notes=notes, **arrays_of)
+
+
+_SUMMED = ("filled_values", "missing_values_left")
+
+
+def _is_alike(one: WeatherSeries, other: WeatherSeries) -> bool:
+    """Whether two regions have the same step and columns of the same use."""
+    keys = ("feature_names", "step_hours", "precipitation_feature")
+    skipped = one.source["skipped_columns"] == other.source["skipped_columns"]
+    return skipped and all(getattr(one, key) == getattr(other, key) for key in keys)
+
+
+class _OneRow(Exception):
+    """A region has a single row, which tells no step."""
+
+
+def _series_of(
+    opened: OpenedTable,
+    config: DataConfig,
+    needs_label: bool,
+    options: TableOptions,
+    part: _Part,
+    notes: list[str],
+) -> tuple[WeatherSeries, _Rows]:
+    """Make a series of the rows of a table, or of a region of it; its notes lack counts."""
+    path, prepared = part.path, part.prepared
+    if part.is_region and len(opened.frame) < 2:
+        raise _OneRow
     rain = _rain_column(opened, config, options, notes)
     missing = None
     if (name := config.label_column) is not None and name not in opened.frame:
@@ -224,8 +373,7 @@ def _read(
     if rain is not None and (why := opened.not_numbers.get(rain)):
         raise InputError(f"{why} Correct them, or say --missing for a number among them.")
 
-    stem = path.name.split(".")[0] if given is None else ""
-    rows = _Rows(config, options, opened, stem)
+    rows = _Rows(config, options, opened, part.stem, part.is_region)
     if prepared is None and needs_label:
         notes += rows.said_of_times
     notes += rows.notes
@@ -260,15 +408,9 @@ def _read(
         rows.step_hours,
     )
     left = np.isnan(values).sum(axis=0)
-    if counts.any() or left.any():
-        notes.append(
-            f"{counts.sum()} missing values filled forward (holes of at most "
-            f"{config.max_fill_hours:g} h); {left.sum()} in longer holes are left, and no window "
-            "runs over them."
-        )
     source: dict[str, Any] = {
         "path": config.path,
-        "sha256": sha256,
+        "sha256": part.sha256,
         "synthetic": False,
         "rows": len(rows.table),
         "first": str(rows.timestamps.min()),
@@ -285,14 +427,6 @@ def _read(
         known = {name: of.get("record") for name, of in prepared.get("columns", {}).items()}
         source |= {"prepared": prepared, "synthetic": prepared["is_synthetic"]}
         source["records"] = {name: of for name, of in known.items() if of and name in features}
-    labels = {
-        name: rows.table[name].to_numpy(dtype=np.float64, na_value=np.nan)
-        for name in skipped
-        if name in rows.table
-        and name != config.label_column
-        and opened.is_label(name)
-        and pd.api.types.is_numeric_dtype(rows.table[name])
-    }
     ready = rows.ready_label()
     if rain is None and not needs_label:
         ready = np.full(len(rows.table), np.nan)
@@ -311,7 +445,7 @@ def _read(
         source=source,
         notes=notes,
     )
-    return series, labels
+    return series, rows
 
 
 class _Rows:
@@ -322,9 +456,16 @@ class _Rows:
     """
 
     def __init__(
-        self, config: DataConfig, options: TableOptions, opened: OpenedTable, stem: str
+        self,
+        config: DataConfig,
+        options: TableOptions,
+        opened: OpenedTable,
+        stem: str,
+        may_be_empty: bool = False,
     ) -> None:
         self.config, self.options, self.opened = config, options, opened
+        self.may_be_empty = may_be_empty  # a column of these rows: others may hold values
+        self.num_negative = 0
         self.records: dict[str, ColumnRecord] = {}
         self.notes: list[str] = []
         table, layout = opened.frame, opened.layout
@@ -367,7 +508,7 @@ class _Rows:
             why = f"column {name} is {column.dtype}, not numeric; convert it or leave it out."
             raise InputError(self.opened.not_numbers.get(name) or why)
         numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
-        if np.isnan(numbers).all():
+        if np.isnan(numbers).all() and not self.may_be_empty:
             raise InputError(f"column {name} is missing in every row; leave it out or fix it.")
         if np.isinf(numbers).any():
             raise InputError(
@@ -568,8 +709,7 @@ class _Rows:
                 f"column {name} holds {rain[bad][0]:g} mm in a step ({self.at(bad)}); rain can't "
                 "be negative: leave missing values empty."
             )
-        if negative := int((rain < 0).sum()):
-            self.notes.append(f"{negative} values of {name} just below zero set to 0.")
+        self.num_negative = int((rain < 0).sum())
         return np.where(rain < 0, 0.0, rain)
 
     def ready_label(self) -> np.ndarray | None:

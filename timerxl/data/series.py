@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -11,7 +13,12 @@ from typing import Any
 import numpy as np
 
 from timerxl.config import DataConfig, InputError
+from timerxl.data.arrays import BLOCK_ROWS, blocks
 from timerxl.untrusted import plain
+
+ROW_ARRAYS = (
+    "values region_index timestamps precipitation_mm ready_label true_probability"
+).split()
 
 
 @dataclass(frozen=True)
@@ -85,28 +92,32 @@ class WeatherSeries:
                 f"precipitation_feature {self.precipitation_feature!r} is no feature; "
                 f"expected one of {', '.join(self.feature_names)}."
             )
-        regions = np.unique(self.region_index)
-        if regions[0] < 0 or regions[-1] >= len(self.regions):
+        for block in blocks(rows):
+            # With the row before, whose region and time the first one must follow.
+            self._check_rows(slice(max(block.start - 1, 0), block.stop))
+
+    def _check_rows(self, rows: slice) -> None:
+        region, times = self.region_index[rows], self.timestamps[rows]
+        if region.min() < 0 or region.max() >= len(self.regions):
             raise InputError(
-                f"region_index runs from {regions[0]} to {regions[-1]}; "
+                f"region_index runs from {self.region_index.min()} to {self.region_index.max()}; "
                 f"expected 0 to {len(self.regions) - 1}."
             )
-        turn = np.diff(self.region_index)
+        turn = np.diff(region)
         if (turn < 0).any():
             raise InputError("rows must be sorted region after region (region_index ascending).")
-        if np.isnat(self.timestamps).any():
+        if np.isnat(times).any():
             raise InputError("timestamps hold missing times (NaT); every row needs its time.")
-        backwards = np.flatnonzero((turn == 0) & (np.diff(self.timestamps) <= np.timedelta64(0)))
+        backwards = np.flatnonzero((turn == 0) & (np.diff(times) <= np.timedelta64(0)))
         if backwards.size:
             row = int(backwards[0]) + 1
-            region = self.regions[int(self.region_index[row])]
             raise InputError(
-                f"time does not ascend in region {region} at {self.timestamps[row]}; "
+                f"time does not ascend in region {self.regions[int(region[row])]} at {times[row]}; "
                 "sort the rows by time and keep each time once."
             )
-        if np.isinf(self.values).any():
+        if np.isinf(self.values[rows]).any():
             raise InputError("values hold infinite numbers; expected finite numbers or NaN.")
-        labels = self.ready_label
+        labels = None if self.ready_label is None else self.ready_label[rows]
         if labels is not None and not (np.isnan(labels) | (labels == 0) | (labels == 1)).all():
             raise InputError("ready_label holds values other than 0, 1 and missing.")
 
@@ -121,14 +132,37 @@ class WeatherSeries:
         starts[1:] = (np.diff(self.region_index) != 0) | (np.diff(self.timestamps) != self.step)
         return starts
 
+    def region_edges(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return [G + 1]: where each region begins among the ascending ``rows`` (default: all), and
+        their number."""
+        if rows is None:
+            return np.searchsorted(self.region_index, np.arange(len(self.regions) + 1))
+        return np.searchsorted(rows, self.region_edges())
+
+    def parts(self, most_rows: int = BLOCK_ROWS) -> Iterator[tuple[slice, WeatherSeries]]:
+        """Cut into (rows, a series of these rows alone) of whole regions: as many as have
+        ``most_rows``, or one."""
+        edges = self.region_edges()
+        start = 0
+        while start < len(self.region_index):
+            fits = int(np.searchsorted(edges, start + most_rows, side="right")) - 1
+            longer = int(np.searchsorted(edges, start, side="right"))
+            rows = slice(start, int(edges[max(fits, longer)]))
+            part = copy.copy(self)  # checked already
+            for name in ROW_ARRAYS:
+                if (array := getattr(self, name)) is not None:
+                    object.__setattr__(part, name, array[rows])
+            yield rows, part
+            start = rows.stop
+
     def rows_of_regions(self, rows: np.ndarray | None = None) -> list[np.ndarray]:
         """Return for each region those of the ascending ``rows`` (default: all) that are of it.
 
         One pass whatever the number of regions, where a mask for each would read all rows G times.
         """
+        edges = self.region_edges(rows)
         rows = np.arange(len(self.region_index)) if rows is None else rows
-        edges = np.searchsorted(self.region_index[rows], np.arange(1, len(self.regions)))
-        return np.split(rows, edges)
+        return np.split(rows, edges[1:-1])
 
     def segment_first_rows(self) -> np.ndarray:
         """Return [R] int64: first row of each row's unbroken stretch (one region, no gap)."""

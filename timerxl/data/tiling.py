@@ -9,13 +9,16 @@ regions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from timerxl.data.preprocessing import steps_behind
+from timerxl.config import RunConfig
+from timerxl.data.arrays import Arrays, blocks
+from timerxl.data.preprocessing import last_time, steps_behind
 from timerxl.data.windows import RegionGrid, WeatherWindows, WindowTransform
 
 NOT_COUNTED = -100
@@ -57,8 +60,8 @@ class Tiles:
     @property
     def most_windows(self) -> int:
         """Return a bound on the windows of an epoch, reached where no label is missing."""
-        labels = np.bincount(self.group)
-        first = self.place[np.searchsorted(self.group, np.arange(len(labels)))]
+        edges = np.searchsorted(self.group, np.arange(len(self.first_row) + 1))
+        labels, first = np.diff(edges), self.place[edges[:-1]]
         spans = self.last_place - first + 1
         tiles = (spans + 2 * self.num_patches - 2) // self.num_patches
         return int(np.minimum(tiles, labels).sum())
@@ -71,14 +74,20 @@ class Tiles:
         """
         size = self.num_patches
         offset = rng.integers(size, size=len(self.first_row))
-        tile = (self.place + offset[self.group]) // size
-        is_new = np.ones(len(tile), dtype=bool)
-        is_new[1:] = (np.diff(tile) != 0) | (np.diff(self.group) != 0)
-        group, tile = self.group[is_new], tile[is_new]
-        end = (tile + 1) * size - 1 - offset[group]
-        kept = np.minimum(end, self.last_place[group])
-        row = self.first_row[group] + kept * self.patch_length
-        return row * size + (end - kept)
+        found, before = [], (-1, -1)  # the group and tile of the place before
+        for block in blocks(len(self.group)):
+            group = self.group[block]
+            tile = (self.place[block] + offset[group]) // size
+            is_new = np.ones(len(tile), dtype=bool)
+            is_new[1:] = (np.diff(tile) != 0) | (np.diff(group) != 0)
+            is_new[0] = before != (group[0], tile[0])
+            before = group[-1], tile[-1]
+            group, tile = group[is_new], tile[is_new]
+            end = (tile + 1) * size - 1 - offset[group]
+            kept = np.minimum(end, self.last_place[group])
+            row = self.first_row[group] + kept * self.patch_length
+            found.append(row * size + (end - kept))
+        return np.concatenate(found)
 
     def rows(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return int64 [B, N], the row after each patch, and bool [B, N]: does its label count?"""
@@ -102,29 +111,47 @@ class LabelTiling:
     num_labels: int
 
     @classmethod
-    def of(cls, windows: WeatherWindows, patch_length: int) -> LabelTiling:
-        """Tile the training split of ``windows``.
+    def of(
+        cls, windows: WeatherWindows, patch_length: int, arrays: Arrays | None = None
+    ) -> LabelTiling:
+        """Tile the training split of ``windows``, in ``arrays`` (default: in memory).
 
         A ``patch_length`` of a whole context gives each label, at a window's end, a window.
         """
         rows, transform = windows.issue_rows("train"), windows.transform
+        arrays = arrays or Arrays()
         size = windows.context_length // patch_length, patch_length
-        counted = cls._counted_rows(windows)
-        chosen = torch.from_numpy(counted)
-        found = torch.from_numpy(windows.label[counted].astype(np.int64))
+        label = torch.from_numpy(
+            arrays.new("tiling.label", tuple(transform.label.shape), "int64")
+        ).fill_(NOT_COUNTED)
+        is_counted = cls._counts(windows)
+        for block in blocks(len(windows.label)):
+            counted = block.start + np.flatnonzero(is_counted(block))
+            found = torch.from_numpy(windows.label[counted].astype(np.int64))
+            places: Any = torch.from_numpy(counted)
+            if isinstance(transform, RegionGrid):
+                places = transform.time_of_row[places], transform.region_of_row[places]
+            label[places] = found
         if isinstance(transform, RegionGrid):
-            label = torch.full_like(transform.label, NOT_COUNTED)
-            label[transform.time_of_row[chosen], transform.region_of_row[chosen]] = found
             tiles = Tiles.of(np.unique(transform.time_of_row.numpy()[rows]), 0, *size)
         else:
-            label = torch.full((len(windows.label),), NOT_COUNTED, dtype=torch.int64)
-            label[chosen] = found
-            tiles = Tiles.of(rows, rows - steps_behind(windows.series)[rows] + 1, *size)
-        return cls(tiles, transform, label.share_memory_(), len(rows))
+            tiles = _tiles_by_region(windows, size, arrays)
+        if arrays.folder is None:
+            label = label.share_memory_()
+        return cls(tiles, transform, label, len(rows))
 
     @staticmethod
-    def _counted_rows(windows: WeatherWindows) -> np.ndarray:
-        return windows.issue_rows("train")
+    def _counts(windows: WeatherWindows) -> Callable[[slice], np.ndarray]:
+        """Return what tells of the rows of a block, bool: does their label count in training?"""
+        rows = windows.issue_rows("train")
+
+        def counts(block: slice) -> np.ndarray:
+            inside = np.zeros(block.stop - block.start, dtype=bool)
+            first, end = np.searchsorted(rows, (block.start, block.stop))
+            inside[rows[first:end] - block.start] = True
+            return inside
+
+        return counts
 
     @property
     def num_patches(self) -> int:
@@ -182,10 +209,10 @@ class PatchTiling(LabelTiling):
     """
 
     @staticmethod
-    def _counted_rows(windows: WeatherWindows) -> np.ndarray:
-        times = windows.series.timestamps
-        last = times[windows.issue_rows("train")].max()
-        return np.flatnonzero(~np.isnan(windows.label) & (times <= last))
+    def _counts(windows: WeatherWindows) -> Callable[[slice], np.ndarray]:
+        times, label = windows.series.timestamps, windows.label
+        last = last_time(windows.series, windows.issue_rows("train"))
+        return lambda block: ~np.isnan(label[block]) & (times[block] <= last)
 
     def __getitem__(self, codes: list[int]) -> dict[str, torch.Tensor]:
         """Return ``past_values`` [B, T, C] and ``labels`` [B, T, C], the same windows one patch
@@ -196,3 +223,39 @@ class PatchTiling(LabelTiling):
         following = self.transform.inputs(end + self.tiles.patch_length)["past_values"]
         is_out = (self.labels(windows) == NOT_COUNTED).repeat_interleave(self.tiles.patch_length, 1)
         return batch | {"labels": following.masked_fill_(is_out[:, :, None], float("nan"))}
+
+
+def _tiles_by_region(windows: WeatherWindows, size: tuple[int, int], arrays: Arrays) -> Tiles:
+    """The tiles of the training rows, region by region: no group has rows of two."""
+    rows = windows.issue_rows("train")
+    group = arrays.new("tiling.group", (len(rows),), "int64")
+    place = arrays.new("tiling.place", (len(rows),), "int64")
+    first_row, last_place, groups = [], [], 0
+    for part_rows, part in windows.series.parts():
+        first, end = np.searchsorted(rows, (part_rows.start, part_rows.stop))
+        own = rows[first:end]
+        start = own - steps_behind(part)[own - part_rows.start] + 1
+        tiles = Tiles.of(own, start, *size)
+        group[first:end], place[first:end] = tiles.group + groups, tiles.place
+        first_row.append(tiles.first_row)
+        last_place.append(tiles.last_place)
+        groups += len(tiles.first_row)
+    ends = np.concatenate(first_row), np.concatenate(last_place)
+    return Tiles(group, place, *ends, *size)
+
+
+def tile_labels(
+    config: RunConfig, windows: WeatherWindows, arrays: Arrays | None = None
+) -> LabelTiling | None:
+    """Tile the training labels where ``data.labels`` is every_patch or regions stand together, or
+    the training rows where the task is the next patch; in ``arrays`` (default: in memory).
+    Windows from a store bring theirs along."""
+    if windows.tiling is not None:
+        return windows.tiling
+    if config.train.task == "next_patch":
+        return PatchTiling.of(windows, config.model.patch_length, arrays)
+    if config.data.labels == "last":
+        # With regions in one window a time is one sample, and has a label for each of them.
+        together = isinstance(windows.transform, RegionGrid)
+        return LabelTiling.of(windows, windows.context_length, arrays) if together else None
+    return LabelTiling.of(windows, config.model.patch_length, arrays)

@@ -6,23 +6,30 @@ regions side by side (``data.regions_together=all``): M times on one grid, G reg
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 
 from timerxl.config import DataConfig, InputError
+from timerxl.data.arrays import Arrays, blocks
 from timerxl.data.neighbours import nearest_by_distance, nearest_by_rain
 from timerxl.data.preprocessing import (
     SPLITS,
     Preprocessing,
     Split,
     check_leaks,
+    class_counts,
     fit_scaling,
     label_and_persistence,
+    last_time,
     make_split,
     next_patch_labels,
     scale,
@@ -35,6 +42,9 @@ from timerxl.data.preprocessing import (
 from timerxl.data.series import WeatherSeries
 from timerxl.data.synthetic import PRECIPITATION
 from timerxl.untrusted import check_memory
+
+if TYPE_CHECKING:
+    from timerxl.data.tiling import LabelTiling
 
 _DAY = np.timedelta64(1, "D")
 
@@ -51,6 +61,10 @@ class WindowTransform:
     ) -> None:
         self.values, self.static, self.label = values, static, label
         self.context_length = context_length
+        self.reopen: tuple[Any, ...] | None = None  # for pickle: the files that it is read from
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return super().__reduce_ex__(protocol) if self.reopen is None else self.reopen
 
     @property
     def rows_per_window(self) -> int:
@@ -252,7 +266,9 @@ class WeatherWindows:
     one dataset each with the columns row, region, issue_time and label; asked for a list of
     positions it gives the tensors of :meth:`batch`. ``on_device`` is a copy of the series on the
     device that trains, where there is one. With ``data.regions_together=k`` there are the
-    ``neighbours`` [G, k] of each of the G regions of training, the nearest first.
+    ``neighbours`` [G, k] of each of the G regions of training, the nearest first. From a store
+    (timerxl.data.store) all arrays are mapped files, the datasets hold the column row alone, and
+    the training labels are tiled already.
     """
 
     series: WeatherSeries
@@ -271,6 +287,43 @@ class WeatherWindows:
     transform: WindowTransform
     neighbours: np.ndarray | None = None
     on_device: WindowTransform | None = None
+    tiling: LabelTiling | None = None
+
+    @cached_property
+    def class_counts(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Split -> (windows, windows with rain) of each region, int64 [G]."""
+        return {name: class_counts(self.series, self.label, self.rows[name]) for name in self.rows}
+
+    @cached_property
+    def dead_features(self) -> list[str]:
+        """The features that never vary over the rows that training sees."""
+        times, low, high = self.series.timestamps, [], []
+        last = last_time(self.series, self.rows["train"])
+        for block in blocks(len(times)):
+            if (seen := self.values.numpy()[block][times[block] <= last]).size:
+                low.append(seen.min(axis=0))
+                high.append(seen.max(axis=0))
+        width = np.max(high, axis=0) - np.min(low, axis=0)
+        return [self.series.feature_names[place] for place in np.flatnonzero(width == 0.0)]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that training and scoring read of the data, as hex digits."""
+        digest, series = hashlib.sha256(), self.series
+        names = [series.feature_names, series.regions, self.static_feature_names]
+        digest.update(json.dumps([[list(part) for part in names], self.context_length]).encode())
+        arrays = [self.values.numpy(), self.label, self.rained_before, series.region_index]
+        arrays += [series.timestamps, *([] if self.static is None else [self.static.numpy()])]
+        _add_to(digest, *arrays)
+        for split in sorted(self.rows):
+            digest.update(split.encode())
+            _add_to(digest, self.rows[split])
+        return digest.hexdigest()
+
+    def rain_share(self, split: str) -> float:
+        """Return the share of rain among the labels of the split."""
+        windows, wet = self.class_counts[split]
+        return float(wet.sum() / windows.sum())
 
     def issue_rows(self, split: str) -> np.ndarray:
         """Return [N] int64: row of the series at which each window of the split is issued."""
@@ -304,14 +357,12 @@ class WeatherWindows:
     def class_shares(self) -> list[dict[str, Any]]:
         """Return windows and share of rain per split and region (None where there is no window)."""
         shares: list[dict[str, Any]] = []
-        for split in self.rows:
-            parts = self.series.rows_of_regions(self.rows[split])
-            for name, rows in zip(self.series.regions, parts, strict=True):
-                of_region = self.label[rows].astype(np.int64)
-                share = float(of_region.mean()) if of_region.size else None
-                shares.append(
-                    {"split": split, "region": name, "n": len(of_region), "rain_share": share}
-                )
+        for split, (windows, wet) in self.class_counts.items():
+            for name, n, rainy in zip(
+                self.series.regions, windows.tolist(), wet.tolist(), strict=True
+            ):
+                share = rainy / n if n else None
+                shares.append({"split": split, "region": name, "n": n, "rain_share": share})
         return shares
 
     def preprocessing(self) -> dict[str, Any]:
@@ -337,8 +388,9 @@ def build_windows(
     context_length: int,
     saved: Preprocessing | None = None,
     next_patch: int | None = None,
+    arrays: Arrays | None = None,
 ) -> WeatherWindows:
-    """Build labels, splits, scaling and windows of a series.
+    """Build labels, splits, scaling and windows of a series, in ``arrays`` (default: in memory).
 
     With the ``saved`` preprocessing of a model its scaling, its cuts in time and its regions are
     used: nothing is fitted to this series. ``next_patch`` is the patch length where the target is
@@ -351,15 +403,16 @@ def build_windows(
         saved.check(series)
     # What the reader found where the recipe says nothing: the column of rain and its unit.
     config = replace(config, **series.source.get("resolved", {"precipitation_unit": "mm"}))
+    arrays = arrays or Arrays()
     boundaries = None if saved is None else saved.boundaries
     if next_patch is None:
-        label, rained_before = label_and_persistence(series, config)
-        split = make_split(series, label, config, context_length, boundaries)
+        label, rained_before = label_and_persistence(series, config, arrays)
+        split = make_split(series, label, config, context_length, boundaries, arrays)
     else:
         boundaries = boundaries or _rain_boundaries(series, config, context_length)
         config = _for_next_patch(config, series, next_patch)
         label = rained_before = next_patch_labels(series, next_patch)
-        split = split_by_time(series, label, config, context_length, boundaries)
+        split = split_by_time(series, label, config, context_length, boundaries, arrays)
     notes = list(series.notes) + split.notes
     if next_patch is None:
         notes += check_leaks(series, split.rows["train"], label)
@@ -376,8 +429,14 @@ def build_windows(
         seen = training_ranges(series, split.scaling_rows, split.rows["train"], context_length)
     else:
         scaling = saved.content["scaling"]
-    values = torch.from_numpy(scale(series.values, series.feature_names, scaling)).share_memory_()
-    targets = torch.from_numpy(np.nan_to_num(label, nan=-1).astype(np.int64)).share_memory_()
+    arrays.drop("scratch_scaling_rows")
+    scaled = scale(series.values, series.feature_names, scaling, arrays)
+    of_rows = arrays.new("targets", (len(label),), "int64")
+    for block in blocks(len(label)):
+        of_rows[block] = np.nan_to_num(label[block], nan=-1)
+    values, targets = torch.from_numpy(scaled), torch.from_numpy(of_rows)
+    if arrays.folder is None:
+        values, targets = values.share_memory_(), targets.share_memory_()
     transform = WindowTransform(values, static, targets, context_length)
     near, seen_beside = None, {}
     if config.regions_together != "none":
@@ -394,6 +453,9 @@ def build_windows(
                 for name, of in zip(regions, near.tolist(), strict=True)
             }
             notes.append(_neighbours_note(seen_beside))
+    splits = {}
+    if arrays.folder is None:  # else they are opened with the store
+        splits = {name: _dataset(series, split.rows[name], label, transform) for name in split.rows}
     windows = WeatherWindows(
         series=series,
         values=values,
@@ -403,14 +465,14 @@ def build_windows(
         rained_before=rained_before,
         context_length=context_length,
         context_days=_context_days(series, split, context_length),
-        splits={name: _dataset(series, split.rows[name], label, transform) for name in split.rows},
+        splits=splits,
         scaling=scaling,
         notes=notes,
         rows=split.rows,
         definition={
             "label": _label_definition(series, config, next_patch),
             "split": split.method,
-            "data": asdict(config),
+            "data": {k: v for k, v in asdict(config).items() if k != "cache_dir"},
             **({"region_neighbours": seen_beside} if seen_beside else {}),
             **({"training_ranges": seen} if seen else {}),
         },
@@ -518,7 +580,9 @@ def _label_definition(
 
 def _context_days(series: WeatherSeries, split: Split, context_length: int) -> float:
     """Read off the time stamps, not off the row count: steps need not be hours."""
-    rows = np.concatenate([split.rows[name] for name in SPLITS])
+    rows = np.concatenate([split.rows[name][:1] for name in SPLITS])
+    if split.method["method"] == "rows":  # contexts run over gaps and regions
+        rows = np.concatenate([split.rows[name] for name in SPLITS])
     start = rows - context_length + 1
     inside = series.region_index[rows] == series.region_index[start]
     if not inside.any():
@@ -530,15 +594,32 @@ def _context_days(series: WeatherSeries, split: Split, context_length: int) -> f
 def _dataset(
     series: WeatherSeries, rows: np.ndarray, label: np.ndarray, transform: WindowTransform
 ) -> datasets.Dataset:
-    types = {"row": "int64", "region": "int64", "issue_time": "timestamp[s]", "label": "int64"}
-    columns = {
-        "row": rows,
-        "region": series.region_index[rows],
-        "issue_time": series.timestamps[rows],
-        "label": label[rows].astype(np.int64),
-    }
-    features = datasets.Features({name: datasets.Value(kind) for name, kind in types.items()})
-    # The transform needs the row only: decoding times for every batch would cost more than it.
-    return datasets.Dataset.from_dict(columns, features=features).with_transform(
-        transform, columns=["row"]
+    return row_dataset(
+        {
+            "row": rows,
+            "region": series.region_index[rows],
+            "issue_time": series.timestamps[rows],
+            "label": label[rows].astype(np.int64),
+        },
+        transform,
+        hashlib.sha256(rows.data).hexdigest(),
     )
+
+
+def row_dataset(
+    columns: dict[str, np.ndarray], transform: WindowTransform, fingerprint: str
+) -> datasets.Dataset:
+    """Return a dataset over these arrays [N], which are not copied; asked for positions, it gives
+    the tensors of ``transform`` for their ``row``."""
+    # from_dict would make a Python object of every number: minutes for a million windows.
+    table = pa.table({name: pa.array(column) for name, column in columns.items()})
+    found = datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=fingerprint[:16])
+    # The transform needs the row only: decoding times for every batch would cost more than it.
+    return found.with_transform(transform, columns=["row"])
+
+
+def _add_to(digest: Any, *arrays: np.ndarray) -> None:
+    """Hash the bytes of the arrays, block by block."""
+    for array in arrays:
+        for block in blocks(len(array)):
+            digest.update(np.ascontiguousarray(array[block]).view(np.uint8).data)

@@ -7,7 +7,7 @@ by time; n windows are issued at some of its rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -18,12 +18,14 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from timerxl.config import InputError
+from timerxl.data.arrays import blocks as row_blocks
 from timerxl.evaluation.baselines import zero_one_nan
 from timerxl.evaluation.boosted_trees import Trees
 
 LAGS = (1, 2, 3, 6, 12, 24)
 TRAILING_HOURS = (6.0, 24.0, 72.0, 168.0)
 NEIGHBOUR_HOURS = 24.0
+MOST_WHOLE_ROWS = 8_000_000  # of a series whose running sums are taken over all of it
 
 
 class LaggedBaseline:
@@ -82,26 +84,63 @@ class LaggedBaseline:
         return [*names, "season sin", "season cos", "hour sin", "hour cos", "region"]
 
     def features_at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """What a model sees at ``rows`` [n]: [n, len(feature_names)], NaN where unknown."""
-        values, start = self._values, self._segment_start[rows]
-        blocks = [values[rows]]
-        for lag in self.lags:
-            inside = (rows - lag >= start)[:, None]
-            blocks.append(np.where(inside, values[np.maximum(rows - lag, 0)], np.nan))
-        trailing = self._trailing(rows, self.widths)
-        for beside in self._neighbours[rows].T:
-            known = (beside >= 0)[:, None]
-            trailing.append(np.where(known, values[beside], np.nan))
-            widths = [self._neighbour_width] if self._neighbour_width else []
-            trailing += [np.where(known, day, np.nan) for day in self._trailing(beside, widths)]
-        days = self._seconds[rows] / 86400
-        season, hour = 2 * np.pi * days / 365.2425, 2 * np.pi * days
-        clock = [np.sin(season), np.cos(season), np.sin(hour), np.cos(hour), self._region[rows]]
-        return np.hstack([*blocks, *trailing, np.stack(clock, axis=1)]).astype(np.float32)
+        """What a model sees at ``rows`` [n]: [n, len(feature_names)], NaN where unknown.
 
-    def _trailing(self, rows: NDArray[np.int64], widths: list[int]) -> list[NDArray[np.float64]]:
+        A long series is read region by region, so that its running sums need no memory of its size.
+        """
+        found = np.empty((len(rows), len(self.feature_names)), np.float32)
+        if len(self._values) <= MOST_WHOLE_ROWS or self._neighbours.shape[1]:
+            self._fill(found, rows, slice(0, len(self._values)))
+            return found
+        of_rows = self._region[rows]
+        for region in np.unique(of_rows):
+            first, end = np.searchsorted(self._region, (region, region + 1))
+            here = np.flatnonzero(of_rows == region)
+            part = np.empty((len(here), found.shape[1]), np.float32)
+            self._fill(part, rows[here] - first, slice(int(first), int(end)))
+            found[here] = part
+        return found
+
+    def _fill(self, found: NDArray[np.float32], rows: NDArray[np.int64], part: slice) -> None:
+        """Fill ``found`` for ``rows`` [n], counted from the start of ``part`` of the series."""
+        values, region = self._values[part], self._region[part]
+        seconds = self._timestamps[part].astype("datetime64[s]").astype(np.int64)
+        begins = np.ones(len(values), bool)
+        begins[1:] = (np.diff(region) != 0) | (np.diff(seconds) != round(self.step_hours * 3600))
+        start = np.maximum.accumulate(np.where(begins, np.arange(len(values)), 0))
+        width = values.shape[1]
+
+        def blocks() -> Iterator[NDArray[Any]]:
+            yield values[rows]
+            for lag in self.lags:
+                inside = (rows - lag >= start[rows])[:, None]
+                yield np.where(inside, values[np.maximum(rows - lag, 0)], np.nan)
+            yield from self._trailing(values, start, rows, self.widths)
+            for beside in self._neighbours[part][rows].T:
+                known = (beside >= 0)[:, None]
+                yield np.where(known, values[beside], np.nan)
+                widths = [self._neighbour_width] if self._neighbour_width else []
+                for day in self._trailing(values, start, beside, widths):
+                    yield np.where(known, day, np.nan)
+
+        end = 0
+        for block in blocks():
+            found[:, end : end + width] = block
+            end += width
+        days = seconds[rows] / 86400
+        season, hour = 2 * np.pi * days / 365.2425, 2 * np.pi * days
+        clock = [np.sin(season), np.cos(season), np.sin(hour), np.cos(hour), region[rows]]
+        found[:, end:] = np.stack(clock, axis=1)
+
+    def _trailing(
+        self,
+        values: NDArray[np.float32],
+        segment_start: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        widths: list[int],
+    ) -> list[NDArray[np.float64]]:
         """Means (of precipitation sums) [n, C] over the last ``widths`` steps at ``rows`` [n]."""
-        values, start = self._values, self._segment_start[rows]
+        start = segment_start[rows]
         found = [np.empty((len(rows), values.shape[1])) for _ in widths]
         for column in range(values.shape[1] if widths else 0):
             present = ~np.isnan(values[:, column])
@@ -137,18 +176,12 @@ class LaggedBaseline:
                 f"values {values.shape}, region_index {region_index.shape} and timestamps "
                 f"{timestamps.shape} don't belong together; expected [R, C], [R] and [R]."
             )
-        if np.isinf(values).any():
+        if any(np.isinf(values[block]).any() for block in row_blocks(len(values))):
             raise InputError("values hold infinite numbers; mark missing values as NaN.")
-        self._values, self._region = values, region_index
+        self._values, self._region, self._timestamps = values, region_index, timestamps
         self._neighbours = np.empty((len(values), 0), int) if neighbours is None else neighbours
         width = NEIGHBOUR_HOURS / self.step_hours
         self._neighbour_width = int(width) if width == int(width) and width >= 2 else 0
-        self._seconds = timestamps.astype("datetime64[s]").astype(np.int64)
-        begins = np.ones(len(values), bool)
-        begins[1:] = (np.diff(region_index) != 0) | (
-            np.diff(self._seconds) != round(self.step_hours * 3600)
-        )
-        self._segment_start = np.maximum.accumulate(np.where(begins, np.arange(len(values)), 0))
         return self
 
     def fit(
@@ -176,7 +209,7 @@ class LaggedBaseline:
         inputs, rain = self.features_at(rows), zero_one_nan("label", label[rows])
         if np.isnan(rain).any():
             raise InputError(f"{int(np.isnan(rain).sum())} training rows have no label; drop them.")
-        times = self._seconds[rows]
+        times = timestamps[rows].astype("datetime64[s]").astype(np.int64)
         distinct = np.unique(times)
         # Labels overlap by one horizon at this cut; it only chooses the size of the model.
         late = times >= distinct[int(0.85 * len(distinct))] if distinct.size else times > 0

@@ -44,6 +44,7 @@ SHORT = {
 }
 BEST_POSSIBLE = ("bayes_observed", "bayes")  # they know the generator
 YES_NO = ("always_rain", "persistence")
+MOST_FITTED = 400_000  # training windows of a fitted baseline
 MOST_NEIGHBOURS = 8  # of a rival of a network that sees all regions
 Probabilities = dict[str, dict[str, np.ndarray]]
 
@@ -84,9 +85,12 @@ def reference_probabilities(
 def fit_lagged(
     windows: WeatherWindows, seed: int, log: Callable[[str], None]
 ) -> dict[str, LaggedBaseline]:
-    """Fit logistic regression and boosted trees on all training windows; they see the regions that
-    the network sees."""
-    series, train = windows.series, windows.issue_rows("train")
+    """Fit logistic regression and boosted trees on the training windows, of more than
+    ``MOST_FITTED`` on a seeded sample over regions and time; they see the regions that the network
+    sees."""
+    series, all_rows = windows.series, windows.issue_rows("train")
+    train = all_rows[windows.sample_windows("train", MOST_FITTED, seed)]
+    of = f" (a sample of {len(all_rows):,})" if len(train) < len(all_rows) else ""
     region, label = series.region_index, windows.label
     known, beside = lagged_inputs(windows), None
     if (near := seen_neighbours(windows)) is not None:
@@ -97,7 +101,7 @@ def fit_lagged(
         "gradient_boosting": GradientBoosting(series.step_hours, seed, **known),
     }
     for key, forecaster in fitted.items():
-        log(f"fitting {TITLES[key]} on {len(train):,} training windows for comparison ...")
+        log(f"fitting {TITLES[key]} on {len(train):,} training windows{of} for comparison ...")
         forecaster.fit(series.values, train, region, series.timestamps, label, beside)
     return fitted
 

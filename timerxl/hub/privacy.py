@@ -187,7 +187,9 @@ _SECRET_VARIABLE = re.compile(
     re.I,
 )
 # Keys of config.yaml and preprocessing.json whose text is a path, whatever it looks like.
-_PATH_KEYS = frozenset("path oni_path pretrained output_dir mirror file folder checkpoint".split())
+_PATH_KEYS = frozenset(
+    "path oni_path cache_dir pretrained output_dir mirror file folder checkpoint".split()
+)
 
 
 def file_name(path: str) -> str:

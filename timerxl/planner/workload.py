@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from timerxl.command_line import say
 from timerxl.config import InputError, RunConfig
-from timerxl.data.readers import load_series
-from timerxl.data.windows import WeatherWindows, build_windows
+from timerxl.data.store import open_windows
+from timerxl.data.tiling import tile_labels
+from timerxl.data.windows import WeatherWindows
 from timerxl.model import TimerXLConfig
 from timerxl.model.modeling_timerxl import flops_per_sample
 from timerxl.planner.devices import Device
 from timerxl.planner.trace import StepSettings
 from timerxl.training.assembly import HEADS, model_config
-from timerxl.training.dataloader import tile_labels
 from timerxl.training.processes.distributed import (
     LauncherChoice,
     choose_settings,
@@ -183,9 +185,8 @@ def read_workload(config: RunConfig) -> Workload:
 
     Raises InputError on bad data, or where a batch is larger than the training split.
     """
-    patch = config.model.patch_length if config.train.task == "next_patch" else None
-    series = load_series(config.data)
-    windows = build_windows(series, config.data, config.model.context_length, next_patch=patch)
+    log = partial(say, file=sys.stderr)  # a plan may go to a program through standard output
+    windows, _ = open_windows(config, log, is_audited=False)
     workload = describe_windows(config, windows)
     train = config.train
     if (batch := workload.global_batch(1)) > workload.windows["train"]:

@@ -31,12 +31,13 @@ _NOT_MODEL_FIELDS = ("attn_implementation", "pretrained", "freeze_backbone_epoch
 LABEL_NAMES = {0: "no_rain", 1: "rain"}
 
 
-def resolve_alpha(config: RunConfig, train_labels: np.ndarray, log: Callable[[str], None]) -> float:
-    """Return the weight of rain in the loss, and log what it means.
+def resolve_alpha(config: RunConfig, share: float, log: Callable[[str], None]) -> float:
+    """Return the weight of rain in the loss, and log what it means; ``share`` is that of rain in
+    training.
 
-    ``auto`` is one minus the share of rain in training, so that both classes weigh the same.
+    ``auto`` is one minus the share, so that both classes weigh the same.
     """
-    share, is_weighted = float(train_labels.mean()), config.loss.name != "cross_entropy"
+    is_weighted = config.loss.name != "cross_entropy"
     if config.loss.alpha == "auto":
         if is_weighted:
             log(f"loss.alpha auto = {1.0 - share:.3f} for rain, {share:.3f} for no rain.")
@@ -151,12 +152,12 @@ def class_share_lines(windows: WeatherWindows) -> list[str]:
     shares = windows.class_shares()
     for split in windows.splits:
         of_split = [row for row in shares if row["split"] == split]
-        total = windows.labels_of(split)
         regions = ", ".join(
             f"{row['region']} {row['rain_share']:.0%}" if row["n"] else f"{row['region']} none"
             for row in of_split
         )
-        lines.append(f"{split}: {len(total):,} windows, {total.mean():.1%} rain ({regions})")
+        count, share = len(windows.issue_rows(split)), windows.rain_share(split)
+        lines.append(f"{split}: {count:,} windows, {share:.1%} rain ({regions})")
     return lines
 
 

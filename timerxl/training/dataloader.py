@@ -22,11 +22,46 @@ from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
 
 from timerxl.config import RunConfig
-from timerxl.data.tiling import LabelTiling, PatchTiling
-from timerxl.data.windows import RegionGrid, WeatherWindows
+from timerxl.data.tiling import LabelTiling, tile_labels
+from timerxl.data.windows import WeatherWindows
 from timerxl.model.modeling_timerxl import sample_weights
 from timerxl.training.precision import SettingChoice, choose_data_place
 from timerxl.training.processes.signals import HANDLED
+
+MOST_SHUFFLED = 2**24  # samples whose order is drawn at once: 128 MiB
+
+
+class Shuffle:
+    """A pseudo-random order of 0 to ``count`` - 1 that is computed where it is looked at.
+
+    A Feistel network of eight rounds permutes the numbers of an even number of bits; one that falls
+    beyond ``count`` is permuted again until it does not (cycle walking; Black and Rogaway 2002).
+    """
+
+    def __init__(self, count: int, rng: np.random.Generator) -> None:
+        self.count = count
+        self.half = np.uint64(max((count - 1).bit_length() + 1, 2) // 2)
+        self.keys = rng.integers(2**64, size=8, dtype=np.uint64)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, places: slice) -> np.ndarray:
+        """Return the samples at these places, int64."""
+        found = self._permuted(np.arange(*places.indices(self.count), dtype=np.uint64))
+        while (beyond := found >= self.count).any():
+            found[beyond] = self._permuted(found[beyond])
+        return found.astype(np.int64)
+
+    def _permuted(self, numbers: np.ndarray) -> np.ndarray:
+        low = np.uint64((1 << int(self.half)) - 1)
+        left, right = numbers >> self.half, numbers & low
+        for key in self.keys:
+            mixed = right ^ key  # the finaliser of SplitMix64 (Steele, Lea and Flood 2014)
+            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            left, right = right, left ^ ((mixed ^ (mixed >> np.uint64(31))) & low)
+        return np.asarray((left << self.half) | right)
 
 
 @dataclass(frozen=True)
@@ -93,15 +128,20 @@ class BatchPlan:
     def steps_per_epoch(self) -> int:
         return -(-self.num_samples // self.global_batch_size)
 
-    def order(self, epoch: int) -> np.ndarray:
+    def order(self, epoch: int) -> np.ndarray | Shuffle:
         """Return the epoch's samples in their order, int64 [num_samples]; with a tiling at most
-        so many."""
+        so many.
+
+        Of very many samples the order is computed step by step: as arrays it would not fit.
+        """
         rng = np.random.default_rng([self.seed, epoch])
+        if self.tiling is None and self.num_samples > MOST_SHUFFLED:
+            return Shuffle(self.num_samples, rng)
         if self.tiling is None:
             return rng.permutation(self.num_samples)
         return rng.permutation(self.tiling.tiles.epoch(rng))
 
-    def global_step(self, order: np.ndarray, index: int) -> np.ndarray:
+    def global_step(self, order: np.ndarray | Shuffle, index: int) -> np.ndarray:
         """Return all ranks' samples in step ``index`` of the epoch with this order.
 
         The windows of a tiling are fewer in some epochs: they are spread evenly over the steps.
@@ -128,6 +168,15 @@ class BatchPlan:
             batches.append(MicroBatch(mine or [int(samples[0])], len(mine)))
         return batches
 
+    def groups(
+        self, order: np.ndarray | Shuffle, steps: range
+    ) -> Iterator[tuple[np.ndarray, list[MicroBatch]]]:
+        """Yield the samples of each step, and this rank's micro-batches of them, as they are
+        needed: an epoch of many regions has millions."""
+        for index in steps:
+            samples = self.global_step(order, index)
+            yield samples, self.micro_batches(samples)
+
 
 def evaluation_share(num_samples: int, world_size: int, rank: int) -> np.ndarray:
     """Return the int64 positions that ``rank`` scores: a block each, filled up to equal counts.
@@ -137,18 +186,6 @@ def evaluation_share(num_samples: int, world_size: int, rank: int) -> np.ndarray
     """
     per_rank = -(-num_samples // world_size)
     return np.minimum(np.arange(per_rank) + rank * per_rank, num_samples - 1)
-
-
-def tile_labels(config: RunConfig, windows: WeatherWindows) -> LabelTiling | None:
-    """Tile the training labels where ``data.labels`` is every_patch or regions stand together, or
-    the training rows where the task is the next patch."""
-    if config.train.task == "next_patch":
-        return PatchTiling.of(windows, config.model.patch_length)
-    if config.data.labels == "last":
-        # With regions in one window a time is one sample, and has a label for each of them.
-        together = isinstance(windows.transform, RegionGrid)
-        return LabelTiling.of(windows, windows.context_length) if together else None
-    return LabelTiling.of(windows, config.model.patch_length)
 
 
 BATCH_KEYS = (
@@ -163,7 +200,7 @@ BATCH_KEYS = (
 def loader(
     windows: WeatherWindows,
     split: str,
-    batches: list[list[int]],
+    batches: Iterable[list[int]],
     num_workers: int,
     pin: bool,
     tiling: LabelTiling | None = None,
@@ -248,7 +285,6 @@ def iter_global_batches(
 ) -> Iterator[tuple[Any, Any, float, np.ndarray]]:
     """Yield (micro-batches, their tensors, normaliser of the global batch, its samples) of every
     optimizer step of ``numbers``; the first of a run is 0."""
-    labels = torch.from_numpy(windows.labels_of("train"))
     # Patches to forecast weigh alike, as labels do under cross-entropy.
     loss_name = config.loss.name if config.train.task == "rain" else "cross_entropy"
     tiling, step = plan.tiling, numbers.start
@@ -256,14 +292,16 @@ def iter_global_batches(
         epoch, first = divmod(step, plan.steps_per_epoch)
         end = min(plan.steps_per_epoch, first + numbers.stop - step)
         order = plan.order(epoch)
-        samples = [plan.global_step(order, index) for index in range(first, end)]
-        micro = [plan.micro_batches(globally) for globally in samples]
-        positions = [m.positions for group in micro for m in group]
+
+        steps = range(first, end)
+        positions = (m.positions for _, group in plan.groups(order, steps) for m in group)
         workers = config.train.num_workers
         batches = iter(loader(windows, "train", positions, workers, pin, tiling))
-        for globally, group in zip(samples, micro, strict=True):
-            chosen = torch.from_numpy(globally)
-            counted = labels[chosen] if tiling is None else tiling.labels(chosen)
+        for globally, group in plan.groups(order, steps):
+            if tiling is None:
+                counted = torch.from_numpy(windows.label[plan.end_rows(windows, globally)]).long()
+            else:
+                counted = tiling.labels(torch.from_numpy(globally))
             weights = sample_weights(counted, loss_name, alpha)
             yield group, batches, weights.sum().item(), globally
         step += end - first

@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from timerxl.command_line import say
 from timerxl.config import InputError, RunConfig, load_recipe, to_yaml
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing
-from timerxl.data.readers import load_series
-from timerxl.data.windows import WeatherWindows, build_windows
+from timerxl.data.store import open_saved_windows
+from timerxl.data.windows import WeatherWindows
 from timerxl.ensemble import (
     ENSEMBLE,
     MOST_MEMBERS,
@@ -165,7 +165,7 @@ def build_ensemble(
     check_fit(members)
     saved, config, eval_config = members[0].saved, members[0].config, members[0].config.eval
     data_config = saved.data_config(data_path(data, saved), enso)
-    windows = build_windows(load_series(data_config), data_config, saved.context_length, saved)
+    windows = open_saved_windows(data_config, saved, log)
     for note in windows.notes:
         log(f"data: {note}")
     if blend_trees and windows.series.regions != saved.regions:  # which the trees tell apart
@@ -301,7 +301,7 @@ def score_beside(
     config: RunConfig,
 ) -> dict[str, dict[str, Any]]:
     """Score forecasts (name -> split -> P(rain)) beside the ensemble's own, on the same windows."""
-    base_rate = float(windows.labels_of("train").mean())
+    base_rate = windows.rain_share("train")
     resamples = {}
     if why_none(samples[TEST], config.eval) is None:
         resamples = resampled(

@@ -88,7 +88,12 @@ def forecast(
         return windows.transform.answers(output.logits.float(), rows)
 
     found = over_split(accelerator, model, windows, split, positions, batch_size, logits, beat)
-    return Forecasts(split, positions, found, windows.labels_of(split)[positions])
+    return Forecasts(
+        split,
+        positions,
+        found,
+        windows.label[windows.issue_rows(split)[positions]].astype(np.int64),
+    )
 
 
 def mean_loss(forecasts: Forecasts, name: str, alpha: float, gamma: float) -> float:

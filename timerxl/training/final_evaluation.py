@@ -22,8 +22,8 @@ from timerxl.command_line import say
 from timerxl.config import DataConfig, EvalConfig, InputError, RunConfig
 from timerxl.data.enso import read_oni
 from timerxl.data.preprocessing import PREPROCESSING, Preprocessing, label_and_persistence
-from timerxl.data.readers import load_series
-from timerxl.data.windows import WeatherWindows, build_windows
+from timerxl.data.store import open_saved_windows
+from timerxl.data.windows import WeatherWindows
 from timerxl.evaluation.assess import (
     MODELS,
     VALIDATION,
@@ -107,7 +107,7 @@ def assess_windows(
     best, error = best_possible(windows, rows, split)
     probabilities = with_calibrated(probabilities | best, decision)
     thresholds = thresholds_of(probabilities, samples[VALIDATION].label, decision, config)
-    base_rate = float(windows.labels_of("train").mean())
+    base_rate = windows.rain_share("train")
     found = assess(probabilities, samples, split, thresholds, base_rate, config, seed)
     found["observed_bound_error"] = error
     return found, probabilities, samples
@@ -258,7 +258,7 @@ def _print_results(
     cost: dict[str, Any],
 ) -> None:
     kind = "SYNTHETIC data" if windows.series.is_synthetic else str(config.data.path)
-    caption = _caption(config, len(windows.labels_of("test")), found, decision)
+    caption = _caption(config, len(windows.issue_rows("test")), found, decision)
     title = f"Rain within {config.data.label_horizon_hours:g} h, {config.recipe}, {kind}"
     print_table(comparison_table(found["scores"], title, caption))
     print_table(score_table(found, "Timer-XL on the test split, score by score"))
@@ -321,7 +321,7 @@ def evaluate_saved(
     model = load_model(request.model, saved)
     oni = None if request.enso is None else read_oni(request.enso)
     config = saved.data_config(data_path(request.data, saved), request.enso)
-    windows = build_windows(load_series(config), config, saved.context_length, saved)
+    windows = open_saved_windows(config, saved, log)
     for note in windows.notes:
         log(f"data: {note}")
     events = _events(request, saved, windows, config)

@@ -7,18 +7,14 @@ else would make it another experiment, and is refused by name unless forced.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from timerxl.command_line import EXIT_OK, EXIT_STOPPED
 from timerxl.config import InputError, RunConfig
 from timerxl.data.preprocessing import PREPROCESSING
-from timerxl.data.windows import WeatherWindows
 from timerxl.training.checkpoint.storage import (
     CHECKPOINTS,
     TRAINER_STATE,
@@ -34,12 +30,13 @@ from timerxl.untrusted import flat, read_json, read_yaml
 AUTO, NEVER = "auto", "never"
 # Settings of place, output and batch layout: samples, updates and scores stay the same.
 HARMLESS = set(
-    "recipe output_dir data.path model.variable_bias_mode train.num_workers train.data_on_device "
-    "train.log_every_steps train.trackers train.gradient_checkpointing train.zero_stage "
-    "train.offload_optimizer train.batch_size train.accumulation_steps train.compile "
-    "train.checkpoint_every_steps train.checkpoint_every_minutes train.keep_last train.resume "
-    "train.resume_force train.collective_timeout_minutes eval.batch_size eval.fitted_baselines "
-    "train.mirror eval.num_resamples eval.block_days eval.test_every_epoch expectations".split()
+    "recipe output_dir data.path data.cache_dir model.variable_bias_mode train.num_workers "
+    "train.data_on_device train.log_every_steps train.trackers train.gradient_checkpointing "
+    "train.zero_stage train.offload_optimizer train.batch_size train.accumulation_steps "
+    "train.compile train.checkpoint_every_steps train.checkpoint_every_minutes train.keep_last "
+    "train.resume train.resume_force train.collective_timeout_minutes eval.batch_size "
+    "eval.fitted_baselines train.mirror eval.num_resamples eval.block_days "
+    "eval.test_every_epoch expectations".split()
 )
 HARMLESS_PARTS = ("monitors.", "hub.")
 # What runs did before a setting was there that would make another experiment of them.
@@ -322,23 +319,6 @@ def _yaml(path: Path) -> dict[str, Any]:
 
 
 _CODE = ("config.py", "data", "evaluation", "model", "training")
-
-
-def data_fingerprint(windows: WeatherWindows) -> str:
-    """Hash (SHA-256) all that training and scoring read of the data."""
-    digest = hashlib.sha256()
-    series = windows.series
-    names = [series.feature_names, series.regions, windows.static_feature_names]
-    digest.update(json.dumps([[list(part) for part in names], windows.context_length]).encode())
-    arrays = [windows.values.numpy(), windows.label, windows.rained_before, series.region_index]
-    arrays.append(series.timestamps.astype("datetime64[s]").astype(np.int64))
-    arrays += [] if windows.static is None else [windows.static.numpy()]
-    for split in sorted(windows.rows):
-        digest.update(split.encode())
-        arrays.append(windows.rows[split])
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def code_fingerprint() -> str:

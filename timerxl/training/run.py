@@ -16,9 +16,8 @@ from accelerate import Accelerator
 
 from timerxl.command_line import is_main_rank
 from timerxl.config import InputError, RunConfig
-from timerxl.data.audit.auditor import audit_windows
-from timerxl.data.readers import load_series
-from timerxl.data.windows import WeatherWindows, build_windows
+from timerxl.data.store import open_windows
+from timerxl.data.windows import WeatherWindows
 from timerxl.model import TimerXLConfig
 from timerxl.training.assembly import (
     bare_model,
@@ -44,7 +43,7 @@ from timerxl.training.checkpoint.storage import Progress, disk_warning
 from timerxl.training.dataloader import BatchPlan, place_data
 from timerxl.training.evaluator import Evaluator, check_interval
 from timerxl.training.final_evaluation import score_best
-from timerxl.training.monitors.runner import MonitorRunner, RunStopped, dead_features
+from timerxl.training.monitors.runner import MonitorRunner, RunStopped
 from timerxl.training.next_patch import PatchEvaluator, score_best_forecaster
 from timerxl.training.processes.distributed import (
     Launch,
@@ -60,7 +59,6 @@ from timerxl.training.resume import (
     Resumption,
     RunEnded,
     code_fingerprint,
-    data_fingerprint,
     plan_resume,
 )
 from timerxl.training.run_cost import Prediction, Predictor, RunFacts, compare_with_plan
@@ -143,7 +141,7 @@ def set_up(
     total_steps, freeze_steps = plan_steps(config, plan.steps_per_epoch)
 
     # From here on files are written: what follows ends through at_end.
-    fingerprints = {"data": data_fingerprint(windows), "code": code_fingerprint()}
+    fingerprints = {"data": windows.fingerprint, "code": code_fingerprint()}
     folder = RunFolder(accelerator, config, log, audit, fingerprints, callbacks.draw)
     interruption, monitors = open_run(folder, found, mirror, at_end)
 
@@ -203,7 +201,7 @@ def model_settings(config: RunConfig, windows: WeatherWindows, log: Log) -> Time
     """Return what the network is by the recipe and the data: variables, regions, weight of rain."""
     alpha = 0.5
     if config.train.task == "rain":
-        alpha = resolve_alpha(config, windows.labels_of("train"), log)
+        alpha = resolve_alpha(config, windows.rain_share("train"), log)
     series, static = windows.series, len(windows.static_feature_names)
     variables, regions = len(series.feature_names), len(series.regions)
     return model_config(config, variables, static, alpha, regions, windows.neighbours)
@@ -262,12 +260,10 @@ def check_before_work(config: RunConfig, log: Log) -> tuple[Launch, Mirror | Non
 def load_windows(config: RunConfig, log: Log) -> tuple[WeatherWindows, list[str]]:
     """Read the series as windows; return them with the audit's lines, and log what a reader must
     know."""
-    series = load_series(config.data)
-    if series.is_synthetic:
+    windows, audit = open_windows(config, log)
+    if windows.series.is_synthetic:
         log("data: SYNTHETIC series from the built-in generator (data.path=PATH for your own).")
-    is_rain = config.train.task == "rain"
-    patch = None if is_rain else config.model.patch_length
-    windows = build_windows(series, config.data, config.model.context_length, next_patch=patch)
+    series, is_rain = windows.series, config.train.task == "rain"
     for note in windows.notes:
         log(f"data: {note}")
     log(
@@ -281,7 +277,6 @@ def load_windows(config: RunConfig, log: Log) -> tuple[WeatherWindows, list[str]
         return windows, []
     for line in class_share_lines(windows):
         log(line)
-    audit = audit_windows(windows, config).short_lines()
     for line in audit:
         log(f"audit: {line}")
     if "holdout" not in windows.splits:
@@ -382,7 +377,7 @@ def start_event(
         "check_every": check_every,
         # Until then a healthy network may still say one class only, or rank nothing.
         "grace_steps": min(warmup, max(plan.steps_per_epoch, GRACE_STEPS)),
-        "dead_features": dead_features(windows),
+        "dead_features": windows.dead_features,
         "class_shares": shares,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,10 @@ import pytest
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 
-from timerxl.config import InputError
+from timerxl.config import InputError, load_recipe
+from timerxl.data.readers import load_series
+from timerxl.data.windows import build_windows
+from timerxl.evaluation import lagged_models, references
 from timerxl.evaluation.lagged_models import GradientBoosting, LogisticBaseline
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
@@ -257,3 +261,41 @@ def test_logistic_regression_refuses_what_does_not_fit() -> None:
     series.label[:] = 0.0
     with pytest.raises(InputError, match="one class; logistic regression needs"):
         series.fit_logistic()
+
+
+def test_a_long_series_is_read_by_region_and_tells_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    series = Series()
+    fitted = series.fit()
+    rows = np.random.default_rng(0).permutation(len(series.values))[:300]
+    whole = fitted.features_at(rows)
+    monkeypatch.setattr(lagged_models, "MOST_WHOLE_ROWS", 10)
+    # Running sums begin with the region, not with the series: other roundings.
+    np.testing.assert_allclose(fitted.features_at(rows), whole, rtol=1e-5, atol=1e-6)
+    exact = [k for k, name in enumerate(fitted.feature_names) if " h" not in name]
+    np.testing.assert_array_equal(fitted.features_at(rows)[:, exact], whole[:, exact])
+
+
+def test_many_training_windows_are_sampled_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "MOST_FITTED", 500)
+    config = load_recipe("quickstart", ["data.synthetic.start=2022-01-01", "data.labels=last"])
+    windows = build_windows(load_series(config.data), config.data, 56)
+    seen, said = [], []
+    fit = lagged_models.LaggedBaseline.fit
+
+    def watched(self: Any, values: Any, rows: np.ndarray, *rest: Any) -> Any:
+        seen.append(rows)
+        return fit(self, values, rows, *rest)
+
+    monkeypatch.setattr(lagged_models.LaggedBaseline, "fit", watched)
+    references.fit_lagged(windows, 0, said.append)
+    train = windows.issue_rows("train")
+    assert len(train) > 1_000
+    assert f"on 500 training windows (a sample of {len(train):,})" in said[0]
+    for rows in seen:
+        assert len(rows) == 500
+        assert np.isin(rows, train).all()
+        counts = np.bincount(windows.series.region_index[rows])
+        assert counts.max() - counts.min() <= 2
+    np.testing.assert_array_equal(seen[0], seen[1])

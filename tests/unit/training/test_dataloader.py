@@ -9,13 +9,21 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from scipy.stats import chi2
 
 from timerxl.config import InputError, RunConfig, load_recipe
 from timerxl.data.readers import load_series
 from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.model import TimerXLForClassification
+from timerxl.training import dataloader
 from timerxl.training.assembly import model_config
-from timerxl.training.dataloader import BatchPlan, iter_global_batches, loader, place_data
+from timerxl.training.dataloader import (
+    BatchPlan,
+    Shuffle,
+    iter_global_batches,
+    loader,
+    place_data,
+)
 from timerxl.training.evaluator import forecast
 from timerxl.training.precision import SettingChoice
 
@@ -144,3 +152,45 @@ def test_the_setting_is_read_as_given() -> None:
     assert read().train.data_on_device == "auto"
     assert read("train.data_on_device=true").train.data_on_device is True
     assert read("train.data_on_device=False").train.data_on_device is False
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 64, 65, 1_000, 4_097, 50_000])
+def test_an_order_computed_on_demand_has_every_sample_once(count: int) -> None:
+    order = Shuffle(count, np.random.default_rng(count))
+    whole = order[:]
+    assert len(order) == count
+    assert sorted(whole.tolist()) == list(range(count))
+    parts = [order[start : start + 7] for start in range(0, count, 7)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    again = Shuffle(count, np.random.default_rng(count))[:]
+    np.testing.assert_array_equal(again, whole)
+    if count > 10:
+        other = Shuffle(count, np.random.default_rng(count + 1))[:]
+        assert (other == whole).mean() < 0.1
+
+
+def test_an_order_computed_on_demand_is_uniform() -> None:
+    count, bins, orders = 5_000, 10, 40
+    table, steps = np.zeros((bins, bins)), []
+    for seed in range(orders):
+        whole = Shuffle(count, np.random.default_rng(seed))[:]
+        np.add.at(table, (np.arange(count) * bins // count, whole * bins // count), 1)
+        steps.append(np.corrcoef(whole[:-1], whole[1:])[0, 1])
+    # Of independent uniform orders: 81 degrees of freedom, and correlations of deviation 0.014.
+    expected = count * orders / bins**2
+    statistic = ((table - expected) ** 2 / expected).sum()
+    assert chi2.sf(statistic, (bins - 1) ** 2) > 1e-3
+    assert abs(np.mean(steps)) < 4 / np.sqrt(count * orders)
+    assert 0.7 < np.std(steps) * np.sqrt(count) < 1.3
+
+
+def test_very_many_samples_are_taken_once_in_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = BatchPlan(1_003, 4, 2, 2, 0, 5)
+    drawn = plan.order(0)
+    monkeypatch.setattr(dataloader, "MOST_SHUFFLED", 1_002)
+    order = plan.order(0)
+    assert isinstance(order, Shuffle)
+    steps = [samples for samples, _ in plan.groups(order, range(plan.steps_per_epoch))]
+    assert sorted(np.concatenate(steps).tolist()) == sorted(drawn[:].tolist())
+    assert [len(of) for of in steps] == [16] * 62 + [11]
+    assert (plan.order(1)[:] != order[:]).mean() > 0.9

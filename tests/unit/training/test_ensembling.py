@@ -110,16 +110,16 @@ def test_threshold_and_calibration_are_those_of_validation(
 @pytest.fixture
 def other_test_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it rained in test it did not, and the reverse."""
-    build_windows = ensembling.build_windows
+    open_windows = ensembling.open_saved_windows
 
     def other_labels(*given: Any) -> Any:
-        windows = build_windows(*given)
+        windows = open_windows(*given)
         label = windows.label.copy()
         rows = windows.issue_rows("test")
         label[rows] = 1 - label[rows]
         return replace(windows, label=label)
 
-    monkeypatch.setattr(ensembling, "build_windows", other_labels)
+    monkeypatch.setattr(ensembling, "open_saved_windows", other_labels)
 
 
 def test_labels_of_test_change_scores_alone(

@@ -16,7 +16,7 @@ from timerxl.data.readers import load_series
 from timerxl.data.series import WeatherSeries
 from timerxl.data.windows import build_windows
 from timerxl.training import resume
-from timerxl.training.resume import check_fingerprints, code_fingerprint, data_fingerprint
+from timerxl.training.resume import check_fingerprints, code_fingerprint
 
 # Without static features, into which times and regions go as well.
 SERIES = "data.synthetic.start=2024-06-01 model.context_length=16 data.static_features=false"
@@ -39,7 +39,7 @@ def test_the_data_s_fingerprint_sees_any_change() -> None:
     series = load_series(config.data)
 
     def of(series: WeatherSeries, **changes: Any) -> str:
-        return data_fingerprint(build_windows(series, replace(config.data, **changes), 16))
+        return build_windows(series, replace(config.data, **changes), 16).fingerprint
 
     first = of(series)
     assert of(load_series(config.data)) == first  # read again
@@ -47,7 +47,7 @@ def test_the_data_s_fingerprint_sees_any_change() -> None:
     windows = build_windows(series, config.data, 16)
     for name in ("label", "rained_before"):
         changed = replace(windows, **{name: 1 - getattr(windows, name)})
-        found[name] = data_fingerprint(changed)
+        found[name] = changed.fingerprint
     found["splits"] = of(series, train_fraction=0.6)
     assert [case for case, value in found.items() if value == first] == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from timerxl.data.windows import WeatherWindows, build_windows
 from timerxl.model import TimerXLConfig, TimerXLForClassification
 from timerxl.training.assembly import model_config
 from timerxl.training.evaluator import CHECK_SHARE, check_interval
-from timerxl.training.monitors.runner import dead_features, describe_batch
+from timerxl.training.monitors.runner import describe_batch
 
 
 def windows_of(config: RunConfig) -> WeatherWindows:
@@ -168,12 +169,12 @@ def test_checks_cost_less_than_two_percent(name: str) -> None:
 
 def test_dead_features_and_the_words_for_a_batch(watched: Any) -> None:
     windows = windows_of(watched.config)
-    assert dead_features(windows) == []
+    assert windows.dead_features == []
     name = windows.series.feature_names[3]
     last = windows.series.timestamps[windows.issue_rows("train")].max()
     seen = windows.series.timestamps <= last
     windows.values[np.flatnonzero(seen), 3] = 1.5  # varying only in what comes later
-    assert dead_features(windows) == [name]
+    assert replace(windows).dead_features == [name]
     words = describe_batch(windows, windows.issue_rows("train")[:2])
     first = str(windows.series.timestamps[windows.issue_rows("train")[0]].astype("datetime64[h]"))
     assert words.startswith("2 windows of ")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,19 +41,21 @@ from timerxl.data.audit.window_checks import (
 )
 from timerxl.data.preprocessing import (
     check_leaks,
+    even_sample,
     label_and_persistence,
     make_split,
     split_by_rows,
     split_by_time,
 )
 from timerxl.data.readers import SERIES, read_table_and_labels, ready_label_without_rain
-from timerxl.data.series import WeatherSeries
+from timerxl.data.series import ROW_ARRAYS, WeatherSeries
 from timerxl.files import write_text
 
 if TYPE_CHECKING:  # windows.py imports torch, which an audit has no use for
     from timerxl.data.windows import WeatherWindows
 
 DEFAULT_RECIPE = "transfer"
+MOST_ROWS = 1_000_000  # that the audit at the start of a run looks at
 _GUESSES = ("(else say", "read as mm", "is recognised")  # what the reader says of its guesses
 _CHECKS = (
     check_series,
@@ -87,20 +89,61 @@ def audit_windows(windows: WeatherWindows, config: RunConfig) -> Audit:
     """Audit windows that are built already, cheap enough for the start of training.
 
     Ready label columns that the recipe does not name are not looked at: the table is not read
-    again.
+    again. Of a series of more than ``MOST_ROWS`` rows as many regions are looked at as have so
+    many, spread evenly; the audit's first line says so.
     """
-    return audit_subject(
-        Subject(
-            series=windows.series,
-            data=config.data,
-            context_length=windows.context_length,
-            context_reason=f"recipe {config.recipe}",
-            label=windows.label,
-            rained_before=windows.rained_before,
-            rows=windows.rows,
-            split_method=windows.definition["split"],
-            description=windows.series.source.get("prepared"),
+    subject = Subject(
+        series=windows.series,
+        data=config.data,
+        context_length=windows.context_length,
+        context_reason=f"recipe {config.recipe}",
+        label=windows.label,
+        rained_before=windows.rained_before,
+        rows=windows.rows,
+        split_method=windows.definition["split"],
+        description=windows.series.source.get("prepared"),
+    )
+    rows, regions = len(windows.label), len(windows.series.regions)
+    chosen = even_sample(regions, max(1, MOST_ROWS * regions // rows))
+    if len(chosen) == regions or config.data.split == "rows":
+        return audit_subject(subject)
+    audit = audit_subject(_of_regions(subject, chosen))
+    audit.sample = (
+        f"{len(chosen):,} of {regions:,} regions were looked at, spread evenly; "
+        "launch/prepare_data.py --audit SERIES looks at all of them."
+    )
+    return audit
+
+
+def _of_regions(subject: Subject, chosen: list[int]) -> Subject:
+    """The same subject, with the chosen regions alone."""
+    series = subject.series
+    edges = series.region_edges()
+    sizes = np.diff(edges)[chosen]
+    starts = np.cumsum(sizes) - sizes
+    kept = np.concatenate([np.arange(*edges[region : region + 2]) for region in chosen])
+    arrays: dict[str, Any] = {
+        name: of[kept] for name in ROW_ARRAYS if (of := getattr(series, name)) is not None
+    }
+    arrays["region_index"] = np.repeat(np.arange(len(chosen)), sizes)
+    names = [series.regions[region] for region in chosen]
+    rows = {}
+    for split, of in subject.rows.items():
+        cuts = series.region_edges(of)
+        rows[split] = np.concatenate(
+            [
+                of[cuts[region] : cuts[region + 1]] - edges[region] + start
+                for region, start in zip(chosen, starts, strict=True)
+            ]
         )
+    assert subject.label is not None
+    assert subject.rained_before is not None
+    return replace(
+        subject,
+        series=replace(series, regions=names, **arrays),
+        label=subject.label[kept],
+        rained_before=subject.rained_before[kept],
+        rows=rows,
     )
 
 

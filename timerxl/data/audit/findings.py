@@ -69,6 +69,7 @@ class Audit:
     facts: dict[str, Any] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
+    sample: str | None = None  # what was looked at, where that was a part
 
     def find(
         self, severity: str, name: str, summary: str, explanation: str, remedy: str, **evidence: Any
@@ -98,6 +99,7 @@ class Audit:
                 *lines[: _SHORT_LINES - 1],
                 f"and {rest} more: launch/prepare_data.py --audit SERIES shows all.",
             ]
+        lines = lines if self.sample is None else [f"note: {self.sample}", *lines]
         return [plain(line) for line in lines]
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import mmap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -12,9 +15,10 @@ import pyarrow.parquet as pq
 
 from timerxl.config import InputError
 from timerxl.data.tables.text import MOST_COLUMNS
-from timerxl.untrusted import check_memory, listed
+from timerxl.untrusted import check_memory, listed, plain
 
 _BYTES_PER_VALUE = 40  # of Arrow, pandas, float64 and the series, some of them at once
+_BATCH_ROWS = 2**17
 _TIMES_AS_TEXT = 3  # text as Arrow, in the frame and as names
 
 
@@ -59,6 +63,69 @@ def read_parquet(path: Path) -> tuple[pd.DataFrame, list[str]]:
     if raw:
         notes.append(f"columns of bytes that are no UTF-8 text are left out: {listed(raw)}.")
     return frame.drop(columns=raw), notes
+
+
+def is_by_region(path: Path, region_column: str) -> bool:
+    """Tell by the schema of a Parquet file whether :func:`regions_of` can read it."""
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+    described = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+    has_index = any(isinstance(one, str) for one in described.get("index_columns", []))
+    plain = all(
+        not pa.types.is_nested(one.type)
+        and not pa.types.is_fixed_size_binary(one.type)
+        and not _is_any(one.type, *_BYTES)
+        for one in schema
+    )
+    at = schema.get_field_index(region_column)
+    is_text = at >= 0 and _is_any(schema.field(at).type, *_TEXT)
+    return plain and is_text and not has_index and len(schema) <= MOST_COLUMNS
+
+
+def regions_of(path: Path, region_column: str) -> Iterator[pd.DataFrame]:
+    """Yield the rows of one region after the other, as :func:`read_parquet` reads them.
+
+    No more than a region and a piece of a row group is in memory. Raises RegionsInterleaved where a
+    region comes again, or a row names none, and InputError where there is no memory for one.
+    """
+    seen: set[Any] = set()
+    current: Any = None
+    pending: list[pa.RecordBatch] = []
+    rows = 0
+    with pq.ParquetFile(path) as file:
+        width = len(file.schema_arrow)
+        for index in range(file.num_row_groups):
+            group = file.metadata.row_group(index)
+            most = max(_page_bytes(path, group), group.num_rows * width * 8)
+            check_memory(most, f"{path} (row group {index})")
+            batches = file.iter_batches(_BATCH_ROWS, row_groups=[index], use_threads=False)
+            for batch in batches:
+                names = batch.column(batch.schema.get_field_index(region_column))
+                if pa.types.is_dictionary(names.type):
+                    names = names.dictionary_decode()
+                runs = pc.run_end_encode(names)
+                start = 0
+                for name, end in zip(
+                    runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True
+                ):
+                    if pending and name != current:
+                        yield pa.Table.from_batches(pending).to_pandas()
+                        pending, rows = [], 0
+                    if not pending:
+                        if name is None or name in seen:
+                            raise RegionsInterleaved
+                        seen.add(name)
+                        current = name
+                    rows += end - start
+                    check_memory(rows * width * _BYTES_PER_VALUE, f"region {plain(name, 80)}")
+                    pending.append(batch.slice(start, end - start))
+                    start = end
+    if pending:
+        yield pa.Table.from_batches(pending).to_pandas()
+
+
+class RegionsInterleaved(Exception):
+    """The rows of a region don't stand together: the table must be read as a whole."""
 
 
 def _page_bytes(path: Path, group: pq.RowGroupMetaData) -> int:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 
 from timerxl.command_line import EXIT_STOPPED, ForeseenError
@@ -115,15 +114,6 @@ class MonitorRunner:
         stopped = self.stop.to_dict() if self.stop is not None else None
         path = Path(self.config.output_dir) / VERDICT_FILE
         write_json(path, {"stopped_by": stopped, "verdicts": found})
-
-
-def dead_features(windows: WeatherWindows) -> list[str]:
-    """List the features that never vary over the rows that training sees."""
-    times = windows.series.timestamps
-    seen = windows.values[torch.from_numpy(times <= times[windows.issue_rows("train")].max())]
-    spread = (seen.amax(0) - seen.amin(0)).tolist()
-    names = windows.series.feature_names
-    return [name for name, width in zip(names, spread, strict=True) if width == 0.0]
 
 
 def describe_batch(windows: WeatherWindows, rows: np.ndarray) -> str:
