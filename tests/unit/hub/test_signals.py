@@ -19,6 +19,8 @@ from spoiled_runs import sums
 
 from timerxl.hub.staging import PREFIX, sweep
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 UPLOAD = "PUT /lfs/upload"
 LIMIT_SECONDS = 2.0
@@ -142,7 +144,6 @@ def test_a_signal_at_any_moment(hub: Hub, run: Path, start: Callable[..., Comman
         assert "Traceback" not in errors
 
 
-@pytest.mark.slow
 def test_nohup_is_respected(hub: Hub, run: Path, start: Callable[..., Command]) -> None:
     hub.faults.append(Fault(UPLOAD, seconds=1.5, times=1))
     handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
