@@ -207,8 +207,6 @@ def test_a_signal_while_a_run_trains_and_pushes(
     hub.faults.append(Fault(UPLOAD, seconds=60.0))
     long = ["train.max_steps=100000", "train.epochs=100000", "train.patience=100000"]
     one = start(*training, *long)
-    # The upload gives way to the training; where cores are few it would wait for minutes.
-    psutil.Process(one.process.pid).nice(19)
     wait(lambda: hub.calls("preupload"), 120.0)
     time.sleep(0.5)
     children = one.children()
