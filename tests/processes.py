@@ -263,6 +263,8 @@ def _become(
         if (custom := Path(folder, "sitecustomize.py")).is_file():
             runpy.run_path(str(custom))  # as Python does at its start
     timerxl.hub.push.subprocess = UPLOADS_BY_FORKS  # type: ignore[assignment]
+    # An upload gives way to the training; where cores are few a test would wait for minutes.
+    os.nice = lambda increment: 0
     if words[0] == "nsenter":
         words = _enter(words)
     program, *arguments = words

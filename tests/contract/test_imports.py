@@ -6,6 +6,7 @@ import ast
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,7 @@ def part_of(module: str) -> str:
     return f"{first}.{second}" if first == "timerxl" and second and known else first
 
 
+@cache
 def imports_of(path: str, source: str) -> list[tuple[int, str, bool]]:
     """(line, absolute dotted name, relative?) of every import, inside functions too."""
     package = Path(path).parent.parts

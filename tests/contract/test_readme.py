@@ -30,7 +30,7 @@ BLOCKS = re.compile(
 )
 # Bounds put behind a command that is run, so that the suite stays short.
 SMALL = "train.max_steps=2 eval.max_windows=40 train.batch_size=4 eval.num_resamples=50".split()
-SMALL += ["eval.fitted_baselines=false"]
+SMALL += ["eval.fitted_baselines=false", "data.synthetic.start=2023-06-01"]
 
 
 def commands(marked: bool, text: str = README) -> list[str]:
@@ -80,11 +80,7 @@ def test_a_command_that_needs_more_is_parsed(command: str) -> None:
             assert option in processes.help_of(scripts[0])
 
 
-def run(words: list[str], tmp_path: Path) -> None:
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400
-    )
+def check(done: subprocess.CompletedProcess[str], tmp_path: Path) -> None:
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     assert "Model: " in done.stdout, done.stdout[-2000:]
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
@@ -94,7 +90,7 @@ def run(words: list[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", [c for c in commands(marked=False) if "launch/train" in c])
 def test_a_training_command_runs(command: str, tmp_path: Path) -> None:
     words = [w for w in shlex.split(command) if not w.startswith("output_dir=")]
-    run([*words, *SMALL, f"output_dir={tmp_path / 'run'}"], tmp_path)
+    check(processes.run([*words, *SMALL, f"output_dir={tmp_path / 'run'}"]), tmp_path)
 
 
 @pytest.mark.slow
@@ -110,7 +106,12 @@ def test_a_planning_command_runs(command: str) -> None:
 @pytest.mark.skipif(not (ROOT / ".venv" / ".installed").exists(), reason="make has no .venv here")
 def test_make_quickstart_runs(tmp_path: Path) -> None:
     bounds = " ".join([*SMALL, f"output_dir={tmp_path / 'run'}"])
-    run(["make", "quickstart", f"QUICKSTART_ARGS={bounds}"], tmp_path)
+    words = ["make", "quickstart", f"QUICKSTART_ARGS={bounds}"]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400
+    )
+    check(done, tmp_path)
 
 
 @pytest.mark.slow

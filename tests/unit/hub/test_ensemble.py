@@ -87,6 +87,7 @@ def test_a_dry_run_lists_and_writes_exactly_its_files(
     assert results["members"] == mine["members"]
 
 
+@pytest.mark.slow
 def test_a_blend_is_published_with_its_trees(
     finished: Path, ensemble: Path, tmp_path: Path
 ) -> None:

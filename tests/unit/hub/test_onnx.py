@@ -89,6 +89,7 @@ def compare(model: TimerXLForClassification, file: Path, steps: int, variables: 
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @needs_onnx
 @pytest.mark.parametrize("case", CASES)
 def test_the_file_computes_what_the_model_does(case: str, tmp_path: Path) -> None:

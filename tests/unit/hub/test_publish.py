@@ -17,6 +17,8 @@ import yaml
 from hub_contents import Fault, Hub
 from spoiled_runs import as_stopped, plant, sent, sums
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "launch" / "publish.py"
 
@@ -144,7 +146,6 @@ def test_a_stopped_run(hub: Hub, command: Command) -> None:
     assert "**STOPPED BY A MONITOR.**" in card.split("\n## ")[0]
 
 
-@pytest.mark.slow
 def test_as_a_script_from_elsewhere(hub: Hub, run: Path, tmp_path: Path) -> None:
     """Two at once: one that the hub refuses, one that it is too slow for."""
     before = sums(run)

@@ -37,6 +37,7 @@ def contents(package: Package) -> dict[str, bytes]:
     return {name: (package.folder / name).read_bytes() for name in package.files}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cold_upload")
 def test_one_commit_with_these_very_files(hub: Hub, package: Package) -> None:
     done = push_package(package, TARGET, "Publish it")
@@ -56,6 +57,7 @@ def test_one_commit_with_these_very_files(hub: Hub, package: Package) -> None:
     assert hub.calls("PUT /lfs/upload") == large == 1
 
 
+@pytest.mark.slow
 def test_a_private_repository(hub: Hub, package: Package) -> None:
     target = Target("ana/rain", private=True)
     push(package, target)
@@ -68,6 +70,7 @@ def test_a_private_repository(hub: Hub, package: Package) -> None:
     assert "--private would not change that" in str(error)
 
 
+@pytest.mark.slow
 def test_a_branch(hub: Hub, package: Package) -> None:
     push(package)
     target = Target("ana/rain", revision="try/two")
@@ -78,6 +81,7 @@ def test_a_branch(hub: Hub, package: Package) -> None:
     assert repository.files("try/two") == contents(package)
 
 
+@pytest.mark.slow
 def test_files_of_an_earlier_publication_go(hub: Hub, package: Package, tmp_path: Path) -> None:
     push(package)
     repository = hub.repositories["ana/rain"]
@@ -93,6 +97,7 @@ def test_files_of_an_earlier_publication_go(hub: Hub, package: Package, tmp_path
     assert len(repository.commits()) == 3
 
 
+@pytest.mark.slow
 def test_what_a_gitignore_leaves_out_is_said(hub: Hub, package: Package) -> None:
     push(package)
     repository = hub.repositories["ana/rain"]
@@ -127,6 +132,7 @@ FAULTS: dict[str, tuple[Fault, str, list[str]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FAULTS)
 def test_a_failure_is_said(case: str, hub: Hub, package: Package) -> None:
     fault, kind, named = FAULTS[case]
@@ -155,6 +161,7 @@ PASSING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", PASSING)
 def test_a_passing_fault_is_got_over(case: str, hub: Hub, package: Package) -> None:
     fault, call, times = PASSING[case]
@@ -165,6 +172,7 @@ def test_a_passing_fault_is_got_over(case: str, hub: Hub, package: Package) -> N
     assert hub.repositories["ana/rain"].files() == contents(package)
 
 
+@pytest.mark.slow
 def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub: Hub, package: Package) -> None:
     hub.faults.append(Fault(COMMIT, done_first=True, times=1))
     commit = push(package)
@@ -173,6 +181,7 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub: Hub, package: Pack
     assert hub.repositories["ana/rain"].files() == contents(package)
 
 
+@pytest.mark.slow
 def test_a_slow_hub_is_waited_for_but_not_for_ever(hub: Hub, package: Package) -> None:
     hub.faults.append(Fault(UPLOAD, seconds=20.0))
     begun = time.monotonic()
@@ -185,6 +194,7 @@ def test_a_slow_hub_is_waited_for_but_not_for_ever(hub: Hub, package: Package) -
     assert hub.repositories["ana/rain"].files() == contents(package)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "value", "kind", "words"),
     [
@@ -209,6 +219,7 @@ def test_no_way_to_the_hub(
     assert hub.received == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [CREATE, UPLOAD, COMMIT, "validate-yaml"])
 def test_what_a_server_says_is_cut_and_plain(hub: Hub, package: Package, where: str) -> None:
     """A million characters, colours, a forged line, tokens, addresses that are signed."""
@@ -224,6 +235,7 @@ def test_what_a_server_says_is_cut_and_plain(hub: Hub, package: Package, where: 
     assert "hf_" not in error
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cold_upload")
 @pytest.mark.parametrize(
     ("end", "kind", "words"),

@@ -19,6 +19,8 @@ from spoiled_runs import sums
 
 from timerxl.hub.staging import PREFIX, sweep
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 UPLOAD = "PUT /lfs/upload"
 LIMIT_SECONDS = 2.0
@@ -142,7 +144,6 @@ def test_a_signal_at_any_moment(hub: Hub, run: Path, start: Callable[..., Comman
         assert "Traceback" not in errors
 
 
-@pytest.mark.slow
 def test_nohup_is_respected(hub: Hub, run: Path, start: Callable[..., Command]) -> None:
     hub.faults.append(Fault(UPLOAD, seconds=1.5, times=1))
     handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -206,8 +207,6 @@ def test_a_signal_while_a_run_trains_and_pushes(
     hub.faults.append(Fault(UPLOAD, seconds=60.0))
     long = ["train.max_steps=100000", "train.epochs=100000", "train.patience=100000"]
     one = start(*training, *long)
-    # The upload gives way to the training; where cores are few it would wait for minutes.
-    psutil.Process(one.process.pid).nice(19)
     wait(lambda: hub.calls("preupload"), 120.0)
     time.sleep(0.5)
     children = one.children()

@@ -138,6 +138,7 @@ def test_the_schedule_scales_every_group_and_holds_the_backbone(
         schedule.step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("static", ["false", "true"])
 def test_a_frozen_backbone_stays_bit_for_bit_and_then_moves(
     train_tiny: Any, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, static: str

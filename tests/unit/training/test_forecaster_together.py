@@ -160,6 +160,7 @@ def test_a_variable_is_left_out_in_all_regions(folder: Path, table: pd.DataFrame
     np.testing.assert_allclose(given["by_t2m"], difference[given.index], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_onnx_file_computes_all_regions(folder: Path, tmp_path: Path) -> None:
     model = Forecaster.from_pretrained(folder, device="cpu").model
     path = tmp_path / "together.onnx"

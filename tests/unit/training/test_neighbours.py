@@ -56,6 +56,7 @@ def test_its_model_knows_the_neighbours_and_forecasts_what_was_scored(near):
     assert event["scores"]["model"] == pytest.approx(near.returned["test"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_it_goes_on_to_the_same_weights(near, train_tiny, tmp_path):
     at_6 = near.folder / "checkpoints" / "step_00000006"
     again = train_tiny(tmp_path / "again", *NEAR, f"train.resume={at_6}")
@@ -66,6 +67,7 @@ def test_it_goes_on_to_the_same_weights(near, train_tiny, tmp_path):
     assert all(found[name].equal(tensor) for name, tensor in expected.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", ["all", "2"])
 def test_a_label_at_the_end_of_each_window_alone_trains_too(together, train_tiny, tmp_path):
     settings = (f"data.regions_together={together}", "data.labels=last", "train.batch_size=8")

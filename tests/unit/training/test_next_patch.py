@@ -116,6 +116,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_in_the_same_bits(
     assert again.returned["test"] == pretrained.returned["test"]
 
 
+@pytest.mark.slow
 def test_one_trajectory_for_a_batch_of_8_and_twice_4(train_tiny, tmp_path):
     layouts = ("train.batch_size=8", "train.batch_size=4 train.accumulation_steps=2")
     runs = [
@@ -129,6 +130,7 @@ def test_one_trajectory_for_a_batch_of_8_and_twice_4(train_tiny, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_values_after_the_training_period_change_no_weight(pretrained, train_tiny, tmp_path):
     windows = windows_of(pretrained)
     series = windows.series
@@ -151,6 +153,7 @@ def test_values_after_the_training_period_change_no_weight(pretrained, train_tin
     assert equal(*weights)
 
 
+@pytest.mark.slow
 def test_a_classifier_takes_over_all_but_its_own_head(pretrained, train_tiny, tmp_path, capsys):
     model = pretrained.folder / "model"
     alone = ("data.regions_together=none", "loss.next_patch_weight=0", "train.max_steps=1")
