@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pandas as pd
 import pytest
@@ -447,6 +448,20 @@ def test_a_killed_builder_leaves_nothing_that_counts(tmp_path: Path) -> None:
     assert list(cache.glob("*.building")) == []
     expected, _ = open_windows(recipe(path, None), pytest.fail)
     assert_equal(windows, expected)
+
+
+def test_the_lock_is_let_go(tmp_path: Path) -> None:
+    path, cache = write_series(tmp_path), tmp_path / "cache"
+    windows, _ = open_windows(recipe(path, cache), lambda sentence: None)
+    (lock,) = cache.glob("*.lock")
+    with filelock.FileLock(lock).acquire(timeout=0):  # the windows live on
+        assert windows.rows
+
+
+def test_a_missing_file_of_another_feature_is_named(tmp_path: Path) -> None:
+    config = recipe(write_series(tmp_path), tmp_path / "cache", "data.oni_path=nowhere.txt")
+    with pytest.raises(InputError, match=r"nowhere\.txt"):
+        open_windows(config, pytest.fail)
 
 
 def test_a_builder_that_fails_leaves_nothing(
