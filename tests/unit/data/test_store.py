@@ -18,6 +18,8 @@ from typing import Any
 import filelock
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -222,6 +224,19 @@ def test_what_can_t_be_read_by_region_is_read_as_a_whole(case: str, tmp_path: Pa
     else:
         assert found.values.tobytes() == whole.values.tobytes()
         assert found.notes == whole.notes
+
+
+def test_a_long_word_in_every_row_is_refused_before_it_is_written_out(tmp_path: Path) -> None:
+    path = write_series(tmp_path)
+    table = pa.Table.from_pandas(pd.read_parquet(path), preserve_index=False)
+    word = pa.DictionaryArray.from_arrays(
+        pa.array(np.zeros(len(table), dtype=np.int32)), pa.array(["x" * 2**30])
+    )
+    pq.write_table(table.append_column("word", word), path, row_group_size=10**6)
+    describe(path)
+    (tmp_path / "arrays").mkdir()
+    with pytest.raises(InputError, match=r"the text of .* \(row group 0\)"):
+        load_series(recipe(path, None).data, Arrays(tmp_path / "arrays"))
 
 
 def test_a_column_without_a_value_is_refused_by_region_too(tmp_path: Path) -> None:
