@@ -200,6 +200,30 @@ def measure(
     return {key: max(of[key] for of in figures) for key in figures[0]}
 
 
+def gather_ms(cache: Path, batches: int = 40) -> tuple[float, float]:
+    """Median milliseconds of a batch of 32 training windows out of the store, of pages that have to
+    come from the disk and of the same pages once more."""
+    import numpy as np
+
+    from timerxl.data.store import open_store
+
+    (store,) = (path for path in cache.iterdir() if path.is_dir())
+    for path in store.glob("*.npy"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    tiling = open_store(store).tiling
+    assert tiling is not None
+    codes = tiling.tiles.epoch(np.random.default_rng(0))
+    chosen = np.random.default_rng(1).choice(codes, (batches, 32), replace=False)
+    took: list[list[float]] = [[], []]
+    for times in took:
+        for of_batch in chosen.tolist():
+            started = time.perf_counter()
+            tiling[of_batch]
+            times.append(1e3 * (time.perf_counter() - started))
+    return float(np.median(took[0])), float(np.median(took[1]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--regions", default="5,60", help="as 5,60,300,1000")
@@ -233,11 +257,11 @@ def main() -> None:
         "| regions | rows | ranks | start | to first step, s (CPU) | of it data, s (CPU) | "
         "private, MiB | beyond | peak beyond | mapped | shared |\n|" + "---:|" * 11
     )
+    gathering: list[str] = []
     for regions in map(int, options.regions.split(",")):
         series = write_table(folder, regions, options.years)
-        rows = f"{regions * options.years * 8766:,}"
+        rows, cache = f"{regions * options.years * 8766:,}", folder / f"cache_{regions}"
         for ranks in map(int, options.ranks.split(",")):
-            cache = folder / f"cache_{regions}"
             overrides = [*given, f"data.cache_dir={cache}"] if has_store else given
             starts = ["first", "again"] if has_store else ["every"]
             if options.keep_stores:
@@ -258,6 +282,14 @@ def main() -> None:
                     for part in ("", "data_")
                 ]
                 print(f"| {' | '.join([*cells, *times, *numbers])} |", flush=True)
+        if has_store and cache.is_dir():
+            cold, warm = gather_ms(cache)
+            gathering.append(
+                f"{regions} regions: {cold:.1f} ms of pages on the disk, {warm:.1f} ms of the same "
+                "in memory"
+            )
+    for line in gathering:
+        print(f"a batch of 32 training windows, {line}")
 
 
 if __name__ == "__main__":

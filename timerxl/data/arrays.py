@@ -36,7 +36,10 @@ class Arrays:
         with path.open("wb") as file:
             write_array_header_1_0(file, header)
             file.flush()
-            os.posix_fallocate(file.fileno(), 0, file.tell() + size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, file.tell() + size)
+            else:  # macOS
+                file.truncate(file.tell() + size)
         self.made[name] = np.asarray(np.load(path, mmap_mode="r+"))
         return self.made[name]
 

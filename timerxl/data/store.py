@@ -138,11 +138,11 @@ def _open_or_make(config: RunConfig, saved: Preprocessing | None, folder: Path, 
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(f"{store}.lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except filelock.Timeout:
         log("data: another process prepares this series; waiting for it.")
-        lock.acquire()
-    with lock:
+        held = lock.acquire()
+    with held:
         if (found := _opened(store, config, lambda sentence: None)) is not None:
             return found  # the other process has made it
         building = Path(f"{store}.building")
@@ -176,7 +176,7 @@ def _key(config: RunConfig, saved: Preprocessing | None, folder: Path) -> str:
         "code": _code(),
         "data": data,
         "context_length": config.model.context_length,
-        "oni": None if oni is None else sha256_of(Path(oni)),
+        "oni": sha256_of(Path(oni)) if oni is not None and is_file(Path(oni)) else None,
     }
     if path is not None:
         beside = Path(path).with_name(DESCRIPTION)

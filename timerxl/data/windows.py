@@ -314,10 +314,12 @@ class WeatherWindows:
         digest.update(json.dumps([[list(part) for part in names], self.context_length]).encode())
         arrays = [self.values.numpy(), self.label, self.rained_before, series.region_index]
         arrays += [series.timestamps, *([] if self.static is None else [self.static.numpy()])]
-        _add_to(digest, *arrays)
         for split in sorted(self.rows):
             digest.update(split.encode())
-            _add_to(digest, self.rows[split])
+            arrays.append(self.rows[split])
+        for array in arrays:
+            for block in blocks(len(array)):
+                digest.update(np.ascontiguousarray(array[block]).view(np.uint8).data)
         return digest.hexdigest()
 
     def rain_share(self, split: str) -> float:
@@ -616,10 +618,3 @@ def row_dataset(
     found = datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=fingerprint[:16])
     # The transform needs the row only: decoding times for every batch would cost more than it.
     return found.with_transform(transform, columns=["row"])
-
-
-def _add_to(digest: Any, *arrays: np.ndarray) -> None:
-    """Hash the bytes of the arrays, block by block."""
-    for array in arrays:
-        for block in blocks(len(array)):
-            digest.update(np.ascontiguousarray(array[block]).view(np.uint8).data)

@@ -67,6 +67,12 @@ def month_of(timestamps: NDArray[np.datetime64]) -> NDArray[np.int64]:
     return timestamps.astype("datetime64[M]").astype(np.int64) % 12 + 1
 
 
+def _with_regions(counts: NDArray[np.float64], regions: int) -> NDArray[np.float64]:
+    """``counts`` [G + 1, ...] with zeros for more regions; the last entry, of all, stays last."""
+    more = np.zeros((max(regions - (len(counts) - 1), 0), *counts.shape[1:]))
+    return np.concatenate([counts[:-1], more, counts[-1:]])
+
+
 class Climatology:
     """P(rain | region, month, rained before) as counted in training.
 
@@ -79,12 +85,20 @@ class Climatology:
     def fit(
         self, region: ArrayLike, month: ArrayLike, rained_before: ArrayLike, label: ArrayLike
     ) -> Climatology:
-        """Count. Raises InputError on unequal lengths, no windows, or labels besides 0 and 1."""
+        """Count anew. Raises InputError on unequal lengths, no windows, or labels besides 0 and
+        1."""
+        # The last entry of each axis stands for "all regions", "all months", "either state".
+        self._windows, self._rainy = np.zeros((1, 13, 3)), np.zeros((1, 13, 3))
+        return self.add(region, month, rained_before, label)
+
+    def add(
+        self, region: ArrayLike, month: ArrayLike, rained_before: ArrayLike, label: ArrayLike
+    ) -> Climatology:
+        """Count more windows, with the errors of :meth:`fit`."""
         where, when, state = self._cells(region, month, rained_before)
         rain = _labels(label, where.size)
-        # The last entry of each axis stands for "all regions", "all months", "either state".
-        self._windows = np.zeros((int(where.max()) + 2, 13, 3))
-        self._rainy = np.zeros_like(self._windows)
+        self._windows = _with_regions(self._windows, int(where.max()) + 1)
+        self._rainy = _with_regions(self._rainy, int(where.max()) + 1)
         known = state < 2
         for r in (where, np.full_like(where, -1)):
             for m in (when, np.full_like(when, 12)):
@@ -154,13 +168,24 @@ class DayOfYearClimatology:
 
         Raises InputError on unequal lengths, no windows, or labels besides 0 and 1.
         """
+        self._windows, self._rainy = np.zeros((1, 366)), np.zeros((1, 366))
+        return self.add(region, day, label)
+
+    def add(self, region: ArrayLike, day: ArrayLike, label: ArrayLike) -> DayOfYearClimatology:
+        """Count more windows, with the errors of :meth:`fit`."""
         where, when = self._cells(region, day)
         rain = _labels(label, where.size)
         # The last row stands for "all regions".
-        counts = np.zeros((2, int(where.max()) + 2, 366))
-        np.add.at(counts[0], (where, when), 1)
-        np.add.at(counts[1], (where, when), rain)
-        counts[:, -1] = counts.sum(axis=1)
+        self._windows = _with_regions(self._windows, int(where.max()) + 1)
+        self._rainy = _with_regions(self._rainy, int(where.max()) + 1)
+        for counted, number in ((self._windows, 1), (self._rainy, rain)):
+            np.add.at(counted, (where, when), number)
+            np.add.at(counted[-1], when, number)
+        return self
+
+    def _smoothed(self) -> NDArray[np.float64]:
+        """P(rain) [G + 1, 366], all regions last."""
+        counts = np.stack([self._windows, self._rainy])
         width = self.half_width_days
         smooth = np.zeros_like(counts)
         for k in range(-width, width + 1):
@@ -170,15 +195,15 @@ class DayOfYearClimatology:
         everywhere = np.full(366, (year[1] + 1) / (year[0] + 2))
         chances = (smooth[1] + 1) / (smooth[0] + 2)
         chances[-1] = np.where(smooth[0, -1] > 0, chances[-1], everywhere)
-        self._chances = np.where(smooth[0] > 0, chances, chances[-1])
-        return self
+        return np.where(smooth[0] > 0, chances, chances[-1])
 
     def predict(self, region: ArrayLike, day: ArrayLike) -> NDArray[np.float64]:
         """P(rain) [n]; an unknown region backs off. Raises NotFittedError before ``fit``."""
-        if not hasattr(self, "_chances"):
+        if not hasattr(self, "_windows"):
             raise NotFittedError("call DayOfYearClimatology.fit before predict.")
         where, when = self._cells(region, day)
-        return np.asarray(self._chances[np.minimum(where, len(self._chances) - 1), when])
+        chances = self._smoothed()
+        return np.asarray(chances[np.minimum(where, len(chances) - 1), when])
 
     @staticmethod
     def _cells(region: ArrayLike, day: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from timerxl.data.arrays import blocks
 from timerxl.data.neighbours import nearest_by_rain, neighbour_rows
 from timerxl.data.observed_bound import observed_probability
 from timerxl.data.windows import RegionGrid, WeatherWindows
@@ -62,17 +63,24 @@ def reference_probabilities(
     ``fitted`` are those of :func:`fit_lagged`, where they are there already.
     """
     series, train = windows.series, windows.issue_rows("train")
-    region, month = series.region_index, month_of(series.timestamps)
-    day, before, label = day_of_year(series.timestamps), windows.rained_before, windows.label
-    base_rate = float(label[train].mean())
-    of_day = DayOfYearClimatology().fit(region[train], day[train], label[train])
-    of_month = Climatology().fit(region[train], month[train], before[train], label[train])
+    region, times = series.region_index, series.timestamps
+    before, label = windows.rained_before, windows.label
+    base_rate = windows.rain_share("train")
+    of_day, of_month = DayOfYearClimatology(), Climatology()
+    for block in blocks(len(train)):
+        known = train[block]
+        count_days = of_day.add if block.start else of_day.fit
+        count_days(region[known], day_of_year(times[known]), label[known])
+        count = of_month.add if block.start else of_month.fit
+        count(region[known], month_of(times[known]), before[known], label[known])
     found: Probabilities = {
         "always_rain": {s: always_rain(len(r)) for s, r in rows.items()},
-        "day_of_year": {s: of_day.predict(region[r], day[r]) for s, r in rows.items()},
+        "day_of_year": {
+            s: of_day.predict(region[r], day_of_year(times[r])) for s, r in rows.items()
+        },
         "persistence": {s: persistence(before[r], base_rate) for s, r in rows.items()},
         "climatology": {
-            s: of_month.predict(region[r], month[r], before[r]) for s, r in rows.items()
+            s: of_month.predict(region[r], month_of(times[r]), before[r]) for s, r in rows.items()
         },
     }
     if fitted is None:

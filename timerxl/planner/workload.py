@@ -159,7 +159,7 @@ def describe_windows(config: RunConfig, windows: WeatherWindows) -> Workload:
         counts["train"] = tiling.tiles.most_windows
     if (limit := config.eval.max_windows) is not None:
         counts = {k: n if k == "train" else min(n, limit) for k, n in counts.items()}
-    seconds = np.ptp(series.timestamps.astype("datetime64[s]").astype(np.int64))
+    days = (series.timestamps.max() - series.timestamps.min()) / np.timedelta64(1, "D")
     return Workload(
         config=config,
         model=model_config(
@@ -173,7 +173,7 @@ def describe_windows(config: RunConfig, windows: WeatherWindows) -> Workload:
         windows=counts,
         step_hours=series.step_hours,
         context_days=windows.context_days,
-        series_days=float(seconds) / 86400,
+        series_days=float(days),
         is_synthetic=series.is_synthetic,
         series_bytes=windows.transform.num_bytes,
         train_labels=labels,

@@ -15,8 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -221,6 +224,19 @@ def test_what_can_t_be_read_by_region_is_read_as_a_whole(case: str, tmp_path: Pa
     else:
         assert found.values.tobytes() == whole.values.tobytes()
         assert found.notes == whole.notes
+
+
+def test_a_long_word_in_every_row_is_refused_before_it_is_written_out(tmp_path: Path) -> None:
+    path = write_series(tmp_path)
+    table = pa.Table.from_pandas(pd.read_parquet(path), preserve_index=False)
+    word = pa.DictionaryArray.from_arrays(
+        pa.array(np.zeros(len(table), dtype=np.int32)), pa.array(["x" * 2**30])
+    )
+    pq.write_table(table.append_column("word", word), path, row_group_size=10**6)
+    describe(path)
+    (tmp_path / "arrays").mkdir()
+    with pytest.raises(InputError, match=r"the text of .* \(row group 0\)"):
+        load_series(recipe(path, None).data, Arrays(tmp_path / "arrays"))
 
 
 def test_a_column_without_a_value_is_refused_by_region_too(tmp_path: Path) -> None:
@@ -447,6 +463,20 @@ def test_a_killed_builder_leaves_nothing_that_counts(tmp_path: Path) -> None:
     assert list(cache.glob("*.building")) == []
     expected, _ = open_windows(recipe(path, None), pytest.fail)
     assert_equal(windows, expected)
+
+
+def test_the_lock_is_let_go(tmp_path: Path) -> None:
+    path, cache = write_series(tmp_path), tmp_path / "cache"
+    windows, _ = open_windows(recipe(path, cache), lambda sentence: None)
+    (lock,) = cache.glob("*.lock")
+    with filelock.FileLock(lock).acquire(timeout=0):  # the windows live on
+        assert windows.rows
+
+
+def test_a_missing_file_of_another_feature_is_named(tmp_path: Path) -> None:
+    config = recipe(write_series(tmp_path), tmp_path / "cache", "data.oni_path=nowhere.txt")
+    with pytest.raises(InputError, match=r"nowhere\.txt"):
+        open_windows(config, pytest.fail)
 
 
 def test_a_builder_that_fails_leaves_nothing(

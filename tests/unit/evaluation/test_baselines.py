@@ -134,3 +134,24 @@ def test_day_of_year_climatology_refuses_what_it_cannot_count() -> None:
         DayOfYearClimatology(200)
     with pytest.raises(NotFittedError):
         DayOfYearClimatology().predict([0], [1])
+
+
+def test_climatologies_counted_in_parts_are_those_counted_at_once() -> None:
+    rng = np.random.default_rng(5)
+    count = 4_000
+    region, month = rng.integers(0, 7, count), rng.integers(1, 13, count)
+    region.sort()  # later parts bring new regions
+    before, label = rng.integers(0, 2, count).astype(float), rng.integers(0, 2, count)
+    before[rng.random(count) < 0.1] = NAN
+    day = rng.integers(1, 367, count)
+    whole, parts = Climatology().fit(region, month, before, label), Climatology()
+    of_day, day_parts = DayOfYearClimatology().fit(region, day, label), DayOfYearClimatology()
+    for start in range(0, count, 900):
+        cut = slice(start, start + 900)
+        (parts.add if start else parts.fit)(region[cut], month[cut], before[cut], label[cut])
+        (day_parts.add if start else day_parts.fit)(region[cut], day[cut], label[cut])
+    asked = rng.integers(0, 9, 500)  # two of them unknown
+    given = asked, month[:500], before[:500]
+    np.testing.assert_array_equal(parts.predict(*given), whole.predict(*given))
+    given = asked, day[:500]
+    np.testing.assert_array_equal(day_parts.predict(*given), of_day.predict(*given))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from timerxl.config import load_recipe
+from timerxl.data.arrays import blocks
 from timerxl.data.readers import load_series
 from timerxl.data.series import WeatherSeries
 from timerxl.data.windows import build_windows
@@ -50,6 +53,31 @@ def test_the_data_s_fingerprint_sees_any_change() -> None:
         found[name] = changed.fingerprint
     found["splits"] = of(series, train_fraction=0.6)
     assert [case for case, value in found.items() if value == first] == []
+
+
+def test_the_data_s_fingerprint_is_the_one_of_earlier_checkpoints(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = load_recipe("quickstart", ["data.synthetic.end=2014-06-01"])
+    windows = build_windows(load_series(config.data), config.data, 16)
+    series = windows.series
+    names = [series.feature_names, series.regions, windows.static_feature_names]
+    digest = hashlib.sha256(json.dumps([names, 16]).encode())
+    splits = ("test", "train", "validation")
+    digest.update("".join(splits).encode())
+    assert windows.static is not None
+    for array in (
+        windows.values.numpy(),
+        windows.label,
+        windows.rained_before,
+        series.region_index,
+        series.timestamps.astype(np.int64),
+        windows.static.numpy(),
+        *(windows.rows[split] for split in splits),
+    ):
+        digest.update(array.tobytes())
+    monkeypatch.setattr(blocks, "__defaults__", (37,))
+    assert windows.fingerprint == digest.hexdigest()
 
 
 def test_the_code_s_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,12 +92,14 @@ def regions_of(path: Path, region_column: str) -> Iterator[pd.DataFrame]:
     current: Any = None
     pending: list[pa.RecordBatch] = []
     rows = 0
-    with pq.ParquetFile(path) as file:
+    text = [one.name for one in pq.read_schema(path) if _is_any(one.type, *_TEXT)]
+    with pq.ParquetFile(path) as file, pq.ParquetFile(path, read_dictionary=text) as counted:
         width = len(file.schema_arrow)
         for index in range(file.num_row_groups):
             group = file.metadata.row_group(index)
-            most = max(_page_bytes(path, group), group.num_rows * width * 8)
-            check_memory(most, f"{path} (row group {index})")
+            check_memory(_page_bytes(path, group), f"{path} (row group {index})")
+            size = _TIMES_AS_TEXT * _text_bytes(counted, index, text)
+            check_memory(size, f"the text of {path} (row group {index})")
             batches = file.iter_batches(_BATCH_ROWS, row_groups=[index], use_threads=False)
             for batch in batches:
                 names = batch.column(batch.schema.get_field_index(region_column))
@@ -207,9 +209,17 @@ def _check_text(path: Path, names: list[str]) -> None:
     total = 0
     with pq.ParquetFile(path, read_dictionary=names) as file:
         for group in range(file.num_row_groups) if names else ():
-            for name in names:
-                column = file.read_row_group(group, columns=[name], use_threads=False)[0]
-                for chunk in column.chunks:
-                    lengths = pc.binary_length(chunk.dictionary).take(chunk.indices)
-                    total += pc.sum(lengths).as_py() or 0
+            total += _text_bytes(file, group, names)
             check_memory(_TIMES_AS_TEXT * total, f"the text of {path}")
+
+
+def _text_bytes(file: pq.ParquetFile, group: int, names: list[str]) -> int:
+    """The bytes of the text columns of a row group as they stand in every row; ``file`` is opened
+    with ``read_dictionary=names``."""
+    total = 0
+    for name in names:
+        column = file.read_row_group(group, columns=[name], use_threads=False)[0]
+        for chunk in column.chunks:
+            lengths = pc.binary_length(chunk.dictionary).take(chunk.indices)
+            total += pc.sum(lengths).as_py() or 0
+    return total
