@@ -10,8 +10,9 @@ TRAIN = (
     "data.path={data} data.train_fraction=0.5 data.validation_fraction=0.25 model.patch_length=8 "
     "model.context_length=16 model.hidden_size=16 model.intermediate_size=32 "
     "model.num_hidden_layers=1 model.num_attention_heads=2 model.pooling=mean "
-    "model.variable_embedding=false train.batch_size=16 train.max_steps=4 train.log_every_steps=1 "
-    "train.checkpoint_every_steps=2 train.trackers=[] eval.fitted_baselines=false "
+    "model.variable_embedding=false data.regions_together=none train.batch_size=16 "
+    "train.max_steps=4 train.log_every_steps=1 train.checkpoint_every_steps=2 train.trackers=[] "
+    "eval.fitted_baselines=false "
     "eval.num_resamples=0 eval.max_windows=64 eval.every_steps=2 eval.check_windows=16"
 )
 

@@ -290,7 +290,7 @@ _DATA: dict[str, Any] = {
     **_each(HOURS, "max_fill_hours rain_threshold_mm"),
     **_each(FLAG, "log1p_precipitation static_features"),
     "oni_path": FILE_NAME,
-    "cache_dir": FILE_NAME,
+    "cache_dir": _choice("auto"),  # another is a folder of this machine
     "oni_lag_months": COUNT,
     "split": _choice("time", "rows"),
     "labels": _choice("last", "every_patch"),

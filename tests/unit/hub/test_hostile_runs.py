@@ -207,6 +207,7 @@ def test_every_text_at_once(run: Path, tmp_path: Path, planted: str) -> None:
         "model_type",
         "hidden_act",
         "pooling",
+        "region_mixing",
         "variable_bias_mode",
         "split",
     )

@@ -184,7 +184,7 @@ def test_two_recipes_side_by_side(command: Command) -> None:
     assert cells["model.context_length"] == ["56", "168"]
     assert cells["data.synthetic.step_hours"] == ["12", "1"]
     assert cells["context"] == ["28 days", "7 days"]
-    assert cells["tokens a sample"] == ["189", "189"]
+    assert cells["tokens a sample"] == ["91", "189"]  # 13 features, and all 27
     assert "model.hidden_size" not in cells  # the same in both
     code, output, _ = command(*arguments, *small, "--json")
     answer = json.loads(output)

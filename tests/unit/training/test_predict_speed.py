@@ -27,6 +27,6 @@ def test_the_exit_code_tells_the_bound(
     finally:
         torch.set_num_threads(threads)
     printed = capsys.readouterr().out
-    assert "56 steps of 27 variables: loading" in printed
+    assert "56 steps of 13 variables: loading" in printed
     assert "one day for 5 regions (2 issue times, 10 windows)" in printed
     assert ("FAILED" in printed) is (code == 1)
