@@ -19,10 +19,9 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from timerxl.config import DataConfig, InputError, RunConfig, SyntheticConfig, validate
-from timerxl.data.arrays import BLOCK_ROWS, Arrays, blocks
 from timerxl.data.enso import ONI_FEATURE
 from timerxl.data.neighbours import region_places
-from timerxl.data.series import WeatherSeries
+from timerxl.data.series import BLOCK_ROWS, Arrays, WeatherSeries, blocks
 from timerxl.untrusted import (
     Between,
     Text,

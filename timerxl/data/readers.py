@@ -18,7 +18,6 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from timerxl.config import DataConfig, InputError
-from timerxl.data.arrays import Arrays, blocks
 from timerxl.data.enso import with_oni
 from timerxl.data.era5.accumulation import (
     COUNTER,
@@ -36,7 +35,9 @@ from timerxl.data.era5.accumulation import (
 )
 from timerxl.data.series import (
     ROW_ARRAYS,
+    Arrays,
     WeatherSeries,
+    blocks,
     choose_features,
     fill_forward,
     label_like,

@@ -30,11 +30,10 @@ import numpy as np
 import torch
 
 from timerxl.config import DataConfig, InputError, RunConfig
-from timerxl.data.arrays import Arrays
 from timerxl.data.audit.auditor import audit_windows
 from timerxl.data.preprocessing import Preprocessing
 from timerxl.data.readers import DESCRIPTION, load_series, sha256_of
-from timerxl.data.series import ROW_ARRAYS, WeatherSeries
+from timerxl.data.series import ROW_ARRAYS, Arrays, WeatherSeries
 from timerxl.data.tiling import LabelTiling, PatchTiling, Tiles, tile_labels
 from timerxl.data.windows import (
     RegionGrid,

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from timerxl.config import RunConfig
-from timerxl.data.arrays import Arrays, blocks
 from timerxl.data.preprocessing import last_time, steps_behind
+from timerxl.data.series import Arrays, blocks
 from timerxl.data.windows import RegionGrid, WeatherWindows, WindowTransform
 
 NOT_COUNTED = -100

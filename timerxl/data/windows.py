@@ -19,7 +19,6 @@ import pyarrow as pa
 import torch
 
 from timerxl.config import DataConfig, InputError
-from timerxl.data.arrays import Arrays, blocks
 from timerxl.data.neighbours import nearest_by_distance, nearest_by_rain
 from timerxl.data.preprocessing import (
     SPLITS,
@@ -39,7 +38,7 @@ from timerxl.data.preprocessing import (
     training_ranges,
     whole_steps,
 )
-from timerxl.data.series import WeatherSeries
+from timerxl.data.series import Arrays, WeatherSeries, blocks
 from timerxl.data.synthetic import PRECIPITATION
 from timerxl.untrusted import check_memory
 

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from timerxl.config import InputError
-from timerxl.data.arrays import blocks as row_blocks
+from timerxl.data.series import blocks as row_blocks
 from timerxl.evaluation.baselines import zero_one_nan
 from timerxl.evaluation.boosted_trees import Trees
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from timerxl.data.arrays import blocks
 from timerxl.data.neighbours import nearest_by_rain, neighbour_rows
 from timerxl.data.observed_bound import observed_probability
+from timerxl.data.series import blocks
 from timerxl.data.windows import RegionGrid, WeatherWindows
 from timerxl.evaluation.baselines import (
     Climatology,

@@ -24,12 +24,11 @@ import pytest
 import torch
 
 from timerxl.config import InputError, RunConfig, load_recipe
-from timerxl.data import arrays as arrays_module
 from timerxl.data import series as series_module
 from timerxl.data import store as store_module
-from timerxl.data.arrays import Arrays
 from timerxl.data.preprocessing import Preprocessing, fit_scaling
 from timerxl.data.readers import load_series, read_table, sha256_of
+from timerxl.data.series import Arrays
 from timerxl.data.store import open_saved_windows, open_windows
 from timerxl.data.windows import WeatherWindows
 from timerxl.training.dataloader import BatchPlan, iter_global_batches
@@ -82,6 +81,7 @@ def recipe(path: Path | None, cache: Path | None, *overrides: str) -> RunConfig:
             f"data.cache_dir={'null' if cache is None else cache}",
             *([] if path is None else ["data.precipitation_column=tp"]),
             *("data.label_horizon_hours=6", "model.context_length=24", "model.patch_length=8"),
+            "data.regions_together=none",
             *overrides,
         ],
     )
@@ -90,7 +90,7 @@ def recipe(path: Path | None, cache: Path | None, *overrides: str) -> RunConfig:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a few rows, whose borders fall anywhere."""
-    for function in (arrays_module.blocks, series_module.WeatherSeries.parts):
+    for function in (series_module.blocks, series_module.WeatherSeries.parts):
         monkeypatch.setattr(function, "__defaults__", (37,))
 
 

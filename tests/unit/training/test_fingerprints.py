@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 from timerxl.config import load_recipe
-from timerxl.data.arrays import blocks
 from timerxl.data.readers import load_series
-from timerxl.data.series import WeatherSeries
+from timerxl.data.series import WeatherSeries, blocks
 from timerxl.data.windows import build_windows
 from timerxl.training import resume
 from timerxl.training.resume import check_fingerprints, code_fingerprint
