@@ -64,6 +64,7 @@ def main() -> int:
 
     if kind == "shuffled":
         run.load_windows = shuffled(run.load_windows)
+        overrides = [*overrides, "data.regions_together=none"]  # labels by row, not by time
     elif kind == "head":
         run.build_model = zero_head(run.build_model)
     else:

@@ -33,7 +33,7 @@ EXACT = {
     "small": 18_747_858,
     "small_original": 8_524_002,
     "quickstart": 517_466,
-    "hourly_cpu": 858_290,
+    "hourly_cpu": 1_300_914,
 }
 
 

@@ -174,7 +174,8 @@ def test_a_signal_while_a_finished_run_waits_for_its_push(
     status = one.folder / "run" / "status.json"
     wait(lambda: status.is_file() and '"finished"' in status.read_text(), 120.0)
     wait(lambda: hub.calls("preupload"))
-    time.sleep(0.5)
+    # A signal waits for the page, after which the upload alone is left.
+    wait(lambda: len(one.children()) == 1, 120.0)
     children = one.children()
     assert children
     assert one.places()
