@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from functools import reduce
 from pathlib import Path
+from statistics import fmean
 
+import numpy as np
 import pandas as pd
 from machine import machine_line
 
@@ -42,13 +43,12 @@ def gaps_of(run: Path) -> dict[tuple[str, str], Resamples]:
 
 
 def mean_of(runs: list[Resamples]) -> Resamples:
-    total = reduce(lambda one, other: one.minus(_scaled(other, -1)), runs)
-    return _scaled(total, 1 / len(runs))
-
-
-def _scaled(one: Resamples, by: float) -> Resamples:
     return Resamples(
-        one.estimate * by, one.values * by, one.half_values * by, one.num_blocks, one.reason
+        fmean(run.estimate for run in runs),
+        np.mean([run.values for run in runs], axis=0),
+        np.mean([run.half_values for run in runs], axis=0),
+        runs[0].num_blocks,
+        runs[0].reason,
     )
 
 

@@ -559,8 +559,7 @@ def load_synthetic(config: DataConfig) -> WeatherSeries:
     if unused:
         notes.append(f"{', '.join(unused)} describe a table: the synthetic series ignores them.")
     series = replace(series, notes=notes)
-    everything = config.features is None and not config.exclude_features
-    return series if everything else _select(series, config)
+    return _select(series, config)
 
 
 def _why_unknown(config: DataConfig) -> str | None:

@@ -230,14 +230,15 @@ class TimerXLAttention(nn.Module):
 class _Places:
     """Indices int64 [G, K] on the device that asks, copied there once; no part of the state."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: list[list[int]]) -> None:
+        self._rows = rows
         self._held: Tensor | None = None
 
-    def on(self, rows: list[list[int]], device: torch.device) -> Tensor:
+    def on(self, device: torch.device) -> Tensor:
         if self._held is None or self._held.device != device:
             # Outside inference mode, whose tensors a later training step could not keep.
             with torch.inference_mode(False):
-                self._held = torch.tensor(rows, dtype=torch.long).to(device)
+                self._held = torch.tensor(self._rows, dtype=torch.long).to(device)
         return self._held
 
 
@@ -367,7 +368,11 @@ class TimerXLModel(TimerXLPreTrainedModel):
         self.layers = nn.ModuleList(TimerXLLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self._layouts: dict[Any, TokenLayout] = {}
-        self._seen = _Places()
+        near = config.region_neighbours or []
+        if config.mixes_in_classifier:
+            near = [[]] * (config.num_regions or 0)
+        # [G, W]: each region and those whose tokens it attends to.
+        self._seen = _Places([[region, *of] for region, of in enumerate(near)])
         self.post_init()
 
     def _layout(self, num_variables: int, num_patches: int, device: torch.device) -> TokenLayout:
@@ -387,13 +392,6 @@ class TimerXLModel(TimerXLPreTrainedModel):
                 )
             self._layouts = {key: layout}
         return self._layouts[key]
-
-    def _regions_seen(self, device: torch.device) -> Tensor:
-        """int64 [G, W]: each region and those whose tokens it attends to."""
-        near = self.config.region_neighbours or []
-        if self.config.mixes_in_classifier:
-            near = [[]] * (self.config.num_regions or 0)
-        return self._seen.on([[region, *of] for region, of in enumerate(near)], device)
 
     def _check(self, past_values: Tensor) -> None:
         config = self.config
@@ -453,9 +451,13 @@ class TimerXLModel(TimerXLPreTrainedModel):
         variables = past_values.shape[2] // regions
         return values, self._tokens_hidden(chosen(observed.bool()[..., None]), variables)
 
+    def observed_patches(self, observed: Tensor) -> Tensor:
+        """bool [B, N, W]: which patches are observed at all steps, of ``observed`` [B, T, W]."""
+        return observed.bool().unflatten(1, (-1, self.config.patch_length)).all(2)
+
     def _tokens_hidden(self, observed: Tensor, variables: int) -> Tensor:
         """[B, L] of ``observed`` [B, T, W], regions of so many variables each."""
-        whole = observed.bool().unflatten(1, (-1, self.config.patch_length)).all(2)  # [B, N, W]
+        whole = self.observed_patches(observed)
         by_token = whole.transpose(1, 2).repeat_interleave(variables, dim=1)
         return ~by_token.flatten(1)
 
@@ -486,7 +488,7 @@ class TimerXLModel(TimerXLPreTrainedModel):
         is_hidden = self._hidden(past_observed_mask, past_values.shape)
         seen = None
         if self.config.has_window_per_region:
-            seen = self._regions_seen(past_values.device)
+            seen = self._seen.on(past_values.device)
             past_values, is_hidden = self._neighbourhoods(past_values, past_observed_mask, seen)
         variables = past_values.shape[2]
         patches = past_values.shape[1] // self.config.patch_length
@@ -603,9 +605,9 @@ class RegionMixing(nn.Module):
     def __init__(self, config: TimerXLConfig, pooled: int):
         super().__init__()
         regions, width = config.num_regions or 0, config.classifier_hidden_size
-        self.neighbours = config.region_neighbours
-        self._near = _Places()
-        seen = regions if self.neighbours is None else len(self.neighbours[0])
+        near = config.region_neighbours
+        self._near = None if near is None else _Places(near)
+        seen = regions if near is None else len(near[0])
         self.dense = nn.Linear(pooled, width, bias=False)
         self.weight = nn.Parameter(torch.zeros(regions, seen, width))
 
@@ -614,9 +616,9 @@ class RegionMixing(nn.Module):
         given = self.dense(states)
         if observed is not None:
             given = given.masked_fill(~observed[..., None], 0.0)
-        if self.neighbours is None:
+        if self._near is None:
             return torch.einsum("...hd,ghd->...gd", given, self.weight)
-        near = self._near.on(self.neighbours, given.device)  # [G, K]
+        near = self._near.on(given.device)  # [G, K]
         given = given.index_select(-2, near.flatten()).unflatten(-2, near.shape)
         return (given * self.weight).sum(-2)
 
@@ -706,7 +708,7 @@ class TimerXLForClassification(TimerXLPreTrainedModel):
         observed, of [B, T, G] steps."""
         if observed is None:
             return None
-        whole = observed.bool().unflatten(1, (-1, self.config.patch_length)).all(2)  # [B, N, G]
+        whole = self.timer_xl.observed_patches(observed)  # [B, N, G]
         if self.config.pooling == "mean":  # of all patches up to there
             whole = whole.int().cumprod(1).bool()
         return whole[:, -1] if positions is None else whole.index_select(1, positions)
